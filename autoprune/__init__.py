@@ -1,0 +1,44 @@
+"""Channel pruning of Keras models by reinforcement learning, for low latency and memory on TPUs.
+
+The public names are imported when they are first used, so that `import autoprune` costs nothing and a process that
+must not load TensorFlow does not.
+"""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "apply_plan": "autoprune.surgery",
+    "channel_rule": "autoprune.graph",
+    "find_groups": "autoprune.graph",
+    "load_plan": "autoprune.planning.plan_file",
+    "make_plan": "autoprune.planning",
+    "measure_cost": "autoprune.cost",
+    "save_plan": "autoprune.planning.plan_file",
+    "search": "autoprune.search",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autoprune' has no attribute '{name}'")
+    home = importlib.import_module(_HOMES[name])
+    # The module `autoprune.search` is itself callable.
+    return home if home.__name__ == f"autoprune.{name}" else getattr(home, name)
+
+
+def _choose_defaults() -> None:
+    """Settings that Keras and TensorFlow read once, when they are imported: only where the user has set none."""
+    if "keras" not in sys.modules and not os.path.exists(os.path.expanduser("~/.keras/keras.json")):
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+_choose_defaults()

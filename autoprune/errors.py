@@ -1,0 +1,49 @@
+"""Every exception that autoprune raises on purpose.
+
+A message says what was expected, what came, and what to do next. The commands print the message of an
+`AutopruneError` without a traceback; anything else is a defect and keeps its traceback.
+"""
+
+
+class AutopruneError(Exception):
+    """Root of the tree: catch it to catch everything autoprune raises on purpose."""
+
+
+class SettingsError(AutopruneError):
+    """An option is unknown, or its value cannot be used."""
+
+
+class UnknownNameError(SettingsError):
+    """A name is not in the table that was asked; the message suggests near ones."""
+
+
+class ModelError(AutopruneError):
+    """A model is missing, cannot be read, or cannot be pruned."""
+
+
+class DataError(AutopruneError):
+    """A data set is missing, cannot be read, or does not fit the model."""
+
+
+class PlanError(AutopruneError):
+    """A plan is malformed, or belongs to another model."""
+
+
+class PolicyError(AutopruneError):
+    """A stored policy is malformed, or its features are not those of this version."""
+
+
+class BudgetError(AutopruneError):
+    """No plan can meet the budget."""
+
+
+class TargetError(AutopruneError):
+    """A target is unknown or cannot be used on this machine."""
+
+
+class CostError(AutopruneError):
+    """The cost of one model could not be determined."""
+
+
+class JournalError(AutopruneError):
+    """A journal is corrupt, or belongs to another search."""

@@ -1,0 +1,64 @@
+"""A small named table: refuses duplicates, suggests near names."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from autoprune.errors import UnknownNameError
+
+T = TypeVar("T")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A sentence naming the near one and all known names, for the end of an error message.
+
+    >>> suggestion("sacc", ["ppo", "sac"])
+    "Did you mean 'sac'? Known: ppo, sac."
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{guess}Known: {', '.join(known) or 'none'}."
+
+
+class Registry(Generic[T]):
+    """Named entries of one kind, such as importance measures or searchers.
+
+    Args:
+        kind: what an entry is, in the singular, for messages ("importance").
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str) -> Callable[[T], T]:
+        """Decorator that enters a function or class under `name`.
+
+        Raises:
+            ValueError: `name` is taken.
+        """
+
+        def enter(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return enter
+
+    def get(self, name: str) -> T:
+        """The entry called `name`.
+
+        Raises:
+            UnknownNameError: there is none; the message suggests the nearest name.
+        """
+        if name not in self._entries:
+            raise UnknownNameError(f"There is no {self.kind} '{name}'. {suggestion(name, self._entries)}")
+        return self._entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))

@@ -1,0 +1,314 @@
+"""Typed settings, and the one function that makes them from Hydra's config.
+
+Each field's sentence is its documentation; the defaults a command starts from are in `conf/`. Nothing below the
+commands sees a `DictConfig`.
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from autoprune.errors import SettingsError
+from autoprune.registry import suggestion
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model.
+
+    Attributes:
+        name: an architecture of the zoo (`small_resnet`, `plain_cnn`, `resnet20`, `vgg16`), or `file`.
+        path: the `.keras` file, for `file`.
+        width: factor on every layer's channels, for architectures of the zoo.
+        input_shape: shape of one image; by default the data's, or what the architecture is known for.
+        classes: number of classes; by default likewise.
+    """
+
+    name: str = "small_resnet"
+    path: str | None = None
+    width: float = 1.0
+    input_shape: list[int] | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.width > 0, "model.width", "above 0", self.width)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data, and how they are split.
+
+    Attributes:
+        name: a registered data set: `digits`, `fashion_mnist`, `npz`.
+        dir: folder with the data set's files, where it has some.
+        path: the file, for `npz`.
+        reward_size: images in the reward split; a number below 1 is a share of the training images.
+        seed: of the split.
+    """
+
+    name: str = "digits"
+    dir: str | None = None
+    path: str | None = None
+    reward_size: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """What the model shall be fast on.
+
+    Attributes:
+        name: `tpu_v2`, `tpu_v3`, `tpu_v4`, `tpu_v5e`, `tpu_v5p`, `tpu_v6e`, `tpu7x`, `cpu`, `auto`; `all` to measure.
+        batch_size: images per inference call on one device.
+        dtype: `bfloat16` or `float32`.
+        cache: file where compilations are remembered; `auto` is one in the user's cache folder, null keeps none.
+    """
+
+    name: str = "auto"
+    batch_size: int = 128
+    dtype: str = "bfloat16"
+    cache: str | None = "auto"
+
+
+@dataclass(frozen=True)
+class BudgetSettings:
+    """Limits that the result must meet, as shares of the dense model's cost.
+
+    Attributes:
+        latency: share of the dense latency, above 0 and at most 1; null is no limit.
+        memory: share of the dense model's device memory, likewise.
+    """
+
+    latency: float | None = 0.6
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("latency", "memory"):
+            value = getattr(self, name)
+            wanted = "a share of the dense model's, above 0 and at most 1 (0.5 is half), or null"
+            _check(value is None or 0 < value <= 1, f"budget.{name}", wanted, value)
+        _check(self.latency is not None or self.memory is not None, "budget", "a latency or memory limit", "none")
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """What the agent is paid for.
+
+    Attributes:
+        name: a registered reward: `accuracy_within_budget`, `mnasnet`.
+        penalty: cost of being over the budget by its whole size, in units of the dense accuracy.
+        exponent: how latency weighs against accuracy, for `mnasnet`.
+    """
+
+    name: str = "accuracy_within_budget"
+    penalty: float = 2.0
+    exponent: float = -0.07
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Limits on every group.
+
+    Attributes:
+        multiple_of: widths are multiples of this; the dense width always stays allowed, and a group smaller than
+            this is left whole.
+        min_keep_ratio: no group is cut below this share of its channels.
+    """
+
+    multiple_of: int = 8
+    min_keep_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(self.multiple_of >= 1, "constraints.multiple_of", "1 or more", self.multiple_of)
+        allowed = 0 < self.min_keep_ratio <= 1
+        _check(allowed, "constraints.min_keep_ratio", "above 0 and at most 1", self.min_keep_ratio)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a plan is scored.
+
+    Attributes:
+        batch_size: images per forward pass on this host.
+        recalibration_images: training images from which batch-norm statistics are estimated anew.
+    """
+
+    batch_size: int = 256
+    recalibration_images: int = 512
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, "evaluation.batch_size", "1 or more", self.batch_size)
+        enough = self.recalibration_images >= 1
+        _check(enough, "evaluation.recalibration_images", "1 or more", self.recalibration_images)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the dense model is trained and a pruned one fine-tuned.
+
+    Attributes:
+        epochs: epochs of training from scratch.
+        fine_tune_epochs: epochs after pruning; null is half of `epochs`, rounded up.
+        batch_size: images per step.
+        learning_rate: peak of the cosine schedule when training from scratch.
+        fine_tune_learning_rate: peak when fine-tuning.
+        weight_decay: decoupled weight decay of AdamW.
+        warm_up: share of the steps in which the learning rate rises.
+    """
+
+    epochs: int = 20
+    fine_tune_epochs: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    fine_tune_learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warm_up: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, "training.epochs", "1 or more", self.epochs)
+        _check(self.batch_size >= 1, "training.batch_size", "1 or more", self.batch_size)
+        _check(self.after_pruning >= 0, "training.fine_tune_epochs", "0 or more", self.fine_tune_epochs)
+
+    @property
+    def after_pruning(self) -> int:
+        """Epochs of fine-tuning."""
+        return (self.epochs + 1) // 2 if self.fine_tune_epochs is None else self.fine_tune_epochs
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """The SB3 agent.
+
+    Attributes:
+        name: `sac`, `td3`, `ddpg` or `ppo`.
+        options: keyword arguments of the SB3 class, such as `learning_rate`.
+        warm_up: share of the evaluations in which actions are random (off-policy agents only).
+        net: units of the hidden layers of actor and critic.
+    """
+
+    name: str = "sac"
+    options: dict[str, Any] = field(default_factory=dict)
+    warm_up: float = 0.25
+    net: list[int] = field(default_factory=lambda: [64, 64])
+
+
+@dataclass(frozen=True)
+class LimitsSettings:
+    """How much a search may do.
+
+    Attributes:
+        evaluations: plans that each searcher may score.
+    """
+
+    evaluations: int = 60
+
+    def __post_init__(self) -> None:
+        _check(self.evaluations >= 1, "search.evaluations", "1 or more", self.evaluations)
+
+
+@dataclass(frozen=True)
+class SearcherSettings:
+    """What proposes plans.
+
+    Attributes:
+        name: `rl`, `random` or `uniform`.
+    """
+
+    name: str = "rl"
+
+
+@dataclass(frozen=True)
+class ImportanceSettings:
+    """What ranks the channels of a group.
+
+    Attributes:
+        name: `l1`, `l2`, `bn_gamma` or `random`.
+    """
+
+    name: str = "l1"
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Everything that `python -m autoprune.search` reads; the parts say what they are.
+
+    Attributes:
+        seed: of training, of the search and of random importance.
+        resume: run folder of an interrupted search to go on with, or null.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    searcher: SearcherSettings = field(default_factory=SearcherSettings)
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
+    constraints: Constraints = field(default_factory=Constraints)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    search: LimitsSettings = field(default_factory=LimitsSettings)
+    seed: int = 0
+    resume: str | None = None
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Everything that `python -m autoprune.measure` reads.
+
+    Attributes:
+        groups: also print the channel groups.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    groups: bool = False
+
+
+def from_config(config: DictConfig, schema: type[S]) -> S:
+    """Settings from a composed Hydra config.
+
+    Raises:
+        SettingsError: a key is unknown, or a value has the wrong type or range.
+    """
+    data = OmegaConf.to_container(config, resolve=True)
+    return _build(schema, data, "")
+
+
+def _build(schema: type[S], data: dict[str, Any], prefix: str) -> S:
+    """Fill a settings dataclass, part by part, so that an error names the whole key."""
+    known = {item.name: item for item in fields(schema)}
+    for key in data:
+        if key not in known:
+            raise SettingsError(f"There is no option '{prefix}{key}'. {suggestion(key, known)}")
+    parts = {name: _nested_type(schema, name) for name in known}
+    values = {}
+    for key, value in data.items():
+        if parts[key] is not None and isinstance(value, dict):
+            values[key] = _build(parts[key], value, f"{prefix}{key}.")
+    plain = {key: value for key, value in data.items() if key not in values}
+    try:
+        typed = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), plain))
+    except ConfigKeyError as error:
+        raise SettingsError(str(error).splitlines()[0]) from error
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", "") or ""
+        raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
+    return schema(**{key: typed[key] for key in plain}, **values)
+
+
+def _nested_type(schema: type, name: str) -> type | None:
+    """The dataclass of a part, or None for a plain value."""
+    default = next(item for item in fields(schema) if item.name == name)
+    made = default.default_factory() if callable(default.default_factory) else default.default
+    return type(made) if is_dataclass(made) else None
+
+
+def _check(holds: bool, option: str, wanted: str, received: Any) -> None:
+    if not holds:
+        raise SettingsError(f"{option} must be {wanted}. Received: {received}")
