@@ -1,0 +1,48 @@
+"""Questions that several rules ask."""
+
+from typing import Any
+
+import keras
+
+from autoprune.graph.channels import Channels
+from autoprune.graph.trace import Call
+
+# Activations that treat every number by itself, so that removing a channel changes no other.
+ELEMENTWISE_ACTIVATIONS = frozenset(
+    {
+        *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh"),
+        *("leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink"),
+        *("softplus", "softsign", "sparse_plus", "squareplus", "swish", "tanh", "tanh_shrink", "threshold"),
+    }
+)
+
+
+def channel_axis(layer: Any, rank: int) -> int:
+    """The axis that a layer with a `data_format` takes for the channels of a tensor of this rank."""
+    return 1 if layer.data_format == "channels_first" else rank - 1
+
+
+def mixes_channels(activation: Any) -> str:
+    """Name of an activation that looks across channels (softmax) or is unknown; empty when it is elementwise."""
+    if activation is None:
+        return ""
+    name = getattr(activation, "__name__", None) or getattr(activation, "name", type(activation).__name__)
+    known = getattr(keras.activations, name, None) is activation or isinstance(activation, keras.Layer)
+    return "" if known and name in ELEMENTWISE_ACTIVATIONS else str(name)
+
+
+def check_activation(call: Call, output: Channels) -> Channels:
+    """Freeze a layer's output when its built-in activation looks across channels."""
+    name = mixes_channels(getattr(call.operation, "activation", None))
+    if name:
+        call.freeze(f"passes the activation '{name}' of '{call.path}', which may look across channels", output.ids)
+    return output
+
+
+def on_axis(call: Call, axis: int, what: str) -> Channels | None:
+    """The only input's channels when they lie on `axis`; otherwise freezes them and returns None."""
+    (channels,) = call.channels
+    if channels is not None and channels.axis != axis:
+        call.freeze(f"enters '{call.path}' on axis {channels.axis}, but {what} works on axis {axis}")
+        return None
+    return channels

@@ -1,0 +1,85 @@
+"""Operations on several tensors: sums and products couple channels, concatenation lines them up."""
+
+import keras
+import numpy as np
+
+from autoprune.graph.channels import Channels
+from autoprune.graph.rules.registry import channel_rule, raw_rule
+from autoprune.graph.trace import Call
+
+layers = keras.layers
+
+
+@channel_rule(layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
+@raw_rule("Add", "Divide", "Maximum", "Minimum", "Multiply", "Power", "Subtract", "TrueDivide")
+def elementwise_merge(call: Call) -> Channels | None:
+    """Channels at the same position are one: `x + f(x)` can only lose the same channel from both.
+
+    Shapes broadcast as in NumPy. An input of size 1 on the channel axis (a spatial attention map) constrains
+    nothing; an input whose channels cannot be followed, such as the model's input, freezes the others.
+    """
+    if not call.tracked:
+        return None
+    rank = len(call.outputs[0].shape)
+    # Axes are compared from the right, as broadcasting does.
+    aligned = [c and (c.axis + rank - len(t.shape), c.ids) for t, c in zip(call.inputs, call.channels, strict=True)]
+    axes = {entry[0] for entry in aligned if entry and len(entry[1]) > 1} or {e[0] for e in aligned if e}
+    if len(axes) > 1:
+        call.freeze(f"meets channels on another axis in '{call.path}'")
+        return None
+    (axis,) = axes
+    size = call.outputs[0].shape[axis]
+    coupled = _coupled(call, aligned, axis, size)
+    if not coupled:
+        return None
+    for ids in coupled[1:]:
+        call.equate(coupled[0], ids)
+    if _has_fixed_partner(call, axis, rank, size):
+        call.freeze(f"is combined in '{call.path}' with a tensor whose channels are fixed", coupled[0])
+    return Channels(axis, coupled[0])
+
+
+def _coupled(call: Call, aligned: list, axis: int, size: int) -> list[np.ndarray]:
+    """Numbers of the inputs that span the channel axis; a single channel that is broadcast along it is frozen."""
+    coupled = []
+    for entry in aligned:
+        if entry is None:
+            continue
+        if entry[0] == axis and len(entry[1]) == size:
+            coupled.append(entry[1])
+        else:
+            call.freeze(f"is broadcast over the channels in '{call.path}'", entry[1])
+    return coupled
+
+
+def _has_fixed_partner(call: Call, axis: int, rank: int, size: int) -> bool:
+    """Whether an input without known channels, or a constant, spans the channel axis."""
+    shapes = [tuple(t.shape) for t, c in zip(call.inputs, call.channels, strict=True) if c is None]
+    constants = [value for value in (*call.args, *call.kwargs.values()) if not isinstance(value, (list, tuple))]
+    shapes += [np.shape(value) for value in constants if not isinstance(value, keras.KerasTensor)]
+    sizes = [shape[axis - rank] for shape in shapes if len(shape) >= rank - axis]
+    return any(length != 1 for length in sizes) and size != 1
+
+
+@channel_rule(layers.Concatenate)
+@raw_rule("Concatenate")
+def concatenate(call: Call) -> Channels | None:
+    """Along the channel axis the numbers line up; along another axis the inputs' channels are coupled."""
+    if not call.tracked:
+        return None
+    rank = len(call.outputs[0].shape)
+    axes = {channels.axis for channels in call.tracked}
+    if len(axes) > 1:
+        call.freeze(f"meets channels on another axis in '{call.path}'")
+        return None
+    (axis,) = axes
+    reason = f"is concatenated in '{call.path}' with a tensor whose channels are fixed"
+    runs = [
+        channels.ids if channels else call.fixed(tensor.shape[axis], reason)
+        for tensor, channels in zip(call.inputs, call.channels, strict=True)
+    ]
+    if call.operation.axis % rank == axis:
+        return Channels(axis, np.concatenate(runs))
+    for ids in runs[1:]:
+        call.equate(runs[0], ids)
+    return Channels(axis, runs[0])

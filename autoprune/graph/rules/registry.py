@@ -1,0 +1,74 @@
+"""The table of channel rules.
+
+A rule is a function of one `autoprune.graph.trace.Call`; `channel_rule` enters it for layer classes and `raw_rule`
+for raw `keras.ops` operations. Only the exact class matches: a subclass may compute something else, so it has no
+rule until it is given one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from autoprune.graph.trace import Rule
+from autoprune.models import keras_internals
+
+_LAYER_RULES: dict[type, Rule] = {}
+_RAW_RULES: dict[str, Rule] = {}
+
+
+def channel_rule(*layer_classes: type) -> Callable[[Rule], Rule]:
+    """Decorator that enters a rule for layer classes.
+
+    Example: a layer that scales every channel by a learnt factor follows its input.
+
+    >>> @channel_rule(Scale)
+    ... def scale(call):
+    ...     (channels,) = call.channels
+    ...     if channels is not None:
+    ...         call.bind("factor", -1, "follows", channels.ids)
+    ...     return channels
+
+    Raises:
+        ValueError: a class has a rule already.
+    """
+
+    def enter(rule: Rule) -> Rule:
+        for layer_class in layer_classes:
+            if layer_class in _LAYER_RULES:
+                raise ValueError(f"{layer_class.__name__} has a channel rule already")
+            _LAYER_RULES[layer_class] = rule
+        return rule
+
+    return enter
+
+
+def raw_rule(*names: str) -> Callable[[Rule], Rule]:
+    """Decorator that enters a rule for raw `keras.ops` operations by class name (`Add`, `Relu`, ...)."""
+
+    def enter(rule: Rule) -> Rule:
+        for name in names:
+            if name in _RAW_RULES:
+                raise ValueError(f"the raw operation {name} has a channel rule already")
+            _RAW_RULES[name] = rule
+        return rule
+
+    return enter
+
+
+def rule_for(operation: Any) -> Rule | None:
+    """The rule of an operation, or None when it has none."""
+    if isinstance(operation, keras.Layer):
+        return _LAYER_RULES.get(type(operation))
+    name = keras_internals.raw_operation_name(operation)
+    return _RAW_RULES.get(name) if name else None
+
+
+def layers_with_rules() -> tuple[type, ...]:
+    """Every layer class that has a rule; the contract tests run over them."""
+    return tuple(_LAYER_RULES)
+
+
+def raw_operations_with_rules() -> tuple[str, ...]:
+    """Every raw operation that has a rule; the contract tests run over them."""
+    return tuple(_RAW_RULES)

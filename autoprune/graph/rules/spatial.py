@@ -1,0 +1,38 @@
+"""Pooling, padding, cropping and upsampling: they work on the spatial axes and leave the channels alone."""
+
+import keras
+
+from autoprune.graph.channels import Channels
+from autoprune.graph.rules.common import channel_axis, on_axis
+from autoprune.graph.rules.registry import channel_rule
+from autoprune.graph.trace import Call
+
+layers = keras.layers
+
+
+@channel_rule(
+    *(getattr(layers, f"{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)),
+    layers.Cropping1D,
+    layers.Cropping2D,
+    layers.Cropping3D,
+    layers.UpSampling1D,
+    layers.UpSampling2D,
+    layers.UpSampling3D,
+    layers.ZeroPadding1D,
+    layers.ZeroPadding2D,
+    layers.ZeroPadding3D,
+)
+def spatial(call: Call) -> Channels | None:
+    """Output channels are the input's, on the same axis. The 1-D kinds without a data format are channels-last."""
+    rank = len(call.inputs[0].shape)
+    axis = channel_axis(call.operation, rank) if hasattr(call.operation, "data_format") else rank - 1
+    return on_axis(call, axis, "the window")
+
+
+@channel_rule(*(getattr(layers, f"Global{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)))
+def global_pooling(call: Call) -> Channels | None:
+    """The spatial axes vanish unless `keepdims`; the channels end on axis 1, or stay where they were."""
+    channels = on_axis(call, channel_axis(call.operation, len(call.inputs[0].shape)), "the pooling")
+    if channels is None or call.operation.keepdims:
+        return channels
+    return Channels(1, channels.ids)

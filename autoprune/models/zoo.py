@@ -1,0 +1,126 @@
+"""Named model builders: small classifiers that train on a laptop, and the networks that papers compare.
+
+Layers have fixed names, so that a plan made in one process fits the model built in another.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from autoprune.registry import Registry
+
+layers = keras.layers
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A builder and what it takes when nothing else is said.
+
+    Attributes:
+        build: from input shape, number of classes and width factor to an untrained model.
+        input_shape: shape of one image that the network is known for.
+        classes: its number of classes.
+    """
+
+    build: Callable[[tuple[int, ...], int, float], Any]
+    input_shape: tuple[int, ...]
+    classes: int = 10
+
+
+ARCHITECTURES: Registry[Architecture] = Registry("model")
+
+
+def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, width: float = 1.0) -> Any:
+    """An untrained model.
+
+    Args:
+        name: a registered architecture: `small_resnet`, `plain_cnn`, `resnet20`, `vgg16`.
+        input_shape: shape of one image, or None for what the network is known for.
+        classes: number of classes, or None likewise.
+        width: factor on every layer's number of channels.
+
+    Raises:
+        UnknownNameError: there is no such architecture.
+    """
+    architecture = ARCHITECTURES.get(name)
+    return architecture.build(tuple(input_shape or architecture.input_shape), classes or architecture.classes, width)
+
+
+def _scaled(channels: int, width: float) -> int:
+    """The number of channels times the width factor, at least 1."""
+    return max(1, round(channels * width))
+
+
+def _conv_bn(x: Any, channels: int, name: str, *, kernel: int = 3, stride: int = 1, relu: bool = True) -> Any:
+    x = layers.Conv2D(channels, kernel, strides=stride, padding="same", use_bias=False, name=name)(x)
+    # Keras's momentum of 0.99 needs hundreds of steps to forget its start; small data sets do not have them.
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+
+def _residual_block(x: Any, channels: int, name: str, *, stride: int) -> Any:
+    """Two convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
+    inner = _conv_bn(x, channels, f"{name}_conv1", stride=stride)
+    inner = _conv_bn(inner, channels, f"{name}_conv2", relu=False)
+    if stride != 1 or x.shape[-1] != channels:
+        x = _conv_bn(x, channels, f"{name}_shortcut", kernel=1, stride=stride, relu=False)
+    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, inner]))
+
+
+def _residual_network(
+    name: str, stages: tuple[int, ...], blocks: int, shape: tuple[int, ...], classes: int, width: float
+) -> Any:
+    image = keras.Input(shape, name="image")
+    x = _conv_bn(image, _scaled(stages[0], width), "stem")
+    for stage, channels in enumerate(stages, start=1):
+        for block in range(1, blocks + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            x = _residual_block(x, _scaled(channels, width), f"stage{stage}_block{block}", stride=stride)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name=name)
+
+
+def _small_resnet(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """Three residual blocks of 64, 128 and 256 channels: six groups, 1.2 million parameters."""
+    return _residual_network("small_resnet", (64, 128, 256), 1, shape, classes, width)
+
+
+def _resnet20(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """ResNet-20 for 32x32 images (He et al., 2016, arXiv 1512.03385), with convolutional shortcuts."""
+    return _residual_network("resnet20", (16, 32, 64), 3, shape, classes, width)
+
+
+def _plain_cnn(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """Six convolutions without shortcuts, 64-64-128-128-256-256, pooled after every second."""
+    image = x = keras.Input(shape, name="image")
+    for stage, channels in enumerate((64, 128, 256), start=1):
+        for number in (1, 2):
+            x = _conv_bn(x, _scaled(channels, width), f"conv{stage}_{number}")
+        if stage < 3:
+            x = layers.MaxPooling2D(padding="same", name=f"pool{stage}")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="plain_cnn")
+
+
+def _vgg16(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """VGG-16 with batch norm for small images: 13 convolutions, one hidden dense layer of 512.
+
+    Simonyan & Zisserman, 2015 (arXiv 1409.1556), in the form used on CIFAR: 15.0 million parameters and 313.7
+    million multiply-accumulates at 32x32x3. Pooling pads, so that images from 17 to 32 pixels end at one pixel.
+    """
+    image = x = keras.Input(shape, name="image")
+    for stage, (channels, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), start=1):
+        for number in range(1, count + 1):
+            x = _conv_bn(x, _scaled(channels, width), f"conv{stage}_{number}")
+        x = layers.MaxPooling2D(padding="same", name=f"pool{stage}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(_scaled(512, width), activation="relu", name="hidden")(x)
+    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="vgg16")
+
+
+ARCHITECTURES.add("small_resnet")(Architecture(_small_resnet, (8, 8, 1)))
+ARCHITECTURES.add("resnet20")(Architecture(_resnet20, (32, 32, 3)))
+ARCHITECTURES.add("plain_cnn")(Architecture(_plain_cnn, (28, 28, 1)))
+ARCHITECTURES.add("vgg16")(Architecture(_vgg16, (32, 32, 3)))

@@ -1,0 +1,85 @@
+"""Plans as JSON, with a format name and a version."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoprune.errors import PlanError
+from autoprune.records import Plan
+
+FORMAT = "autoprune.plan"
+VERSION = 1
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data."""
+    groups = {n: {"size": int(plan.sizes[n]), "kept": [int(i) for i in kept]} for n, kept in plan.kept.items()}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": plan.model,
+        "importance": plan.importance,
+        "groups": groups,
+    }
+
+
+def plan_from_json(data: Any) -> Plan:
+    """The inverse of `plan_to_json`.
+
+    Raises:
+        PlanError: the data are not a plan of this version, or its indices cannot be.
+    """
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise PlanError(f"Expected a plan (format '{FORMAT}'). Received: {str(data)[:80]!r}")
+    if data.get("version") != VERSION:
+        raise PlanError(
+            f"This version of autoprune reads plans of version {VERSION}. Received: version={data.get('version')!r}"
+        )
+    try:
+        groups = data["groups"]
+        sizes = {name: int(group["size"]) for name, group in groups.items()}
+        kept = {name: np.array(group["kept"], dtype=int) for name, group in groups.items()}
+        plan = Plan(str(data["model"]), sizes, kept, str(data.get("importance", "")))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"The plan is malformed: {type(error).__name__}: {error}") from error
+    check_indices(plan)
+    return plan
+
+
+def check_indices(plan: Plan) -> None:
+    """Refuse indices that are unsorted, repeated, out of range or none.
+
+    Raises:
+        PlanError: naming the group.
+    """
+    for name, kept in plan.kept.items():
+        size = plan.sizes[name]
+        if kept.ndim != 1 or len(kept) == 0:
+            raise PlanError(f"A plan keeps at least one channel of every group. Group '{name}' keeps none.")
+        if kept[0] < 0 or kept[-1] >= size or (np.diff(kept) <= 0).any():
+            raise PlanError(
+                f"Kept indices are sorted, distinct and between 0 and {size - 1}. "
+                f"Received for group '{name}': {kept[:8].tolist()}{'...' if len(kept) > 8 else ''}"
+            )
+
+
+def save_plan(plan: Plan, path: str | Path) -> None:
+    """Write a plan to a JSON file."""
+    Path(path).write_text(json.dumps(plan_to_json(plan), indent=1) + "\n")
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan from a JSON file.
+
+    Raises:
+        PlanError: the file is missing, is not JSON, or is not a plan.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise PlanError(f"Cannot read the plan '{path}': {error.strerror or error}") from error
+    except ValueError as error:
+        raise PlanError(f"The plan '{path}' is not JSON: {error}") from error
+    return plan_from_json(data)

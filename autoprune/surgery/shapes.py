@@ -1,0 +1,105 @@
+"""Brings everything that Keras derived from the old widths up to date.
+
+A built model remembers shapes in four places besides its variables: the symbolic tensors of the graph (what
+`summary()` and saving read), the input specs that layers check, the shapes that layers were built with (what
+loading a `.keras` file builds from), and the input layers of nested models.
+"""
+
+from typing import Any
+
+import keras
+
+from autoprune.models import keras_internals
+
+
+def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None) -> None:
+    """Recompute static shapes downstream of edited layers.
+
+    Args:
+        graph: the model's graph, as `keras_internals.graph_of` gives it.
+        edited: `id` of every layer whose variables or attributes changed.
+        changed: `id` of symbolic tensors whose shape has changed already; those that change are added.
+    """
+    changed = set() if changed is None else changed
+    for node in ordered_calls(graph):
+        operation = node.operation
+        stale = any(id(tensor) in changed for tensor in node.input_tensors)
+        if keras_internals.is_graph(operation):
+            stale = _refresh_nested(operation, node, edited, changed) or stale
+        if not stale and id(operation) not in edited:
+            continue
+        if stale and isinstance(operation, keras.Layer):
+            _refresh_layer(operation, changed)
+        args, kwargs = keras_internals.arguments_of(node)
+        outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+        for tensor, fresh in zip(node.outputs, outputs, strict=True):
+            if tuple(tensor.shape) != tuple(fresh.shape):
+                keras_internals.set_tensor_shape(tensor, fresh.shape)
+                changed.add(id(tensor))
+
+
+def ordered_calls(graph: Any) -> list[Any]:
+    """Every call of every operation of a graph, each after the calls whose outputs it reads.
+
+    Calls that belong to other models are included: layers added to a Sequential model one by one have been called
+    once for each intermediate model, and `summary()` shows the first of those calls.
+    """
+    pending = [node for operation in graph.operations for node in keras_internals.calls_of(operation)]
+    made_here = {id(tensor) for node in pending for tensor in node.outputs}
+    ordered, done = [], set()
+    while pending:
+        waiting = []
+        for node in pending:
+            needs = {id(tensor) for tensor in node.input_tensors} & made_here
+            if needs <= done:
+                ordered.append(node)
+                done.update(id(tensor) for tensor in node.outputs)
+            else:
+                waiting.append(node)
+        if len(waiting) == len(pending):
+            raise RuntimeError(f"the calls of '{graph.name}' form a cycle")
+        pending = waiting
+    return ordered
+
+
+def _refresh_nested(operation: Any, node: Any, edited: set[int], changed: set[int]) -> bool:
+    """Bring a nested model up to date with what enters it; returns whether its outputs changed shape."""
+    inner = keras_internals.graph_of(operation)
+    before = [tuple(tensor.shape) for tensor in inner.outputs]
+    for outer, entry in zip(node.input_tensors, inner.inputs, strict=True):
+        if tuple(outer.shape) != tuple(entry.shape):
+            keras_internals.set_tensor_shape(entry, outer.shape)
+            changed.add(id(entry))
+            layer = keras_internals.maker_of(entry)
+            if isinstance(layer, keras.layers.InputLayer):
+                keras_internals.set_batch_shape(layer, outer.shape)
+    refresh_shapes(inner, edited, changed)
+    return before != [tuple(tensor.shape) for tensor in inner.outputs]
+
+
+def _refresh_layer(layer: Any, changed: set[int]) -> None:
+    """Update a layer's input spec and build shapes from the inputs of its first call."""
+    first = keras_internals.calls_of(layer)[0]
+    args, _ = keras_internals.arguments_of(first)
+    if not args or not any(id(tensor) in changed for tensor in first.input_tensors):
+        return
+    if isinstance(layer.input_spec, keras.InputSpec):
+        layer.input_spec = _refreshed_spec(layer.input_spec, first.input_tensors[0].shape)
+    built_with = keras_internals.build_shapes(layer)
+    if built_with and len(built_with) == 1:
+        (argument,) = built_with
+        shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), args[0])
+        keras_internals.set_build_shapes(layer, {argument: shapes})
+
+
+def _refreshed_spec(spec: Any, shape: tuple[int | None, ...]) -> Any:
+    """The same demands on an input, with the new sizes."""
+    return keras.InputSpec(
+        dtype=spec.dtype,
+        shape=None if spec.shape is None else shape,
+        ndim=spec.ndim,
+        max_ndim=spec.max_ndim,
+        min_ndim=spec.min_ndim,
+        axes={axis: shape[axis] for axis in spec.axes} if spec.axes else spec.axes,
+        allow_last_axis_squeeze=spec.allow_last_axis_squeeze,
+    )

@@ -1,0 +1,69 @@
+"""Remembers a model before surgery, so that it can be put back bit by bit."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.models import keras_internals
+from autoprune.surgery.shapes import ordered_calls
+
+
+class Snapshot:
+    """Everything that surgery, batch-norm recalibration and training may change in a model.
+
+    It holds the old variables alive: drop it to free them.
+
+    Args:
+        model: a built model.
+        attributes: (layer path, attribute) pairs that surgery may set.
+    """
+
+    def __init__(self, model: Any, attributes: set[tuple[str, str]]) -> None:
+        self._model = model
+        self._variables = [_remember(variable) for variable in model.variables]
+        layers = keras_internals.layers_by_path(model)
+        self._attributes = [(layers[path], name, getattr(layers[path], name)) for path, name in sorted(attributes)]
+        self._layers = [(layer, layer.input_spec, keras_internals.build_shapes(layer)) for layer in layers.values()]
+        self._inputs = [
+            (layer, layer.batch_shape) for layer in layers.values() if isinstance(layer, keras.layers.InputLayer)
+        ]
+        self._tensors = _tensors(keras_internals.graph_of(model))
+        self._optimizer = keras_internals.optimizer_of(model)
+        slots = self._optimizer.variables if self._optimizer is not None else []
+        self._slots = [_remember(variable) for variable in slots]
+
+    def restore(self) -> None:
+        """Put the model back: variables, attributes, shapes and optimiser state are what they were, to the bit."""
+        for variable, stored, value in (*self._variables, *self._slots):
+            keras_internals.set_storage(variable, stored)
+            variable.assign(value)
+        for layer, name, value in self._attributes:
+            setattr(layer, name, value)
+        for layer, spec, shapes in self._layers:
+            layer.input_spec = spec
+            keras_internals.set_build_shapes(layer, shapes)
+        for layer, shape in self._inputs:
+            keras_internals.set_batch_shape(layer, shape)
+        for tensor, shape in self._tensors:
+            keras_internals.set_tensor_shape(tensor, shape)
+        if self._optimizer is not keras_internals.optimizer_of(self._model):
+            self._model.optimizer = self._optimizer
+        if self._optimizer is not None and self._optimizer.built:
+            keras_internals.renew_identities(self._optimizer)
+        keras_internals.forget_compiled_functions(self._model)
+
+
+def _remember(variable: Any) -> tuple[Any, Any, np.ndarray]:
+    """The variable, its storage, and a copy of its value: batch norm overwrites storage that surgery left alone."""
+    return variable, keras_internals.storage(variable), np.array(variable.numpy())
+
+
+def _tensors(graph: Any) -> list[tuple[Any, tuple[int | None, ...]]]:
+    """Every symbolic tensor of a graph and its nested graphs, with its shape."""
+    found = []
+    for node in ordered_calls(graph):
+        found += [(tensor, tuple(tensor.shape)) for tensor in node.outputs]
+        if keras_internals.is_graph(node.operation):
+            found += _tensors(keras_internals.graph_of(node.operation))
+    return found

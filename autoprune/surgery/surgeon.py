@@ -1,0 +1,157 @@
+"""Applies plans to one model, in place."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from autoprune.errors import PlanError
+from autoprune.graph import find_groups
+from autoprune.models import keras_internals
+from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.planning.plan_file import check_indices
+from autoprune.records import ChannelGroup, Plan, SurgeryReport, VariableChange
+from autoprune.registry import suggestion
+from autoprune.surgery.optimizer import refresh_optimizer
+from autoprune.surgery.shapes import refresh_shapes
+from autoprune.surgery.slicing import Slices, slices_for, take
+from autoprune.surgery.snapshot import Snapshot
+
+
+class Surgeon:
+    """Prunes one model, any number of times, and puts it back.
+
+    Args:
+        model: a built Functional or Sequential model, not yet pruned.
+        groups: its channel groups, if they are known already.
+
+    Raises:
+        ModelError: the model has no graph to follow.
+    """
+
+    def __init__(self, model: Any, groups: tuple[ChannelGroup, ...] | None = None) -> None:
+        self.model = model
+        self.groups = find_groups(model) if groups is None else groups
+        self.fingerprint = architecture_fingerprint(model)
+        self._layers = keras_internals.layers_by_path(model)
+        self._pruned = False
+
+    def snapshot(self) -> Snapshot:
+        """Remember the model as it is now."""
+        attributes = {(m.layer, m.name) for g in self.groups for m in g.members if m.role == "sets"}
+        return Snapshot(self.model, attributes)
+
+    def apply(self, plan: Plan) -> SurgeryReport:
+        """Remove the channels that the plan does not keep. A failure leaves the model as it was.
+
+        Raises:
+            PlanError: the plan is for another model, keeps impossible indices, or the model is pruned already.
+        """
+        if self._pruned:
+            raise PlanError("The model is pruned already. Restore it before applying another plan.")
+        self.check(plan)
+        slices = slices_for(self.groups, plan)
+        before = self.model.count_params()
+        rollback = self.snapshot()
+        try:
+            changes, optimizer = self._cut(slices)
+        except BaseException:
+            rollback.restore()
+            raise
+        self._pruned = bool(changes)
+        return SurgeryReport(tuple(changes), self._left_alone(plan), before, self.model.count_params(), optimizer)
+
+    @contextmanager
+    def pruned(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
+        """The model is pruned within the block and exactly as in the snapshot after it."""
+        report = self.apply(plan)
+        try:
+            yield report
+        finally:
+            self.restore(snapshot)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the model back as it was when the snapshot was taken."""
+        snapshot.restore()
+        self._pruned = False
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that is not for this model.
+
+        Raises:
+            PlanError: saying what differs.
+        """
+        groups = {group.name: group for group in self.groups}
+        for name in plan.kept:
+            if name not in groups:
+                raise PlanError(
+                    f"The plan is for another model: it names the group '{name}', which '{self.model.name}' does not "
+                    f"have. {suggestion(name, groups)}"
+                )
+            group = groups[name]
+            if not group.prunable:
+                raise PlanError(f"The plan prunes the group '{name}', which cannot be: it {group.reason}.")
+            if plan.sizes[name] != group.size:
+                raise PlanError(
+                    f"The plan is for another model: its group '{name}' has {plan.sizes[name]} channels, that of "
+                    f"'{self.model.name}' has {group.size}. Was the model pruned already?"
+                )
+        if plan.model != self.fingerprint:
+            raise PlanError(
+                f"The plan is for another model: fingerprint {plan.model}, '{self.model.name}' has {self.fingerprint}. "
+                "The groups agree, but an operation, a connection or the input size differs."
+            )
+        check_indices(plan)
+
+    def _cut(self, slices: Slices) -> tuple[list[VariableChange], str]:
+        """Slice variables and set attributes, then bring shapes, optimiser and compiled functions up to date."""
+        changes, masks, edited = [], {}, set()
+        for (path, name), axes in slices.variables.items():
+            layer = self._layers[path]
+            variable = keras_internals.layer_variable(layer, name)
+            value = variable.numpy()
+            kept = take(value, axes)
+            changes.append(VariableChange(path, name, tuple(value.shape), tuple(kept.shape)))
+            masks[id(variable)] = axes
+            edited.add(id(layer))
+            keras_internals.replace_value(variable, kept)
+        for (path, name, position), count in slices.attributes.items():
+            layer = self._layers[path]
+            edited.add(id(layer))
+            setattr(layer, name, count if position < 0 else _with(getattr(layer, name), position, count))
+        if not changes:
+            return [], "none"
+        optimizer = refresh_optimizer(self.model, masks)
+        refresh_shapes(keras_internals.graph_of(self.model), edited)
+        keras_internals.forget_compiled_functions(self.model)
+        return changes, optimizer
+
+    def _left_alone(self, plan: Plan) -> dict[str, str]:
+        """For every group of which nothing was removed, why."""
+        left = {}
+        for group in self.groups:
+            if not group.prunable:
+                left[group.name] = group.reason
+            elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
+                left[group.name] = "is kept whole by the plan"
+        return left
+
+
+def apply_plan(model: Any, plan: Plan) -> SurgeryReport:
+    """Remove, in place, the channels that a plan does not keep.
+
+    The model and its layers stay the same objects; their variables get new, smaller storage. The outputs equal
+    those of the original with the removed channels set to zero. To prune and restore many times, use `Surgeon`.
+
+    Args:
+        model: the built Functional or Sequential model that the plan was made for.
+        plan: from `make_plan` or `load_plan`.
+
+    Raises:
+        ModelError: the model has no graph to follow.
+        PlanError: the plan is for another model, or keeps impossible indices.
+    """
+    return Surgeon(model).apply(plan)
+
+
+def _with(values: tuple[int, ...], position: int, value: int) -> tuple[int, ...]:
+    return (*values[:position], value, *values[position + 1 :])

@@ -1,0 +1,302 @@
+"""Which channels belong together, which are frozen, and why."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from topologies import TOPOLOGIES, head, made
+
+from autoprune.errors import ModelError
+from autoprune.graph import channel_rule, find_groups
+from autoprune.graph.rules import layers_with_rules, raw_operations_with_rules, registry, rule_for
+from autoprune.models import keras_internals
+from autoprune.planning import make_plan
+from autoprune.surgery import apply_plan
+
+
+def by_name(name):
+    return {group.name: group for group in find_groups(made(name))}
+
+
+def producers(group):
+    return {member.layer for member in group.members if member.role == "produces"}
+
+
+def test_residual_stage_is_one_group():
+    groups = by_name("residual")
+    assert producers(groups["stem"]) == {"stem", "outer1", "outer2"}
+    assert producers(groups["shortcut"]) == {"shortcut", "down"}
+    assert producers(groups["inner1"]) == {"inner1"}
+    assert [g for g in groups.values() if not g.prunable] == [groups["classifier"]]
+
+
+def test_concatenation_keeps_its_parts_apart():
+    groups = by_name("growing_concatenation")
+    transition = {
+        name: member
+        for name, g in groups.items()
+        for member in g.members
+        if member.layer == "transition" and member.role == "consumes"
+    }
+    assert set(transition) == {"stem", "grow1", "grow2"}
+    for name, size, start in (("stem", 8, 0), ("grow1", 5, 8), ("grow2", 5, 13)):
+        channels = np.full(18, -1)
+        channels[start : start + size] = np.arange(size)
+        np.testing.assert_array_equal(transition[name].channels, channels)
+
+
+def test_sum_with_a_concatenation_gives_a_group_for_each_part():
+    groups = by_name("concatenation_meets_sum")
+    assert producers(groups["a"]) == {"a", "c"}
+    assert producers(groups["b"]) == {"b", "c"}
+    assert (groups["a"].size, groups["b"].size) == (4, 6)
+
+
+def test_flatten_repeats_every_channel_for_every_pixel():
+    group = by_name("flatten_head")["a"]
+    (hidden,) = [m for m in group.members if m.layer == "hidden" and m.role == "consumes"]
+    np.testing.assert_array_equal(hidden.channels, np.tile(np.arange(7), 4))
+
+
+def test_channels_first_flatten_holds_the_pixels_of_a_channel_together_last():
+    group = by_name("channels_first")["b"]
+    (dense,) = [m for m in group.members if m.layer == "classifier"]
+    # Keras's Flatten transposes to channels-last first.
+    np.testing.assert_array_equal(dense.channels, np.tile(np.arange(5), 64))
+
+
+def test_depth_multiplier_repeats_channels():
+    group = by_name("depthwise")["project"]
+    (bias,) = [m for m in group.members if (m.layer, m.name) == ("multiplied", "bias")]
+    np.testing.assert_array_equal(bias.channels, np.repeat(np.arange(8), 2))
+
+
+def test_shared_layer_couples_what_it_reads():
+    groups = by_name("shared_layer")
+    assert producers(groups["a"]) == {"a", "b"}
+    assert groups["shared"].prunable
+
+
+def test_nested_layers_have_paths():
+    groups = by_name("nested")
+    assert {"backbone/inner_a", "backbone/inner_b", "neck/neck_conv"} <= set(groups)
+    readers = {m.layer for m in groups["backbone/inner_b"].members if m.role == "consumes"}
+    assert readers == {"neck/neck_conv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "reason"),
+    [
+        ("input_residual", "fixed", "is combined in 'add.*' with a tensor whose channels are fixed"),
+        ("spatial_attention", "map", "is broadcast over the channels"),
+        ("several_inputs_and_outputs", "feature_map", "is an output of the model"),
+        ("sequential", "logits", "is an output of the model"),
+    ],
+)
+def test_frozen_groups_say_why(name, group, reason):
+    found = by_name(name)[group]
+    assert not found.prunable
+    assert re.search(reason, found.reason), found.reason
+
+
+def test_every_group_is_found_once_and_every_size_agrees():
+    for name in TOPOLOGIES:
+        model = made(name)
+        layers_by_path = keras_internals.layers_by_path(model)
+        for group in find_groups(model):
+            for member in group.members:
+                assert member.channels.max() < group.size
+                if member.role != "sets":
+                    variable = keras_internals.layer_variable(layers_by_path[member.layer], member.name)
+                    assert len(member.channels) == variable.shape[member.axis]
+
+
+def test_every_rule_is_exercised_by_a_topology():
+    """A rule without a topology is a rule without a proof."""
+    layer_types, raw_names = set(), set()
+    for name in TOPOLOGIES:
+        for operation in all_operations(made(name)):
+            layer_types.add(type(operation))
+            raw_names.add(keras_internals.raw_operation_name(operation))
+    assert set(layers_with_rules()) <= layer_types
+    untested = set(raw_operations_with_rules()) - raw_names
+    assert untested == set(UNARY) - raw_names, "raw operations are covered by a topology or by the test below"
+
+
+def all_operations(model):
+    for operation in keras_internals.graph_of(model).operations:
+        yield operation
+        if keras_internals.is_graph(operation):
+            yield from all_operations(operation)
+
+
+UNARY = {
+    "Absolute": ops.abs,
+    "Cast": lambda x: ops.cast(ops.cast(x, "float16"), "float32"),
+    "Celu": ops.celu,
+    "Clip": lambda x: ops.clip(x, -1, 1),
+    "Elu": ops.elu,
+    "Exp": ops.exp,
+    "Gelu": ops.gelu,
+    "HardShrink": ops.hard_shrink,
+    "HardSigmoid": ops.hard_sigmoid,
+    "HardSilu": ops.hard_silu,
+    "HardTanh": ops.hard_tanh,
+    "LeakyRelu": ops.leaky_relu,
+    "Log1p": lambda x: ops.log1p(ops.abs(x)),
+    "LogSigmoid": ops.log_sigmoid,
+    "Negative": ops.negative,
+    "Relu": ops.relu,
+    "Relu6": ops.relu6,
+    "Selu": ops.selu,
+    "Sigmoid": ops.sigmoid,
+    "Sign": ops.sign,
+    "Silu": ops.silu,
+    "SoftShrink": ops.soft_shrink,
+    "Softplus": ops.softplus,
+    "Softsign": ops.softsign,
+    "SparsePlus": ops.sparse_plus,
+    "Sqrt": lambda x: ops.sqrt(ops.abs(x)),
+    "Square": ops.square,
+    "Squareplus": ops.squareplus,
+    "Tanh": ops.tanh,
+    "TanhShrink": ops.tanh_shrink,
+    "Threshold": lambda x: ops.threshold(x, 0.1, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in raw_operations_with_rules() if name in UNARY])
+def test_raw_unary_operation_passes_channels_on(name):
+    image = keras.Input((4, 4, 2))
+    x = UNARY[name](layers.Conv2D(6, 3, name="a")(image))
+    model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    names = {keras_internals.raw_operation_name(operation) for operation in model.operations}
+    assert name in names, f"the example does not use {name}: {names}"
+    assert find_groups(model)[0].prunable
+    kernel = keras_internals.layer_variable(model.layers[-1], "kernel")
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype("float32")
+    features = keras.Model(image, model.layers[-1].input)
+    plan = make_plan(model, 0.5, multiple_of=1)
+    kept = plan.kept["a"]
+    before = keras.ops.convert_to_numpy(features(x))
+    expected = before[:, kept] @ kernel.numpy()[kept]
+    apply_plan(model, plan)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------ what has no rule
+
+
+def classifier_with(middle, channels=6):
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(channels, 3, name="before")(image)
+    x = layers.Conv2D(channels, 3, padding="same", name="after")(middle(x))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize(
+    ("middle", "reason"),
+    [
+        (layers.LayerNormalization(), r"\(LayerNormalization\), which has no channel rule"),
+        (layers.Activation("softmax"), "activation 'softmax' .* may look across channels"),
+        (layers.Softmax(), r"\(Softmax\), which has no channel rule"),
+        (layers.Conv2D(6, 1, activation="softmax", name="soft"), None),
+        (layers.Conv2D(6, 3, groups=2, padding="same"), r"grouped convolution \(groups=2\)"),
+        (layers.Reshape((4, 4, 3, 2)), "is spread over several axes"),
+        (layers.Rescaling([1.0, 2, 3, 4, 5, 6]), "fixed scale or offset per channel"),
+        (lambda x: x * np.arange(6, dtype="float32"), "with a tensor whose channels are fixed"),
+        (lambda x: ops.cumsum(x, axis=-1), r"\(Cumsum\), which has no channel rule"),
+        (layers.BatchNormalization(axis=1), "on axis 3, but batch normalisation works on axis 1"),
+        (lambda x: layers.Permute((3, 1, 2))(x), "on axis 1, but the convolution works on axis 3"),
+    ],
+)
+def test_operation_without_a_rule_freezes_what_it_touches(middle, reason):
+    if isinstance(middle, layers.Reshape):
+        image = keras.Input((6, 6, 2))
+        x = layers.Conv2D(6, 3, name="before")(image)
+        model = keras.Model(image, head(layers.Flatten()(middle(x))))
+    else:
+        model = classifier_with(middle)
+    groups = {group.name: group for group in find_groups(model)}
+    if reason is None:
+        assert groups["before"].prunable
+        assert "may look across channels" in groups["soft"].reason
+    else:
+        assert not groups["before"].prunable
+        assert re.search(reason, groups["before"].reason), groups["before"].reason
+    if "after" in groups:
+        assert groups["after"].prunable
+
+
+class Doubled(layers.Conv2D):
+    """A subclass that computes something else."""
+
+    def call(self, inputs):
+        return super().call(inputs) * 2
+
+
+def test_subclass_of_a_known_layer_has_no_rule():
+    assert rule_for(Doubled(4, 3)) is None
+    assert rule_for(layers.Conv2D(4, 3)) is not None
+
+
+class Factor(layers.Layer):
+    def build(self, input_shape):
+        self.factor = self.add_weight(shape=(input_shape[-1],), initializer="random_normal", name="factor")
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+def test_rule_for_a_layer_of_ones_own(monkeypatch):
+    monkeypatch.setattr(registry, "_LAYER_RULES", dict(registry._LAYER_RULES))
+
+    @channel_rule(Factor)
+    def factor(call):
+        (channels,) = call.channels
+        if channels is not None:
+            call.bind("factor", -1, "follows", channels.ids)
+        return channels
+
+    model = classifier_with(Factor())
+    report = apply_plan(model, make_plan(model, 0.5, multiple_of=1))
+    assert {(c.name, c.after) for c in report.changes} >= {("factor", (3,))}
+    assert model(np.zeros((1, 6, 6, 2), "float32")).shape == (1, 5)
+    with pytest.raises(ValueError, match="has a channel rule already"):
+        channel_rule(Factor)(factor)
+
+
+# ------------------------------------------------------------------ models without a graph
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.conv = layers.Conv2D(4, 3)
+
+    def call(self, inputs):
+        return self.conv(inputs)
+
+
+def test_subclassed_model_is_refused_with_a_way_out():
+    model = Subclassed()
+    model(np.zeros((1, 6, 6, 2), "float32"))
+    with pytest.raises(ModelError, match="is a subclassed model.*functional API"):
+        find_groups(model)
+
+
+def test_functional_model_with_its_own_call_is_refused():
+    class Overriding(keras.Model):
+        def call(self, inputs):
+            return super().call(inputs) * 2
+
+    image = keras.Input((6, 6, 2))
+    with pytest.raises(ModelError, match="overrides `call`"):
+        find_groups(Overriding(image, head(layers.Flatten()(layers.Conv2D(4, 3)(image)))))
+
+
+def test_unbuilt_sequential_is_refused():
+    with pytest.raises(ModelError, match=r"has no graph yet.*keras.Input"):
+        find_groups(keras.Sequential([layers.Conv2D(4, 3), layers.Flatten()]))

@@ -1,0 +1,359 @@
+"""Small models that between them hold every layer and raw operation with a channel rule."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+TOPOLOGIES = {}
+
+
+def topology(build):
+    TOPOLOGIES[build.__name__] = build
+    return build
+
+
+def made(name, seed=0):
+    """The topology with random weights everywhere, so that no parameter is neutral by its initial value."""
+    keras.utils.set_random_seed(seed)
+    model = TOPOLOGIES[name]()
+    randomise(model, seed)
+    return model
+
+
+def randomise(model, seed=0):
+    generator = np.random.default_rng(seed)
+    for weight in model.weights:
+        values = generator.normal(0, 0.5, tuple(weight.shape))
+        weight.assign(np.abs(values) + 0.5 if "variance" in weight.path or "stddev" in weight.path else values)
+
+
+def images_for(model, count=3, seed=1):
+    generator = np.random.default_rng(seed)
+    arrays = [generator.normal(size=(count, *t.shape[1:])).astype("float32") for t in model.inputs]
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def head(x, classes=5):
+    return layers.Dense(classes, activation="softmax", name="classifier")(x)
+
+
+def conv_bn(x, channels, **options):
+    x = layers.Conv2D(channels, 3, padding="same", **options)(x)
+    return layers.ReLU()(layers.BatchNormalization()(x))
+
+
+@topology
+def plain():
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 8, name="a")
+    x = layers.MaxPooling2D()(x)
+    x = layers.ZeroPadding2D(1)(x)
+    x = conv_bn(x, 12, use_bias=False, name="b")
+    x = layers.AveragePooling2D(2)(x)
+    x = layers.Dropout(0.3)(x)
+    x = layers.SpatialDropout2D(0.3)(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def flatten_head():
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(7, 3, activation="tanh", name="a")(image)
+    x = layers.Cropping2D(1)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(9, activation="relu", name="hidden")(x)
+    return keras.Model(image, head(layers.GaussianNoise(0.1)(x)))
+
+
+@topology
+def sequential():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(6, 3, name="a"),
+            layers.BatchNormalization(scale=False),
+            layers.Activation("sigmoid"),
+            layers.Conv2D(6, 3, activation="relu", name="b"),
+            layers.GlobalMaxPooling2D(),
+            layers.Dense(5, name="logits"),
+        ]
+    )
+
+
+@topology
+def sequential_added_one_by_one():
+    model = keras.Sequential([keras.Input((8, 8, 3))])
+    for layer in (layers.Conv2D(6, 3, name="a"), layers.BatchNormalization(center=False), layers.Flatten()):
+        model.add(layer)
+    model.add(layers.Dense(4, name="logits"))
+    return model
+
+
+@topology
+def residual():
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 8, name="stem")
+    for number in (1, 2):
+        inner = conv_bn(x, 6, name=f"inner{number}")
+        inner = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same", name=f"outer{number}")(inner))
+        x = layers.ReLU()(layers.Add()([x, inner]))
+    shortcut = layers.Conv2D(12, 1, strides=2, name="shortcut")(x)
+    inner = layers.Conv2D(12, 3, strides=2, padding="same", name="down")(x)
+    x = layers.ReLU()(layers.Add()([shortcut, inner]))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def preactivation_residual():
+    image = keras.Input((8, 8, 2))
+    x = layers.Conv2D(8, 3, padding="same", name="stem")(image)
+    for number in (1, 2):
+        y = layers.ReLU()(layers.BatchNormalization()(x))
+        y = layers.Conv2D(8, 3, padding="same", name=f"conv{number}")(y)
+        x = layers.Add()([x, y])
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def input_residual():
+    """The first sum adds the model's own input: its channels are fixed, the others are not."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Add()([image, layers.Conv2D(3, 3, padding="same", name="fixed")(image)])
+    x = layers.Conv2D(8, 3, name="free")(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def growing_concatenation():
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 8, name="stem")
+    for number in (1, 2):
+        y = layers.ReLU()(layers.BatchNormalization()(x))
+        y = layers.Conv2D(5, 3, padding="same", name=f"grow{number}")(y)
+        x = layers.Concatenate()([x, y])
+    x = layers.Conv2D(6, 1, name="transition")(x)
+    return keras.Model(image, head(layers.Flatten()(x)))
+
+
+@topology
+def concatenation_meets_sum():
+    """A concatenation of two producers is added to a third: each half is a group with its part of the third."""
+    image = keras.Input((8, 8, 2))
+    a = layers.Conv2D(4, 3, padding="same", name="a")(image)
+    b = layers.Conv2D(6, 3, padding="same", name="b")(image)
+    c = layers.Conv2D(10, 3, padding="same", name="c")(image)
+    x = layers.Add()([layers.Concatenate()([a, b]), c])
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def spatial_concatenation():
+    """Concatenated along the height: the channels are coupled as in a sum."""
+    image = keras.Input((4, 4, 2))
+    a = layers.Conv2D(5, 3, padding="same", name="a")(image)
+    b = layers.Conv2D(5, 3, padding="same", name="b")(image)
+    x = layers.Concatenate(axis=1)([a, b])
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def concatenation_with_input():
+    image = keras.Input((6, 6, 3))
+    x = layers.Concatenate()([image, layers.Conv2D(6, 3, padding="same", name="a")(image)])
+    x = layers.Conv2D(8, 3, name="b")(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def depthwise():
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 6, name="expand")
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.Conv2D(8, 1, use_bias=False, name="project")(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="multiplied")(layers.BatchNormalization()(x))
+    x = layers.LeakyReLU()(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def depthwise_on_input():
+    image = keras.Input((8, 8, 3))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise")(image)
+    x = layers.Conv2D(8, 1, name="pointwise")(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def separable():
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 6, name="stem")
+    x = layers.SeparableConv2D(10, 3, depth_multiplier=2, padding="same", name="separable")(x)
+    x = layers.ELU()(x)
+    x = layers.SeparableConv2D(7, 3, use_bias=False, name="last")(x)
+    return keras.Model(image, head(layers.GlobalMaxPooling2D()(x)))
+
+
+@topology
+def unet():
+    image = keras.Input((8, 8, 2))
+    high = conv_bn(image, 6, name="down1")
+    low = conv_bn(layers.MaxPooling2D()(high), 8, name="down2")
+    x = layers.Conv2DTranspose(6, 2, strides=2, name="up1")(low)
+    x = layers.Concatenate()([x, high])
+    x = conv_bn(x, 6, name="merge")
+    x = layers.UpSampling2D()(x)
+    x = layers.Conv2DTranspose(4, 3, activation="relu", use_bias=False, name="up2")(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def squeeze_excite():
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 8, name="stem")
+    gate = layers.GlobalAveragePooling2D()(x)
+    gate = layers.Reshape((1, 1, 8))(gate)
+    gate = layers.Conv2D(4, 1, activation="relu", name="squeeze")(gate)
+    gate = layers.Conv2D(8, 1, activation="sigmoid", name="excite")(gate)
+    x = layers.Multiply()([x, gate])
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def spatial_attention():
+    """A map with a single channel is broadcast over all: it constrains nothing and cannot shrink."""
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 8, name="features")
+    weight = layers.Conv2D(1, 3, padding="same", activation="sigmoid", name="map")(x)
+    x = layers.Multiply()([x, weight])
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def reshapes():
+    image = keras.Input((4, 4, 2))
+    x = layers.Conv2D(6, 3, padding="same", name="a")(image)
+    x = layers.Reshape((16, 6))(x)
+    x = layers.Conv1D(8, 3, padding="same", name="b")(x)
+    x = layers.Permute((2, 1))(x)
+    x = layers.Permute((2, 1))(x)
+    x = layers.Reshape((16 * 8,))(x)
+    x = layers.Reshape((-1, 8))(x)
+    x = layers.GlobalAveragePooling1D(keepdims=True)(x)
+    return keras.Model(image, head(layers.Flatten()(x)))
+
+
+@topology
+def merges():
+    image = keras.Input((6, 6, 2))
+    a, b, c, d, e, f = (layers.Conv2D(5, 3, padding="same", name=name)(image) for name in "abcdef")
+    x = layers.Subtract()([a, b])
+    x = layers.Average()([x, c])
+    x = layers.Maximum()([x, d])
+    x = layers.Minimum()([x, e])
+    x = layers.Multiply()([x, f])
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def raw_operations():
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(6, 3, padding="same", name="a")(image)
+    y = layers.Conv2D(6, 3, padding="same", name="b")(image)
+    x = x + y
+    x = ops.maximum(x * 0.5 - y, ops.minimum(x, 2.0)) / 3.0
+    x = ops.relu6(x + 3.0) * (1.0 / 6.0) * x
+    x = ops.concatenate([x, ops.silu(y)], axis=-1)
+    x = layers.Conv2D(8, 3, name="c")(x)
+    x = ops.divide(ops.square(ops.abs(x)) ** 0.5, 2.0)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(ops.tanh(x))))
+
+
+@topology
+def one_dimensional():
+    image = keras.Input((16, 2))
+    x = layers.Conv1D(6, 3, padding="causal", name="a")(image)
+    x = layers.SpatialDropout1D(0.2)(layers.PReLU(shared_axes=[1])(x))
+    x = layers.MaxPooling1D()(layers.ZeroPadding1D(1)(x))
+    x = layers.DepthwiseConv1D(3, name="depthwise")(x)
+    x = layers.AveragePooling1D(2)(layers.UpSampling1D(2)(x))
+    x = layers.SeparableConv1D(8, 3, name="separable")(x)
+    x = layers.Conv1DTranspose(5, 3, strides=2, name="transposed")(x)
+    x = layers.Cropping1D(1)(x)
+    y = layers.GlobalMaxPooling1D()(x)
+    return keras.Model(image, head(layers.Concatenate()([y, layers.GlobalAveragePooling1D()(x)])))
+
+
+@topology
+def three_dimensional():
+    image = keras.Input((8, 8, 8, 1))
+    x = layers.Conv3D(4, 3, name="a")(image)
+    x = layers.SpatialDropout3D(0.2)(layers.PReLU()(layers.BatchNormalization()(x)))
+    x = layers.MaxPooling3D()(layers.ZeroPadding3D(1)(x))
+    x = layers.Conv3DTranspose(5, 2, strides=2, name="b")(x)
+    x = layers.Cropping3D(1)(layers.UpSampling3D(2)(layers.AveragePooling3D(2)(x)))
+    y = layers.GlobalMaxPooling3D()(x)
+    return keras.Model(image, head(layers.Add()([y, layers.GlobalAveragePooling3D()(x)])))
+
+
+@topology
+def shared_layer():
+    """One convolution called twice: its input channels are coupled, and so are its outputs'."""
+    image = keras.Input((6, 6, 2))
+    shared = layers.Conv2D(6, 3, padding="same", name="shared")
+    a = layers.Conv2D(5, 3, padding="same", name="a")(image)
+    b = layers.Conv2D(5, 3, padding="same", activation="relu", name="b")(image)
+    x = layers.Concatenate()([shared(a), shared(b)])
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def nested():
+    """A backbone under a new head, and a nested Sequential that reads prunable channels."""
+    inner_input = keras.Input((8, 8, 2))
+    y = conv_bn(inner_input, 6, name="inner_a")
+    backbone = keras.Model(inner_input, conv_bn(y, 8, name="inner_b"), name="backbone")
+    neck = keras.Sequential([keras.Input((8, 8, 8)), layers.Conv2D(4, 3, name="neck_conv")], name="neck")
+    image = keras.Input((8, 8, 2))
+    return keras.Model(image, head(layers.Flatten()(neck(backbone(image)))))
+
+
+@topology
+def several_inputs_and_outputs():
+    left, right = keras.Input((6, 6, 2), name="left"), keras.Input((6, 6, 1), name="right")
+    a = layers.Conv2D(6, 3, padding="same", name="a")(left)
+    b = layers.Conv2D(6, 3, padding="same", name="b")(right)
+    x = layers.Add()([a, b])
+    features = layers.Conv2D(4, 3, name="feature_map")(x)
+    return keras.Model([left, right], [features, head(layers.GlobalAveragePooling2D()(features))])
+
+
+@topology
+def dense_on_pixels():
+    """A dense layer works on the last axis: as a 1x1 convolution."""
+    image = keras.Input((5, 5, 2))
+    x = layers.Conv2D(6, 3, name="a")(image)
+    x = layers.AlphaDropout(0.1)(layers.GaussianDropout(0.1)(layers.Dense(8, activation="gelu", name="mlp")(x)))
+    x = layers.Identity()(layers.ActivityRegularization(l2=1e-4)(layers.Rescaling(0.5, offset=0.1)(x)))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def renormalised():
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(6, 3, name="a")(image)
+    x = layers.BatchNormalization(renorm=True)(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def channels_first():
+    # Wider than any layer has channels: Keras 3.15 adds a channels-first bias along the width when the two are equal.
+    image = keras.Input((2, 16, 16))
+    options = {"data_format": "channels_first", "padding": "same"}
+    x = layers.Conv2D(6, 3, name="a", **options)(image)
+    x = layers.BatchNormalization(axis=1)(x)
+    x = layers.MaxPooling2D(data_format="channels_first")(x)
+    x = layers.Conv2D(5, 3, name="b", **options)(x)
+    return keras.Model(image, head(layers.Flatten(data_format="channels_first")(x)))

@@ -1,0 +1,113 @@
+"""Surgery frees what it removes, and pruning again and again leaves nothing behind."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from topologies import images_for, made
+
+from autoprune.models import keras_internals
+from autoprune.planning import make_plan
+from autoprune.surgery import Surgeon, apply_plan
+
+
+def storages_of(model):
+    return [keras_internals.storage(variable) for variable in model.weights]
+
+
+def test_old_storage_is_freed_even_after_predict():
+    """A compiled predict function holds the old variables: surgery drops it."""
+    model = made("residual")
+    model.predict(images_for(model), verbose=0)
+    old = [weakref.ref(stored) for stored in storages_of(model)]
+    report = apply_plan(model, make_plan(model, 0.5, multiple_of=1))
+    gc.collect()
+    freed = sum(reference() is None for reference in old)
+    assert freed == len(report.changes)
+    assert model.predict(images_for(model), verbose=0).shape == (3, 5)
+
+
+@pytest.mark.slow
+def test_pruning_many_times_leaves_nothing_behind():
+    model = made("residual")
+    surgeon = Surgeon(model)
+    snapshot = surgeon.snapshot()
+    plan = make_plan(model, 0.5, multiple_of=1)
+    kind = type(keras_internals.storage(model.weights[0]))
+    images = images_for(model)
+    expected = keras.ops.convert_to_numpy(model(images))
+
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+    counts = []
+    for number in range(200):
+        with surgeon.pruned(plan, snapshot):
+            model(images)
+        if number in (0, 199):
+            counts.append(alive())
+    assert counts[0] == counts[1]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(images)), expected)
+
+
+def test_snapshot_restores_what_training_changed():
+    model = made("plain")
+    surgeon = Surgeon(model)
+    snapshot = surgeon.snapshot()
+    before = [w.numpy() for w in model.weights]
+    surgeon.apply(make_plan(model, 0.5, multiple_of=1))
+    model.compile("adam", "mse", jit_compile=False)
+    model.fit(images_for(model), np.zeros((3, 5)), epochs=2, verbose=0)
+    surgeon.restore(snapshot)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+    model.compile("adam", "mse", jit_compile=False)
+    model.fit(images_for(model), np.zeros((3, 5)), verbose=0)
+
+
+def test_optimiser_state_is_sliced_as_the_variables_are():
+    model = made("residual")
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse", jit_compile=False)
+    model.fit(images_for(model), np.zeros((3, 5)), verbose=0)
+    plan = make_plan(model, 0.5, multiple_of=1)
+    index = next(i for i, v in enumerate(model.trainable_variables) if v.path == "inner1/kernel")
+    momentum = keras.ops.convert_to_numpy(model.optimizer.momentums[index].value)
+    surgeon = Surgeon(model)
+    snapshot = surgeon.snapshot()
+    surgeon.apply(plan)
+    sliced = keras.ops.convert_to_numpy(model.optimizer.momentums[index].value)
+    expected = momentum[:, :, plan.kept["stem"]][..., plan.kept["inner1"]]
+    np.testing.assert_array_equal(sliced, expected)
+    surgeon.restore(snapshot)
+    restored = keras.ops.convert_to_numpy(model.optimizer.momentums[index].value)
+    np.testing.assert_array_equal(restored, momentum)
+
+
+def test_optimiser_with_factored_state_starts_anew():
+    model = made("plain")
+    model.compile(keras.optimizers.Adafactor(0.01), "mse", jit_compile=False)
+    model.fit(images_for(model), np.zeros((3, 5)), verbose=0)
+    report = apply_plan(model, make_plan(model, 0.5, multiple_of=1))
+    assert report.optimizer == "reset"
+    model.fit(images_for(model), np.zeros((3, 5)), verbose=0)
+
+
+def test_tied_variables_stay_tied():
+    """Two layers that hold one kernel still hold one kernel, half as wide."""
+    image = keras.Input((6, 6, 2))
+    first = keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name="first")
+    second = keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name="second")
+    a, b = first(image), second(image)
+    second._tracker.unlock()
+    second._untrack_variable(second._kernel)
+    second._kernel = first._kernel
+    second._tracker.lock()
+    x = keras.layers.Add()([a, b])
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    apply_plan(model, make_plan(model, 0.5, multiple_of=1))
+    assert first.kernel is second.kernel
+    assert (first.filters, second.filters) == (2, 2)
+    assert model(np.zeros((1, 6, 6, 2), "float32")).shape == (1, 3)

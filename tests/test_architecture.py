@@ -1,0 +1,101 @@
+"""The rules that keep the house walkable: imports follow the flow, and foreign privates stay in one file."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+FLOW = (
+    *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
+    *("evaluation", "searchers", "training", "reporting", "envs", "commands"),
+)
+COMMANDS = {"search", "measure", "cli"}
+HYDRA_HOMES = {"autoprune/cli.py", "autoprune/search.py", "autoprune/measure.py"}
+FRAMEWORK_HOMES = {"autoprune/cost/worker.py", "autoprune/cost/host.py"}
+SOURCES = sorted([*ROOT.glob("autoprune/**/*.py"), *ROOT.glob("envs/**/*.py")])
+
+
+def stage_of(module):
+    parts = module.split(".")
+    if parts[0] == "envs":
+        return "envs"
+    if parts[0] != "autoprune" or len(parts) < 2:
+        return None
+    return "commands" if parts[1] in COMMANDS else parts[1]
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_flow(path):
+    here = stage_of(module_of(path))
+    if here is None:
+        return
+    for name in imports_of(path):
+        there = stage_of(name)
+        if there in FLOW:
+            assert FLOW.index(there) <= FLOW.index(here), f"{here} imports {name}"
+
+
+def test_only_commands_use_hydra():
+    users = {str(p.relative_to(ROOT)) for p in SOURCES if any(n.split(".")[0] == "hydra" for n in imports_of(p))}
+    assert users == HYDRA_HOMES
+
+
+def test_frameworks_are_imported_only_where_it_is_the_job():
+    users = {
+        str(p.relative_to(ROOT)) for p in SOURCES if {n.split(".")[0] for n in imports_of(p)} & {"tensorflow", "jax"}
+    }
+    assert users == FRAMEWORK_HOMES
+
+
+def test_nothing_is_unpickled_or_evaluated():
+    for path in SOURCES:
+        assert not {n.split(".")[0] for n in imports_of(path)} & {"pickle", "cloudpickle", "dill", "shelve"}, path
+        assert not re.search(r"\b(eval|exec)\(|allow_pickle=True|weights_only=False", path.read_text()), path
+
+
+def test_private_attributes_of_keras_are_touched_in_one_file():
+    """The private names that the one file uses on foreign objects appear nowhere else on foreign objects."""
+    home = ROOT / "autoprune/models/keras_internals.py"
+    private = {name for name in foreign_privates(home)}
+    assert "_inbound_nodes" in private
+    for path in SOURCES:
+        if path != home:
+            assert not private & set(foreign_privates(path)), path
+
+
+def foreign_privates(path):
+    """Attributes with a leading underscore read or set on anything but self and cls."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+            owner = node.value
+            if not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")) and not isinstance(
+                owner, ast.Attribute
+            ):
+                yield node.attr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_short(path):
+    assert path.read_text().count("\n") <= 350
+
+
+def test_top_level_holds_nothing_unexpected():
+    allowed = {"pyproject.toml", "autoprune", "envs", "conf", "tests", "outputs", "README.md", "LICENSE"}
+    built = {"build", "dist"}
+    present = {p.name for p in Path(ROOT).iterdir() if not p.name.startswith(".") and p.suffix != ".egg-info"}
+    assert present - built <= allowed
