@@ -1,0 +1,59 @@
+"""The numbers of each TPU generation, with their sources.
+
+Clocks, matrix units, HBM sizes and bandwidths, peaks: Google Cloud TPU documentation, the pages of v2 to v7
+(cloud.google.com/tpu/docs/system-architecture-tpu-vm), and `jax.experimental.pallas.tpu.get_tpu_info_for_chip`;
+the clock of v5e from the JAX scaling book (jax-ml.github.io/scaling-book). The clocks of v2 to v4 agree with peak
+over operations per cycle; those of v5p and v6e are implied by their peaks.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One TPU generation as the compiler sees it.
+
+    Attributes:
+        name: `tpu_v5e` and so on.
+        topology: smallest topology name that libtpu accepts.
+        accelerator_type: a value of TPU_ACCELERATOR_TYPE that keeps libtpu's start-up quiet.
+        devices: JAX devices per chip; latency and memory are per device.
+        clock: cycles per second.
+        hbm: bytes of HBM per chip.
+        bandwidth: bytes per second between HBM and one chip.
+        peak: bfloat16 operations per second of one chip.
+        options: further arguments of `get_topology_desc`.
+    """
+
+    name: str
+    topology: str
+    accelerator_type: str
+    devices: int
+    clock: float
+    hbm: float
+    bandwidth: float
+    peak: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        """What one JAX device is, in words."""
+        return "one chip" if self.devices == 1 else "one core (half a chip)"
+
+
+# The v4 options make the described chip a megacore, as real v4 slices are.
+_MEGACORE = {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1), "num_slices": 1}
+
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        Chip("tpu_v2", "v2:2x2", "v2-8", 2, 0.70e9, 16e9, 700e9, 46e12),
+        Chip("tpu_v3", "v3:2x2", "v3-8", 2, 0.94e9, 32e9, 900e9, 123e12),
+        Chip("tpu_v4", "v4:2x2x1", "v4-8", 1, 1.05e9, 32e9, 1228e9, 275e12, _MEGACORE),
+        Chip("tpu_v5e", "v5e:2x2", "v5litepod-4", 1, 1.5e9, 16e9, 819e9, 197e12),
+        Chip("tpu_v5p", "v5p:2x2x1", "v5p-8", 1, 1.75e9, 95e9, 2765e9, 459e12),
+        Chip("tpu_v6e", "v6e:2x2", "v6e-4", 1, 1.75e9, 32e9, 1638e9, 918e12),
+        Chip("tpu7x", "tpu7x:2x2x1", "tpu7x-8", 2, 2.2e9, 192e9, 7380e9, 2307e12),
+    )
+}

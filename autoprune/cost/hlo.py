@@ -1,0 +1,187 @@
+"""Reads the text of a module that the TPU compiler has optimised and scheduled.
+
+The compiler writes its own estimate of each kernel, in cycles, into the instruction's `backend_config`. Copies
+between HBM and on-chip memory that run beside the kernels carry none: the plain sum misses the time spent waiting
+for them, the schedule walk adds it.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)")
+_ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([\d,]*)(?::((?:T\([\d,]+\))?(?:\([\d,]+\))*)[^}]*)?\})?")
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One scheduled instruction."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate; 0 where it gives none."""
+        match = _CYCLES.search(self.attributes)
+        return int(match[1]) if match else 0
+
+
+@dataclass(frozen=True)
+class Module:
+    """A compiled module: instructions of every computation, and the shapes of the entry's parameters."""
+
+    computations: dict[str, list[Instruction]]
+    entry: str
+    parameters: tuple[str, ...]
+
+
+def parse_module(text: str) -> Module:
+    """Read the text that `Compiled.as_text()` gives.
+
+    Raises:
+        ValueError: the text has no entry computation.
+    """
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if header:
+            current = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and " = " in line:
+            current.append(_instruction(line))
+    if not entry:
+        raise ValueError("the module has no entry computation")
+    layout = re.search(r"entry_computation_layout=\{\((.*?)\)->", text)
+    return Module(computations, entry, tuple(_split(layout[1])) if layout else ())
+
+
+def _instruction(line: str) -> Instruction:
+    """Split `[ROOT] %name = shape opcode(operands), attributes`."""
+    left, right = line.strip().removeprefix("ROOT ").split(" = ", 1)
+    end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
+    shape, rest = right[:end], right[end:].lstrip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    operands = tuple(re.findall(r"%([\w.\-]+)", rest[opening + 1 : closing]))
+    return Instruction(left.lstrip("%"), shape, rest[:opening], operands, rest[closing + 1 :])
+
+
+def _closing(text: str, opening: int) -> int:
+    """Index of the parenthesis that closes the one at `opening`."""
+    depth = 0
+    for index in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[index], 0)
+        if depth == 0:
+            return index
+    raise ValueError(f"unbalanced parentheses in: {text[:120]}")
+
+
+def _split(shapes: str) -> Iterator[str]:
+    """Shapes of a parameter list, split at the commas outside brackets."""
+    shapes = re.sub(r"/\*.*?\*/", "", shapes)
+    depth, start = 0, 0
+    for index, character in enumerate(shapes):
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            yield shapes[start:index].strip()
+            start = index + 1
+    if shapes[start:].strip():
+        yield shapes[start:].strip()
+
+
+def padded_bytes(shape: str) -> int:
+    """Bytes that an array, or a tuple of arrays, takes when its tiles are filled up.
+
+    >>> padded_bytes("bf16[3,3,64,100]{3,2,1,0:T(8,128)(2,1)}")  # 100 lanes are padded to 128
+    147456
+    """
+    return sum(_array_bytes(*match.groups()) for match in _ARRAY.finditer(shape))
+
+
+def _array_bytes(dtype: str, dims: str, order: str | None, tiles: str | None) -> int:
+    sizes = [int(size) for size in dims.split(",") if size]
+    if order:
+        # Major to minor, as the tiles count.
+        sizes = [sizes[int(axis)] for axis in reversed(order.split(","))]
+    tile = re.match(r"T\(([\d,]+)\)", tiles or "")
+    if tile:
+        lengths = [int(length) for length in tile[1].split(",")]
+        sizes = [1] * (len(lengths) - len(sizes)) + sizes
+        for axis, length in enumerate(reversed(lengths), start=1):
+            sizes[-axis] = math.ceil(sizes[-axis] / length) * length
+    bits = _BITS.get(dtype) if dtype in _BITS else int(re.sub(r"\D", "", dtype) or 32)
+    return math.prod(sizes) * bits // 8
+
+
+def total_cycles(module: Module) -> int:
+    """Plain sum of the kernels' estimates, loops counted as often as they run."""
+
+    def visit(computation: str) -> int:
+        total = 0
+        for instruction in module.computations[computation]:
+            inner = [visit(name) for name in _control_flow(instruction)]
+            total += instruction.cycles + _trips(instruction) * max(inner, default=0)
+        return total
+
+    return visit(module.entry)
+
+
+def walk_schedule(module: Module, clock: float, bandwidth: float) -> float:
+    """Seconds that the schedule takes when kernels wait for the copies they need.
+
+    Copies share one engine of the given bandwidth and run beside the kernels; a kernel sequence waits where the
+    program says `-done`.
+
+    Args:
+        module: from `parse_module`.
+        clock: cycles per second.
+        bandwidth: bytes per second of the copies.
+    """
+    moved = {
+        instruction.operands[0]: padded_bytes(instruction.shape)
+        for instructions in module.computations.values()
+        for instruction in instructions
+        if instruction.opcode.endswith("-done") and instruction.operands
+    }
+
+    def visit(computation: str, now: float, engine: float) -> tuple[float, float]:
+        ready: dict[str, float] = {}
+        for instruction in module.computations[computation]:
+            if instruction.opcode.endswith("-start"):
+                engine = max(engine, now) + moved.get(instruction.name, 0) / bandwidth
+                ready[instruction.name] = engine
+            elif instruction.opcode.endswith("-done"):
+                now = max(now, ready.get(instruction.operands[0], now)) if instruction.operands else now
+            else:
+                now += instruction.cycles / clock
+                inner = [visit(name, now, engine) for name in _control_flow(instruction)]
+                if inner:
+                    end, engine_end = max(inner)
+                    now += _trips(instruction) * (end - now)
+                    engine = max(engine, engine_end)
+        return now, engine
+
+    return visit(module.entry, 0.0, 0.0)[0]
+
+
+def _control_flow(instruction: Instruction) -> list[str]:
+    """Computations that an instruction runs as instructions of their own; a fusion's body is inside its estimate."""
+    if instruction.opcode not in ("while", "call", "conditional"):
+        return []
+    return [name.lstrip("%") for match in _CALLED.findall(instruction.attributes) for name in match.split(", ") if name]
+
+
+def _trips(instruction: Instruction) -> int:
+    match = _TRIPS.search(instruction.attributes)
+    return int(match[1]) if match else 1

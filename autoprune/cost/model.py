@@ -1,0 +1,154 @@
+"""The door to costs: from a target's name to something that costs models on it."""
+
+import importlib.util
+import logging
+import platform
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Protocol
+
+from autoprune.cost.cache import CostCache, user_cache_folder
+from autoprune.cost.chips import CHIPS
+from autoprune.cost.client import CompilerClient
+from autoprune.cost.compiler import CompilerCostModel
+from autoprune.cost.host import HostCostModel
+from autoprune.errors import TargetError
+from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.records import CostReport, Target
+from autoprune.registry import suggestion
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TPU = "tpu_v5e"
+DTYPES = ("bfloat16", "float32")
+
+
+class CostModel(Protocol):
+    """Costs models on one target."""
+
+    target: Target
+
+    def submit(self, model: Any) -> Future:
+        """A future of the `CostReport` of the model as it is now; its exception is a `CostError`."""
+        ...
+
+    def close(self) -> None:
+        """Free what the cost model holds, such as a process."""
+        ...
+
+
+class Remembering:
+    """Asks another cost model once for each architecture: a measured cost is then one number, not several.
+
+    Args:
+        inner: the cost model that is asked.
+    """
+
+    def __init__(self, inner: CostModel) -> None:
+        self.target = inner.target
+        self._inner = inner
+        self._known: dict[str, Future] = {}
+
+    def submit(self, model: Any) -> Future:
+        """As the inner model's, or its earlier answer. A failure is not remembered."""
+        key = architecture_fingerprint(model)
+        known = self._known.get(key)
+        if known is None or (known.done() and known.exception() is not None):
+            known = self._known[key] = self._inner.submit(model)
+        return known
+
+    def close(self) -> None:
+        """Close the inner model."""
+        self._inner.close()
+
+
+def target_names() -> list[str]:
+    """Every target that a cost model can be opened for."""
+    return [*CHIPS, "cpu"]
+
+
+def compiler_available() -> bool:
+    """Whether the TPU compiler is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("jax", "libtpu"))
+
+
+def resolve_target(target: Target) -> Target:
+    """Check a target, and choose one when its name is `auto`.
+
+    `auto` is `tpu_v5e` where the TPU compiler is installed, else `cpu`, with a warning that says so.
+
+    Raises:
+        TargetError: the name, batch size or dtype cannot be, or needs the TPU compiler on a platform without it.
+    """
+    name = target.name
+    if name == "auto":
+        name = DEFAULT_TPU if compiler_available() else "cpu"
+        if name == "cpu":
+            logger.warning("target auto: %s Costs are measured on this host instead.", _no_compiler())
+    if name not in target_names():
+        raise TargetError(f"There is no target '{name}'. {suggestion(name, [*target_names(), 'auto'])}")
+    if name in CHIPS and not compiler_available():
+        raise TargetError(f"The target {name} cannot be used here. {_no_compiler()} Use target=cpu.")
+    if target.batch_size < 1:
+        raise TargetError(f"target.batch_size must be 1 or more. Received: batch_size={target.batch_size}")
+    if target.dtype not in DTYPES:
+        raise TargetError(f"There is no dtype '{target.dtype}'. {suggestion(target.dtype, DTYPES)}")
+    # On this host a model runs as it is.
+    return Target(name, target.batch_size, "float32" if name == "cpu" else target.dtype)
+
+
+def _no_compiler() -> str:
+    return (
+        "The TPU compiler (libtpu, with jax) is not installed: it exists for Linux on x86-64, this is "
+        f"{platform.system()} on {platform.machine()}, Python {sys.version_info.major}.{sys.version_info.minor}."
+    )
+
+
+def open_cost_model(
+    target: Target, *, cache: str | Path | None = "auto", client: CompilerClient | None = None
+) -> CostModel:
+    """Something that costs models on a target. Close it when done.
+
+    Args:
+        target: `Target(name, batch_size, dtype)`; the name may be `auto`.
+        cache: file where compilations are remembered; `auto` is one in the user's cache folder, None keeps nothing.
+        client: a compiler process to share between targets; it stays open.
+
+    Raises:
+        TargetError: the target cannot be used here.
+    """
+    target = resolve_target(target)
+    if target.name == "cpu":
+        return Remembering(HostCostModel(target))
+    path = user_cache_folder() / "costs.sqlite" if cache == "auto" else cache
+    return Remembering(CompilerCostModel(target, CostCache(Path(path)) if path else None, client))
+
+
+def measure_cost(
+    model: Any,
+    target: str = "auto",
+    batch_size: int = 128,
+    dtype: str = "bfloat16",
+    *,
+    cache: str | None = "auto",
+) -> CostReport:
+    """What one inference call of a model costs on a target.
+
+    Args:
+        model: a built Functional or Sequential model with a static input size.
+        target: `tpu_v2`, `tpu_v3`, `tpu_v4`, `tpu_v5e`, `tpu_v5p`, `tpu_v6e` or `tpu7x`, estimated by the TPU compiler;
+            `cpu`, measured on this host; or `auto`.
+        batch_size: images per call on one device.
+        dtype: `bfloat16` or `float32`.
+        cache: as for `open_cost_model`.
+
+    Raises:
+        TargetError: the target cannot be used here.
+        CostError: the compiler refuses the model, in its own words.
+    """
+    cost_model = open_cost_model(Target(target, batch_size, dtype), cache=cache)
+    try:
+        return cost_model.submit(model).result()
+    finally:
+        cost_model.close()
