@@ -1,0 +1,65 @@
+"""A user's own arrays in a NumPy `.npz` file."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from autoprune.data.splits import DATASETS, RawData, Split
+from autoprune.errors import DataError
+from autoprune.settings import DataSettings
+
+_EXPECTED = (
+    "Expected arrays x_train, y_train, x_test, y_test, or x and y, of which a fifth becomes the test split. "
+    "Images are (n, *input shape) as the model takes them, labels (n,) class numbers or (n, classes) one-hot."
+)
+
+
+@DATASETS.add("npz")
+def load(settings: DataSettings) -> RawData:
+    """Read the arrays; without a test split of its own, a fifth is set aside, the same whatever `data.seed`.
+
+    Raises:
+        DataError: the file is missing or corrupt, or holds other arrays.
+    """
+    if not settings.path:
+        raise DataError("data=npz needs data.path=FILE.npz. " + _EXPECTED)
+    arrays = _read(Path(settings.path))
+    if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
+        train = Split(_images(arrays["x_train"]), _labels(arrays["y_train"]))
+        return RawData(train, Split(_images(arrays["x_test"]), _labels(arrays["y_test"])))
+    if {"x", "y"} <= arrays.keys():
+        images, labels = _images(arrays["x"]), _labels(arrays["y"])
+        if len(images) != len(labels):
+            raise DataError(f"'{settings.path}' holds {len(images)} images but {len(labels)} labels.")
+        if len(images) < 5:
+            raise DataError(f"'{settings.path}' holds {len(images)} images: too few to set a test split aside.")
+        parts = train_test_split(images, labels, test_size=0.2, random_state=0)
+        return RawData(Split(parts[0], parts[2]), Split(parts[1], parts[3]))
+    raise DataError(f"'{settings.path}' holds the arrays {sorted(arrays) or 'none'}. {_EXPECTED}")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file '{path}'. Name an .npz file with data.path=FILE.npz.") from error
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        raise DataError(f"'{path}' is not an .npz file of plain arrays: {error}") from error
+
+
+def _images(array: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(array.dtype, np.number) or array.ndim < 2:
+        raise DataError(f"Images are numbers of shape (n, ...). Received: {array.dtype} of shape {array.shape}")
+    return array.astype(np.float32)
+
+
+def _labels(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2 and array.shape[1] > 1:
+        return array.argmax(1).astype(np.int64)
+    flat = array.reshape(len(array), -1)
+    if flat.shape[1] != 1 or not np.issubdtype(array.dtype, np.number) or (flat != np.round(flat)).any():
+        raise DataError(f"Labels are class numbers. Received: {array.dtype} of shape {array.shape}")
+    return flat[:, 0].astype(np.int64)

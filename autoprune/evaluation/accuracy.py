@@ -1,0 +1,59 @@
+"""Accuracy of a classifier, run eagerly: a compiled function would be traced anew for every plan."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.data import Dataset, Split
+from autoprune.errors import DataError
+
+
+def accuracy(model: Any, split: Split, batch_size: int = 256) -> float:
+    """Share of the split that the model classifies correctly."""
+    return float(np.mean(predicted_classes(model, split, batch_size) == split.labels))
+
+
+def predicted_classes(model: Any, split: Split, batch_size: int = 256) -> np.ndarray:
+    """(n,) class numbers that the model predicts; one output in 0..1 counts as class 1 from one half up."""
+    parts = []
+    for images in batches(split.images, batch_size):
+        outputs = keras.ops.convert_to_numpy(model(images, training=False))
+        parts.append(outputs[:, 0] >= 0.5 if outputs.shape[1] == 1 else outputs.argmax(1))
+    return np.concatenate(parts).astype(np.int64)
+
+
+def batches(images: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Consecutive parts of at most `batch_size` images."""
+    for start in range(0, len(images), batch_size):
+        yield images[start : start + batch_size]
+
+
+def check_fit(model: Any, data: Dataset) -> None:
+    """Refuse data that do not fit a model.
+
+    Raises:
+        DataError: naming both shapes, or the classes that the model has no output for.
+    """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise DataError(
+            f"autoprune scores classifiers with one input and one output. '{model.name}' has {len(model.inputs)} "
+            f"inputs and {len(model.outputs)} outputs."
+        )
+    expected, received = tuple(model.inputs[0].shape[1:]), data.input_shape
+    fits = len(expected) == len(received) and all(e in (None, r) for e, r in zip(expected, received, strict=False))
+    if not fits:
+        raise DataError(
+            f"The images of '{data.name}' have shape {received}, the model '{model.name}' takes {expected}. Resize "
+            "or reshape the data, or choose a model with that input."
+        )
+    outputs = tuple(model.outputs[0].shape[1:])
+    if len(outputs) != 1:
+        raise DataError(f"A classifier's output has shape (n, classes). '{model.name}' gives (n, {outputs}).")
+    classes = max(outputs[0], 2)
+    if data.classes > classes:
+        raise DataError(
+            f"The labels of '{data.name}' go up to {data.classes - 1}, but '{model.name}' tells {classes} classes "
+            f"apart (0 to {classes - 1})."
+        )

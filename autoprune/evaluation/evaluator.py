@@ -1,0 +1,114 @@
+"""The one way to score a plan."""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from autoprune.cost import CostModel
+from autoprune.data import Dataset
+from autoprune.errors import CostError
+from autoprune.evaluation.accuracy import accuracy, check_fit
+from autoprune.evaluation.journal import Journal
+from autoprune.evaluation.recalibration import recalibrate
+from autoprune.planning import Planner
+from autoprune.records import CostReport, Evaluation, Plan
+from autoprune.settings import EvaluationSettings
+from autoprune.surgery import Surgeon
+
+logger = logging.getLogger(__name__)
+
+KeepRatios = float | Mapping[str, float]
+
+
+class Evaluator:
+    """Scores plans for one model on one target: prunes it in place, measures, and puts it back bit by bit.
+
+    The compiler works in its own process while the accuracy is taken in this one.
+
+    Args:
+        model: the dense model. It must not change while the evaluator lives.
+        planner: makes plans from keep ratios.
+        data: rewards come from its reward split, batch-norm statistics from its training split.
+        cost_model: costs the pruned models.
+        journal: where evaluations are kept.
+        settings: batch size and number of recalibration images.
+
+    Raises:
+        DataError: the data do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        planner: Planner,
+        data: Dataset,
+        *,
+        cost_model: CostModel,
+        journal: Journal,
+        settings: EvaluationSettings | None = None,
+    ) -> None:
+        check_fit(model, data)
+        self.model = model
+        self.planner = planner
+        self.journal = journal
+        self._data = data
+        self._cost_model = cost_model
+        self._settings = settings or EvaluationSettings()
+        self._surgeon = Surgeon(model, planner.all_groups)
+        self._snapshot = self._surgeon.snapshot()
+
+    def evaluate(self, keep_ratios: KeepRatios) -> Evaluation:
+        """Score the plan for these keep ratios, or look it up if the journal has it.
+
+        A plan that cannot be compiled gives an evaluation that has failed; the search can go on.
+
+        Raises:
+            PlanError: a ratio or group name cannot be.
+        """
+        plan = self.planner.plan(keep_ratios)
+        known = self.journal.find(plan_key(plan))
+        if known is not None:
+            return known
+        evaluation = self._score(plan)
+        self.journal.add(evaluation)
+        return evaluation
+
+    def cost(self, keep_ratios: KeepRatios) -> CostReport:
+        """Only the cost of a plan: no evaluation, and nothing for the journal.
+
+        Raises:
+            CostError: the model cannot be costed.
+            PlanError: a ratio or group name cannot be.
+        """
+        with self._surgeon.pruned(self.planner.plan(keep_ratios), self._snapshot):
+            pending = self._cost_model.submit(self.model)
+        return pending.result()
+
+    def _score(self, plan: Plan) -> Evaluation:
+        start = time.perf_counter()
+        cost, score, error = None, math.nan, ""
+        try:
+            with self._surgeon.pruned(plan, self._snapshot):
+                pending = self._cost_model.submit(self.model)
+                batch_size = self._settings.batch_size
+                images = self._data.train.images[: self._settings.recalibration_images]
+                recalibrate(self.model, images, batch_size)
+                score = accuracy(self.model, self._data.reward, batch_size)
+            cost = pending.result()
+        except CostError as failure:
+            error = str(failure)
+            logger.warning("plan %s failed: %s", plan_key(plan), error)
+        seconds = time.perf_counter() - start
+        return Evaluation(plan_key(plan), plan.keep_ratios, plan.widths, score, cost, error, seconds)
+
+
+def plan_key(plan: Plan) -> str:
+    """Hash of the model and the kept channels. 16 hexadecimal digits."""
+    digest = hashlib.sha256(plan.model.encode())
+    for name in sorted(plan.kept):
+        digest.update(f"|{name}:".encode())
+        digest.update(plan.kept[name].astype("<i8").tobytes())
+    return digest.hexdigest()[:16]

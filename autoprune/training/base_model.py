@@ -1,0 +1,79 @@
+"""The dense model that a search starts from: a user's file, or an architecture trained once and kept."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from autoprune.cost.cache import cache_key, user_cache_folder
+from autoprune.data import Dataset
+from autoprune.errors import ModelError
+from autoprune.models import zoo
+from autoprune.models.files import load_model, save_model
+from autoprune.settings import SearchSettings
+from autoprune.training.fit import OnEpoch, train
+
+logger = logging.getLogger(__name__)
+
+
+def base_model(settings: SearchSettings, data: Dataset, on_epoch: OnEpoch | None = None) -> Any:
+    """The model to prune.
+
+    `model=file` loads it. An architecture of the zoo is built for the data and trained; the result is kept in the
+    user's cache folder, by everything it depends on, and loaded the next time.
+
+    Raises:
+        ModelError: the file is missing or cannot be read.
+        UnknownNameError: there is no such architecture.
+    """
+    chosen = settings.model
+    if chosen.name == "file":
+        if not chosen.path:
+            raise ModelError("model=file needs model.path=FILE.keras.")
+        return load_model(chosen.path)
+    shape = tuple(chosen.input_shape or data.input_shape)
+    path = _cached(settings, data)
+    if path.exists():
+        try:
+            model = load_model(path)
+        except ModelError as error:
+            logger.warning("the kept base model cannot be used (%s); training it anew", error)
+        else:
+            logger.info("base model %s: loaded, as trained before (%s)", chosen.name, path)
+            return model
+    keras.utils.set_random_seed(settings.seed)
+    model = zoo.build(chosen.name, shape, chosen.classes or data.classes, chosen.width)
+    training = settings.training
+    train(
+        model,
+        data,
+        training,
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
+        seed=settings.seed,
+        on_epoch=on_epoch,
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_model(model, path)
+    except OSError as error:
+        logger.warning("the base model could not be kept for the next time: %s", error)
+    return model
+
+
+def _cached(settings: SearchSettings, data: Dataset) -> Path:
+    """Where a trained architecture is kept."""
+    training = dataclasses.asdict(settings.training)
+    training.pop("fine_tune_epochs")
+    training.pop("fine_tune_learning_rate")
+    key = cache_key(
+        model=dataclasses.asdict(settings.model),
+        data=data.fingerprint(),
+        training=training,
+        seed=settings.seed,
+        keras=keras.version(),
+        backend=keras.backend.backend(),
+    )
+    return user_cache_folder() / "models" / f"{settings.model.name}-{key[:16]}.keras"

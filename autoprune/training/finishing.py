@@ -1,0 +1,108 @@
+"""From the evaluation of a plan to a finished model: pruned in place, fine-tuned, tested once, costed as it is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.cost import CostModel
+from autoprune.data import Dataset
+from autoprune.evaluation.accuracy import accuracy
+from autoprune.evaluation.recalibration import recalibrate
+from autoprune.planning import Planner
+from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
+from autoprune.settings import SearchSettings
+from autoprune.surgery import Surgeon
+from autoprune.training.fit import OnEpoch, TrainingRecord, train
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A finished model.
+
+    Attributes:
+        name: whose plan it is.
+        plan: what was kept.
+        evaluation: the plan's score in the search, before fine-tuning.
+        surgery: what was cut.
+        training: the fine-tuning.
+        reward_accuracy: on the reward split, after fine-tuning.
+        test_accuracy: on the test split, after fine-tuning.
+        cost: of the finished model.
+        weights: its weights, to come back to it.
+    """
+
+    name: str
+    plan: Plan
+    evaluation: Evaluation
+    surgery: SurgeryReport
+    training: TrainingRecord
+    reward_accuracy: float
+    test_accuracy: float
+    cost: CostReport
+    weights: list[Any]
+
+
+class Finisher:
+    """Finishes plans of one model, one after the other, each from the dense weights and by the same recipe.
+
+    Args:
+        model: the dense model; it holds the last finished model when done.
+        planner: made the plans.
+        data: trained on its training split, tested on its test split.
+        cost_model: costs the finished models.
+        settings: recipe and seed.
+    """
+
+    def __init__(
+        self, model: Any, planner: Planner, data: Dataset, *, cost_model: CostModel, settings: SearchSettings
+    ) -> None:
+        self._model = model
+        self._planner = planner
+        self._data = data
+        self._cost_model = cost_model
+        self._settings = settings
+        self._surgeon = Surgeon(model, planner.all_groups)
+        self._snapshot = self._surgeon.snapshot()
+
+    def finish(self, name: str, evaluation: Evaluation, on_epoch: OnEpoch | None = None) -> Finished:
+        """Prune the model in place, fine-tune and test it. A plan that keeps everything is tested as it is.
+
+        Raises:
+            CostError: the finished model cannot be costed.
+            TrainingError: fine-tuning diverged.
+        """
+        self._surgeon.restore(self._snapshot)
+        settings, data, model = self._settings, self._data, self._model
+        plan = self._planner.plan(evaluation.keep_ratios)
+        surgery = self._surgeon.apply(plan)
+        pending = self._cost_model.submit(model)
+        epochs = settings.training.after_pruning if surgery.changes else 0
+        if surgery.changes:
+            images = data.train.images[: settings.evaluation.recalibration_images]
+            recalibrate(model, images, settings.evaluation.batch_size)
+        record = train(
+            model,
+            data,
+            settings.training,
+            epochs=epochs,
+            learning_rate=settings.training.fine_tune_learning_rate,
+            seed=settings.seed,
+            on_epoch=on_epoch,
+        )
+        batch_size = settings.evaluation.batch_size
+        return Finished(
+            name,
+            plan,
+            evaluation,
+            surgery,
+            record,
+            accuracy(model, data.reward, batch_size),
+            accuracy(model, data.test, batch_size),
+            pending.result(),
+            model.get_weights(),
+        )
+
+    def bring_back(self, finished: Finished) -> None:
+        """Make the model the one that was finished earlier."""
+        self._surgeon.restore(self._snapshot)
+        self._surgeon.apply(finished.plan)
+        self._model.set_weights(finished.weights)

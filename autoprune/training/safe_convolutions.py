@@ -1,0 +1,46 @@
+"""Works around a defect of TensorFlow 2.21 on CPUs: the gradient of strided 1x1 convolutions corrupts memory.
+
+With oneDNN on, as it is by default, training a residual network whose shortcuts are 1x1 convolutions of stride 2
+ends in "double free or corruption" for some widths, and pruning makes all kinds of widths. Turning oneDNN off
+(TF_ENABLE_ONEDNN_OPTS=0) avoids it at four to nine times the training time. Taking every second pixel first and then
+convolving with stride 1 is the same operation, uses another gradient, and costs nothing:
+`tests/benchmarks/onednn.py` measures both.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from autoprune.models import keras_internals
+
+
+@contextmanager
+def safe_convolutions(model: Any) -> Iterator[int]:
+    """Within the block, strided 1x1 convolutions of the model slice first and convolve with stride 1.
+
+    Gives the number of layers changed. Functions that were compiled before or within the block must not outlive it;
+    `train` sees to that.
+    """
+    layers = keras_internals.layers_by_path(model).values()
+    strided = [layer for layer in layers if keras.backend.backend() == "tensorflow" and _is_strided_pointwise(layer)]
+    with keras_internals.overridden("convolution_op", {layer: _slicing_convolution(layer) for layer in strided}):
+        yield len(strided)
+
+
+def _is_strided_pointwise(layer: Any) -> bool:
+    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    return isinstance(layer, kinds) and set(layer.kernel_size) == {1} and max(layer.strides) > 1
+
+
+def _slicing_convolution(layer: Any) -> Callable[[Any, Any], Any]:
+    every = tuple(slice(None, None, stride) for stride in layer.strides)
+    first = layer.data_format == "channels_first"
+    index = (slice(None), slice(None), *every) if first else (slice(None), *every)
+
+    def convolve(inputs: Any, kernel: Any) -> Any:
+        # A window of one pixel sees pixels 0, s, 2s, ... with either padding.
+        return keras.ops.conv(inputs[index], kernel, strides=1, padding="valid", data_format=layer.data_format)
+
+    return convolve
