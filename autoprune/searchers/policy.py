@@ -1,0 +1,141 @@
+"""Stores what an agent has learnt, so that nothing of it has to be unpickled.
+
+A policy is a folder: `actor.safetensors` with the weights of the actor's layers, and `policy.json` with what they
+mean. The actor is a plain multilayer perceptron from features to one action; `Policy.act` needs NumPy alone.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from autoprune.errors import PolicyError
+
+FORMAT = "autoprune.policy"
+VERSION = 1
+ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A learnt actor.
+
+    Attributes:
+        layers: (weights (out, in), bias (out,)) of each layer, input first.
+        activation: between the layers, `relu` or `tanh`.
+        squash: whether the output goes through tanh; otherwise it is clipped to [-1, 1].
+        features: names of the observations, in order; all lie in [-1, 1].
+        meaning: what the action stands for.
+        environment: id of the environment, with its version.
+        record: how it was trained: agent, evaluations, seed, model, target, versions.
+    """
+
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    activation: str
+    squash: bool
+    features: tuple[str, ...]
+    meaning: str
+    environment: str
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """The deterministic action, (1,) in [-1, 1], for an observation of shape (features,)."""
+        values = observation.astype(np.float32)
+        for number, (weights, bias) in enumerate(self.layers, start=1):
+            values = weights @ values + bias
+            if number < len(self.layers):
+                values = ACTIVATIONS[self.activation](values)
+        return np.tanh(values) if self.squash else np.clip(values, -1, 1)
+
+
+def save_policy(policy: Policy, folder: str | Path) -> None:
+    """Write a policy to a folder, which is made when missing."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for number, (weights, bias) in enumerate(policy.layers):
+        tensors[f"{number}.weight"] = np.ascontiguousarray(weights, np.float32)
+        tensors[f"{number}.bias"] = np.ascontiguousarray(bias, np.float32)
+    save_file(tensors, folder / "actor.safetensors")
+    meta = {
+        "format": FORMAT,
+        "version": VERSION,
+        "environment": policy.environment,
+        "features": list(policy.features),
+        "feature_bounds": [-1, 1],
+        "action": policy.meaning,
+        "activation": policy.activation,
+        "squash": policy.squash,
+        "layers": len(policy.layers),
+        "record": dict(policy.record),
+    }
+    (folder / "policy.json").write_text(json.dumps(meta, indent=1) + "\n")
+
+
+def load_policy(folder: str | Path, features: tuple[str, ...], environment: str) -> Policy:
+    """Read a policy and check that it speaks of the same things as this version.
+
+    Args:
+        folder: written by `save_policy`.
+        features: names of the observations that it will be shown.
+        environment: id of the environment that it will act in.
+
+    Raises:
+        PolicyError: a file is missing or malformed, or features or environment differ.
+    """
+    folder = Path(folder)
+    for name in ("policy.json", "actor.safetensors"):
+        if not (folder / name).is_file():
+            raise PolicyError(f"'{folder}' is not a policy folder: there is no '{name}'.")
+    try:
+        meta = json.loads((folder / "policy.json").read_text())
+        tensors = load_file(folder / "actor.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise PolicyError(f"The policy in '{folder}' cannot be read: {error}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("version") != VERSION:
+        raise PolicyError(f"'{folder}/policy.json' is not a policy of version {VERSION}.")
+    _check_words(meta, features, environment)
+    try:
+        layers = tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in range(meta["layers"]))
+        policy = Policy(
+            layers,
+            meta["activation"],
+            bool(meta["squash"]),
+            tuple(meta["features"]),
+            str(meta["action"]),
+            meta["environment"],
+            meta["record"],
+        )
+    except (KeyError, TypeError) as error:
+        raise PolicyError(f"The policy in '{folder}' is malformed: {type(error).__name__}: {error}") from error
+    _check_layers(policy, folder)
+    return policy
+
+
+def _check_words(meta: Mapping[str, Any], features: tuple[str, ...], environment: str) -> None:
+    if meta.get("environment") != environment:
+        raise PolicyError(f"The policy acts in '{meta.get('environment')}', this version's is '{environment}'.")
+    known = meta.get("features")
+    if known != list(features):
+        missing = sorted(set(features) - set(known or []))
+        surplus = sorted(set(known or []) - set(features))
+        raise PolicyError(
+            "The policy reads other features than this version shows. "
+            f"It lacks {missing or 'none'} and expects {surplus or 'none'} besides; their order counts too."
+        )
+
+
+def _check_layers(policy: Policy, folder: Path) -> None:
+    """Refuse weights whose shapes do not chain from the features to one action."""
+    width = len(policy.features)
+    for weights, bias in policy.layers:
+        if weights.ndim != 2 or weights.shape[1] != width or bias.shape != weights.shape[:1]:
+            raise PolicyError(f"The layers of the policy in '{folder}' do not fit each other.")
+        width = len(bias)
+    if width != 1 or policy.activation not in ACTIVATIONS:
+        raise PolicyError(f"The policy in '{folder}' does not end in one action, or has an unknown activation.")

@@ -1,0 +1,184 @@
+"""Searches with an agent of Stable-Baselines3.
+
+The environment is handed in: it scores plans through the same `Scorer` as every searcher, one evaluation per
+episode. The last evaluation is spent on the plan of the learnt policy without exploration.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3 import DDPG, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.noise import NormalActionNoise
+
+from autoprune.errors import SettingsError
+from autoprune.registry import Registry
+from autoprune.searchers.problem import EvaluationsSpent, Problem, Scorer
+from autoprune.settings import AgentSettings
+
+
+@dataclass(frozen=True)
+class AgentKind:
+    """An SB3 algorithm and how it is set up for episodes this short and this few.
+
+    Attributes:
+        algorithm: the SB3 class.
+        options: from steps per episode and number of episodes to keyword arguments of the class.
+        squash: whether the deterministic actor ends in tanh.
+        activation: between the actor's layers.
+    """
+
+    algorithm: type[BaseAlgorithm]
+    options: Callable[[int, int, AgentSettings], dict[str, Any]]
+    squash: bool
+    activation: str
+
+
+def _off_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+    """Learn after every episode, many gradient steps for each step seen: an evaluation costs far more than these."""
+    return {
+        "learning_rate": 1e-3,
+        "buffer_size": max(steps * episodes, 1),
+        "learning_starts": max(1, round(settings.warm_up * episodes)) * steps,
+        "batch_size": 64,
+        # The only reward is at the end: returns over the whole episode, no bootstrapping.
+        "gamma": 1.0,
+        "n_steps": steps,
+        "train_freq": (1, "episode"),
+        "gradient_steps": 8 * steps,
+        "policy_kwargs": {"net_arch": list(settings.net)},
+    }
+
+
+def _deterministic(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+    noise = NormalActionNoise(mean=np.zeros(1), sigma=np.full(1, 0.3))
+    return {**_off_policy(steps, episodes, settings), "action_noise": noise}
+
+
+def _sac(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+    return {**_off_policy(steps, episodes, settings), "ent_coef": "auto_0.1", "target_entropy": -2.0}
+
+
+def _ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+    return {
+        "learning_rate": 1e-3,
+        "n_steps": 3 * steps,
+        "batch_size": 3 * steps,
+        "n_epochs": 20,
+        "gamma": 1.0,
+        "gae_lambda": 1.0,
+        "policy_kwargs": {"net_arch": list(settings.net), "log_std_init": -0.7},
+    }
+
+
+AGENTS: Registry[AgentKind] = Registry("agent")
+AGENTS.add("sac")(AgentKind(SAC, _sac, squash=True, activation="relu"))
+AGENTS.add("td3")(AgentKind(TD3, _deterministic, squash=True, activation="relu"))
+AGENTS.add("ddpg")(AgentKind(DDPG, _deterministic, squash=True, activation="relu"))
+AGENTS.add("ppo")(AgentKind(PPO, _ppo, squash=False, activation="tanh"))
+
+
+class RlSearcher:
+    """A searcher that trains an agent on the environment.
+
+    Args:
+        make_env: makes the environment around a scorer.
+        settings: which agent, its options.
+        log_folder: where TensorBoard files go, or None.
+
+    Attributes:
+        actor: after the search, the layers of the learnt actor as `policy.Policy` wants them, and how to read them.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[Problem, Scorer], gymnasium.Env],
+        settings: AgentSettings,
+        log_folder: str | Path | None = None,
+    ) -> None:
+        self._make_env = make_env
+        self._settings = settings
+        self._kind = AGENTS.get(settings.name)
+        self._log_folder = log_folder
+        self.actor: Mapping[str, Any] | None = None
+
+    def __call__(self, problem: Problem, scorer: Scorer, seed: int) -> None:
+        """Train for all evaluations but one, then score the policy's own plan."""
+        # One thread is fastest for networks this small, and makes the course the same on every machine.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            env = self._make_env(problem, scorer)
+            agent = self._make_agent(env, len(problem.groups), scorer.left, seed)
+            if scorer.left > 1:
+                episodes = scorer.left - 1
+                agent.learn(episodes * len(problem.groups), callback=_Watch(scorer))
+            self.actor = {
+                **actor_layers(agent),
+                "squash": self._kind.squash,
+                "activation": self._kind.activation,
+            }
+            _roll_out(agent, env)
+        except EvaluationsSpent:
+            return
+        finally:
+            torch.set_num_threads(threads)
+
+    def _make_agent(self, env: gymnasium.Env, steps: int, episodes: int, seed: int) -> BaseAlgorithm:
+        options = {**self._kind.options(steps, episodes, self._settings), **self._settings.options}
+        try:
+            agent = self._kind.algorithm("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **options)
+        except TypeError as error:
+            raise SettingsError(f"agent.options do not fit {self._settings.name}: {error}") from error
+        if self._log_folder is not None:
+            agent.set_logger(configure(str(self._log_folder), ["tensorboard"]))
+        return agent
+
+
+class _Watch(BaseCallback):
+    """Logs each plan, and ends the training when one evaluation is left: on-policy agents learn in whole batches."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self._scorer = scorer
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "terms" in info:
+                for name, value in info["terms"].items():
+                    self.logger.record(f"reward/{name}", value)
+                evaluation = info["evaluation"]
+                self.logger.record("plan/accuracy", evaluation.accuracy)
+                if evaluation.cost is not None:
+                    self.logger.record("plan/latency", evaluation.cost.latency)
+                self.logger.dump(self.num_timesteps)
+        return self._scorer.left > 1
+
+
+def _roll_out(agent: BaseAlgorithm, env: gymnasium.Env) -> None:
+    """One episode without exploration."""
+    observation, _ = env.reset()
+    ended = False
+    while not ended:
+        action, _ = agent.predict(observation, deterministic=True)
+        observation, _, ended, _, _ = env.step(action)
+
+
+def actor_layers(agent: BaseAlgorithm) -> dict[str, Any]:
+    """The linear layers from observation to mean action, of any of the agents here."""
+    policy = agent.policy
+    if isinstance(agent, SAC):
+        modules = [*policy.actor.latent_pi, policy.actor.mu]
+    elif isinstance(agent, PPO):
+        modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+    else:
+        modules = list(policy.actor.mu)
+    linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
+    return {"layers": tuple((m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear)}

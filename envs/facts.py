@@ -1,0 +1,140 @@
+"""What an environment needs to know of a model's groups: read once, pure data afterwards."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from autoprune.cost.flops import flops_per_layer
+from autoprune.models import keras_internals
+from autoprune.planning import Planner
+from autoprune.records import ChannelGroup
+
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """One prunable group.
+
+    Attributes:
+        name: of the group.
+        size: channels.
+        pixels: positions of the tensor that carries the channels (1 after global pooling).
+        window: positions of the producing kernels (9 for 3x3), averaged.
+        producers: number of layers that make the channels.
+        consumers: number of layers that read them.
+        flops_share: share of the model's operations in layers that make or read the channels.
+        parameter_share: share of its parameters in variables that shrink with the group.
+        importance: quantiles 0.1, 0.25, 0.5, 0.75, 0.9 of the channels' scores, divided by their mean.
+    """
+
+    name: str
+    size: int
+    pixels: int
+    window: float
+    producers: int
+    consumers: int
+    flops_share: float
+    parameter_share: float
+    importance: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One layer with operations: which groups own the channel axes of its kernels.
+
+    Attributes:
+        share: of the model's operations.
+        axes: for every channel axis the groups on it, each as (index of the group, share of the axis it owns).
+    """
+
+    share: float
+    axes: tuple[tuple[tuple[int, float], ...], ...]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """All prunable groups, and the layers whose operations they decide.
+
+    Attributes:
+        groups: in data-flow order.
+        layers: every layer that has operations.
+    """
+
+    groups: tuple[GroupFacts, ...]
+    layers: tuple[LayerFacts, ...]
+
+    def flops_share(self, keep_ratios: Sequence[float]) -> float:
+        """Share of the dense operations left at these keep ratios, one per group in order.
+
+        A layer's operations are proportional to the product of its channel axes.
+        """
+        total = 0.0
+        for layer in self.layers:
+            left = (1 - sum(owned * (1 - keep_ratios[index]) for index, owned in axis) for axis in layer.axes)
+            total += layer.share * math.prod(left)
+        return total
+
+
+def read_facts(model: Any, planner: Planner) -> ModelFacts:
+    """Read the facts of a dense model's prunable groups."""
+    layers = keras_internals.layers_by_path(model)
+    flops = flops_per_layer(model)
+    total_flops, parameters = max(sum(flops.values()), 1), model.count_params()
+    groups = tuple(
+        _group_facts(group, planner.scores[group.name], layers, flops, total_flops, parameters)
+        for group in planner.groups
+    )
+    return ModelFacts(groups, _layer_facts(planner.groups, flops, total_flops))
+
+
+def _group_facts(
+    group: ChannelGroup,
+    scores: np.ndarray,
+    layers: dict[str, Any],
+    flops: dict[str, int],
+    total_flops: int,
+    parameters: int,
+) -> GroupFacts:
+    producing = [m for m in group.members if m.role == "produces"]
+    consuming = {m.layer for m in group.members if m.role == "consumes"}
+    touched = {m.layer for m in group.members}
+    kernels = [keras_internals.layer_variable(layers[m.layer], m.name).shape for m in producing]
+    variables = {(m.layer, m.name) for m in group.members if m.role != "sets"}
+    sizes = (math.prod(keras_internals.layer_variable(layers[layer], name).shape) for layer, name in variables)
+    mean = float(scores.mean()) or 1.0
+    return GroupFacts(
+        name=group.name,
+        size=group.size,
+        pixels=_pixels(layers[producing[0].layer]),
+        window=float(np.mean([math.prod(shape[:-2]) for shape in kernels])),
+        producers=len(producing),
+        consumers=len(consuming),
+        flops_share=sum(flops.get(layer, 0) for layer in touched) / total_flops,
+        parameter_share=sum(sizes) / parameters,
+        importance=tuple(float(q) for q in np.quantile(scores / mean, QUANTILES)),
+    )
+
+
+def _pixels(layer: Any) -> int:
+    """Positions of a layer's first output, without batch and channels; unknown sizes count once."""
+    shape = keras_internals.calls_of(layer)[0].outputs[0].shape[1:]
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    return math.prod(size or 1 for size in (shape[1:] if first else shape[:-1]))
+
+
+def _layer_facts(groups: Sequence[ChannelGroup], flops: dict[str, int], total_flops: int) -> tuple[LayerFacts, ...]:
+    """For every layer with operations, the groups on the axes of its kernels."""
+    axes: dict[str, dict[tuple[str, int], list[tuple[int, float]]]] = {path: {} for path in flops}
+    for index, group in enumerate(groups):
+        for member in group.members:
+            if member.layer in axes and member.name.endswith("kernel") and member.role != "sets":
+                owned = float((member.channels >= 0).mean())
+                axes[member.layer].setdefault((member.name, member.axis), []).append((index, owned))
+    return tuple(
+        LayerFacts(flops[path] / total_flops, tuple(tuple(owners) for owners in of_layer.values()))
+        for path, of_layer in axes.items()
+    )

@@ -1,0 +1,93 @@
+"""Stored policies: what SB3 learnt is what NumPy computes, and foreign ones are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import toy
+
+from autoprune.errors import PolicyError
+from autoprune.searchers import Scorer
+from autoprune.searchers.policy import load_policy, save_policy
+from autoprune.searchers.rl import AGENTS, RlSearcher
+from autoprune.settings import AgentSettings
+from envs import ENV_ID
+from envs.making import as_policy
+from envs.observation import FEATURES
+
+
+def learnt(name, evaluations=6):
+    rl = RlSearcher(toy.make_env, AgentSettings(name))
+    scorer = Scorer(toy.ToyEvaluator(), "rl", evaluations)
+    rl(toy.problem(), scorer, 0)
+    return rl, scorer
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
+    rl, scorer = learnt(name)
+    save_policy(as_policy(rl.actor, {"seed": 0}), tmp_path / "policy")
+    policy = load_policy(tmp_path / "policy", FEATURES, ENV_ID)
+    assert policy.record == {"seed": 0}
+    # The last evaluation of a search is the policy's own plan: rolling the stored one out must give it again.
+    again = Scorer(toy.ToyEvaluator(), "replay", 1)
+    env = toy.make_env(toy.problem(), again)
+    observation, _ = env.reset()
+    ended = False
+    while not ended:
+        observation, _, ended, _, _ = env.step(policy.act(observation))
+    assert again.course[0].key == scorer.course[-1].key
+
+
+def test_files_hold_no_pickle(tmp_path):
+    rl, _ = learnt("sac")
+    save_policy(as_policy(rl.actor, {}), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["actor.safetensors", "policy.json"]
+    meta = json.loads((tmp_path / "policy.json").read_text())
+    assert (meta["format"], meta["version"], meta["environment"]) == ("autoprune.policy", 1, ENV_ID)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    rl, _ = learnt("td3")
+    save_policy(as_policy(rl.actor, {}), tmp_path)
+    return tmp_path
+
+
+def change(folder, **changes):
+    meta = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.json").write_text(json.dumps({**meta, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "policy.json").unlink(), "there is no 'policy.json'"),
+        (lambda f: (f / "policy.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "policy.json").write_text("[]"), "not a policy of version 1"),
+        (lambda f: (f / "actor.safetensors").unlink(), "there is no 'actor.safetensors'"),
+        (lambda f: (f / "actor.safetensors").write_bytes(b"\x00" * 40), "cannot be read"),
+        (
+            lambda f: (f / "actor.safetensors").write_bytes((f / "actor.safetensors").read_bytes()[:200]),
+            "cannot be read",
+        ),
+        (lambda f: change(f, version=2), "not a policy of version 1"),
+        (lambda f: change(f, environment="autoprune/ChannelPruning-v9"), "acts in 'autoprune/ChannelPruning-v9'"),
+        (lambda f: change(f, features=[*FEATURES[1:], "mood"]), r"lacks \['position'\] and expects \['mood'\]"),
+        (lambda f: change(f, features=list(reversed(FEATURES))), "their order counts too"),
+        (lambda f: change(f, layers=9), "malformed: KeyError"),
+        (lambda f: change(f, layers=2), "does not end in one action"),
+        (lambda f: change(f, activation="exec"), "unknown activation"),
+    ],
+)
+def test_foreign_or_damaged_policies_are_refused(stored, spoil, message):
+    spoil(stored)
+    with pytest.raises(PolicyError, match=message):
+        load_policy(stored, FEATURES, ENV_ID)
+
+
+def test_actions_stay_within_their_bounds(stored):
+    policy = load_policy(stored, FEATURES, ENV_ID)
+    for seed in range(20):
+        observation = np.random.default_rng(seed).uniform(-1, 1, len(FEATURES)).astype(np.float32)
+        assert np.abs(policy.act(observation)).max() <= 1

@@ -1,0 +1,151 @@
+"""Searchers: equal evaluations, the same course for the same seed, and regret on a world whose answer is known."""
+
+import numpy as np
+import pytest
+import toy
+
+from autoprune.errors import BudgetError, SettingsError, UnknownNameError
+from autoprune.records import Budget, Evaluation
+from autoprune.searchers import SEARCHERS, EvaluationsSpent, Scorer, best_within
+from autoprune.searchers.posing import absolute
+from autoprune.searchers.rl import AGENTS, RlSearcher
+from autoprune.searchers.uniform import distinct_ratios
+from autoprune.settings import AgentSettings, BudgetSettings, Constraints
+
+
+def searcher(name):
+    return SEARCHERS.get(name) if name in SEARCHERS else RlSearcher(toy.make_env, AgentSettings(name))
+
+
+def run(name, evaluations=60, seed=0):
+    scorer = Scorer(toy.ToyEvaluator(), name, evaluations)
+    searcher(name)(toy.problem(), scorer, seed)
+    return scorer
+
+
+def regret(name, evaluations, seed):
+    best = best_within(run(name, evaluations, seed).course, toy.problem().budget)
+    return toy.best_accuracy() - (best.accuracy if best else 0.0)
+
+
+ALL = [*SEARCHERS, *AGENTS]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_searcher_uses_more_than_its_evaluations(name):
+    for evaluations in (1, 2, 7):
+        scorer = run(name, evaluations)
+        assert scorer.used <= evaluations
+        assert len(scorer.course) == scorer.used
+        if name != "uniform":
+            assert scorer.used == evaluations
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_same_seed_same_course(name):
+    first, again = (run(name, 25, seed=3) for _ in range(2))
+    assert [e.key for e in first.course] == [e.key for e in again.course]
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "uniform"])
+def test_another_seed_another_course(name):
+    assert [e.key for e in run(name, 12, seed=0).course] != [e.key for e in run(name, 12, seed=1).course]
+
+
+def test_the_default_agent_beats_random_on_the_toy():
+    """The best plan is known: mean regret over five seeds, at 60 evaluations of 4,096 plans."""
+    default = AgentSettings().name
+    agent, random = ([regret(name, 60, seed) for seed in range(5)] for name in (default, "random"))
+    assert np.mean(agent) < 0.6 * np.mean(random)
+    assert np.mean(agent) < 0.08
+
+
+def test_uniform_finds_the_best_uniform_plan():
+    best = best_within(run("uniform").course, toy.problem().budget)
+    assert set(best.widths.values()) == {32}
+
+
+def test_uniform_with_few_evaluations_still_scores_the_largest_within_the_budget():
+    scorer = run("uniform", 1)
+    assert set(scorer.course[0].widths.values()) == {32}
+
+
+def test_distinct_ratios_give_distinct_plans_from_all_to_least():
+    groups = toy.problem().groups
+    ratios = distinct_ratios(groups, Constraints(multiple_of=8, min_keep_ratio=0.125))
+    widths = [tuple(toy.evaluation_of(ratio).widths.values()) for ratio in ratios]
+    assert len(set(widths)) == len(widths) == 8
+    assert widths[0] == (64,) * 4
+    assert widths[-1] == (8,) * 4
+
+
+def test_scorer_stops_a_searcher():
+    scorer = Scorer(toy.ToyEvaluator(), "x", 1)
+    scorer.evaluate(0.5)
+    with pytest.raises(EvaluationsSpent):
+        scorer.evaluate(0.5)
+
+
+def test_scorer_tells_whoever_watches():
+    seen = []
+    scorer = Scorer(toy.ToyEvaluator(), "x", 3, lambda evaluation, number: seen.append((evaluation.key, number)))
+    scorer.evaluate(0.5)
+    scorer.evaluate(1.0)
+    assert seen == [("32-32-32-32", 1), ("64-64-64-64", 2)]
+
+
+def test_best_within_ignores_what_failed_or_is_over_the_budget():
+    budget = Budget(latency=0.5)
+    failed = Evaluation("f", {}, {}, 0.99, None, "died")
+    inside, tie = toy.evaluation_of(0.5), toy.evaluation_of(0.5)
+    assert best_within([failed, toy.evaluation_of(1.0)], budget) is None
+    assert best_within([failed, toy.evaluation_of(1.0), toy.evaluation_of(0.25), inside, tie], budget) is inside
+
+
+def test_every_searcher_and_agent_has_a_config():
+    from autoprune.cli import config_groups
+
+    groups = config_groups()
+    assert {*SEARCHERS, "rl"} == set(groups["searcher"])
+    assert set(AGENTS) == set(groups["agent"])
+
+
+def test_unknown_agent_suggests_the_near_one():
+    with pytest.raises(UnknownNameError, match="no agent 'sacc'. Did you mean 'sac'"):
+        RlSearcher(toy.make_env, AgentSettings("sacc"))
+
+
+def test_option_that_the_agent_does_not_know_is_refused():
+    rl = RlSearcher(toy.make_env, AgentSettings("sac", options={"lerning_rate": 1}))
+    with pytest.raises(SettingsError, match="agent.options do not fit sac: .*lerning_rate"):
+        rl(toy.problem(), Scorer(toy.ToyEvaluator(), "rl", 4), 0)
+
+
+# ------------------------------------------------------------------ budgets
+
+
+@pytest.mark.parametrize(("latency", "memory"), [(0, None), (-0.1, None), (1.5, None), (None, 60), (None, None)])
+def test_impossible_budgets_are_refused(latency, memory):
+    with pytest.raises(SettingsError, match="budget"):
+        BudgetSettings(latency=latency, memory=memory)
+
+
+def test_relative_budgets_become_absolute():
+    cost = toy.evaluation_of(1.0).cost
+    assert absolute(BudgetSettings(latency=0.5, memory=0.5), cost) == Budget(0.5 * cost.latency, 1500)
+
+
+def test_memory_budget_needs_a_target_that_tells_memory():
+    from dataclasses import replace
+
+    cost = toy.evaluation_of(1.0).cost
+    cost = replace(cost, memory=replace(cost.memory, total=None))
+    with pytest.raises(BudgetError, match="budget.memory cannot be checked"):
+        absolute(BudgetSettings(latency=None, memory=0.5), cost)
+
+
+def test_overrun_is_the_larger_of_the_two():
+    cost = toy.evaluation_of(1.0).cost
+    assert Budget(cost.latency / 2).overrun(cost) == pytest.approx(1)
+    assert Budget(cost.latency * 2, 1500).overrun(cost) == pytest.approx(1)
+    assert Budget().met_by(cost)
