@@ -1,0 +1,98 @@
+"""The terminal: one console for logging, tables and progress, so that they do not write over each other."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from autoprune.records import Budget, Evaluation
+
+logger = logging.getLogger(__name__)
+
+# Not narrower than the result table: in a file or a pipe there is no width to go by.
+CONSOLE = Console(soft_wrap=False)
+if not CONSOLE.is_terminal or CONSOLE.width < 100:
+    CONSOLE = Console(width=128)
+
+# Without a terminal there is no bar; then every tenth step of a long stage is a line of its own.
+_LINES = 10
+
+
+class ConsoleHandler(RichHandler):
+    """Logging through the shared console; `conf/hydra/default.yaml` names it."""
+
+    def __init__(self, level: int = logging.NOTSET) -> None:
+        super().__init__(
+            level, console=CONSOLE, show_path=False, show_level=False, markup=False, omit_repeated_times=False
+        )
+
+
+class Stage:
+    """One long stage: done so far, time left, and the best figure yet."""
+
+    def __init__(self, progress: Progress, task: TaskID, name: str, total: int) -> None:
+        self._progress = progress
+        self._task = task
+        self._name = name
+        self._total = total
+
+    def advance(self, done: int, note: str) -> None:
+        """Show that `done` steps are done."""
+        self._progress.update(self._task, completed=done, note=note)
+        if not CONSOLE.is_terminal and (done % max(1, self._total // _LINES) == 0 or done == self._total):
+            logger.info("%s %d/%d  %s", self._name, done, self._total, note)
+
+
+@contextmanager
+def stage(name: str, total: int) -> Iterator[Stage]:
+    """A progress bar for the length of the block."""
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
+        yield Stage(progress, progress.add_task(name, total=total, note=""), name, total)
+
+
+class BestSoFar:
+    """Follows a course of evaluations and describes the best that meets the budget."""
+
+    def __init__(self, stage_shown: Stage, budget: Budget, dense: Evaluation) -> None:
+        self._stage = stage_shown
+        self._budget = budget
+        self._dense = dense
+        self._best: Evaluation | None = None
+        self._failures = 0
+
+    def __call__(self, evaluation: Evaluation, number: int) -> None:
+        """Take one more evaluation into account and show where the search stands."""
+        self._failures += evaluation.failed
+        if evaluation.cost is not None and self._budget.met_by(evaluation.cost):
+            best = self._best.accuracy if self._best else -math.inf
+            if evaluation.accuracy > best:
+                self._best = evaluation
+        self._stage.advance(number, self._describe())
+
+    def _describe(self) -> str:
+        failures = f", {self._failures} failed" if self._failures else ""
+        if self._best is None:
+            return f"nothing within the budget yet{failures}"
+        share = self._best.cost.latency / self._dense.cost.latency
+        return f"best {self._best.accuracy:.3f} at {share:.0%} of the dense latency{failures}"

@@ -1,0 +1,65 @@
+"""The report: one HTML file that needs nothing else, not even a network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from autoprune.records import Budget, Evaluation
+from autoprune.reporting import plots
+from autoprune.reporting.tables import HEADERS, ResultRow, result_caption, result_cells
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything the report shows.
+
+    Attributes:
+        title: of the page.
+        verdict: one sentence on the outcome.
+        rows: of the result table, the dense model first.
+        courses: each searcher's evaluations in order.
+        dense: evaluation of the dense model.
+        chosen: evaluation of the plan that was applied.
+        budget: limits in absolute units.
+        sizes: channels of every prunable group before.
+        plans: channels after, for each plan shown.
+        left_alone: for groups that were not pruned, why.
+        settings: name and value pairs.
+    """
+
+    title: str
+    verdict: str
+    rows: Sequence[ResultRow]
+    courses: Mapping[str, Sequence[Evaluation]]
+    dense: Evaluation
+    chosen: Evaluation
+    budget: Budget
+    sizes: Mapping[str, int]
+    plans: Mapping[str, Mapping[str, int]]
+    left_alone: Mapping[str, str]
+    settings: Sequence[tuple[str, Any]]
+
+
+def write_report(report: Report, path: str | Path) -> None:
+    """Render the report to a file."""
+    template = files("autoprune.reporting").joinpath("report.html.j2").read_text()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    scatter = plots.latency_against_accuracy(report.courses, report.dense, report.budget, report.chosen)
+    html = environment.from_string(template).render(
+        title=report.title,
+        verdict=report.verdict,
+        headers=HEADERS,
+        rows=result_cells(report.rows),
+        caption=result_caption(report.rows[0].cost),
+        scatter=Markup(scatter),
+        widths=Markup(plots.widths(report.sizes, report.plans)),
+        best=Markup(plots.best_so_far(report.courses, report.budget)),
+        left_alone=list(report.left_alone.items()),
+        settings=report.settings,
+    )
+    Path(path).write_text(html)

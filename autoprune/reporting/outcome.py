@@ -1,0 +1,130 @@
+"""Writes down how a search ended: figures as JSON, the report as HTML."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.evaluation.journal import evaluation_to_json
+from autoprune.planning.plan_file import plan_to_json
+from autoprune.records import ChannelGroup, Evaluation, Target
+from autoprune.reporting.html import Report, write_report
+from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.reporting.tables import ResultRow
+from autoprune.searchers import Problem
+from autoprune.settings import SearchSettings
+from autoprune.training.finishing import Finished
+
+FORMAT = "autoprune.metrics"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A search that has ended.
+
+    Attributes:
+        settings: what was asked for.
+        target: what `auto` became.
+        problem: groups, budget, dense evaluation.
+        groups: all channel groups, frozen ones too.
+        courses: each searcher's evaluations in order.
+        finished: the dense model and the finished plans, the search's last.
+        kept: the finished plan that the saved model holds.
+        seconds: wall time from the first evaluation to the last test.
+    """
+
+    settings: SearchSettings
+    target: Target
+    problem: Problem
+    groups: Sequence[ChannelGroup]
+    courses: Mapping[str, Sequence[Evaluation]]
+    finished: Sequence[Finished]
+    kept: Finished
+    seconds: float
+
+
+def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
+    """The result table's rows."""
+    return [
+        ResultRow(
+            done.name,
+            done.test_accuracy,
+            done.reward_accuracy,
+            done.evaluation.accuracy,
+            done.cost,
+            sum(done.plan.widths.values()) / sum(done.plan.sizes.values()),
+        )
+        for done in finished
+    ]
+
+
+def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
+    """Write `metrics.json` and `report.html`."""
+    rows = result_rows(outcome.finished)
+    metrics = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": dataclasses.asdict(outcome.settings),
+        "target": dataclasses.asdict(outcome.target),
+        "budget": dataclasses.asdict(outcome.problem.budget),
+        "anchor": outcome.problem.anchor,
+        "rows": [row.to_json() for row in rows],
+        "kept": outcome.kept.name,
+        "plans": {done.name: plan_to_json(done.plan) for done in outcome.finished},
+        "fine_tuning": {done.name: dataclasses.asdict(done.training) for done in outcome.finished},
+        "courses": {name: [evaluation_to_json(e) for e in course] for name, course in outcome.courses.items()},
+        "seconds": outcome.seconds,
+    }
+    write_json(folder.metrics, metrics)
+    write_report(_report(outcome, rows), folder.report)
+
+
+def verdict(outcome: Outcome) -> str:
+    """One sentence: what is in the saved model, and how the search compares with uniform pruning."""
+    by_name = {done.name: done for done in outcome.finished}
+    searched = by_name.get(outcome.settings.searcher.name)
+    uniform = by_name.get("uniform")
+    dense = outcome.finished[0]
+    kept = outcome.kept
+    held = (
+        f"The saved model holds the {kept.name} plan: {kept.test_accuracy:.2%} test accuracy (dense "
+        f"{dense.test_accuracy:.2%}) at {kept.cost.latency / dense.cost.latency:.1%} of the dense latency."
+    )
+    if searched is None:
+        return f"{held} The search itself found no plan within the budget."
+    if uniform is None or uniform is searched:
+        return held
+    points = 100 * (searched.test_accuracy - uniform.test_accuracy)
+    latency = searched.cost.latency / uniform.cost.latency
+    return (
+        f"{held} Against the best uniform plan the searched one has {points:+.2f} points of test accuracy at "
+        f"{latency:.1%} of its latency, in one run with one seed."
+    )
+
+
+def _report(outcome: Outcome, rows: Sequence[ResultRow]) -> Report:
+    settings, problem = outcome.settings, outcome.problem
+    pruned = outcome.finished[1:]
+    return Report(
+        title=f"{settings.model.path or settings.model.name} on {outcome.target.name}",
+        verdict=verdict(outcome),
+        rows=rows,
+        courses=outcome.courses,
+        dense=problem.dense,
+        chosen=outcome.kept.evaluation,
+        budget=problem.budget,
+        sizes={group.name: group.size for group in problem.groups},
+        plans={done.name: done.plan.widths for done in pruned},
+        left_alone=outcome.kept.surgery.left_alone,
+        settings=_flat(dataclasses.asdict(settings)) + _flat({"provenance": dict(problem.dense.cost.provenance)}),
+    )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as dotted names and values."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        rows += _flat(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
+    return rows

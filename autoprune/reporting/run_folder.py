@@ -1,0 +1,97 @@
+"""The folder that a run leaves behind."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from autoprune.errors import SettingsError
+from autoprune.settings import SearchSettings, from_config
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Names of everything in a run folder.
+
+    Attributes:
+        path: the folder; it exists.
+    """
+
+    path: Path
+
+    @classmethod
+    def make(cls, path: str | Path) -> "RunFolder":
+        """The folder, made when missing."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @property
+    def dense(self) -> Path:
+        """The model before pruning."""
+        return self.path / "dense.keras"
+
+    @property
+    def pruned(self) -> Path:
+        """The result."""
+        return self.path / "pruned.keras"
+
+    @property
+    def plan(self) -> Path:
+        """The plan of the result."""
+        return self.path / "plan.json"
+
+    @property
+    def policy(self) -> Path:
+        """What the agent learnt."""
+        return self.path / "policy"
+
+    @property
+    def journal(self) -> Path:
+        """Every evaluation."""
+        return self.path / "evaluations.sqlite"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def metrics(self) -> Path:
+        """The figures of the report."""
+        return self.path / "metrics.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Learning curves."""
+        return self.path / "tensorboard"
+
+    @property
+    def settings(self) -> Path:
+        """The settings the run was begun with."""
+        return self.path / "settings.json"
+
+    def save_settings(self, settings: SearchSettings) -> None:
+        """Write the settings, so that the run can be resumed."""
+        write_json(self.settings, dataclasses.asdict(settings))
+
+    def load_settings(self) -> SearchSettings:
+        """The settings that the run was begun with.
+
+        Raises:
+            SettingsError: there are none, or they cannot be read.
+        """
+        try:
+            data = json.loads(self.settings.read_text())
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"'{self.path}' is not a run folder that can be resumed: {error}") from error
+        return from_config(OmegaConf.create(data), SearchSettings)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON to a file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(data, indent=1) + "\n")
+    partial.replace(path)

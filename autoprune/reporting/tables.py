@@ -1,0 +1,153 @@
+"""Figures as tables: for the terminal, and as plain rows for HTML and JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from autoprune.records import ChannelGroup, CostReport
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One line of the result table.
+
+    Attributes:
+        name: `dense`, `uniform` or `searched (...)`.
+        test_accuracy: on the test split, after fine-tuning; taken once.
+        reward_accuracy: on the reward split, after fine-tuning.
+        one_shot_accuracy: on the reward split, before fine-tuning.
+        cost: of the final model, costed as it is saved.
+        keep_ratio: channels kept over all prunable groups.
+    """
+
+    name: str
+    test_accuracy: float
+    reward_accuracy: float
+    one_shot_accuracy: float
+    cost: CostReport
+    keep_ratio: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain data."""
+        return asdict(self)
+
+
+HEADERS = (
+    "model",
+    "test accuracy",
+    "latency",
+    "of dense",
+    "HBM",
+    "of dense",
+    "parameters",
+    "MFLOPs/image",
+    "channels",
+)
+
+
+def result_cells(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
+    """The result table as text, row by row under `HEADERS`; shares are of the first row."""
+    dense = rows[0].cost
+    cells = []
+    for row in rows:
+        cost = row.cost
+        total, dense_total = cost.memory.total, dense.memory.total
+        cells.append(
+            (
+                row.name,
+                f"{row.test_accuracy:.2%}",
+                seconds(cost.latency),
+                f"{cost.latency / dense.latency:.1%}",
+                byte_count(total),
+                f"{total / dense_total:.1%}" if total and dense_total else "-",
+                f"{cost.parameters:,}",
+                f"{cost.flops / cost.target.batch_size / 1e6:.2f}",
+                f"{row.keep_ratio:.0%}",
+            )
+        )
+    return cells
+
+
+def result_caption(cost: CostReport) -> str:
+    """What kind of figures the table holds."""
+    target = cost.target
+    memory = " HBM: weights, activations and code." if cost.memory.total else ""
+    where = cost.provenance.get("device", "this host")
+    return (
+        f"Latency per batch of {target.batch_size} on {target.name} ({where}), {target.dtype}: {cost.kind}.{memory} "
+        "Test accuracy after fine-tuning, taken once."
+    )
+
+
+def result_table(rows: Sequence[ResultRow]) -> Table:
+    """The result table for the terminal."""
+    table = Table(caption=result_caption(rows[0].cost), caption_justify="left")
+    for header in HEADERS:
+        table.add_column(header, justify="left" if header == "model" else "right", no_wrap=True)
+    for cells in result_cells(rows):
+        table.add_row(*cells)
+    return table
+
+
+def cost_table(model: str, reports: Sequence[CostReport]) -> Table:
+    """Costs of one model on several targets."""
+    first = reports[0]
+    caption = (
+        f"{first.parameters:,} parameters, {first.flops / first.target.batch_size / 1e6:,.1f} MFLOPs per image. "
+        "Per batch on one JAX device: a chip, or one of two cores on v2, v3 and tpu7x."
+    )
+    table = Table(title=model, caption=caption, caption_justify="left")
+    for header in (
+        "target",
+        "kind",
+        "batch",
+        "dtype",
+        "latency",
+        "plain sum",
+        "HBM",
+        "weights",
+        "activations",
+        "code",
+    ):
+        table.add_column(header, justify="left" if header in ("target", "kind", "dtype") else "right", no_wrap=True)
+    for report in reports:
+        memory = report.memory
+        parts = (memory.total, memory.weights, memory.activations, memory.code)
+        table.add_row(
+            report.target.name,
+            report.kind,
+            str(report.target.batch_size),
+            report.target.dtype,
+            seconds(report.latency),
+            seconds(report.latency_sum),
+            *(byte_count(part) for part in parts),
+        )
+    return table
+
+
+def group_table(groups: Sequence[ChannelGroup]) -> Table:
+    """The channel groups of a model, with what is frozen and why."""
+    table = Table(title="channel groups")
+    for header in ("group", "channels", "prunable", "members"):
+        table.add_column(header, justify="right" if header == "channels" else "left", overflow="fold")
+    for group in groups:
+        members = ", ".join(f"{m.layer}.{m.name}[{m.axis}]" for m in group.members if m.role != "sets")
+        table.add_row(group.name, str(group.size), "yes" if group.prunable else f"no: {group.reason}", members)
+    return table
+
+
+def seconds(value: float | None) -> str:
+    """A duration with a unit that fits, such as `61.5 us`."""
+    if value is None:
+        return "-"
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if value * factor >= 1:
+            return f"{value * factor:.2f} {unit}"
+    return f"{value * 1e6:.1f} us"
+
+
+def byte_count(value: int | None) -> str:
+    """A size in MiB."""
+    return "-" if value is None else f"{value / 2**20:.2f} MiB"

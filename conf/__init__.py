@@ -1,0 +1,1 @@
+"""The Hydra tree: one root config per command, one folder per group of choices."""

@@ -1,0 +1,289 @@
+"""`python -m autoprune.search`, as a user runs it."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from running import command, run_in
+
+QUICK = ["experiment=quick", "search.evaluations=5"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One whole search, for all tests that look at what it leaves."""
+    return run_in(tmp_path_factory.mktemp("search"), *QUICK)
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def course_of(folder, searcher="rl"):
+    return [(e["key"], e["accuracy"]) for e in metrics_of(folder)["courses"][searcher]]
+
+
+def test_the_run_folder_holds_everything(finished):
+    folder, _ = finished
+    names = {path.name for path in folder.iterdir()}
+    assert {"dense.keras", "pruned.keras", "plan.json", "policy", "evaluations.sqlite"} <= names
+    assert {"report.html", "metrics.json", "tensorboard", "settings.json", "search.log"} <= names
+    assert list((folder / "tensorboard").glob("events.out.tfevents*"))
+    assert not [name for name in names if "partial" in name]
+
+
+def test_the_table_is_printed(finished):
+    folder, done = finished
+    for word in (
+        "dense",
+        "uniform",
+        "rl",
+        "test accuracy",
+        "compiler estimate",
+        "tpu_v5e",
+        str(folder / "report.html"),
+    ):
+        assert word in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_budget_is_met_by_the_saved_model(finished):
+    from autoprune.cost import measure_cost
+    from autoprune.models.files import load_model
+
+    folder, _ = finished
+    metrics = metrics_of(folder)
+    cost = measure_cost(load_model(folder / "pruned.keras"), "tpu_v5e", 128)
+    assert cost.latency <= metrics["budget"]["latency"]
+    kept = next(row for row in metrics["rows"] if row["name"] == metrics["kept"])
+    assert cost.latency == kept["cost"]["latency"]
+    assert cost.parameters == kept["cost"]["parameters"]
+
+
+def test_the_saved_accuracy_is_the_saved_models(finished, digits):
+    from autoprune.evaluation.accuracy import accuracy
+
+    folder, _ = finished
+    metrics = metrics_of(folder)
+    model = keras.saving.load_model(folder / "pruned.keras")
+    kept = next(row for row in metrics["rows"] if row["name"] == metrics["kept"])
+    assert accuracy(model, digits.test) == kept["test_accuracy"]
+
+
+def test_the_plan_gives_the_pruned_shapes_again(finished):
+    from autoprune.planning.plan_file import load_plan
+    from autoprune.surgery import apply_plan
+
+    folder, _ = finished
+    dense = keras.saving.load_model(folder / "dense.keras")
+    apply_plan(dense, load_plan(folder / "plan.json"))
+    pruned = keras.saving.load_model(folder / "pruned.keras")
+    assert [tuple(w.shape) for w in dense.weights] == [tuple(w.shape) for w in pruned.weights]
+
+
+def test_the_policy_can_be_loaded(finished):
+    from autoprune.searchers.policy import load_policy
+    from envs import ENV_ID
+    from envs.observation import FEATURES
+
+    policy = load_policy(finished[0] / "policy", FEATURES, ENV_ID)
+    assert policy.record["evaluations"] == 5
+    assert policy.act(np.zeros(len(FEATURES), np.float32)).shape == (1,)
+
+
+def test_searchers_had_equal_evaluations(finished):
+    courses = metrics_of(finished[0])["courses"]
+    assert len(courses["rl"]) == 5
+    assert len(courses["uniform"]) <= 5
+
+
+def test_the_saved_model_needs_nothing_of_autoprune(finished, tmp_path, digits):
+    """Load and predict in a Python that cannot import autoprune."""
+    folder, _ = finished
+    expected = keras.saving.load_model(folder / "pruned.keras").predict(digits.test.images, verbose=0)
+    np.save(tmp_path / "images.npy", digits.test.images)
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('autoprune', 'envs', 'conf')))\n"
+        "import keras, numpy as np\n"
+        "model = keras.saving.load_model(sys.argv[1])\n"
+        "np.save('out.npy', model.predict(np.load('images.npy'), verbose=0))\n"
+        "assert all(type(layer).__module__.startswith('keras.') for layer in model.layers)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "pruned.keras")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
+
+
+def test_same_seed_same_search(finished, tmp_path):
+    again, _ = run_in(tmp_path, *QUICK)
+    assert course_of(again) == course_of(finished[0])
+    for name in ("rows", "plans"):
+        assert metrics_of(again)[name] == metrics_of(finished[0])[name]
+
+
+def test_killed_and_resumed_search_equals_the_uninterrupted_one(finished, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoprune.search", *QUICK],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    kill_after(process, tmp_path, evaluations=8)
+    (folder,) = [p.parent for p in tmp_path.glob("outputs/search/*/*/.hydra")]
+    assert not (folder / "metrics.json").exists()
+    done = command(f"resume={folder}", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert course_of(folder) == course_of(finished[0])
+    assert metrics_of(folder)["rows"] == metrics_of(finished[0])["rows"]
+
+
+def kill_after(process, folder, evaluations, sign=signal.SIGKILL):
+    """Wait until a running search has done so many evaluations, then kill it."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end and process.poll() is None:
+        for journal in folder.glob("outputs/search/*/*/evaluations.sqlite"):
+            if count_evaluations(journal) >= evaluations:
+                process.send_signal(sign)
+                process.wait(timeout=120)
+                return
+        time.sleep(0.02)
+    raise AssertionError("the search ended before it could be killed")
+
+
+def count_evaluations(journal):
+    try:
+        with sqlite3.connect(journal) as database:
+            return database.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def test_ctrl_c_says_where_and_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autoprune.search", *QUICK],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    kill_after(process, tmp_path, evaluations=3, sign=signal.SIGINT)
+    said = process.stdout.read().decode()
+    process.stdout.close()
+    assert process.returncode == 130
+    assert "Interrupted. Every evaluation so far is in" in said
+    assert "python -m autoprune.search resume=" in said
+    assert "Traceback" not in said
+
+
+def test_resume_takes_no_other_option(finished):
+    done = command(f"resume={finished[0]}", "search.evaluations=9", cwd=finished[0].parents[3])
+    assert done.returncode == 2
+    assert "give resume=FOLDER alone" in done.stderr
+
+
+# ------------------------------------------------------------------ a user's own model and data
+
+
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory, digits):
+    """A model trained and saved by plain Keras, and arrays in an .npz file."""
+    folder = tmp_path_factory.mktemp("own")
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(24, 3, padding="same", activation="relu"),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(48, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"], jit_compile=False)
+    model.fit(digits.train.images, digits.train.labels, epochs=4, verbose=0)
+    model.save(folder / "X.keras")
+    np.savez(
+        folder / "Y.npz",
+        x_train=digits.train.images,
+        y_train=digits.train.labels,
+        x_test=digits.test.images,
+        y_test=digits.test.labels,
+    )
+    return folder
+
+
+def test_own_model_and_data(own_files, tmp_path):
+    arguments = ["model=file", f"model.path={own_files}/X.keras", "data=npz", f"data.path={own_files}/Y.npz"]
+    folder, _ = run_in(tmp_path, *arguments, "search.evaluations=5", "training.epochs=2", "budget.latency=0.95")
+    dense, *pruned = metrics_of(folder)["rows"]
+    assert dense["test_accuracy"] > 0.9
+    assert len(pruned) == 2
+    for row in pruned:
+        assert row["cost"]["parameters"] < dense["cost"]["parameters"]
+        assert row["cost"]["latency"] <= 0.95 * dense["cost"]["latency"]
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=vgg17"], "There is no model 'vgg17'. Did you mean vgg16?"),
+        (["agent=sacc"], "There is no agent 'sacc'. Did you mean sac?"),
+        (["search.evalutions=3"], "There is no option 'search.evalutions'. Did you mean search.evaluations"),
+        (["traget=tpu_v3"], "There is no option 'traget'. Did you mean target"),
+        (["budget.latency=1.5"], "budget.latency must be a share"),
+        (["budget.latency=null"], "budget must be a latency or memory limit"),
+        (["search.evaluations=0"], "search.evaluations must be 1 or more. Received: 0"),
+        (["search.evaluations=many"], "The option 'search.evaluations' has a wrong value"),
+        (["target.batch_size=0"], "target.batch_size must be 1 or more"),
+        (["target.dtype=bf16"], "There is no dtype 'bf16'. Did you mean 'bfloat16'"),
+        (["model=file"], "model=file needs model.path"),
+        (["model=file", "model.path=none.keras"], "There is no file 'none.keras'"),
+        (["data=npz", "data.path=none.npz"], "There is no file 'none.npz'"),
+        (["data=fashion_mnist", "data.dir=nowhere"], "There is no file 'nowhere/train-images"),
+        (["resume=nowhere"], "'nowhere' is not a run folder that can be resumed"),
+    ],
+)
+def test_bad_input_gets_a_clear_error(tmp_path, arguments, message):
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    said = " ".join((done.stdout + done.stderr).split())
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_corrupt_model_file(tmp_path, own_files):
+    content = (own_files / "X.keras").read_bytes()
+    (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
+    done = command("model=file", "model.path=cut.keras", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'cut.keras' is not a .keras archive" in done.stderr
+
+
+def test_data_that_do_not_fit_the_model(tmp_path, own_files):
+    np.savez(tmp_path / "wide.npz", x=np.zeros((40, 9, 9, 1)), y=np.arange(40) % 10)
+    arguments = ["model=file", f"model.path={own_files}/X.keras", "data=npz", "data.path=wide.npz"]
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "have shape (9, 9, 1), the model 'sequential" in done.stderr
+    assert "takes (8, 8, 1)" in done.stderr
+
+
+def test_budget_below_what_is_possible_names_the_range(tmp_path):
+    done = command("experiment=quick", "budget.latency=0.01", cwd=tmp_path)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "latency 0.01 was asked for, 0." in said
+    assert "to 1 is possible" in said

@@ -1,0 +1,103 @@
+"""Tables and the report: right figures, one file, nothing fetched."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+import toy
+
+from autoprune.records import Budget
+from autoprune.reporting.html import Report, write_report
+from autoprune.reporting.tables import HEADERS, ResultRow, byte_count, result_cells, seconds
+
+
+def row(name, ratio, accuracy):
+    evaluation = toy.evaluation_of(ratio)
+    return ResultRow(name, accuracy, accuracy, evaluation.accuracy, evaluation.cost, ratio)
+
+
+ROWS = [row("dense", 1.0, 0.98), row("uniform", 0.5, 0.97), row("rl", 0.25, 0.96)]
+
+
+def test_shares_are_of_the_dense_model():
+    cells = [dict(zip(HEADERS[:4], cell[:4], strict=True)) for cell in result_cells(ROWS)]
+    assert [cell["of dense"] for cell in cells] == ["100.0%", "50.0%", "25.0%"]
+    assert cells[1]["test accuracy"] == "97.00%"
+
+
+def test_memory_that_is_unknown_is_a_dash():
+    cost = ROWS[0].cost
+    unknown = replace(ROWS[0], cost=replace(cost, memory=replace(cost.memory, total=None)))
+    assert result_cells([unknown])[0][4:6] == ("-", "-")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2.5, "2.50 s"), (0.0025, "2.50 ms"), (61.5e-6, "61.5 us"), (None, "-"), (0.00099996, "1000.0 us")],
+)
+def test_durations_have_a_unit_that_fits(value, text):
+    assert seconds(value) == text
+
+
+def test_sizes_are_in_mebibytes():
+    assert (byte_count(3 * 2**20), byte_count(None)) == ("3.00 MiB", "-")
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.tags = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
+                self.fetched.append((tag, value))
+
+
+@pytest.fixture
+def page(tmp_path):
+    problem = toy.problem()
+    courses = {
+        "uniform": [toy.evaluation_of(r) for r in (1.0, 0.75, 0.5, 0.25)],
+        "rl": [
+            toy.evaluation_of(dict(zip(toy.NAMES, r, strict=True))) for r in ((1, 0.25, 1, 0.125), (1, 0.5, 1, 0.25))
+        ],
+    }
+    report = Report(
+        title="toy <script>",
+        verdict="It was close.",
+        rows=ROWS,
+        courses=courses,
+        dense=problem.dense,
+        chosen=courses["rl"][0],
+        budget=Budget(0.5),
+        sizes=dict.fromkeys(toy.NAMES, toy.SIZE),
+        plans={"rl": courses["rl"][0].widths},
+        left_alone={"classifier": "is an output of the model"},
+        settings=[("seed", 0)],
+    )
+    write_report(report, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text()
+
+
+def test_report_is_one_file_that_fetches_nothing(page):
+    links = Links()
+    links.feed(page)
+    assert links.fetched == []
+    assert "script" not in links.tags
+    assert links.tags.count("svg") == 3
+    assert not re.search(r"@import|url\(http", page)
+
+
+def test_report_shows_the_figures_and_escapes_what_it_is_given(page):
+    for text in ("97.00%", "It was close.", "is an output of the model", "compiler estimate", "toy &lt;script&gt;"):
+        assert text in page
+
+
+def test_best_so_far_survives_a_course_that_never_met_the_budget():
+    from autoprune.reporting import plots
+
+    svg = plots.best_so_far({"rl": [toy.evaluation_of(1.0)] * 3, "uniform": [toy.evaluation_of(0.5)]}, Budget(0.5))
+    assert svg.startswith("<svg")
