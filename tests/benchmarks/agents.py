@@ -1,0 +1,133 @@
+"""Which agent finds the best plan? SAC, TD3, DDPG, PPO, random and uniform on one problem, at equal evaluations.
+
+    python tests/benchmarks/agents.py --seeds 5 --evaluations 60
+
+All share one model, evaluator and journal, so that a plan has one score whoever proposes it. The figure compared is
+the best accuracy on the reward split within the latency budget, one-shot: what a search maximises. Results go to
+`tests/benchmarks/results/agents.json` as they come; a second call goes on where the first one stopped.
+"""
+
+import argparse
+import json
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune.cost import open_cost_model
+from autoprune.data import load_data
+from autoprune.evaluation import Evaluator, Journal
+from autoprune.planning import Planner
+from autoprune.records import Evaluation, Target
+from autoprune.searchers import SEARCHERS, Problem, Scorer, best_within
+from autoprune.searchers.posing import pose
+from autoprune.searchers.rl import RlSearcher
+from autoprune.settings import AgentSettings, BudgetSettings, DataSettings, ModelSettings, SearchSettings
+from autoprune.training.base_model import base_model
+from envs.making import env_maker
+
+RESULTS = Path(__file__).parent / "results" / "agents.json"
+
+
+def main() -> None:
+    arguments = parse()
+    settings = SearchSettings(
+        model=ModelSettings(arguments.model), data=DataSettings(arguments.data, dir=arguments.data_dir)
+    )
+    data = load_data(settings.data)
+    model = base_model(settings, data)
+    planner = Planner(model)
+    target = Target(arguments.target, arguments.batch_size)
+    path = Path(arguments.out)
+    results = json.loads(path.read_text()) if path.exists() else {"arguments": vars(arguments), "runs": {}}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        closing(open_cost_model(target)) as cost_model,
+        closing(Journal(Path(scratch, "journal.sqlite"), {})) as journal,
+    ):
+        evaluator = Evaluator(model, planner, data, cost_model=cost_model, journal=journal)
+        problem = pose(evaluator, BudgetSettings(latency=arguments.latency))
+        make_env = env_maker(model, planner, settings.reward, cost_model.target)
+        for seed in range(arguments.seeds):
+            for name in arguments.searchers:
+                if f"{name}/{seed}" in results["runs"]:
+                    continue
+                is_agent = name not in SEARCHERS
+                searcher = RlSearcher(make_env, AgentSettings(name)) if is_agent else SEARCHERS.get(name)
+                scorer = Scorer(evaluator, f"{name}/{seed}", arguments.evaluations)
+                searcher(problem, scorer, seed)
+                results["runs"][f"{name}/{seed}"] = summary(scorer.course, problem)
+                path.write_text(json.dumps(results, indent=1) + "\n")
+                print(name, seed, results["runs"][f"{name}/{seed}"]["best"], flush=True)
+    results["summary"] = compare(results["runs"], arguments.searchers, arguments.seeds)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results["summary"]))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--searchers", nargs="+", default=["uniform", "random", "sac", "td3", "ddpg", "ppo"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--evaluations", type=int, default=60)
+    parser.add_argument("--model", default="small_resnet")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--target", default="tpu_v5e")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--latency", type=float, default=0.6)
+    parser.add_argument("--out", default=str(RESULTS))
+    return parser.parse_args()
+
+
+def summary(course: list[Evaluation], problem: Problem) -> dict:
+    """Best accuracy within the budget, the same after each evaluation, and how often the budget was met."""
+    curve = [best_within(course[: count + 1], problem.budget) for count in range(len(course))]
+    scores = [best.accuracy if best else 0.0 for best in curve]
+    met = sum(1 for e in course if e.cost is not None and problem.budget.met_by(e.cost))
+    return {
+        "best": scores[-1],
+        "curve": scores,
+        "mean_over_evaluations": float(np.mean(scores)),
+        "last_policy": course[-1].accuracy,
+        "met_budget": met / len(course),
+        "evaluations": len(course),
+    }
+
+
+def compare(runs: dict, names: list[str], seeds: int) -> dict:
+    """Mean and spread over seeds, and the paired difference to random search with its 95 % interval."""
+    rows = {}
+    for name in names:
+        best = np.array([runs[f"{name}/{seed}"]["best"] for seed in range(seeds)])
+        rows[name] = {
+            "best_mean": float(best.mean()),
+            "best_std": float(best.std(ddof=1)) if seeds > 1 else 0.0,
+            "curve_mean": float(np.mean([runs[f"{name}/{s}"]["mean_over_evaluations"] for s in range(seeds)])),
+            "met_budget": float(np.mean([runs[f"{name}/{s}"]["met_budget"] for s in range(seeds)])),
+        }
+        if "random" in names and name != "random" and seeds > 1:
+            difference = best - np.array([runs[f"random/{seed}"]["best"] for seed in range(seeds)])
+            error = stats.t.ppf(0.975, seeds - 1) * difference.std(ddof=1) / np.sqrt(seeds)
+            rows[name]["over_random"] = [float(difference.mean()), float(error)]
+    return rows
+
+
+def table(rows: dict) -> str:
+    lines = [
+        "| searcher | best within budget | mean of best-so-far | met budget | over random (95 %) |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["best_mean"]):
+        over = "{:+.3f} ± {:.3f}".format(*row["over_random"]) if "over_random" in row else "-"
+        lines.append(
+            f"| {name} | {row['best_mean']:.3f} ± {row['best_std']:.3f} | {row['curve_mean']:.3f} "
+            f"| {row['met_budget']:.0%} | {over} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
