@@ -190,7 +190,7 @@ class AgentSettings:
         net: units of the hidden layers of actor and critic.
     """
 
-    name: str = "sac"
+    name: str = "td3"
     options: dict[str, Any] = field(default_factory=dict)
     warm_up: float = 0.25
     net: list[int] = field(default_factory=lambda: [64, 64])

@@ -52,12 +52,11 @@ def test_another_seed_another_course(name):
     assert [e.key for e in run(name, 12, seed=0).course] != [e.key for e in run(name, 12, seed=1).course]
 
 
-def test_the_default_agent_beats_random_on_the_toy():
-    """The best plan is known: mean regret over five seeds, at 60 evaluations of 4,096 plans."""
-    default = AgentSettings().name
-    agent, random = ([regret(name, 60, seed) for seed in range(5)] for name in (default, "random"))
-    assert np.mean(agent) < 0.6 * np.mean(random)
-    assert np.mean(agent) < 0.08
+def test_an_agent_beats_random_on_the_toy():
+    """The best plan is known, far from uniform: mean regret over five seeds, at 200 evaluations of 4,096 plans."""
+    agent, random = ([regret(name, 200, seed) for seed in range(5)] for name in ("ppo", "random"))
+    assert np.mean(agent) < 0.5 * np.mean(random)
+    assert np.mean(agent) < 0.01
 
 
 def test_uniform_finds_the_best_uniform_plan():
