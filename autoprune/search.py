@@ -5,6 +5,7 @@
 
 import dataclasses
 import logging
+import math
 import sys
 import time
 import types
@@ -71,7 +72,7 @@ def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
         model = load_model(folder.dense)
     else:
         with stage("base model", settings.training.epochs) as shown:
-            model = base_model(settings, data, lambda epoch, _, logs: shown.advance(epoch, _epoch_note(logs)))
+            model = base_model(settings, data, lambda epochs, logs: shown.advance(epochs, _training_note(logs)))
         check_fit(model, data)
         save_model(model, folder.dense)
     return search_model(model, data, settings, folder)
@@ -165,7 +166,7 @@ def _finish(
             logger.warning("%s found no plan within the budget in %d evaluations", name, len(course))
             continue
         with stage(f"{name}: tune", max(settings.training.after_pruning, 1)) as shown:
-            done = finisher.finish(name, best, lambda epoch, _, logs, s=shown: s.advance(epoch, _epoch_note(logs)))
+            done = finisher.finish(name, best, lambda epochs, logs, s=shown: s.advance(epochs, _training_note(logs)))
         finished.append(done)
     kept = max(reversed(finished[1:]), key=lambda done: done.reward_accuracy)
     if kept is not finished[-1]:
@@ -205,8 +206,9 @@ def _identity(
     }
 
 
-def _epoch_note(logs: Mapping[str, float]) -> str:
-    return f"loss {logs.get('loss', float('nan')):.3f}, accuracy {logs.get('val_accuracy', float('nan')):.3f}"
+def _training_note(logs: Mapping[str, float]) -> str:
+    accuracy = f", accuracy {logs['val_accuracy']:.3f}" if "val_accuracy" in logs else ""
+    return f"loss {logs.get('loss', math.nan):.3f}{accuracy}"
 
 
 def search(

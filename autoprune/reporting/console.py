@@ -26,7 +26,7 @@ CONSOLE = Console(soft_wrap=False)
 if not CONSOLE.is_terminal or CONSOLE.width < 100:
     CONSOLE = Console(width=128)
 
-# Without a terminal there is no bar; then every tenth step of a long stage is a line of its own.
+# Without a terminal there is no bar; then every tenth of a stage is a line of its own.
 _LINES = 10
 
 
@@ -47,12 +47,16 @@ class Stage:
         self._task = task
         self._name = name
         self._total = total
+        self._lines = 0
 
-    def advance(self, done: int, note: str) -> None:
-        """Show that `done` steps are done."""
+    def advance(self, done: float, note: str) -> None:
+        """Show that `done` steps are done; a share of a step counts too."""
         self._progress.update(self._task, completed=done, note=note)
-        if not CONSOLE.is_terminal and (done % max(1, self._total // _LINES) == 0 or done == self._total):
-            logger.info("%s %d/%d  %s", self._name, done, self._total, note)
+        # Rounded down, but not where a share that should be whole is short of it by its last bit.
+        lines = int(done * _LINES / self._total + 1e-9)
+        if not CONSOLE.is_terminal and lines > self._lines:
+            logger.info("%s %.3g/%d  %s", self._name, done, self._total, note)
+            self._lines = lines
 
 
 @contextmanager

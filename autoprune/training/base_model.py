@@ -13,12 +13,12 @@ from autoprune.errors import ModelError
 from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
 from autoprune.settings import SearchSettings
-from autoprune.training.fit import OnEpoch, train
+from autoprune.training.fit import OnProgress, train
 
 logger = logging.getLogger(__name__)
 
 
-def base_model(settings: SearchSettings, data: Dataset, on_epoch: OnEpoch | None = None) -> Any:
+def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress | None = None) -> Any:
     """The model to prune.
 
     `model=file` loads it. An architecture of the zoo is built for the data and trained; the result is kept in the
@@ -53,7 +53,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_epoch: OnEpoch | None
         epochs=training.epochs,
         learning_rate=training.learning_rate,
         seed=settings.seed,
-        on_epoch=on_epoch,
+        on_progress=on_progress,
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

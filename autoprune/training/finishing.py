@@ -11,7 +11,7 @@ from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
-from autoprune.training.fit import OnEpoch, TrainingRecord, train
+from autoprune.training.fit import OnProgress, TrainingRecord, train
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Finisher:
         self._surgeon = Surgeon(model, planner.all_groups)
         self._snapshot = self._surgeon.snapshot()
 
-    def finish(self, name: str, evaluation: Evaluation, on_epoch: OnEpoch | None = None) -> Finished:
+    def finish(self, name: str, evaluation: Evaluation, on_progress: OnProgress | None = None) -> Finished:
         """Prune the model in place, fine-tune and test it. A plan that keeps everything is tested as it is.
 
         Raises:
@@ -86,7 +86,7 @@ class Finisher:
             epochs=epochs,
             learning_rate=settings.training.fine_tune_learning_rate,
             seed=settings.seed,
-            on_epoch=on_epoch,
+            on_progress=on_progress,
         )
         batch_size = settings.evaluation.batch_size
         return Finished(

@@ -13,7 +13,7 @@ from autoprune.models import keras_internals
 from autoprune.settings import TrainingSettings
 from autoprune.training.safe_convolutions import safe_convolutions
 
-OnEpoch = Callable[[int, int, dict[str, float]], None]
+OnProgress = Callable[[float, dict[str, float]], None]
 
 
 class TrainingError(AutopruneError):
@@ -45,7 +45,7 @@ def train(
     epochs: int,
     learning_rate: float,
     seed: int,
-    on_epoch: OnEpoch | None = None,
+    on_progress: OnProgress | None = None,
 ) -> TrainingRecord:
     """Train in place, and keep the weights of the epoch that is best on the reward split (never the test split).
 
@@ -58,7 +58,8 @@ def train(
         epochs: number of passes; 0 changes nothing.
         learning_rate: peak of the schedule.
         seed: of the order of images and of dropout.
-        on_epoch: called after each epoch with its number, their number and the logs.
+        on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
+            logs, which hold `val_accuracy` after whole epochs only.
 
     Raises:
         TrainingError: the loss became infinite or not a number.
@@ -67,7 +68,8 @@ def train(
         return TrainingRecord(0, (), (), 0)
     keras.utils.set_random_seed(seed)
     steps = epochs * math.ceil(len(data.train) / settings.batch_size)
-    best = _BestWeights(on_epoch, epochs)
+    best = _BestWeights()
+    callbacks = [best, keras.callbacks.TerminateOnNaN(), *([_Progress(on_progress)] if on_progress else [])]
     with safe_convolutions(model):
         model.compile(
             keras.optimizers.AdamW(_schedule(learning_rate, steps, settings), weight_decay=settings.weight_decay),
@@ -82,7 +84,7 @@ def train(
                 batch_size=settings.batch_size,
                 epochs=epochs,
                 validation_data=(data.reward.images, data.reward.labels),
-                callbacks=[best, keras.callbacks.TerminateOnNaN()],
+                callbacks=callbacks,
                 verbose=0,
             ).history
         finally:
@@ -129,24 +131,39 @@ def _ends_in(model: Any, activation: str) -> bool:
 class _BestWeights(keras.callbacks.Callback):
     """Remembers the weights of the epoch with the highest validation accuracy, of equal ones the last."""
 
-    def __init__(self, on_epoch: OnEpoch | None, epochs: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.epoch = 0
         self._best = -1.0
         self._weights: list[Any] | None = None
-        self._on_epoch = on_epoch
-        self._epochs = epochs
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Compare, and pass the figures on."""
+        """Compare."""
         logs = logs or {}
         if logs.get("val_accuracy", -1.0) >= self._best and math.isfinite(logs.get("loss", math.nan)):
             self.epoch, self._best = epoch + 1, logs["val_accuracy"]
             self._weights = self.model.get_weights()
-        if self._on_epoch is not None:
-            self._on_epoch(epoch + 1, self._epochs, logs)
 
     def restore(self, model: Any) -> None:
         """Give the model the best weights seen."""
         if self._weights is not None:
             model.set_weights(self._weights)
+
+
+class _Progress(keras.callbacks.Callback):
+    """Tells how far the training is."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        super().__init__()
+        self._on_progress = on_progress
+        self._epoch = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """One more step; the last of an epoch is told with the epoch."""
+        if batch + 1 < self.params["steps"]:
+            self._on_progress(self._epoch + (batch + 1) / self.params["steps"], logs or {})
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """One more epoch."""
+        self._epoch = epoch + 1
+        self._on_progress(float(self._epoch), logs or {})
