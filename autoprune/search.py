@@ -28,7 +28,7 @@ from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
 from autoprune.planning.plan_file import save_plan
-from autoprune.records import Evaluation, Plan, Target
+from autoprune.records import CostReport, Evaluation, Plan, Target
 from autoprune.reporting.console import CONSOLE, BestSoFar, stage
 from autoprune.reporting.outcome import Outcome, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
@@ -36,6 +36,7 @@ from autoprune.reporting.tables import result_table
 from autoprune.searchers import SEARCHERS, Problem, Scorer, Searcher, best_within
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import pose
+from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import BudgetSettings, LimitsSettings, SearchSettings, TargetSettings, from_config
 from autoprune.training.base_model import base_model
 from autoprune.training.finishing import Finished, Finisher
@@ -95,7 +96,7 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
             evaluator = Evaluator(
                 model, planner, data, cost_model=cost_model, journal=journal, settings=settings.evaluation
             )
-            problem = pose(evaluator, settings.budget)
+            problem = _pose(evaluator, settings)
             searcher, name = _searcher(settings, model, planner, cost_model, folder)
             courses = {}
             for label, propose in {"uniform": SEARCHERS.get("uniform"), name: searcher}.items():
@@ -118,6 +119,18 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
     )
     write_outcome(outcome, folder)
     return SearchResult(model, kept.plan, policy, courses, finished, folder.report)
+
+
+def _pose(evaluator: Evaluator, settings: SearchSettings) -> Problem:
+    """Find where uniform pruning meets the budget, and show how far that is."""
+    planner = evaluator.planner
+    dense = evaluator.evaluate(1.0)
+
+    def note(ratio: float, cost: CostReport) -> str:
+        return f"keeping {ratio:.0%} of every layer takes {cost.latency / dense.cost.latency:.0%} of the latency"
+
+    with stage("budget", len(distinct_ratios(planner.groups, planner.constraints))) as shown:
+        return pose(evaluator, settings.budget, lambda number, ratio, cost: shown.advance(number, note(ratio, cost)))
 
 
 def _searcher(

@@ -156,8 +156,9 @@ class CompilerClient:
         if process is not None:
             process.kill()
             process.wait()
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -42,8 +42,9 @@ def load(settings: DataSettings) -> RawData:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError as error:
         raise DataError(f"There is no file '{path}'. Name an .npz file with data.path=FILE.npz.") from error
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:

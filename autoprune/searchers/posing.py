@@ -1,5 +1,8 @@
 """Makes a `Problem` from a model and a relative budget, or says why there is none."""
 
+import logging
+from collections.abc import Callable
+
 from autoprune.errors import BudgetError, CostError
 from autoprune.evaluation import Evaluator
 from autoprune.records import Budget, CostReport, Evaluation
@@ -7,12 +10,23 @@ from autoprune.searchers.problem import Problem
 from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import BudgetSettings
 
+logger = logging.getLogger(__name__)
 
-def pose(evaluator: Evaluator, settings: BudgetSettings) -> Problem:
+
+def pose(
+    evaluator: Evaluator,
+    settings: BudgetSettings,
+    observe: Callable[[int, float, CostReport], None] | None = None,
+) -> Problem:
     """Evaluate the dense model, turn shares into absolute limits, and make sure that some plan meets them.
 
     Uniform plans are costed, not evaluated, from wide to narrow until one meets the budget: its keep ratio is the
-    problem's anchor.
+    problem's anchor. Latency is not monotone in the keep ratio on a TPU, so that bisection would miss the largest.
+
+    Args:
+        evaluator: of the dense model.
+        settings: limits as shares of the dense model's cost.
+        observe: called with the number of each uniform plan, from 1, its keep ratio and its cost.
 
     Raises:
         BudgetError: no uniform plan meets the budget; the message gives the range that is possible.
@@ -24,11 +38,17 @@ def pose(evaluator: Evaluator, settings: BudgetSettings) -> Problem:
     budget = absolute(settings, dense.cost)
     planner = evaluator.planner
     seen: list[CostReport] = []
-    for ratio in distinct_ratios(planner.groups, planner.constraints):
-        cost = evaluator.cost(ratio)
+    for number, ratio in enumerate(distinct_ratios(planner.groups, planner.constraints), start=1):
+        try:
+            cost = evaluator.cost(ratio)
+        except CostError as error:
+            logger.warning("uniform plans of keep ratio %.3f are left out: %s", ratio, error)
+            continue
         seen.append(cost)
+        if observe is not None:
+            observe(number, ratio, cost)
         if budget.met_by(cost):
-            return Problem(planner.groups, planner.constraints, budget, dense, ratio, evaluator.cost)
+            return Problem(planner.groups, planner.constraints, budget, dense, ratio)
     raise BudgetError(_impossible(settings, dense, seen))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autoprune.evaluation import Evaluator
-from autoprune.records import Budget, ChannelGroup, CostReport, Evaluation
+from autoprune.records import Budget, ChannelGroup, Evaluation
 from autoprune.registry import Registry
 from autoprune.settings import Constraints
 
@@ -25,7 +25,6 @@ class Problem:
         dense: the evaluation of the unpruned model.
         anchor: the largest keep ratio that, used for every group, is known to meet the budget. Searchers that need
             somewhere to start, start there.
-        costs: the cost of keep ratios, without evaluating them.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -33,7 +32,6 @@ class Problem:
     budget: Budget
     dense: Evaluation
     anchor: float
-    costs: Callable[[float | Mapping[str, float]], CostReport]
 
 
 class Scorer:

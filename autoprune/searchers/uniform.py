@@ -2,42 +2,46 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from autoprune.planning.widths import legal_width
 from autoprune.records import ChannelGroup
 from autoprune.searchers.problem import SEARCHERS, Problem, Scorer
 from autoprune.settings import Constraints
 
+# Keep ratios that are told apart: every width of a group of 512 channels in steps of 8.
+GRID = 64
+
 
 @SEARCHERS.add("uniform")
 def uniform(problem: Problem, scorer: Scorer, seed: int) -> None:
-    """Score every distinct uniform plan, those within the budget first and largest first.
+    """Score distinct uniform plans: the anchor, then narrower ones, then those above the budget, for the whole curve.
 
-    Latency is not monotone in the keep ratio on a TPU, so all are costed, not only those near a bisected one. When
-    there are more distinct plans than evaluations, an evenly spaced choice that holds the largest within the budget
-    is scored.
+    When there are more distinct plans than evaluations, evenly spaced ones are scored, the anchor among them.
     """
-    ratios = distinct_ratios(problem.groups, problem.constraints, most=max(16, 2 * scorer.left))
-    inside = [ratio for ratio in ratios if problem.budget.met_by(problem.costs(ratio))]
-    outside = [ratio for ratio in ratios if ratio not in inside]
+    ratios = [problem.anchor, *_grid(problem.constraints)]
+    distinct = _distinct(ratios, problem.groups, problem.constraints)
+    inside = [ratio for ratio in distinct if ratio <= problem.anchor]
+    outside = [ratio for ratio in distinct if ratio > problem.anchor]
     for ratio in _spread(inside, scorer.left):
         scorer.evaluate(ratio)
     for ratio in _spread(outside, scorer.left):
         scorer.evaluate(ratio)
 
 
-def distinct_ratios(groups: Sequence[ChannelGroup], constraints: Constraints, *, most: int = 64) -> list[float]:
-    """Keep ratios, descending from 1, of which each gives another plan.
+def distinct_ratios(groups: Sequence[ChannelGroup], constraints: Constraints) -> list[float]:
+    """Keep ratios, descending from 1 to the least allowed, of which each gives another plan: at most 64."""
+    return _distinct(_grid(constraints), groups, constraints)
 
-    Args:
-        groups: the prunable groups.
-        constraints: which widths are legal; the last ratio is `min_keep_ratio`.
-        most: how many evenly spaced ratios are looked at, at most 64.
-    """
-    lowest = constraints.min_keep_ratio
-    steps = max(2, min(most, 64))
+
+def _grid(constraints: Constraints) -> list[float]:
+    return np.linspace(1, constraints.min_keep_ratio, GRID).tolist()
+
+
+def _distinct(ratios: Sequence[float], groups: Sequence[ChannelGroup], constraints: Constraints) -> list[float]:
+    """Of ratios that give the same plan only the first."""
     seen: dict[tuple[int, ...], float] = {}
-    for step in range(steps):
-        ratio = 1 - (1 - lowest) * step / (steps - 1)
+    for ratio in ratios:
         widths = tuple(legal_width(group.size, ratio, constraints) for group in groups)
         seen.setdefault(widths, ratio)
     return list(seen.values())

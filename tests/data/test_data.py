@@ -159,7 +159,7 @@ def test_one_hot_and_column_labels_are_understood(tmp_path):
         ({"x": images(20), "y": np.arange(20) - 5}, "class numbers from 0. Received in 'npz': -5"),
         ({"x": images(20), "y": np.array(list("abcdefghijklmnopqrst"))}, "Labels are class numbers"),
         ({"x": np.array([["a"] * 4] * 20), "y": np.arange(20)}, "Images are numbers"),
-        ({"x": images(20) / np.array(0.0, "float32"), "y": np.arange(20)}, "values that are not finite"),
+        ({"x": np.full_like(images(20), np.inf), "y": np.arange(20)}, "values that are not finite"),
         (
             {"x_train": images(20), "y_train": np.arange(20), "x_test": images(8, (5, 5, 1)), "y_test": np.arange(8)},
             "differ in shape",

@@ -71,7 +71,7 @@ def problem():
     size = np.arange(SIZE)
     groups = tuple(ChannelGroup(n, SIZE, True, "", (Member(n, "kernel", 3, "produces", size),)) for n in NAMES)
     dense = evaluation_of(1.0)
-    return Problem(groups, CONSTRAINTS, Budget(BUDGET), dense, 0.5, lambda ratio: evaluation_of(ratio).cost)
+    return Problem(groups, CONSTRAINTS, Budget(BUDGET), dense, 0.5)
 
 
 def facts():

@@ -23,7 +23,7 @@ def learnt(name, evaluations=6):
     return rl, scorer
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", list(AGENTS))
 def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
     rl, scorer = learnt(name)
     save_policy(as_policy(rl.actor, {"seed": 0}), tmp_path / "policy")
