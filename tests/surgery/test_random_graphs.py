@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -61,6 +62,8 @@ STEPS = {
 }
 
 
+# Keras draws seeds of initialisers from `random`; `randomise` then sets every weight.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @settings(
     max_examples=60,
     deadline=None,
