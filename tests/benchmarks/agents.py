@@ -42,7 +42,7 @@ def main() -> None:
     planner = Planner(model)
     target = Target(arguments.target, arguments.batch_size)
     path = Path(arguments.out)
-    results = json.loads(path.read_text()) if path.exists() else {"arguments": vars(arguments), "runs": {}}
+    results = json.loads(path.read_text()) if path.exists() else {"arguments": problem_of(arguments), "runs": {}}
     with (
         tempfile.TemporaryDirectory() as scratch,
         closing(open_cost_model(target)) as cost_model,
@@ -80,6 +80,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--latency", type=float, default=0.6)
     parser.add_argument("--out", default=str(RESULTS))
     return parser.parse_args()
+
+
+def problem_of(arguments: argparse.Namespace) -> dict:
+    """What was compared, without where the files lie."""
+    return {name: value for name, value in vars(arguments).items() if name not in ("out", "data_dir")}
 
 
 def summary(course: list[Evaluation], problem: Problem) -> dict:

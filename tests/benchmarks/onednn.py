@@ -36,7 +36,7 @@ def main() -> None:
         for mode in MODES:
             runs.append({"network": network, "mode": mode, **run(network, mode)})
             print(runs[-1], flush=True)
-    results = {"arguments": vars(arguments), "summary": summarise(runs), "runs": runs}
+    results = {"networks": arguments.networks, "summary": summarise(runs), "runs": runs}
     Path(arguments.out).write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results["summary"], indent=1))
 
