@@ -40,8 +40,17 @@ class Trace:
 
     table: ChannelTable = field(default_factory=ChannelTable)
     slots: list[Slot] = field(default_factory=list)
-    _by_axis: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    _attributes: set[tuple[str, str, int]] = field(default_factory=set)
+    # What carries channels, by the axis of a variable or position of an attribute; and what each call bound.
+    _carried: dict[tuple, np.ndarray] = field(default_factory=dict)
+    _bound: dict[int, list[tuple[str, set[tuple]]]] = field(default_factory=dict)
+
+    def freeze_what_only_some_calls_follow(self) -> None:
+        """A layer called several times shrinks for all calls: what one of them cannot follow must stay whole."""
+        for calls in self._bound.values():
+            everything = set().union(*(bound for _, bound in calls))
+            for path, bound in calls:
+                for key in everything - bound:
+                    self.table.freeze(self._carried[key], f"is shared with a call of '{path}' on fixed channels")
 
 
 class Call:
@@ -67,6 +76,8 @@ class Call:
         self.channels = list(channels)
         self.args, self.kwargs = keras_internals.arguments_of(node)
         self._trace = trace
+        self._bound: set[tuple] = set()
+        trace._bound.setdefault(id(node.operation), []).append((path, self._bound))
 
     @property
     def tracked(self) -> list[Channels]:
@@ -104,17 +115,12 @@ class Call:
         """
         keras_variable = keras_internals.layer_variable(self.operation, variable)
         axis %= len(keras_variable.shape)
-        known = self._trace._by_axis.get((id(keras_variable), axis))
-        if known is not None:
-            if ids is not None:
-                self.equate(known, ids)
-            ids = known
-        elif ids is None:
-            ids = self.new(keras_variable.shape[axis])
-        self._trace._by_axis[id(keras_variable), axis] = ids
-        if known is None:
-            self._trace.slots.append(Slot(self.path, variable, axis, role, ids))
-        return ids
+        size = keras_variable.shape[axis]
+        if ids is None:
+            ids = self.new(size)
+        elif len(ids) != size:
+            ids = self._instead_of(ids, size, variable)
+        return self._carry((id(keras_variable), axis), Slot(self.path, variable, axis, role, ids))
 
     def bind_attribute(self, attribute: str, ids: np.ndarray, position: int = -1) -> None:
         """Declare that an attribute of the layer holds the number of these channels.
@@ -124,10 +130,28 @@ class Call:
             ids: the channels it counts.
             position: index into the tuple; -1 for a plain integer.
         """
-        key = (self.path, attribute, position)
-        if key not in self._trace._attributes:
-            self._trace._attributes.add(key)
-            self._trace.slots.append(Slot(self.path, attribute, position, "sets", ids))
+        self._carry((id(self.operation), attribute, position), Slot(self.path, attribute, position, "sets", ids))
+
+    def _carry(self, key: tuple, slot: Slot) -> np.ndarray:
+        """Note a slot the first time; couple its channels with the first ones after that."""
+        self._bound.add(key)
+        known = self._trace._carried.get(key)
+        if known is None:
+            self._trace._carried[key] = slot.ids
+            self._trace.slots.append(slot)
+            return slot.ids
+        if len(known) == len(slot.ids):
+            self.equate(known, slot.ids)
+        else:
+            for ids in (known, slot.ids):
+                self.freeze(f"is counted by '{slot.name}' of '{self.path}' together with others", ids)
+        return known
+
+    def _instead_of(self, ids: np.ndarray, size: int, name: str) -> np.ndarray:
+        """Numbers that fit, where a rule has lost count of some channels: neither those nor these can be removed."""
+        reason = f"enters '{self.path}' with other channels, which cannot be told apart in its {name}"
+        self.freeze(reason, ids)
+        return self.fixed(size, reason)
 
 
 def trace(model: Any, find_rule: Callable[[Any], Rule | None]) -> Trace:
@@ -143,6 +167,7 @@ def trace(model: Any, find_rule: Callable[[Any], Rule | None]) -> Trace:
     graph = keras_internals.graph_of(model)
     result = Trace()
     outputs = _walk(result, graph, [None] * len(graph.inputs), "", find_rule)
+    result.freeze_what_only_some_calls_follow()
     for tensor, channels in zip(graph.outputs, outputs, strict=True):
         if channels is not None:
             maker = keras_internals.maker_of(tensor)
@@ -184,4 +209,13 @@ def _apply(
         call.freeze(f"enters '{path}' ({kind}), which has no channel rule")
         return [None] * len(node.outputs)
     outputs = rule(call)
-    return outputs if isinstance(outputs, list) else [outputs] * len(node.outputs)
+    outputs = outputs if isinstance(outputs, list) else [outputs] * len(node.outputs)
+    return [_checked(call, tensor, channels) for tensor, channels in zip(node.outputs, outputs, strict=True)]
+
+
+def _checked(call: Call, tensor: Any, channels: Channels | None) -> Channels | None:
+    """The channels of an output, unless the rule lost count: a constant may lie among them."""
+    if channels is None or tensor.shape[channels.axis] == len(channels.ids):
+        return channels
+    call.freeze(f"meets channels of unknown origin in '{call.path}'", channels.ids)
+    return None

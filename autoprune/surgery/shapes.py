@@ -21,6 +21,7 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
         changed: `id` of symbolic tensors whose shape has changed already; those that change are added.
     """
     changed = set() if changed is None else changed
+    own = {id(node) for node in keras_internals.nodes_of(graph)}
     for node in ordered_calls(graph):
         operation = node.operation
         stale = any(id(tensor) in changed for tensor in node.input_tensors)
@@ -31,7 +32,13 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
         if stale and isinstance(operation, keras.Layer):
             _refresh_layer(operation, changed)
         args, kwargs = keras_internals.arguments_of(node)
-        outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+        try:
+            outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+        except ValueError:
+            # Another model shares the layer and feeds it channels that are still whole: that model is lost.
+            if id(node) in own:
+                raise
+            continue
         for tensor, fresh in zip(node.outputs, outputs, strict=True):
             if tuple(tensor.shape) != tuple(fresh.shape):
                 keras_internals.set_tensor_shape(tensor, fresh.shape)
@@ -78,17 +85,22 @@ def _refresh_nested(operation: Any, node: Any, edited: set[int], changed: set[in
 
 
 def _refresh_layer(layer: Any, changed: set[int]) -> None:
-    """Update a layer's input spec and build shapes from the inputs of its first call."""
-    first = keras_internals.calls_of(layer)[0]
-    args, _ = keras_internals.arguments_of(first)
-    if not args or not any(id(tensor) in changed for tensor in first.input_tensors):
+    """Update a layer's input spec and build shapes from the first of its calls whose inputs changed.
+
+    Earlier calls may belong to other models, whose tensors are not this one's concern.
+    """
+    calls = keras_internals.calls_of(layer)
+    call = next((call for call in calls if any(id(tensor) in changed for tensor in call.input_tensors)), None)
+    if call is None:
         return
     if isinstance(layer.input_spec, keras.InputSpec):
-        layer.input_spec = _refreshed_spec(layer.input_spec, first.input_tensors[0].shape)
+        layer.input_spec = _refreshed_spec(layer.input_spec, call.input_tensors[0].shape)
     built_with = keras_internals.build_shapes(layer)
     if built_with and len(built_with) == 1:
         (argument,) = built_with
-        shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), args[0])
+        args, kwargs = keras_internals.arguments_of(call)
+        inputs = args[0] if args else next(iter(kwargs.values()))
+        shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs)
         keras_internals.set_build_shapes(layer, {argument: shapes})
 
 

@@ -54,6 +54,12 @@ class Surgeon:
         rollback = self.snapshot()
         try:
             changes, optimizer = self._cut(slices)
+        except Exception as error:
+            rollback.restore()
+            raise PlanError(
+                f"The plan could not be applied to '{self.model.name}', which is as it was: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         except BaseException:
             rollback.restore()
             raise

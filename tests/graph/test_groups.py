@@ -79,6 +79,17 @@ def test_shared_layer_couples_what_it_reads():
     assert groups["shared"].prunable
 
 
+def test_layer_that_also_sees_fixed_channels_keeps_its_own():
+    groups = by_name("shared_with_fixed_channels")
+    assert groups["free"].prunable
+    assert producers(groups["a"]) == {"a", "b"}
+    assert "on fixed channels" in groups["a"].reason
+
+
+def test_one_reshape_of_two_branches_couples_them():
+    assert producers(by_name("shared_reshape")["a"]) == {"a", "b"}
+
+
 def test_nested_layers_have_paths():
     groups = by_name("nested")
     assert {"backbone/inner_a", "backbone/inner_b", "neck/neck_conv"} <= set(groups)
@@ -190,7 +201,7 @@ def test_raw_unary_operation_passes_channels_on(name):
 
 
 def classifier_with(middle, channels=6):
-    image = keras.Input((6, 6, 2))
+    image = keras.Input((6, 6, 2), batch_size=2)
     x = layers.Conv2D(channels, 3, name="before")(image)
     x = layers.Conv2D(channels, 3, padding="same", name="after")(middle(x))
     return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
@@ -206,6 +217,8 @@ def classifier_with(middle, channels=6):
         (layers.Conv2D(6, 3, groups=2, padding="same"), r"grouped convolution \(groups=2\)"),
         (layers.Reshape((4, 4, 3, 2)), "is spread over several axes"),
         (layers.Rescaling([1.0, 2, 3, 4, 5, 6]), "fixed scale or offset per channel"),
+        (layers.Rescaling(np.linspace(0.1, 1, 6)), "fixed scale or offset per channel"),
+        (lambda x: ops.concatenate([x, np.ones((2, 4, 4, 1), "float32")], -1), "meets channels of unknown origin"),
         (lambda x: x * np.arange(6, dtype="float32"), "with a tensor whose channels are fixed"),
         (lambda x: ops.cumsum(x, axis=-1), r"\(Cumsum\), which has no channel rule"),
         (layers.BatchNormalization(axis=1), "on axis 3, but batch normalisation works on axis 1"),

@@ -357,3 +357,46 @@ def channels_first():
     x = layers.MaxPooling2D(data_format="channels_first")(x)
     x = layers.Conv2D(5, 3, name="b", **options)(x)
     return keras.Model(image, head(layers.Flatten(data_format="channels_first")(x)))
+
+
+@topology
+def shared_with_fixed_channels():
+    """Layers that also see the image, whose channels cannot go: what they hold stays whole."""
+    image = keras.Input((6, 6, 6))
+    norm, slope = layers.BatchNormalization(), layers.PReLU(shared_axes=(1, 2))
+    x = layers.Conv2D(6, 3, padding="same", name="a")(norm(image))
+    y = layers.Conv2D(6, 3, padding="same", name="b")(slope(image))
+    z = layers.Conv2D(8, 3, name="free")(layers.Add()([norm(x), slope(y)]))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(z)))
+
+
+@topology
+def shared_reshape():
+    """One Reshape with its size written out, called on two branches: they can only shrink together."""
+    image = keras.Input((6, 6, 2))
+    shape = layers.Reshape((1, 1, 8))
+    gates = []
+    for name in ("a", "b"):
+        x = layers.Conv2D(8, 3, name=name)(image)
+        gates.append(shape(layers.GlobalAveragePooling2D()(x)))
+    x = layers.Conv2D(4, 1, name="after")(layers.Concatenate()(gates))
+    return keras.Model(image, head(layers.Flatten()(x)))
+
+
+@topology
+def called_by_keyword():
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(8, 3, name="a")(inputs=image)
+    x = layers.BatchNormalization()(inputs=x)
+    x = layers.Conv2D(6, 3, name="b")(inputs=x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def layer_of_an_earlier_model():
+    """The first call of `b` belongs to a model that is not pruned."""
+    image = keras.Input((6, 6, 2))
+    shared = layers.Conv2D(6, 3, name="b")
+    shared(layers.Conv2D(8, 3, name="elsewhere")(image))
+    x = shared(layers.Conv2D(8, 3, name="a")(image))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))

@@ -1,6 +1,7 @@
 """Operations on one tensor that treat every number, or every channel, by itself."""
 
 import keras
+import numpy as np
 
 from autoprune.graph.channels import Channels
 from autoprune.graph.rules.common import mixes_channels
@@ -58,7 +59,7 @@ def parametric_relu(call: Call) -> Channels | None:
 @channel_rule(layers.Rescaling)
 def rescaling(call: Call) -> Channels | None:
     """A scalar scale and offset change nothing; one value per channel is an attribute that surgery leaves alone."""
-    if any(isinstance(value, (list, tuple)) for value in (call.operation.scale, call.operation.offset)):
+    if any(np.ndim(value) > 0 for value in (call.operation.scale, call.operation.offset)):
         call.freeze(f"enters '{call.path}', which has a fixed scale or offset per channel")
         return None
     return unchanged(call)
