@@ -20,16 +20,18 @@ from omegaconf import DictConfig
 
 from autoprune import cli
 from autoprune.cost import CostModel, open_cost_model
+from autoprune.cost.model import resolve_target
 from autoprune.data import Dataset, load_data
-from autoprune.errors import SettingsError
+from autoprune.errors import BudgetError, SettingsError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
+from autoprune.planning.importance import IMPORTANCES
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import CostReport, Evaluation, Plan, Target
-from autoprune.reporting.console import CONSOLE, BestSoFar, stage
+from autoprune.reporting.console import CONSOLE, BestSoFar, Stage, stage
 from autoprune.reporting.outcome import Outcome, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
@@ -37,10 +39,12 @@ from autoprune.searchers import SEARCHERS, Problem, Scorer, Searcher, best_withi
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import pose
 from autoprune.searchers.uniform import distinct_ratios
-from autoprune.settings import BudgetSettings, LimitsSettings, SearchSettings, TargetSettings, from_config
+from autoprune.settings import BudgetSettings, LimitsSettings, SearchSettings, from_config
 from autoprune.training.base_model import base_model
 from autoprune.training.finishing import Finished, Finisher
+from autoprune.training.fit import OnProgress
 from envs.making import as_policy, env_maker
+from envs.reward import REWARDS
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +72,13 @@ class SearchResult:
 
 def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
     """The whole command: data and base model, then `search_model`."""
+    check_names(settings)
     data = load_data(settings.data)
     if folder.dense.exists():
         model = load_model(folder.dense)
     else:
         with stage("base model", settings.training.epochs) as shown:
-            model = base_model(settings, data, lambda epochs, logs: shown.advance(epochs, _training_note(logs)))
+            model = base_model(settings, data, _show_training(shown))
         check_fit(model, data)
         save_model(model, folder.dense)
     return search_model(model, data, settings, folder)
@@ -86,11 +91,11 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
         AutopruneError: model, data, target or budget cannot be used; the message says which and why.
     """
     start = time.perf_counter()
+    check_names(settings)
     check_fit(model, data)
     planner = Planner(model, importance=settings.importance.name, constraints=settings.constraints, seed=settings.seed)
-    target = settings.target
-    wanted = Target(target.name, target.batch_size, target.dtype)
-    with closing(open_cost_model(wanted, cache=target.cache)) as cost_model:
+    open_costs = open_cost_model(_target(settings), cache=settings.target.cache, measured=folder.measured)
+    with closing(open_costs) as cost_model:
         identity = _identity(model, data, planner, settings, cost_model)
         with closing(Journal(folder.journal, identity)) as journal:
             evaluator = Evaluator(
@@ -101,12 +106,12 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
             courses = {}
             for label, propose in {"uniform": SEARCHERS.get("uniform"), name: searcher}.items():
                 courses[label] = _run_searcher(label, propose, problem, evaluator, settings)
+        policy = _policy(searcher, settings, model, cost_model.target)
+        if policy is not None:
+            save_policy(policy, folder.policy)
         finished, kept = _finish(model, data, planner, cost_model, settings, problem, courses)
-    policy = _policy(searcher, settings, model, cost_model.target)
     save_model(model, folder.pruned)
     save_plan(kept.plan, folder.plan)
-    if policy is not None:
-        save_policy(policy, folder.policy)
     outcome = Outcome(
         settings,
         cost_model.target,
@@ -119,6 +124,34 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
     )
     write_outcome(outcome, folder)
     return SearchResult(model, kept.plan, policy, courses, finished, folder.report)
+
+
+def check_names(settings: SearchSettings) -> None:
+    """Refuse at once what would be refused after minutes of training.
+
+    Raises:
+        SettingsError: an option of the agent is unknown.
+        TargetError: the target cannot be used here.
+        UnknownNameError: a searcher, agent, reward or importance measure does not exist.
+    """
+    resolve_target(_target(settings))
+    REWARDS.get(settings.reward.name)
+    IMPORTANCES.get(settings.importance.name)
+    if settings.searcher.name != "rl":
+        SEARCHERS.get(settings.searcher.name)
+    else:
+        _rl().check_agent(settings.agent)
+
+
+def _target(settings: SearchSettings) -> Target:
+    return Target(settings.target.name, settings.target.batch_size, settings.target.dtype)
+
+
+def _rl() -> types.ModuleType:
+    """Torch and SB3 take seconds to import: only when they are needed."""
+    from autoprune.searchers import rl
+
+    return rl
 
 
 def _pose(evaluator: Evaluator, settings: SearchSettings) -> Problem:
@@ -140,11 +173,8 @@ def _searcher(
     name = settings.searcher.name
     if name != "rl":
         return SEARCHERS.get(name), name
-    # Torch and SB3 take seconds to import: only when they are needed.
-    from autoprune.searchers.rl import RlSearcher
-
     make_env = env_maker(model, planner, settings.reward, cost_model.target)
-    return RlSearcher(make_env, settings.agent, folder.tensorboard), name
+    return _rl().RlSearcher(make_env, settings.agent, folder.tensorboard), name
 
 
 def _run_searcher(
@@ -170,20 +200,30 @@ def _finish(
     """Finish the dense model and each searcher's best plan; the model ends as the best of these.
 
     The best is the one most accurate on the reward split after fine-tuning; of equal ones, the last searcher's.
+    Whatever interrupts this leaves the model dense.
     """
+    best = {name: best_within(course, problem.budget) for name, course in courses.items()}
+    for name, evaluation in best.items():
+        if evaluation is None:
+            logger.warning("%s found no plan within the budget in %d evaluations", name, len(courses[name]))
+    if not any(best.values()):
+        raise BudgetError(
+            "No searcher scored a plan within the budget, though uniform ones exist: their evaluations failed. "
+            "The log says why."
+        )
     finisher = Finisher(model, planner, data, cost_model=cost_model, settings=settings)
-    finished = [finisher.finish("dense", problem.dense)]
-    for name, course in courses.items():
-        best = best_within(course, problem.budget)
-        if best is None:
-            logger.warning("%s found no plan within the budget in %d evaluations", name, len(course))
-            continue
-        with stage(f"{name}: tune", max(settings.training.after_pruning, 1)) as shown:
-            done = finisher.finish(name, best, lambda epochs, logs, s=shown: s.advance(epochs, _training_note(logs)))
-        finished.append(done)
-    kept = max(reversed(finished[1:]), key=lambda done: done.reward_accuracy)
-    if kept is not finished[-1]:
-        finisher.bring_back(kept)
+    try:
+        finished = [finisher.finish("dense", problem.dense)]
+        for name, evaluation in best.items():
+            if evaluation is not None:
+                with stage(f"{name}: tune", max(settings.training.after_pruning, 1)) as shown:
+                    finished.append(finisher.finish(name, evaluation, _show_training(shown)))
+        kept = max(reversed(finished[1:]), key=lambda done: done.reward_accuracy)
+        if kept is not finished[-1]:
+            finisher.bring_back(kept)
+    except BaseException:
+        finisher.undo()
+        raise
     return tuple(finished), kept
 
 
@@ -219,19 +259,24 @@ def _identity(
     }
 
 
-def _training_note(logs: Mapping[str, float]) -> str:
-    accuracy = f", accuracy {logs['val_accuracy']:.3f}" if "val_accuracy" in logs else ""
-    return f"loss {logs.get('loss', math.nan):.3f}{accuracy}"
+def _show_training(shown: Stage) -> OnProgress:
+    """What `train` calls after each step, for a progress bar of epochs."""
+
+    def show(epochs: float, logs: Mapping[str, float]) -> None:
+        accuracy = f", accuracy {logs['val_accuracy']:.3f}" if "val_accuracy" in logs else ""
+        shown.advance(epochs, f"loss {logs.get('loss', math.nan):.3f}{accuracy}")
+
+    return show
 
 
 def search(
     model: Any,
     data: Dataset,
     *,
-    target: str | Target = "auto",
+    target: str | Target | None = None,
     latency: float | None = None,
     memory: float | None = None,
-    evaluations: int = 60,
+    evaluations: int | None = None,
     folder: str | Path = "outputs/search/api",
     settings: SearchSettings | None = None,
 ) -> SearchResult:
@@ -240,25 +285,25 @@ def search(
     Args:
         model: a built Functional or Sequential classifier. It is changed.
         data: a `Dataset`, from `autoprune.data.load_data` or made of arrays with `autoprune.data.from_arrays`.
-        target: a name as for `measure_cost`, at batch 128 in bfloat16, or a `Target`.
-        latency: limit as a share of the dense latency; when neither limit is given, 0.6.
+        target: a name as for `measure_cost`, or a `Target` with batch size and dtype.
+        latency: limit as a share of the dense latency; a limit that is given replaces both of the settings.
         memory: limit as a share of the dense model's device memory.
         evaluations: plans that each searcher may score.
         folder: run folder; the same folder, model, data and settings continue an interrupted search.
-        settings: everything else; the arguments above override it.
+        settings: everything that is not given; by default batch 128 in bfloat16, 60 % of the latency, 60 evaluations.
 
     Raises:
         AutopruneError: model, data, target or budget cannot be used; the message says which and why.
     """
-    if latency is None and memory is None:
-        latency = 0.6
-    wanted = Target(target) if isinstance(target, str) else target
-    settings = replace(
-        settings or SearchSettings(),
-        target=TargetSettings(wanted.name, wanted.batch_size, wanted.dtype),
-        budget=BudgetSettings(latency, memory),
-        search=LimitsSettings(evaluations),
-    )
+    settings = settings or SearchSettings()
+    if isinstance(target, Target):
+        settings = replace(settings, target=replace(settings.target, **dataclasses.asdict(target)))
+    elif target is not None:
+        settings = replace(settings, target=replace(settings.target, name=target))
+    if latency is not None or memory is not None:
+        settings = replace(settings, budget=BudgetSettings(latency, memory))
+    if evaluations is not None:
+        settings = replace(settings, search=LimitsSettings(evaluations))
     return search_model(model, data, settings, RunFolder.make(folder))
 
 

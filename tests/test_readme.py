@@ -1,5 +1,6 @@
 """The README tells what is true: its commands are those that CI runs, its options are those that exist."""
 
+import importlib
 import re
 
 import pytest
@@ -37,6 +38,11 @@ def test_python_names_exist():
 
     for name in re.findall(r"\bautoprune\.(\w+)\(", README):
         assert name in autoprune.__all__
+
+
+def test_imports_work():
+    for module, name in re.findall(r"^from (autoprune\S*) import (\w+)$", README, re.MULTILINE):
+        assert hasattr(importlib.import_module(module), name)
 
 
 def test_packages_are_on_the_map():

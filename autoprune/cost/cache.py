@@ -10,8 +10,11 @@ import logging
 import os
 import sqlite3
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from autoprune.records import CostReport, Memory, Target
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,11 @@ def user_cache_folder() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoprune"
+
+
+def report_from_json(data: Mapping[str, Any]) -> CostReport:
+    """The inverse of `dataclasses.asdict` for a cost report."""
+    return CostReport(**{**data, "target": Target(**data["target"]), "memory": Memory(**data["memory"])})
 
 
 def cache_key(**parts: Any) -> str:

@@ -92,7 +92,7 @@ class CompilerClient:
                 if answer["resident"] > RESIDENT_LIMIT:
                     self._stop()
                 if "error" in answer:
-                    raise CostError(f"The TPU compiler refused the model: {answer['error']}")
+                    raise CostError(answer["error"])
                 return answer["result"]
             words = self._last_words()
             self._stop()
@@ -178,6 +178,8 @@ def worker_environment(accelerator_type: str, scratch: str) -> dict[str, str]:
     """Environment of a compiler process: Keras on JAX, a described TPU, and no TPU or metadata server looked for."""
     return {
         **os.environ,
+        # What this process can import, that one can: layers of a user's own modules.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": "cpu",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

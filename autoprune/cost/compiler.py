@@ -12,6 +12,7 @@ from autoprune.cost.chips import CHIPS
 from autoprune.cost.client import CompilerClient
 from autoprune.cost.flops import count_flops
 from autoprune.errors import CostError
+from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.records import CostReport, Memory, Target
 
@@ -92,6 +93,7 @@ class CompilerCostModel:
     def _request(self, model: Any) -> dict[str, Any]:
         return {
             "config": keras.saving.serialize_keras_object(model),
+            "modules": _modules(model),
             "batch_size": self.target.batch_size,
             "dtype": self.target.dtype,
             "topology": self._chip.topology,
@@ -119,6 +121,12 @@ class CompilerCostModel:
                 **self._versions,
             },
         )
+
+
+def _modules(model: Any) -> list[str]:
+    """Modules, besides Keras, in which the classes of the model's layers were defined."""
+    names = {type(layer).__module__ for layer in keras_internals.layers_by_path(model).values()}
+    return sorted(name for name in names if name.split(".")[0] not in ("keras", "__main__"))
 
 
 def _check_static(model: Any) -> None:

@@ -1,5 +1,6 @@
 """The door to costs: from a target's name to something that costs models on it."""
 
+import dataclasses
 import importlib.util
 import logging
 import platform
@@ -8,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from autoprune.cost.cache import CostCache, user_cache_folder
+from autoprune.cost.cache import CostCache, cache_key, report_from_json, user_cache_folder
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.client import CompilerClient
 from autoprune.cost.compiler import CompilerCostModel
@@ -43,24 +44,45 @@ class Remembering:
 
     Args:
         inner: the cost model that is asked.
+        store: where answers outlive this process, or None.
     """
 
-    def __init__(self, inner: CostModel) -> None:
+    def __init__(self, inner: CostModel, store: CostCache | None = None) -> None:
         self.target = inner.target
         self._inner = inner
+        self._store = store
         self._known: dict[str, Future] = {}
 
     def submit(self, model: Any) -> Future:
         """As the inner model's, or its earlier answer. A failure is not remembered."""
-        key = architecture_fingerprint(model)
-        known = self._known.get(key)
+        architecture = architecture_fingerprint(model)
+        known = self._known.get(architecture)
         if known is None or (known.done() and known.exception() is not None):
-            known = self._known[key] = self._inner.submit(model)
+            known = self._known[architecture] = self._stored(architecture) or self._asked(architecture, model)
         return known
 
     def close(self) -> None:
-        """Close the inner model."""
+        """Close the inner model, and the store."""
         self._inner.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _key(self, architecture: str) -> str:
+        return cache_key(architecture=architecture, target=dataclasses.asdict(self.target))
+
+    def _stored(self, architecture: str) -> Future | None:
+        data = self._store.get(self._key(architecture)) if self._store else None
+        if data is None:
+            return None
+        answer: Future = Future()
+        answer.set_result(report_from_json(data))
+        return answer
+
+    def _asked(self, architecture: str, model: Any) -> Future:
+        answer = self._inner.submit(model)
+        if self._store is not None and answer.exception() is None:
+            self._store.put(self._key(architecture), dataclasses.asdict(answer.result()))
+        return answer
 
 
 def target_names() -> list[str]:
@@ -76,7 +98,7 @@ def compiler_available() -> bool:
 def resolve_target(target: Target) -> Target:
     """Check a target, and choose one when its name is `auto`.
 
-    `auto` is `tpu_v5e` where the TPU compiler is installed, else `cpu`, with a warning that says so.
+    `auto` is `tpu_v5e` where the TPU compiler is installed, else `cpu`.
 
     Raises:
         TargetError: the name, batch size or dtype cannot be, or needs the TPU compiler on a platform without it.
@@ -84,8 +106,6 @@ def resolve_target(target: Target) -> Target:
     name = target.name
     if name == "auto":
         name = DEFAULT_TPU if compiler_available() else "cpu"
-        if name == "cpu":
-            logger.warning("target auto: %s Costs are measured on this host instead.", _no_compiler())
     if name not in target_names():
         raise TargetError(f"There is no target '{name}'. {suggestion(name, [*target_names(), 'auto'])}")
     if name in CHIPS and not compiler_available():
@@ -106,21 +126,31 @@ def _no_compiler() -> str:
 
 
 def open_cost_model(
-    target: Target, *, cache: str | Path | None = "auto", client: CompilerClient | None = None
+    target: Target,
+    *,
+    cache: str | Path | None = "auto",
+    client: CompilerClient | None = None,
+    measured: str | Path | None = None,
 ) -> CostModel:
     """Something that costs models on a target. Close it when done.
+
+    A target `auto` that becomes this host, for lack of the TPU compiler, is a warning.
 
     Args:
         target: `Target(name, batch_size, dtype)`; the name may be `auto`.
         cache: file where compilations are remembered; `auto` is one in the user's cache folder, None keeps nothing.
         client: a compiler process to share between targets; it stays open.
+        measured: file where what is measured on this host is kept, so that an architecture has one cost in all
+            processes of a search.
 
     Raises:
         TargetError: the target cannot be used here.
     """
-    target = resolve_target(target)
+    asked, target = target.name, resolve_target(target)
     if target.name == "cpu":
-        return Remembering(HostCostModel(target))
+        if asked == "auto":
+            logger.warning("target auto: %s Costs are measured on this host instead.", _no_compiler())
+        return Remembering(HostCostModel(target), CostCache(Path(measured)) if measured else None)
     path = user_cache_folder() / "costs.sqlite" if cache == "auto" else cache
     return Remembering(CompilerCostModel(target, CostCache(Path(path)) if path else None, client))
 

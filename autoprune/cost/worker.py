@@ -4,6 +4,7 @@ It holds Keras on JAX and libtpu, never TensorFlow, because libtpu may end the p
 one answer are one line of JSON each; `client.py` is the other end. Started by `python -m autoprune.cost.worker`.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from autoprune.cost import hlo
+from autoprune.errors import ModelError
 from autoprune.models import keras_internals
 
 
@@ -37,8 +39,8 @@ class Compiler:
         """Compile one model and read the compiler's figures.
 
         Args:
-            request: `config` (serialised Keras model), `batch_size`, `dtype`, `topology`, `options`, `clock` (cycles
-                per second), `bandwidth` (bytes per second).
+            request: `config` (serialised Keras model), `modules` (that its layers come from), `batch_size`, `dtype`,
+                `topology`, `options`, `clock` (cycles per second), `bandwidth` (bytes per second).
 
         Returns:
             `latency` and `latency_sum` in seconds; `weights`, `activations`, `code` and `total` in bytes; `kernels`.
@@ -64,7 +66,7 @@ class Compiler:
         sharding = SingleDeviceSharding(self._device(request["topology"], request["options"]))
         with keras.StatelessScope(initialize_variables=False):
             # Shapes are all the compiler needs: no weight is ever made.
-            model = keras.saving.deserialize_keras_object(with_dtype(request["config"], request["dtype"]))
+            model = rebuilt(with_dtype(request["config"], request["dtype"]), request["modules"])
 
         structure = keras_internals.input_structure(model)
 
@@ -89,6 +91,24 @@ class Compiler:
             described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
             self._devices[topology] = described.devices[0]
         return self._devices[topology]
+
+
+def rebuilt(config: Any, modules: list[str]) -> Any:
+    """The model of a config, once the modules of its layers' classes are imported, which registers them.
+
+    Raises:
+        ModelError: it holds a layer that this process cannot import.
+    """
+    try:
+        for module in modules:
+            importlib.import_module(module)
+        return keras.saving.deserialize_keras_object(config)
+    except (ImportError, TypeError) as error:
+        raise ModelError(
+            "The compiler works in a process of its own, which could not rebuild the model. A layer of your own must "
+            "lie in a module that can be imported, not in the script that is run, and be registered there with "
+            f"keras.saving.register_keras_serializable. Keras says: {str(error)[:1500]}"
+        ) from error
 
 
 def with_dtype(config: Any, dtype: str) -> Any:
@@ -121,9 +141,12 @@ def answer(compiler: Compiler, line: str) -> dict[str, Any]:
     try:
         result = compiler.compile(request)
         return {"id": request["id"], "result": result, "resident": resident_bytes()}
+    except ModelError as error:
+        return {"id": request["id"], "error": str(error), "resident": resident_bytes()}
     except Exception as error:  # noqa: BLE001 - whatever the model or the compiler raises goes to the asker
         detail = "".join(traceback.format_exception_only(error)).strip()
-        return {"id": request["id"], "error": detail[:4000], "resident": resident_bytes()}
+        words = f"The TPU compiler refused the model: {detail[:4000]}"
+        return {"id": request["id"], "error": words, "resident": resident_bytes()}
     finally:
         jax.clear_caches()
         keras.backend.clear_session(free_memory=False)

@@ -1,10 +1,10 @@
 """Data sets -> train, reward and test splits.
 
-`load_data` is the door. The reward split is cut from the training images, with a seed; the test split is what the
-data set calls test, and nothing but the final report reads it.
+`load_data` is the door, `from_arrays` that for arrays in memory. The reward split is cut from the training images,
+with a seed; the test split is what the data set calls test, and nothing but the final report reads it.
 """
 
 from autoprune.data import digits, fashion_mnist, npz  # noqa: F401 - importing a loader enters it
-from autoprune.data.splits import Dataset, Split, load_data
+from autoprune.data.splits import Dataset, Split, from_arrays, load_data
 
-__all__ = ["Dataset", "Split", "load_data"]
+__all__ = ["Dataset", "Split", "from_arrays", "load_data"]

@@ -1,6 +1,7 @@
 """Fashion-MNIST: 60,000 training and 10,000 test images, 28x28 grey, 10 classes (Xiao et al., 2017)."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import keras
@@ -53,9 +54,9 @@ def read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"There is no file '{path}'. data.dir must hold the four gzipped IDX files.") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"'{path}' is not a whole gzip file: {error}") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
         raise DataError(f"'{path}' is not an IDX file of unsigned bytes.")
     rank = content[3]
     shape = np.frombuffer(content, ">u4", rank, offset=4)

@@ -1,15 +1,18 @@
 """A user's own arrays in a NumPy `.npz` file."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from autoprune.data.splits import DATASETS, RawData, Split
+from autoprune.data.splits import DATASETS, RawData, Split, as_images, as_labels
 from autoprune.errors import DataError
 from autoprune.settings import DataSettings
 
+# Whatever NumPy, zipfile and zlib raise over a file that is damaged or something else.
+_CORRUPT = (OSError, ValueError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _EXPECTED = (
     "Expected arrays x_train, y_train, x_test, y_test, or x and y, of which a fifth becomes the test split. "
     "Images are (n, *input shape) as the model takes them, labels (n,) class numbers or (n, classes) one-hot."
@@ -27,10 +30,10 @@ def load(settings: DataSettings) -> RawData:
         raise DataError("data=npz needs data.path=FILE.npz. " + _EXPECTED)
     arrays = _read(Path(settings.path))
     if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
-        train = Split(_images(arrays["x_train"]), _labels(arrays["y_train"]))
-        return RawData(train, Split(_images(arrays["x_test"]), _labels(arrays["y_test"])))
+        train = Split(as_images(arrays["x_train"]), as_labels(arrays["y_train"]))
+        return RawData(train, Split(as_images(arrays["x_test"]), as_labels(arrays["y_test"])))
     if {"x", "y"} <= arrays.keys():
-        images, labels = _images(arrays["x"]), _labels(arrays["y"])
+        images, labels = as_images(arrays["x"]), as_labels(arrays["y"])
         if len(images) != len(labels):
             raise DataError(f"'{settings.path}' holds {len(images)} images but {len(labels)} labels.")
         if len(images) < 5:
@@ -47,20 +50,5 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError as error:
         raise DataError(f"There is no file '{path}'. Name an .npz file with data.path=FILE.npz.") from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except _CORRUPT as error:
         raise DataError(f"'{path}' is not an .npz file of plain arrays: {error}") from error
-
-
-def _images(array: np.ndarray) -> np.ndarray:
-    if not np.issubdtype(array.dtype, np.number) or array.ndim < 2:
-        raise DataError(f"Images are numbers of shape (n, ...). Received: {array.dtype} of shape {array.shape}")
-    return array.astype(np.float32)
-
-
-def _labels(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 2 and array.shape[1] > 1:
-        return array.argmax(1).astype(np.int64)
-    flat = array.reshape(len(array), -1)
-    if flat.shape[1] != 1 or not np.issubdtype(array.dtype, np.number) or (flat != np.round(flat)).any():
-        raise DataError(f"Labels are class numbers. Received: {array.dtype} of shape {array.shape}")
-    return flat[:, 0].astype(np.int64)

@@ -88,6 +88,60 @@ def load_data(settings: DataSettings) -> Dataset:
     return split(settings, raw)
 
 
+def from_arrays(
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    reward_size: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """A data set of arrays in memory.
+
+    Args:
+        x_train: (n, *input shape) images as the model takes them.
+        y_train: (n,) class numbers from 0, or (n, classes) one-hot.
+        x_test: likewise, for the final report alone.
+        y_test: likewise.
+        reward_size: size of the reward split; a number below 1 is a share of the training images.
+        seed: of the reward split.
+
+    Raises:
+        DataError: labels or images cannot be used, or are too few.
+    """
+    train = Split(as_images(x_train), as_labels(y_train))
+    raw = RawData(train, Split(as_images(x_test), as_labels(y_test)))
+    return split(DataSettings("arrays", reward_size=reward_size, seed=seed), raw)
+
+
+def as_images(array: np.ndarray) -> np.ndarray:
+    """Numbers of shape (n, ...) as float32.
+
+    Raises:
+        DataError: they are not numbers, or have no axis besides the first.
+    """
+    array = np.asarray(array)
+    if not np.issubdtype(array.dtype, np.number) or array.ndim < 2:
+        raise DataError(f"Images are numbers of shape (n, ...). Received: {array.dtype} of shape {array.shape}")
+    return array.astype(np.float32)
+
+
+def as_labels(array: np.ndarray) -> np.ndarray:
+    """Class numbers, or one-hot rows, as (n,) int64.
+
+    Raises:
+        DataError: they are neither.
+    """
+    array = np.asarray(array)
+    if array.ndim == 2 and array.shape[1] > 1:
+        return array.argmax(1).astype(np.int64)
+    flat = array.reshape(len(array), -1)
+    if flat.shape[1] != 1 or not np.issubdtype(array.dtype, np.number) or (flat != np.round(flat)).any():
+        raise DataError(f"Labels are class numbers. Received: {array.dtype} of shape {array.shape}")
+    return flat[:, 0].astype(np.int64)
+
+
 def split(settings: DataSettings, raw: RawData) -> Dataset:
     """Cut the reward split: a random subset of the training images, drawn with the seed.
 

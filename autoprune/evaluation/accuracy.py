@@ -8,6 +8,7 @@ import numpy as np
 
 from autoprune.data import Dataset, Split
 from autoprune.errors import DataError
+from autoprune.models.head import gives_logits
 
 
 def accuracy(model: Any, split: Split, batch_size: int = 256) -> float:
@@ -16,11 +17,12 @@ def accuracy(model: Any, split: Split, batch_size: int = 256) -> float:
 
 
 def predicted_classes(model: Any, split: Split, batch_size: int = 256) -> np.ndarray:
-    """(n,) class numbers that the model predicts; one output in 0..1 counts as class 1 from one half up."""
+    """(n,) class numbers that the model predicts; a single number counts as class 1 from even odds up."""
     parts = []
+    even = 0.0 if gives_logits(model) else 0.5
     for images in batches(split.images, batch_size):
         outputs = keras.ops.convert_to_numpy(model(images, training=False))
-        parts.append(outputs[:, 0] >= 0.5 if outputs.shape[1] == 1 else outputs.argmax(1))
+        parts.append(outputs[:, 0] >= even if outputs.shape[1] == 1 else outputs.argmax(1))
     return np.concatenate(parts).astype(np.int64)
 
 

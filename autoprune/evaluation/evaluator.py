@@ -59,20 +59,24 @@ class Evaluator:
         self._settings = settings or EvaluationSettings()
         self._surgeon = Surgeon(model, planner.all_groups)
         self._snapshot = self._surgeon.snapshot()
+        self._failed: set[str] = set()
 
     def evaluate(self, keep_ratios: KeepRatios) -> Evaluation:
         """Score the plan for these keep ratios, or look it up if the journal has it.
 
-        A plan that cannot be compiled gives an evaluation that has failed; the search can go on.
+        A plan that cannot be compiled gives an evaluation that has failed; the search can go on. A failure of an
+        earlier process is not believed: it may have been that machine's.
 
         Raises:
             PlanError: a ratio or group name cannot be.
         """
         plan = self.planner.plan(keep_ratios)
         known = self.journal.find(plan_key(plan))
-        if known is not None:
+        if known is not None and (not known.failed or known.key in self._failed):
             return known
         evaluation = self._score(plan)
+        if evaluation.failed:
+            self._failed.add(evaluation.key)
         self.journal.add(evaluation)
         return evaluation
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune.cost.cache import report_from_json
 from autoprune.errors import JournalError
-from autoprune.records import CostReport, Evaluation, Memory, Target
+from autoprune.records import Evaluation
 
 FORMAT = "autoprune.journal"
 VERSION = 1
@@ -113,6 +114,6 @@ def evaluation_from_json(data: Mapping[str, Any]) -> Evaluation:
     """The inverse of `evaluation_to_json`."""
     cost = data["cost"]
     if cost is not None:
-        cost = CostReport(**{**cost, "target": Target(**cost["target"]), "memory": Memory(**cost["memory"])})
+        cost = report_from_json(cost)
     accuracy = math.nan if data["accuracy"] is None else data["accuracy"]
     return Evaluation(**{**data, "cost": cost, "accuracy": accuracy})

@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "evaluations.sqlite"
 
     @property
+    def measured(self) -> Path:
+        """Costs measured on this host, for the target `cpu`."""
+        return self.path / "measured.sqlite"
+
+    @property
     def report(self) -> Path:
         """The report."""
         return self.path / "report.html"

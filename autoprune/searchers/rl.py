@@ -4,6 +4,7 @@ The environment is handed in: it scores plans through the same `Scorer` as every
 episode. The last evaluation is spent on the plan of the learnt policy without exploration.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
 
 from autoprune.errors import SettingsError
-from autoprune.registry import Registry
+from autoprune.registry import Registry, suggestion
 from autoprune.searchers.problem import EvaluationsSpent, Problem, Scorer
 from autoprune.settings import AgentSettings
 
@@ -85,6 +86,21 @@ AGENTS.add("ddpg")(AgentKind(DDPG, _deterministic, squash=True, activation="relu
 AGENTS.add("ppo")(AgentKind(PPO, _ppo, squash=False, activation="tanh"))
 
 
+def check_agent(settings: AgentSettings) -> AgentKind:
+    """The kind of agent that is asked for.
+
+    Raises:
+        SettingsError: an option is none of the SB3 class's.
+        UnknownNameError: there is no such agent.
+    """
+    kind = AGENTS.get(settings.name)
+    known = set(inspect.signature(kind.algorithm).parameters) - {"policy", "env", "seed", "device", "verbose"}
+    for option in settings.options:
+        if option not in known:
+            raise SettingsError(f"agent.options do not fit {settings.name}: '{option}'. {suggestion(option, known)}")
+    return kind
+
+
 class RlSearcher:
     """A searcher that trains an agent on the environment.
 
@@ -105,7 +121,7 @@ class RlSearcher:
     ) -> None:
         self._make_env = make_env
         self._settings = settings
-        self._kind = AGENTS.get(settings.name)
+        self._kind = check_agent(settings)
         self._log_folder = log_folder
         self.actor: Mapping[str, Any] | None = None
 
@@ -133,10 +149,7 @@ class RlSearcher:
 
     def _make_agent(self, env: gymnasium.Env, steps: int, episodes: int, seed: int) -> BaseAlgorithm:
         options = {**self._kind.options(steps, episodes, self._settings), **self._settings.options}
-        try:
-            agent = self._kind.algorithm("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **options)
-        except TypeError as error:
-            raise SettingsError(f"agent.options do not fit {self._settings.name}: {error}") from error
+        agent = self._kind.algorithm("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **options)
         if self._log_folder is not None:
             agent.set_logger(configure(str(self._log_folder), ["tensorboard"]))
         return agent

@@ -10,6 +10,7 @@ import keras
 from autoprune.cost.cache import cache_key, user_cache_folder
 from autoprune.data import Dataset
 from autoprune.errors import ModelError
+from autoprune.evaluation.accuracy import check_fit
 from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
 from autoprune.settings import SearchSettings
@@ -25,6 +26,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     user's cache folder, by everything it depends on, and loaded the next time.
 
     Raises:
+        DataError: the data do not fit the architecture as it was asked for.
         ModelError: the file is missing or cannot be read.
         UnknownNameError: there is no such architecture.
     """
@@ -45,6 +47,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
             return model
     keras.utils.set_random_seed(settings.seed)
     model = zoo.build(chosen.name, shape, chosen.classes or data.classes, chosen.width)
+    check_fit(model, data)
     training = settings.training
     train(
         model,

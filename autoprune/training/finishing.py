@@ -1,5 +1,6 @@
 """From the evaluation of a plan to a finished model: pruned in place, fine-tuned, tested once, costed as it is."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
-from autoprune.training.fit import OnProgress, TrainingRecord, train
+from autoprune.training.fit import OnProgress, TrainingError, TrainingRecord, train
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +69,10 @@ class Finisher:
     def finish(self, name: str, evaluation: Evaluation, on_progress: OnProgress | None = None) -> Finished:
         """Prune the model in place, fine-tune and test it. A plan that keeps everything is tested as it is.
 
+        When fine-tuning diverges, the model stays as it was pruned, with a warning: a search is not lost for that.
+
         Raises:
             CostError: the finished model cannot be costed.
-            TrainingError: fine-tuning diverged.
         """
         self._surgeon.restore(self._snapshot)
         settings, data, model = self._settings, self._data, self._model
@@ -79,15 +83,7 @@ class Finisher:
         if surgery.changes:
             images = data.train.images[: settings.evaluation.recalibration_images]
             recalibrate(model, images, settings.evaluation.batch_size)
-        record = train(
-            model,
-            data,
-            settings.training,
-            epochs=epochs,
-            learning_rate=settings.training.fine_tune_learning_rate,
-            seed=settings.seed,
-            on_progress=on_progress,
-        )
+        record = self._fine_tune(name, epochs, on_progress)
         batch_size = settings.evaluation.batch_size
         return Finished(
             name,
@@ -100,6 +96,28 @@ class Finisher:
             pending.result(),
             model.get_weights(),
         )
+
+    def undo(self) -> None:
+        """Make the model the dense one again."""
+        self._surgeon.restore(self._snapshot)
+
+    def _fine_tune(self, name: str, epochs: int, on_progress: OnProgress | None) -> TrainingRecord:
+        pruned = self._model.get_weights()
+        settings = self._settings
+        try:
+            return train(
+                self._model,
+                self._data,
+                settings.training,
+                epochs=epochs,
+                learning_rate=settings.training.fine_tune_learning_rate,
+                seed=settings.seed,
+                on_progress=on_progress,
+            )
+        except TrainingError as error:
+            logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
+            self._model.set_weights(pruned)
+            return TrainingRecord(0, (), (), 0)
 
     def bring_back(self, finished: Finished) -> None:
         """Make the model the one that was finished earlier."""

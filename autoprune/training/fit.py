@@ -10,6 +10,7 @@ import keras
 from autoprune.data import Dataset
 from autoprune.errors import AutopruneError
 from autoprune.models import keras_internals
+from autoprune.models.head import gives_logits
 from autoprune.settings import TrainingSettings
 from autoprune.training.safe_convolutions import safe_convolutions
 
@@ -74,7 +75,7 @@ def train(
         model.compile(
             keras.optimizers.AdamW(_schedule(learning_rate, steps, settings), weight_decay=settings.weight_decay),
             loss_for(model),
-            metrics=["accuracy"],
+            metrics=[_metric_for(model)],
             jit_compile=False,
         )
         try:
@@ -113,19 +114,18 @@ def _schedule(peak: float, steps: int, settings: TrainingSettings) -> keras.opti
 
 
 def loss_for(model: Any) -> keras.losses.Loss:
-    """Cross-entropy for what the model puts out: probabilities, logits, or one probability."""
+    """Cross-entropy for what the model puts out: probabilities, logits, or one number."""
+    from_logits = gives_logits(model)
     if model.outputs[0].shape[-1] == 1:
-        return keras.losses.BinaryCrossentropy(from_logits=not _ends_in(model, "sigmoid"))
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in(model, "softmax"))
+        return keras.losses.BinaryCrossentropy(from_logits=from_logits)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 
 
-def _ends_in(model: Any, activation: str) -> bool:
-    """Whether the operation that makes the output is, or has, this activation."""
-    last = keras_internals.maker_of(model.outputs[0])
-    while keras_internals.is_graph(last):
-        last = keras_internals.maker_of(last.outputs[0])
-    name = getattr(getattr(last, "activation", None), "__name__", "")
-    return activation in (name, type(last).__name__.lower())
+def _metric_for(model: Any) -> str | keras.metrics.Metric:
+    """Accuracy by the threshold that belongs to the output."""
+    if model.outputs[0].shape[-1] == 1:
+        return keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if gives_logits(model) else 0.5)
+    return "accuracy"
 
 
 class _BestWeights(keras.callbacks.Callback):

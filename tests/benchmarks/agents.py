@@ -62,6 +62,7 @@ def main() -> None:
                 results["runs"][f"{name}/{seed}"] = summary(scorer.course, problem)
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 print(name, seed, results["runs"][f"{name}/{seed}"]["best"], flush=True)
+    results["arguments"] = problem_of(arguments)
     results["summary"] = compare(results["runs"], arguments.searchers, arguments.seeds)
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results["summary"]))
@@ -103,33 +104,40 @@ def summary(course: list[Evaluation], problem: Problem) -> dict:
 
 
 def compare(runs: dict, names: list[str], seeds: int) -> dict:
-    """Mean and spread over seeds, and the paired difference to random search with its 95 % interval."""
+    """Mean and spread over seeds, and the paired differences to uniform and random with their 95 % intervals."""
+    best = {name: np.array([runs[f"{name}/{seed}"]["best"] for seed in range(seeds)]) for name in names}
     rows = {}
     for name in names:
-        best = np.array([runs[f"{name}/{seed}"]["best"] for seed in range(seeds)])
         rows[name] = {
-            "best_mean": float(best.mean()),
-            "best_std": float(best.std(ddof=1)) if seeds > 1 else 0.0,
+            "best_mean": float(best[name].mean()),
+            "best_std": float(best[name].std(ddof=1)) if seeds > 1 else 0.0,
             "curve_mean": float(np.mean([runs[f"{name}/{s}"]["mean_over_evaluations"] for s in range(seeds)])),
             "met_budget": float(np.mean([runs[f"{name}/{s}"]["met_budget"] for s in range(seeds)])),
         }
-        if "random" in names and name != "random" and seeds > 1:
-            difference = best - np.array([runs[f"random/{seed}"]["best"] for seed in range(seeds)])
-            error = stats.t.ppf(0.975, seeds - 1) * difference.std(ddof=1) / np.sqrt(seeds)
-            rows[name]["over_random"] = [float(difference.mean()), float(error)]
+        for other in ("uniform", "random"):
+            if other in names and name not in ("uniform", other) and seeds > 1:
+                rows[name][f"over_{other}"] = difference(best[name] - best[other])
     return rows
+
+
+def difference(paired: np.ndarray) -> list[float]:
+    """Mean of paired differences, and half the width of its 95 % interval by Student's t."""
+    error = stats.t.ppf(0.975, len(paired) - 1) * paired.std(ddof=1) / np.sqrt(len(paired))
+    return [float(paired.mean()), float(error)]
 
 
 def table(rows: dict) -> str:
     lines = [
-        "| searcher | best within budget | mean of best-so-far | met budget | over random (95 %) |",
+        "| searcher | best within budget | over uniform (95 %) | over random (95 %) | mean of best-so-far |",
         "|---|---|---|---|---|",
     ]
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["best_mean"]):
-        over = "{:+.3f} ± {:.3f}".format(*row["over_random"]) if "over_random" in row else "-"
+        uniform, random = (
+            "{:+.3f} ± {:.3f}".format(*row[key]) if key in row else "-" for key in ("over_uniform", "over_random")
+        )
         lines.append(
-            f"| {name} | {row['best_mean']:.3f} ± {row['best_std']:.3f} | {row['curve_mean']:.3f} "
-            f"| {row['met_budget']:.0%} | {over} |"
+            f"| {name} | {row['best_mean']:.3f} ± {row['best_std']:.3f} | {uniform} | {random} "
+            f"| {row['curve_mean']:.3f} |"
         )
     return "\n".join(lines)
 

@@ -9,7 +9,15 @@ from running import command, run_in
 import autoprune
 from autoprune.cost.chips import CHIPS
 from autoprune.data import load_data
-from autoprune.settings import AgentSettings, DataSettings, SearchSettings, TrainingSettings
+from autoprune.records import Target
+from autoprune.settings import (
+    AgentSettings,
+    DataSettings,
+    LimitsSettings,
+    SearchSettings,
+    TargetSettings,
+    TrainingSettings,
+)
 
 
 def test_one_model_on_every_generation(tmp_path):
@@ -74,11 +82,15 @@ def test_search_from_python_prunes_the_model_in_place(tmp_path):
     x = keras.layers.Conv2D(64, 3, padding="same", activation="relu")(x)
     model = keras.Model(image, keras.layers.Dense(10)(keras.layers.GlobalMaxPooling2D()(x)))
     before = model.count_params()
-    settings = SearchSettings(agent=AgentSettings("td3"), training=TrainingSettings(epochs=2))
-    result = autoprune.search(
-        model, data, target="tpu_v5e", latency=0.9, evaluations=4, folder=tmp_path / "run", settings=settings
+    settings = SearchSettings(
+        agent=AgentSettings("td3"),
+        training=TrainingSettings(epochs=2),
+        target=TargetSettings(batch_size=64, cache=None),
+        search=LimitsSettings(4),
     )
+    result = autoprune.search(model, data, target="tpu_v5e", latency=0.9, folder=tmp_path / "run", settings=settings)
     assert result.model is model
+    assert result.finished[0].cost.target == Target("tpu_v5e", 64)
     assert model.count_params() < before
     assert set(result.plan.kept) == {"conv2d", "conv2d_1"} or len(result.plan.kept) == 2
     assert len(result.history["rl"]) == 4

@@ -243,6 +243,8 @@ def test_own_model_and_data(own_files, tmp_path):
         (["agent=sacc"], "There is no agent 'sacc'. Did you mean sac?"),
         (["search.evalutions=3"], "There is no option 'search.evalutions'. Did you mean search.evaluations"),
         (["traget=tpu_v3"], "There is no option 'traget'. Did you mean target"),
+        (["reward.name=acuracy_within_budget"], "There is no reward 'acuracy_within_budget'. Did you mean"),
+        (["+agent.options.lerning_rate=1"], "do not fit td3: 'lerning_rate'. Did you mean 'learning_rate'?"),
         (["budget.latency=1.5"], "budget.latency must be a share"),
         (["budget.latency=null"], "budget must be a latency or memory limit"),
         (["search.evaluations=0"], "search.evaluations must be 1 or more. Received: 0"),

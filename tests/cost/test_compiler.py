@@ -1,5 +1,6 @@
 """The real TPU compiler: what it says, how it is kept alive, and what is remembered."""
 
+import importlib
 import os
 import signal
 import sqlite3
@@ -243,6 +244,34 @@ def test_refused_model_gives_the_compilers_words(cost_of):
         cost_of(zoo.build("small_resnet", (32, 32, 3), None), batch_size=1_000_000)
 
 
+LAYER = """
+import keras
+@keras.saving.register_keras_serializable("mine")
+class Doubling(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs * 2
+"""
+
+
+def test_layer_of_ones_own_must_lie_in_a_module(tmp_path, monkeypatch):
+    """The module is found as this process finds it; a layer of the script that is run cannot be."""
+    (tmp_path / "my_layers_of_a_test.py").write_text(LAYER)
+    monkeypatch.syspath_prepend(tmp_path)
+    known = importlib.import_module("my_layers_of_a_test").Doubling
+    unknown = {"__name__": "__main__"}
+    exec(LAYER.replace("Doubling", "Unknown"), unknown)
+    image = keras.Input((6,))
+    with_known, with_unknown = (keras.Model(image, layer()(image)) for layer in (known, unknown["Unknown"]))
+    client = CompilerClient()
+    try:
+        cost_model = open_cost_model(Target("tpu_v5e", 8), cache=None, client=client)
+        assert cost_model.submit(with_known).result(timeout=300).latency > 0
+        with pytest.raises(CostError, match="must lie in a module that can be imported"):
+            cost_model.submit(with_unknown).result(timeout=300)
+    finally:
+        client.close()
+
+
 def test_nothing_is_left_behind_when_the_parent_is_killed(tmp_path):
     """A killed parent's compiler process sees the end of its input, removes its scratch folder and ends."""
     code = (
@@ -294,6 +323,7 @@ def test_without_the_compiler_auto_falls_back_and_tpus_are_refused(monkeypatch, 
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "libtpu" else real(name, *a))
     assert resolve_target(Target("auto")) == Target("cpu", 128, "float32")
+    open_cost_model(Target("auto")).close()
     assert "libtpu, with jax) is not installed" in messages()
     with pytest.raises(TargetError, match=r"tpu_v5e cannot be used here. .* Use target=cpu"):
         resolve_target(Target("tpu_v5e"))
@@ -314,6 +344,17 @@ def test_model_without_a_fixed_input_size_is_refused():
 
 
 # ------------------------------------------------------------------ this host
+
+
+def test_a_measured_cost_is_one_number_in_all_processes_of_a_search(tmp_path):
+    """As a resumed search finds it: another cost model on the same file."""
+    reports = []
+    for name in ("plain", "plain", "unet"):
+        cost_model = open_cost_model(Target("cpu", 4), measured=tmp_path / "measured.sqlite")
+        reports.append(cost_model.submit(made(name)).result())
+        cost_model.close()
+    assert reports[0] == reports[1]
+    assert reports[2].parameters != reports[0].parameters
 
 
 def test_cost_on_this_host_is_measured():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from places import FASHION
 
-from autoprune.data import load_data
+from autoprune.data import from_arrays, load_data
 from autoprune.data.fashion_mnist import read_idx
 from autoprune.data.splits import DATASETS
 from autoprune.errors import DataError, UnknownNameError
@@ -91,7 +91,7 @@ def test_missing_file_is_named(idx_folder):
         load_data(DataSettings("fashion_mnist", dir=str(idx_folder)))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "not gzip", "not idx", "short"])
+@pytest.mark.parametrize("damage", ["truncated", "not gzip", "not idx", "short", "short header"])
 def test_damaged_idx_file_is_refused(tmp_path, damage):
     path = tmp_path / "x.gz"
     write_idx(path, np.zeros((4, 3, 3)))
@@ -101,6 +101,7 @@ def test_damaged_idx_file_is_refused(tmp_path, damage):
             "truncated": content[:20],
             "not gzip": b"hello",
             "not idx": gzip.compress(b"\x00\x00\x0d\x01abcd"),
+            "short header": gzip.compress(b"\x00\x00\x08\x03abcd"),
             "short": gzip.compress(gzip.decompress(content)[:-5]),
         }[damage]
     )
@@ -169,6 +170,35 @@ def test_one_hot_and_column_labels_are_understood(tmp_path):
 def test_npz_that_cannot_be_used_is_refused(tmp_path, arrays, message):
     with np.errstate(all="ignore"), pytest.raises(DataError, match=message):
         load_data(npz(tmp_path / "d.npz", **arrays))
+
+
+def test_damage_anywhere_is_refused_or_harmless(tmp_path):
+    """Any byte of an archive or IDX file may be wrong: the answer is data or a `DataError`, never a traceback."""
+    archive, idx = tmp_path / "d.npz", tmp_path / "i.gz"
+    np.savez_compressed(archive, x=images(8), y=np.arange(8) % 2)
+    write_idx(idx, np.arange(36).reshape(4, 3, 3))
+    refused = 0
+    for path, read in (
+        (archive, lambda: load_data(DataSettings("npz", path=str(archive)))),
+        (idx, lambda: read_idx(idx)),
+    ):
+        content = path.read_bytes()
+        for position in range(0, len(content), max(1, len(content) // 200)):
+            path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+            try:
+                read()
+            except DataError:
+                refused += 1
+    assert refused > 100
+
+
+def test_arrays_in_memory():
+    data = from_arrays(images(20), np.eye(4)[np.arange(20) % 4], images(5), [[0], [1], [2], [3], [0]], reward_size=5)
+    assert (len(data.train), len(data.reward), len(data.test), data.classes) == (15, 5, 5, 4)
+    assert data.train.images.dtype == np.float32
+    np.testing.assert_array_equal(data.test.labels, [0, 1, 2, 3, 0])
+    with pytest.raises(DataError, match="Labels are class numbers"):
+        from_arrays(images(20), np.linspace(0, 1, 20), images(5), np.arange(5))
 
 
 def test_npz_that_is_no_npz_is_refused(tmp_path):

@@ -75,8 +75,12 @@ def test_accuracy_is_the_share_of_right_answers():
 def test_a_single_output_is_one_class_or_the_other():
     image = keras.Input((1,))
     model = keras.Model(image, layers.Identity()(image))
-    split = Split(np.array([[0.2], [0.7], [0.5]], "float32"), np.zeros(3, int))
+    split = Split(np.array([[-0.2], [0.7], [0.1]], "float32"), np.zeros(3, int))
     np.testing.assert_array_equal(predicted_classes(model, split), [0, 1, 1])
+    odds = keras.Model(image, layers.Activation("sigmoid")(image))
+    np.testing.assert_array_equal(predicted_classes(odds, split), [0, 1, 1])
+    half = keras.Model(image, layers.Activation("sigmoid")(layers.Rescaling(1.0, offset=-0.5)(image)))
+    np.testing.assert_array_equal(predicted_classes(half, split), [0, 1, 0])
 
 
 @pytest.mark.parametrize(
@@ -179,6 +183,15 @@ def test_a_plan_that_fails_is_marked_and_the_next_one_scored(evaluator, cost_mod
     assert np.isnan(failed.accuracy)
     assert not evaluator.evaluate(0.7).failed
     assert evaluator.evaluate(0.5).failed
+
+
+def test_failure_of_an_earlier_process_is_not_believed(evaluator, cost_model):
+    cost_model.failing = True
+    assert evaluator.evaluate(1.0).failed
+    cost_model.failing = False
+    resumed = Evaluator(evaluator.model, evaluator.planner, dataset(), cost_model=cost_model, journal=evaluator.journal)
+    assert not resumed.evaluate(1.0).failed
+    assert not evaluator.journal.find(resumed.evaluate(1.0).key).failed
 
 
 def test_interrupted_evaluation_leaves_the_model_whole(evaluator, cost_model):

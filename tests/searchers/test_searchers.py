@@ -117,9 +117,8 @@ def test_unknown_agent_suggests_the_near_one():
 
 
 def test_option_that_the_agent_does_not_know_is_refused():
-    rl = RlSearcher(toy.make_env, AgentSettings("sac", options={"lerning_rate": 1}))
-    with pytest.raises(SettingsError, match="agent.options do not fit sac: .*lerning_rate"):
-        rl(toy.problem(), Scorer(toy.ToyEvaluator(), "rl", 4), 0)
+    with pytest.raises(SettingsError, match="do not fit sac: 'lerning_rate'. Did you mean 'learning_rate'"):
+        RlSearcher(toy.make_env, AgentSettings("sac", options={"lerning_rate": 1}))
 
 
 # ------------------------------------------------------------------ budgets

@@ -6,12 +6,17 @@ import pytest
 from keras import layers
 from topologies import images_for
 
+from autoprune.cost import open_cost_model
 from autoprune.data import Dataset, Split
+from autoprune.errors import DataError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.models import keras_internals, zoo
-from autoprune.settings import ModelSettings, SearchSettings, TrainingSettings
+from autoprune.planning import Planner
+from autoprune.records import Evaluation, Target
+from autoprune.settings import Constraints, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.training import train
 from autoprune.training.base_model import base_model
+from autoprune.training.finishing import Finisher
 from autoprune.training.fit import TrainingError, loss_for
 from autoprune.training.safe_convolutions import safe_convolutions
 
@@ -86,6 +91,8 @@ def output_model(kind):
         "logits": lambda: layers.Dense(3)(image),
         "sigmoid": lambda: layers.Dense(1, activation="sigmoid")(image),
         "one logit": lambda: layers.Dense(1)(image),
+        "mixed precision": lambda: layers.Activation("linear", dtype="float32")(layers.Dense(3, "softmax")(image)),
+        "nested": lambda: keras.Sequential([layers.Dense(3, "softmax"), layers.Reshape((3,))])(image),
     }[kind]()
     return keras.Model(image, last)
 
@@ -99,6 +106,8 @@ def output_model(kind):
         ("logits", "SparseCategoricalCrossentropy", True),
         ("sigmoid", "BinaryCrossentropy", False),
         ("one logit", "BinaryCrossentropy", True),
+        ("mixed precision", "SparseCategoricalCrossentropy", False),
+        ("nested", "SparseCategoricalCrossentropy", False),
     ],
 )
 def test_loss_fits_what_the_model_puts_out(kind, loss, from_logits):
@@ -107,14 +116,17 @@ def test_loss_fits_what_the_model_puts_out(kind, loss, from_logits):
     assert made_loss.get_config()["from_logits"] is from_logits
 
 
-def test_two_classes_with_one_output_can_be_trained():
+@pytest.mark.parametrize("kind", ["sigmoid", "one logit"])
+def test_two_classes_with_one_output_can_be_trained(kind):
     generator = np.random.default_rng(0)
     images = generator.normal(size=(200, 6)).astype("float32")
     labels = (images[:, 0] > 0).astype(int)
     split = Split(images, labels)
-    model = output_model("sigmoid")
-    train(model, Dataset("sign", split, split, split, 2), TrainingSettings(), epochs=60, learning_rate=0.05, seed=0)
+    model = output_model(kind)
+    data = Dataset("sign", split, split, split, 2)
+    record = train(model, data, TrainingSettings(), epochs=60, learning_rate=0.05, seed=0)
     assert accuracy(model, split) > 0.95
+    assert accuracy(model, split) == pytest.approx(max(record.accuracies))
 
 
 # ------------------------------------------------------------------ strided pointwise convolutions
@@ -196,6 +208,11 @@ def test_damaged_base_model_is_trained_anew(digits, own_cache, messages):
         np.testing.assert_array_equal(a, b)
 
 
+def test_architecture_that_does_not_fit_the_data_is_refused_before_training(digits):
+    with pytest.raises(DataError, match="labels of 'digits' go up to 9, but .* tells 5 classes apart"):
+        base_model(SearchSettings(model=ModelSettings("plain_cnn", width=0.1, classes=5)), digits)
+
+
 def newest(cache):
     return max(p.stat().st_mtime for p in (cache / "models").iterdir())
 
@@ -227,3 +244,22 @@ def test_pruned_model_can_be_fine_tuned(digits):
     train(model, digits, TrainingSettings(), epochs=3, learning_rate=2e-3, seed=0)
     assert before < accuracy(model, digits.reward)
     assert accuracy(model, digits.reward) > dense - 0.05
+
+
+def test_fine_tuning_that_diverges_costs_only_itself(digits, messages):
+    """The plan is finished as it was pruned, and the model can be dense again."""
+    model = small()
+    train(model, digits, TrainingSettings(), epochs=2, learning_rate=3e-3, seed=0)
+    dense = model.get_weights()
+    settings = SearchSettings(training=TrainingSettings(epochs=2, fine_tune_learning_rate=1e38))
+    cost_model = open_cost_model(Target("cpu", 8))
+    planner = Planner(model, constraints=Constraints(multiple_of=1))
+    finisher = Finisher(model, planner, digits, cost_model=cost_model, settings=settings)
+    done = finisher.finish("uniform", Evaluation("", {group.name: 0.5 for group in planner.groups}, {}, 0.5, None))
+    assert "uniform is shown without fine-tuning, which diverged" in messages()
+    assert done.training.epochs == 0
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert done.test_accuracy == accuracy(model, digits.test)
+    finisher.undo()
+    for now, before in zip(model.get_weights(), dense, strict=True):
+        np.testing.assert_array_equal(now, before)
