@@ -84,6 +84,11 @@ class Scorer:
         return evaluation
 
 
+def needs_anchor(problem: Problem, scorer: Scorer) -> bool:
+    """Whether one evaluation is left and none met the budget: then it is best spent on the anchor, which does."""
+    return scorer.left == 1 and best_within(scorer.course, problem.budget) is None
+
+
 class Searcher(Protocol):
     """Proposes plans until it has none left to propose, or `EvaluationsSpent` is raised."""
 

@@ -1,7 +1,8 @@
 """Searches with an agent of Stable-Baselines3.
 
 The environment is handed in: it scores plans through the same `Scorer` as every searcher, one evaluation per
-episode. The last evaluation is spent on the plan of the learnt policy without exploration.
+episode. The last evaluation is spent on the plan of the learnt policy without exploration, or on uniform pruning when
+nothing has met the budget.
 """
 
 import inspect
@@ -21,7 +22,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 from autoprune.errors import SettingsError
 from autoprune.registry import Registry, suggestion
-from autoprune.searchers.problem import EvaluationsSpent, Problem, Scorer
+from autoprune.searchers.problem import EvaluationsSpent, Problem, Scorer, needs_anchor
 from autoprune.settings import AgentSettings
 
 
@@ -126,7 +127,7 @@ class RlSearcher:
         self.actor: Mapping[str, Any] | None = None
 
     def __call__(self, problem: Problem, scorer: Scorer, seed: int) -> None:
-        """Train for all evaluations but one, then score the policy's own plan."""
+        """Train for all evaluations but one, then score the policy's own plan, or the anchor if none met the budget."""
         # One thread is fastest for networks this small, and makes the course the same on every machine.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -141,7 +142,10 @@ class RlSearcher:
                 "squash": self._kind.squash,
                 "activation": self._kind.activation,
             }
-            _roll_out(agent, env)
+            if needs_anchor(problem, scorer):
+                scorer.evaluate(problem.anchor)
+            else:
+                _roll_out(agent, env)
         except EvaluationsSpent:
             return
         finally:

@@ -133,8 +133,8 @@ def test_killed_and_resumed_search_equals_the_uninterrupted_one(finished, tmp_pa
     process = subprocess.Popen(
         [sys.executable, "-m", "autoprune.search", *QUICK],
         cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     kill_after(process, tmp_path, evaluations=8)
     (folder,) = [p.parent for p in tmp_path.glob("outputs/search/*/*/.hydra")]
@@ -166,6 +166,15 @@ def count_evaluations(journal):
         return 0
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """A program started in the background is told to ignore Ctrl-C, and so would be those that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_says_where_and_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "autoprune.search", *QUICK],

@@ -61,6 +61,14 @@ def test_an_agent_beats_random_on_the_toy():
     assert np.mean(agent) < 0.01
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name != "uniform"])
+def test_every_searcher_has_something_within_the_budget(name):
+    """However few its evaluations."""
+    for seed in range(4):
+        for evaluations in (1, 2, 3):
+            assert best_within(run(name, evaluations, seed).course, toy.problem().budget) is not None
+
+
 def test_uniform_finds_the_best_uniform_plan():
     best = best_within(run("uniform").course, toy.problem().budget)
     assert set(best.widths.values()) == {32}

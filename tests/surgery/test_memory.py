@@ -29,6 +29,8 @@ def test_old_storage_is_freed_even_after_predict():
     assert model.predict(images_for(model), verbose=0).shape == (3, 5)
 
 
+# Looking at every object there is touches deprecated ones of other libraries.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.slow
 def test_pruning_many_times_leaves_nothing_behind():
     model = made("residual")
