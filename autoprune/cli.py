@@ -143,6 +143,7 @@ def _keys(config: DictConfig, prefix: str = "") -> list[str]:
 
 def _near(wrong: str, known: Sequence[str]) -> str:
     """The near names, and all of them when they are few."""
+    known = sorted(set(known))
     near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
     guess = f"Did you mean {' or '.join(near)}? " if near else ""
     few = f"Known: {', '.join(sorted(known))}." if len(known) <= 20 else "--help lists them all."

@@ -33,7 +33,7 @@ class Member:
     name: str
     axis: int
     role: Role
-    channels: np.ndarray
+    channels: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)

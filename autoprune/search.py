@@ -5,13 +5,12 @@
 
 import dataclasses
 import logging
-import math
 import sys
 import time
 import types
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,17 @@ from autoprune.planning import Planner
 from autoprune.planning.importance import IMPORTANCES
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import CostReport, Evaluation, Plan, Target
-from autoprune.reporting.console import CONSOLE, BestSoFar, Stage, stage
-from autoprune.reporting.outcome import Outcome, result_rows, write_outcome
+from autoprune.reporting.console import CONSOLE, BestSoFar, stage, training_stage
+from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.reporting.tables import result_table
+from autoprune.reporting.tables import result_table, shares
 from autoprune.searchers import SEARCHERS, Problem, Scorer, Searcher, best_within
 from autoprune.searchers.policy import Policy, save_policy
-from autoprune.searchers.posing import pose
+from autoprune.searchers.posing import absolute, pose
 from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import BudgetSettings, LimitsSettings, SearchSettings, from_config
 from autoprune.training.base_model import base_model
-from autoprune.training.finishing import Finished, Finisher
-from autoprune.training.fit import OnProgress
+from autoprune.training.finishing import Finished, Finisher, finish_all
 from envs.making import as_policy, env_maker
 from envs.reward import REWARDS
 
@@ -54,10 +52,12 @@ class SearchResult:
     """What a search gives.
 
     Attributes:
-        model: the pruned and fine-tuned model: the very object that was given, smaller.
+        model: the pruned and fine-tuned model: the very object that was given, smaller. It is not compiled: call
+            `model.compile` to train or evaluate it.
         plan: the plan that was applied.
         policy: what the agent learnt; None for searchers that learn nothing.
         history: every searcher's evaluations in order.
+        kept: the finished plan that the model holds, the best on the reward split.
         finished: the dense model, the best uniform plan and the searched plan, each as finished.
         report: the HTML report.
     """
@@ -65,7 +65,8 @@ class SearchResult:
     model: Any
     plan: Plan
     policy: Policy | None
-    history: Mapping[str, list[Evaluation]]
+    history: Mapping[str, list[Evaluation]] = field(repr=False)
+    kept: Finished
     finished: tuple[Finished, ...]
     report: Path
 
@@ -77,8 +78,8 @@ def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
     if folder.dense.exists():
         model = load_model(folder.dense)
     else:
-        with stage("base model", settings.training.epochs) as shown:
-            model = base_model(settings, data, _show_training(shown))
+        with training_stage("base model", settings.training.epochs) as show:
+            model = base_model(settings, data, show)
         check_fit(model, data)
         save_model(model, folder.dense)
     return search_model(model, data, settings, folder)
@@ -109,7 +110,13 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
         policy = _policy(searcher, settings, model, cost_model.target)
         if policy is not None:
             save_policy(policy, folder.policy)
-        finished, kept = _finish(model, data, planner, cost_model, settings, problem, courses)
+        finisher = Finisher(model, planner, data, cost_model=cost_model, settings=settings)
+        epochs = max(settings.training.after_pruning, 1)
+        finished, kept = finish_all(
+            finisher, problem.dense, _best(courses, problem), lambda name: training_stage(f"{name}: tune", epochs)
+        )
+    for caution in cautions(finished, kept, data):
+        logger.warning(caution)
     save_model(model, folder.pruned)
     save_plan(kept.plan, folder.plan)
     outcome = Outcome(
@@ -123,7 +130,7 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
         time.perf_counter() - start,
     )
     write_outcome(outcome, folder)
-    return SearchResult(model, kept.plan, policy, courses, finished, folder.report)
+    return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)
 
 
 def check_names(settings: SearchSettings) -> None:
@@ -159,11 +166,13 @@ def _pose(evaluator: Evaluator, settings: SearchSettings) -> Problem:
     planner = evaluator.planner
     dense = evaluator.evaluate(1.0)
 
-    def note(ratio: float, cost: CostReport) -> str:
-        return f"keeping {ratio:.0%} of every layer takes {cost.latency / dense.cost.latency:.0%} of the latency"
-
     with stage("budget", len(distinct_ratios(planner.groups, planner.constraints))) as shown:
-        return pose(evaluator, settings.budget, lambda number, ratio, cost: shown.advance(number, note(ratio, cost)))
+
+        def observe(number: int, ratio: float, cost: CostReport) -> None:
+            limits = absolute(settings.budget, dense.cost)
+            shown.advance(number, f"keeping {ratio:.0%} of every layer takes {shares(cost, dense.cost, limits)}")
+
+        return pose(evaluator, settings.budget, observe)
 
 
 def _searcher(
@@ -188,43 +197,21 @@ def _run_searcher(
     return scorer.course
 
 
-def _finish(
-    model: Any,
-    data: Dataset,
-    planner: Planner,
-    cost_model: CostModel,
-    settings: SearchSettings,
-    problem: Problem,
-    courses: Mapping[str, list[Evaluation]],
-) -> tuple[tuple[Finished, ...], Finished]:
-    """Finish the dense model and each searcher's best plan; the model ends as the best of these.
-
-    The best is the one most accurate on the reward split after fine-tuning; of equal ones, the last searcher's.
-    Whatever interrupts this leaves the model dense.
-    """
-    best = {name: best_within(course, problem.budget) for name, course in courses.items()}
-    for name, evaluation in best.items():
-        if evaluation is None:
-            logger.warning("%s found no plan within the budget in %d evaluations", name, len(courses[name]))
-    if not any(best.values()):
+def _best(courses: Mapping[str, list[Evaluation]], problem: Problem) -> dict[str, Evaluation]:
+    """Each searcher's best plan within the budget; one that found none is left out, with a warning."""
+    best = {}
+    for name, course in courses.items():
+        found = best_within(course, problem.budget)
+        if found is None:
+            logger.warning("%s found no plan within the budget in %d evaluations", name, len(course))
+        else:
+            best[name] = found
+    if not best:
         raise BudgetError(
             "No searcher scored a plan within the budget, though uniform ones exist: their evaluations failed. "
             "The log says why."
         )
-    finisher = Finisher(model, planner, data, cost_model=cost_model, settings=settings)
-    try:
-        finished = [finisher.finish("dense", problem.dense)]
-        for name, evaluation in best.items():
-            if evaluation is not None:
-                with stage(f"{name}: tune", max(settings.training.after_pruning, 1)) as shown:
-                    finished.append(finisher.finish(name, evaluation, _show_training(shown)))
-        kept = max(reversed(finished[1:]), key=lambda done: done.reward_accuracy)
-        if kept is not finished[-1]:
-            finisher.bring_back(kept)
-    except BaseException:
-        finisher.undo()
-        raise
-    return tuple(finished), kept
+    return best
 
 
 def _policy(searcher: Searcher, settings: SearchSettings, model: Any, target: Target) -> Policy | None:
@@ -257,16 +244,6 @@ def _identity(
         "importance": settings.importance.name,
         "evaluation": dataclasses.asdict(settings.evaluation),
     }
-
-
-def _show_training(shown: Stage) -> OnProgress:
-    """What `train` calls after each step, for a progress bar of epochs."""
-
-    def show(epochs: float, logs: Mapping[str, float]) -> None:
-        accuracy = f", accuracy {logs['val_accuracy']:.3f}" if "val_accuracy" in logs else ""
-        shown.advance(epochs, f"loss {logs.get('loss', math.nan):.3f}{accuracy}")
-
-    return show
 
 
 def search(
@@ -320,6 +297,9 @@ def _command(config: DictConfig) -> None:
         if cli.overrides() != [f"resume={settings.resume}"]:
             raise SettingsError("A resumed search takes all its settings from its folder: give resume=FOLDER alone.")
         settings = folder.load_settings()
+        if folder.metrics.exists():
+            CONSOLE.print(f"This search has ended: its report is {folder.report}", soft_wrap=True, highlight=False)
+            return
     else:
         folder.save_settings(settings)
     try:
@@ -333,7 +313,8 @@ def _command(config: DictConfig) -> None:
         )
         raise
     CONSOLE.print(result_table(result_rows(result.finished)))
-    CONSOLE.print(f"Model: {folder.pruned}\nReport: {folder.report}", soft_wrap=True, highlight=False)
+    kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
+    CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)
 
 
 class _CallableModule(types.ModuleType):

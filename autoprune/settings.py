@@ -36,6 +36,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         _check(self.width > 0, "model.width", "above 0", self.width)
+        read = self.path is None or self.name == "file"
+        _check(read, "model.path", f"given with model=file; model={self.name} does not read it", self.path)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class DataSettings:
     path: str | None = None
     reward_size: float = 0.2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, reader in (("path", "npz"), ("dir", "fashion_mnist")):
+            value = getattr(self, option)
+            read = value is None or self.name not in {"digits", "fashion_mnist", "npz"} - {reader}
+            _check(read, f"data.{option}", f"given with data={reader}; data={self.name} does not read it", value)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class CostCache:
         if self._database is None:
             return
         try:
-            with self._lock, self._database:
+            with self._lock:
                 self._database.execute("INSERT OR REPLACE INTO costs VALUES (?, ?)", (key, json.dumps(result)))
         except sqlite3.Error as error:
             logger.warning("the cost cache %s could not be written: %s", self.path, error)
@@ -96,16 +97,18 @@ class CostCache:
         return None
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
+        # Transactions are begun by hand: another process must see a table and its version, or neither.
+        database = sqlite3.connect(self.path, timeout=30, check_same_thread=False, isolation_level=None)
         try:
+            _use_write_ahead_log(database)
+            database.execute("BEGIN IMMEDIATE")
             found = database.execute("PRAGMA user_version").fetchone()[0]
             tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if tables and (found != _SCHEMA_VERSION or tables != {"costs"}):
                 raise sqlite3.DatabaseError("it is not a cost cache of this version")
-            database.execute("PRAGMA journal_mode = WAL")
-            with database:
-                database.execute("CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, result TEXT NOT NULL)")
-                database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            database.execute("CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, result TEXT NOT NULL)")
+            database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            database.execute("COMMIT")
         except BaseException:
             database.close()
             raise
@@ -118,3 +121,16 @@ class CostCache:
             number += 1
         self.path.rename(aside)
         logger.warning("the cost cache %s cannot be used (%s); it now is %s", self.path, error, aside)
+
+
+def _use_write_ahead_log(database: sqlite3.Connection, seconds: float = 10) -> None:
+    """Switch the journal mode, for which SQLite does not wait when another process has the file open."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)

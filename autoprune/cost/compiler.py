@@ -92,7 +92,7 @@ class CompilerCostModel:
 
     def _request(self, model: Any) -> dict[str, Any]:
         return {
-            "config": keras.saving.serialize_keras_object(model),
+            "config": _without_training(keras.saving.serialize_keras_object(model)),
             "modules": _modules(model),
             "batch_size": self.target.batch_size,
             "dtype": self.target.dtype,
@@ -127,6 +127,15 @@ def _modules(model: Any) -> list[str]:
     """Modules, besides Keras, in which the classes of the model's layers were defined."""
     names = {type(layer).__module__ for layer in keras_internals.layers_by_path(model).values()}
     return sorted(name for name in names if name.split(".")[0] not in ("keras", "__main__"))
+
+
+def _without_training(config: Any) -> Any:
+    """The config of a model without optimiser and losses, nested models included: only inference is compiled."""
+    if isinstance(config, list):
+        return [_without_training(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_training(value) for key, value in config.items() if key != "compile_config"}
 
 
 def _check_static(model: Any) -> None:

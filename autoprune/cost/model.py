@@ -106,6 +106,8 @@ def resolve_target(target: Target) -> Target:
     name = target.name
     if name == "auto":
         name = DEFAULT_TPU if compiler_available() else "cpu"
+    if name == "all":
+        raise TargetError("target=all is for `python -m autoprune.measure`; here one target is needed.")
     if name not in target_names():
         raise TargetError(f"There is no target '{name}'. {suggestion(name, [*target_names(), 'auto'])}")
     if name in CHIPS and not compiler_available():

@@ -44,6 +44,8 @@ def load(settings: DataSettings) -> RawData:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise DataError(f"'{path}' is not an .npz archive: it is truncated or of another format.")
     try:
         # Opened here: NumPy leaves a file open that turns out to be no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

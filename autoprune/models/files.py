@@ -28,10 +28,14 @@ def load_model(path: str | Path) -> Any:
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
-        raise ModelError(
-            f"'{path}' could not be loaded: {type(error).__name__}: {str(error).strip()[:600]} "
-            "Layers of your own must be registered with keras.saving.register_keras_serializable and imported first."
-        ) from error
+        words = str(error).strip()
+        advice = ""
+        if "Could not locate class" in words:
+            advice = (
+                " From Python, import the module that registers the class (keras.saving.register_keras_serializable), "
+                "load the model and call autoprune.search. Subclassed models cannot be pruned: they have no graph."
+            )
+        raise ModelError(f"'{path}' could not be loaded: {type(error).__name__}: {words[:600]}{advice}") from error
 
 
 def save_model(model: Any, path: str | Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -18,6 +18,8 @@ from rich.progress import (
 )
 
 from autoprune.records import Budget, Evaluation
+from autoprune.reporting.tables import shares
+from autoprune.training.fit import OnProgress
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,18 @@ def stage(name: str, total: int) -> Iterator[Stage]:
         yield Stage(progress, progress.add_task(name, total=total, note=""), name, total)
 
 
+@contextmanager
+def training_stage(name: str, epochs: int) -> Iterator[OnProgress]:
+    """A progress bar of epochs; gives what `train` calls after each step."""
+    with stage(name, epochs) as shown:
+
+        def show(done: float, logs: Mapping[str, float]) -> None:
+            accuracy = f", accuracy {logs['val_accuracy']:.3f}" if "val_accuracy" in logs else ""
+            shown.advance(done, f"loss {logs.get('loss', math.nan):.3f}{accuracy}")
+
+        yield show
+
+
 class BestSoFar:
     """Follows a course of evaluations and describes the best that meets the budget."""
 
@@ -84,10 +98,13 @@ class BestSoFar:
         self._dense = dense
         self._best: Evaluation | None = None
         self._failures = 0
+        self._overrun = math.inf
 
     def __call__(self, evaluation: Evaluation, number: int) -> None:
         """Take one more evaluation into account and show where the search stands."""
         self._failures += evaluation.failed
+        if evaluation.cost is not None:
+            self._overrun = min(self._overrun, self._budget.overrun(evaluation.cost))
         if evaluation.cost is not None and self._budget.met_by(evaluation.cost):
             best = self._best.accuracy if self._best else -math.inf
             if evaluation.accuracy > best:
@@ -97,6 +114,7 @@ class BestSoFar:
     def _describe(self) -> str:
         failures = f", {self._failures} failed" if self._failures else ""
         if self._best is None:
-            return f"nothing within the budget yet{failures}"
-        share = self._best.cost.latency / self._dense.cost.latency
-        return f"best {self._best.accuracy:.3f} at {share:.0%} of the dense latency{failures}"
+            nearest = f", nearest {self._overrun:.0%} over" if math.isfinite(self._overrun) else ""
+            return f"nothing within the budget yet{nearest}{failures}"
+        cost = shares(self._best.cost, self._dense.cost, self._budget)
+        return f"best {self._best.accuracy:.3f} at {cost}{failures}"

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoprune.data import Dataset
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
 from autoprune.records import ChannelGroup, Evaluation, Target
 from autoprune.reporting.html import Report, write_report
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.reporting.tables import ResultRow
+from autoprune.reporting.tables import ResultRow, shares
 from autoprune.searchers import Problem
 from autoprune.settings import SearchSettings
 from autoprune.training.finishing import Finished
@@ -80,6 +81,25 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
     write_report(_report(outcome, rows), folder.report)
 
 
+def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset) -> list[str]:
+    """What a reader of the result should know before trusting it; usually nothing."""
+    dense, found = finished[0], []
+    if dense.reward_accuracy < 1.5 / data.classes:
+        found.append(
+            f"The dense model is right on {dense.reward_accuracy:.1%} of the reward split, little better than chance: "
+            "there is nothing to preserve. Train it first, or check labels and the scale of the images."
+        )
+    lost = dense.test_accuracy - kept.test_accuracy
+    if lost > 0.05:
+        found.append(
+            f"The saved model lost {100 * lost:.1f} points of test accuracy. Raise the budget, or fine-tune for longer "
+            "(training.fine_tune_epochs)."
+        )
+    if len(data.test) < 100:
+        found.append(f"There are only {len(data.test)} test images: one is {100 / len(data.test):.1f} points.")
+    return found
+
+
 def verdict(outcome: Outcome) -> str:
     """One sentence: what is in the saved model, and how the search compares with uniform pruning."""
     by_name = {done.name: done for done in outcome.finished}
@@ -89,17 +109,17 @@ def verdict(outcome: Outcome) -> str:
     kept = outcome.kept
     held = (
         f"The saved model holds the {kept.name} plan: {kept.test_accuracy:.2%} test accuracy (dense "
-        f"{dense.test_accuracy:.2%}) at {kept.cost.latency / dense.cost.latency:.1%} of the dense latency."
+        f"{dense.test_accuracy:.2%}) at {shares(kept.cost, dense.cost, outcome.problem.budget)}."
     )
     if searched is None:
         return f"{held} The search itself found no plan within the budget."
     if uniform is None or uniform is searched:
         return held
     points = 100 * (searched.test_accuracy - uniform.test_accuracy)
-    latency = searched.cost.latency / uniform.cost.latency
+    against = shares(searched.cost, uniform.cost, outcome.problem.budget).replace("the dense", "its")
     return (
         f"{held} Against the best uniform plan the searched one has {points:+.2f} points of test accuracy at "
-        f"{latency:.1%} of its latency, in one run with one seed."
+        f"{against}, in one run with one seed."
     )
 
 

@@ -79,8 +79,12 @@ class RunFolder:
         return self.path / "settings.json"
 
     def save_settings(self, settings: SearchSettings) -> None:
-        """Write the settings, so that the run can be resumed."""
-        write_json(self.settings, dataclasses.asdict(settings))
+        """Write the settings, so that the run can be resumed, from any folder: paths become absolute."""
+        data = dataclasses.asdict(settings)
+        for part, name in (("model", "path"), ("data", "path"), ("data", "dir")):
+            if data[part][name] is not None:
+                data[part][name] = str(Path(data[part][name]).absolute())
+        write_json(self.settings, data)
 
     def load_settings(self) -> SearchSettings:
         """The settings that the run was begun with.

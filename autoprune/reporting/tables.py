@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from autoprune.records import ChannelGroup, CostReport
+from autoprune.records import Budget, ChannelGroup, CostReport
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,16 @@ def group_table(groups: Sequence[ChannelGroup]) -> Table:
         members = ", ".join(f"{m.layer}.{m.name}[{m.axis}]" for m in group.members if m.role != "sets")
         table.add_row(group.name, str(group.size), "yes" if group.prunable else f"no: {group.reason}", members)
     return table
+
+
+def shares(cost: CostReport, dense: CostReport, budget: Budget) -> str:
+    """How much of the dense model's cost is left, of that which the budget limits."""
+    parts = []
+    if budget.latency is not None:
+        parts.append(f"{cost.latency / dense.latency:.1%} of the dense latency")
+    if budget.memory is not None and cost.memory.total and dense.memory.total:
+        parts.append(f"{cost.memory.total / dense.memory.total:.1%} of the dense memory")
+    return " and ".join(parts)
 
 
 def seconds(value: float | None) -> str:

@@ -35,7 +35,7 @@ class Policy:
         record: how it was trained: agent, evaluations, seed, model, target, versions.
     """
 
-    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...] = field(repr=False)
     activation: str
     squash: bool
     features: tuple[str, ...]

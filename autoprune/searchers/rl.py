@@ -91,7 +91,7 @@ def check_agent(settings: AgentSettings) -> AgentKind:
     """The kind of agent that is asked for.
 
     Raises:
-        SettingsError: an option is none of the SB3 class's.
+        SettingsError: an option is none of the SB3 class's, or its value is refused.
         UnknownNameError: there is no such agent.
     """
     kind = AGENTS.get(settings.name)
@@ -99,7 +99,29 @@ def check_agent(settings: AgentSettings) -> AgentKind:
     for option in settings.options:
         if option not in known:
             raise SettingsError(f"agent.options do not fit {settings.name}: '{option}'. {suggestion(option, known)}")
+    _made(kind, settings, _Blank(), steps=2, episodes=4, seed=0)
     return kind
+
+
+class _Blank(gymnasium.Env):
+    """Something that an agent can be made for, to see whether its options are understood."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+
+def _made(
+    kind: AgentKind, settings: AgentSettings, env: gymnasium.Env, *, steps: int, episodes: int, seed: int
+) -> BaseAlgorithm:
+    """The agent for an environment.
+
+    Raises:
+        SettingsError: SB3 refuses an option.
+    """
+    options = {**kind.options(steps, episodes, settings), **settings.options}
+    try:
+        return kind.algorithm("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **options)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise SettingsError(f"agent.options do not fit {settings.name}: {error}") from error
 
 
 class RlSearcher:
@@ -152,8 +174,7 @@ class RlSearcher:
             torch.set_num_threads(threads)
 
     def _make_agent(self, env: gymnasium.Env, steps: int, episodes: int, seed: int) -> BaseAlgorithm:
-        options = {**self._kind.options(steps, episodes, self._settings), **self._settings.options}
-        agent = self._kind.algorithm("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **options)
+        agent = _made(self._kind, self._settings, env, steps=steps, episodes=episodes, seed=seed)
         if self._log_folder is not None:
             agent.set_logger(configure(str(self._log_folder), ["tensorboard"]))
         return agent

@@ -10,13 +10,17 @@ import keras
 from autoprune.cost.cache import cache_key, user_cache_folder
 from autoprune.data import Dataset
 from autoprune.errors import ModelError
-from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.accuracy import accuracy, check_fit
+from autoprune.evaluation.recalibration import recalibrate
 from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
 from autoprune.settings import SearchSettings
 from autoprune.training.fit import OnProgress, train
 
 logger = logging.getLogger(__name__)
+
+# Raised when the same settings train another model; part of what a kept model is kept under.
+RECIPE = 2
 
 
 def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress | None = None) -> Any:
@@ -58,6 +62,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
         seed=settings.seed,
         on_progress=on_progress,
     )
+    _settle(model, data, settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, path)
@@ -66,12 +71,23 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     return model
 
 
+def _settle(model: Any, data: Dataset, settings: SearchSettings) -> None:
+    """Estimate batch-norm statistics anew where that is better: after few steps the moving ones are far behind."""
+    moving, score = model.get_weights(), accuracy(model, data.reward, settings.evaluation.batch_size)
+    images = data.train.images[: settings.evaluation.recalibration_images]
+    recalibrate(model, images, settings.evaluation.batch_size)
+    if accuracy(model, data.reward, settings.evaluation.batch_size) <= score:
+        model.set_weights(moving)
+
+
 def _cached(settings: SearchSettings, data: Dataset) -> Path:
     """Where a trained architecture is kept."""
     training = dataclasses.asdict(settings.training)
     training.pop("fine_tune_epochs")
     training.pop("fine_tune_learning_rate")
     key = cache_key(
+        recipe=RECIPE,
+        evaluation=dataclasses.asdict(settings.evaluation),
         model=dataclasses.asdict(settings.model),
         data=data.fingerprint(),
         training=training,

@@ -1,6 +1,8 @@
 """From the evaluation of a plan to a finished model: pruned in place, fine-tuned, tested once, costed as it is."""
 
 import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,3 +126,37 @@ class Finisher:
         self._surgeon.restore(self._snapshot)
         self._surgeon.apply(finished.plan)
         self._model.set_weights(finished.weights)
+
+
+def finish_all(
+    finisher: Finisher,
+    dense: Evaluation,
+    best: Mapping[str, Evaluation],
+    progress: Callable[[str], AbstractContextManager[OnProgress]],
+) -> tuple[tuple[Finished, ...], Finished]:
+    """Finish the dense model and each searcher's best plan; the model ends as the best of these.
+
+    The best is the one most accurate on the reward split after fine-tuning; of equal ones, the last searcher's.
+    Whatever interrupts this leaves the model dense.
+
+    Args:
+        finisher: of the dense model.
+        dense: its evaluation.
+        best: each searcher's best evaluation within the budget, by name; at least one.
+        progress: from a searcher's name to what shows its fine-tuning.
+
+    Returns:
+        All as finished, the dense model first; and the one that the model now is.
+    """
+    try:
+        finished = [finisher.finish("dense", dense)]
+        for name, evaluation in best.items():
+            with progress(name) as show:
+                finished.append(finisher.finish(name, evaluation, show))
+        kept = max(reversed(finished[1:]), key=lambda done: done.reward_accuracy)
+        if kept is not finished[-1]:
+            finisher.bring_back(kept)
+    except BaseException:
+        finisher.undo()
+        raise
+    return tuple(finished), kept

@@ -197,6 +197,14 @@ def test_resume_takes_no_other_option(finished):
     assert "give resume=FOLDER alone" in done.stderr
 
 
+def test_search_that_has_ended_is_not_done_again(finished, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in finished[0].iterdir() if path.suffix != ".log"}
+    done = command(f"resume={finished[0]}", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"This search has ended: its report is {finished[0]}/report.html" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 # ------------------------------------------------------------------ a user's own model and data
 
 
@@ -254,6 +262,9 @@ def test_own_model_and_data(own_files, tmp_path):
         (["traget=tpu_v3"], "There is no option 'traget'. Did you mean target"),
         (["reward.name=acuracy_within_budget"], "There is no reward 'acuracy_within_budget'. Did you mean"),
         (["+agent.options.lerning_rate=1"], "do not fit td3: 'lerning_rate'. Did you mean 'learning_rate'?"),
+        (["model.path=X.keras"], "model.path must be given with model=file; model=small_resnet does not read it"),
+        (["data.path=Y.npz"], "data.path must be given with data=npz; data=digits does not read it"),
+        (["target=all"], "target=all is for `python -m autoprune.measure`"),
         (["budget.latency=1.5"], "budget.latency must be a share"),
         (["budget.latency=null"], "budget must be a latency or memory limit"),
         (["search.evaluations=0"], "search.evaluations must be 1 or more. Received: 0"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from topologies import made
+from topologies import images_for, made
 
 from autoprune.cost import measure_cost, open_cost_model
 from autoprune.cost.cache import CostCache, cache_key
@@ -270,6 +270,15 @@ def test_layer_of_ones_own_must_lie_in_a_module(tmp_path, monkeypatch):
             cost_model.submit(with_unknown).result(timeout=300)
     finally:
         client.close()
+
+
+def test_compiled_and_fitted_model_costs_the_same(cost_of):
+    model = made("nested")
+    fresh = cost_of(model)
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+    images = images_for(model)
+    model.fit(images, np.zeros(len(images)), verbose=0)
+    assert cost_of(model) == fresh
 
 
 def test_nothing_is_left_behind_when_the_parent_is_killed(tmp_path):

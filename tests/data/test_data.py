@@ -209,7 +209,7 @@ def test_npz_that_is_no_npz_is_refused(tmp_path):
         load_data(DataSettings("npz", path=str(path)))
     np.savez(path, x=images(20), y=np.arange(20))
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(DataError, match="is not an .npz file of plain arrays"):
+    with pytest.raises(DataError, match="is not an .npz archive"):
         load_data(DataSettings("npz", path=str(path)))
     np.savez(path, x=np.array([{"pickled": 1}], dtype=object), y=np.arange(1))
     with pytest.raises(DataError, match="is not an .npz file of plain arrays"):

@@ -129,6 +129,11 @@ def test_option_that_the_agent_does_not_know_is_refused():
         RlSearcher(toy.make_env, AgentSettings("sac", options={"lerning_rate": 1}))
 
 
+def test_option_within_an_option_is_checked_too():
+    with pytest.raises(SettingsError, match="agent.options do not fit ppo: .*'log_std'"):
+        RlSearcher(toy.make_env, AgentSettings("ppo", options={"policy_kwargs": {"log_std": -1}}))
+
+
 # ------------------------------------------------------------------ budgets
 
 

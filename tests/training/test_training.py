@@ -208,6 +208,12 @@ def test_damaged_base_model_is_trained_anew(digits, own_cache, messages):
         np.testing.assert_array_equal(a, b)
 
 
+def test_base_model_of_few_steps_is_as_good_as_its_weights(digits):
+    """After one epoch the moving statistics are far behind: accuracy would be that of guessing."""
+    settings = SearchSettings(model=ModelSettings("plain_cnn", width=0.5), training=TrainingSettings(epochs=1), seed=3)
+    assert accuracy(base_model(settings, digits), digits.reward) > 0.5
+
+
 def test_architecture_that_does_not_fit_the_data_is_refused_before_training(digits):
     with pytest.raises(DataError, match="labels of 'digits' go up to 9, but .* tells 5 classes apart"):
         base_model(SearchSettings(model=ModelSettings("plain_cnn", width=0.1, classes=5)), digits)
