@@ -3,7 +3,7 @@
 With oneDNN on, as it is by default, training a residual network whose shortcuts are 1x1 convolutions of stride 2
 ends in "double free or corruption" for some widths, and pruning makes all kinds of widths. Turning oneDNN off
 (TF_ENABLE_ONEDNN_OPTS=0) avoids it and makes training half as fast or slower. Taking every second pixel first and then
-convolving with stride 1 is the same operation, uses another gradient, and costs nothing:
+convolving with stride 1 is the same operation, uses another gradient, and costs little:
 `tests/benchmarks/onednn.py` measures both.
 """
 
