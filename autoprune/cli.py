@@ -42,19 +42,21 @@ def quietly_import(name: str) -> None:
 quietly_import("keras")
 
 
-def run_command(command: str, main: Callable[[], None]) -> None:
+# A resumed run goes on in its own folder, beside the record of how it was begun.
+OmegaConf.register_new_resolver("autoprune.either", lambda resume, a, b: a if resume else b, replace=True)
+
+
+def run_command(command: str) -> None:
     """Entry point of a command: check the options on the command line, then let Hydra start it.
 
     Args:
-        command: name of the command's root config.
-        main: the function decorated with `hydra.main`.
+        command: name of the command's module and of its root config.
     """
-    # A resumed run goes on in its own folder, beside the record of how it was begun.
-    OmegaConf.register_new_resolver("autoprune.either", lambda resume, a, b: a if resume else b, replace=True)
     complaint = check_overrides(command, sys.argv[1:])
     if complaint:
         sys.exit(complaint)
-    main()
+    # By its own name, not as `__main__`: a launcher's processes have to import it.
+    importlib.import_module(f"autoprune.{command}").main()
 
 
 def guarded(function: Callable[[], Any]) -> None:

@@ -62,4 +62,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_command("measure", main)
+    cli.run_command("measure")

@@ -327,4 +327,4 @@ class _CallableModule(types.ModuleType):
 sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
-    cli.run_command("search", main)
+    cli.run_command("search")
