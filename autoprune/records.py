@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-Role = Literal["produces", "follows", "consumes", "sets"]
+Role = Literal["produces", "follows", "consumes", "sets", "holds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +18,13 @@ class Member:
     """One axis of one variable (or one attribute of a layer) that is as long as its group has channels.
 
     Attributes:
-        layer: path of the layer in the model, such as `backbone/conv1`.
-        name: the variable (`kernel`) or, for the role `sets`, the attribute (`filters`).
-        axis: the axis of the variable. For an attribute that is a tuple, the position in it; for a plain
-            integer, -1.
+        layer: path of the operation in the model, such as `backbone/conv1`.
+        name: the variable (`kernel`) or, for the roles `sets` and `holds`, the attribute (`filters`).
+        axis: the axis of the variable. For the role `sets`, the position in an attribute that is a tuple, or -1 for
+            a plain integer.
         role: `produces` (the channels are made here: the output axis of a kernel), `follows` (parameters per
             channel: batch norm, bias, depthwise kernel), `consumes` (the input axis of a kernel), `sets` (an
-            attribute that holds the number of positions).
+            attribute that is the number of positions), `holds` (an attribute with a value for each position).
         channels: integer array as long as the axis: for each position the index of the channel in the group,
             or -1 where the position belongs to another group.
     """

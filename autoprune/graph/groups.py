@@ -1,10 +1,10 @@
 """Makes channel groups from a traced model.
 
-Channels belong to one group when the same set of axes produces them: the stages of a residual network, each slice
-of a concatenation, a depthwise convolution with its producer.
+Channels belong to one group when the same axes carry them: the stages of a residual network, each slice of a
+concatenation, a depthwise convolution with its producer. So each part of a tensor that is split into parts with readers
+of their own is a group of its own, and a plan, which keeps a channel of every group, leaves no part empty.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,54 +30,63 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     """The channel groups of a traced model."""
     merged, reasons = traced.table.resolve()
     slots = [(slot, merged[slot.ids]) for slot in traced.slots]
+    runs = _by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
+    members = _members(slots, [order for _, order in runs], len(merged))
     groups = []
     names: set[str] = set()
-    for producers, channels in _by_producers(slots, len(np.unique(merged))):
-        first = slots[producers[0]]
-        order = _in_order_of(first[1], channels)
-        name = _unique_name(first[0].layer, names)
+    for (first, order), of_group in zip(runs, members, strict=True):
+        name = _unique_name(slots[first][0].layer, names)
         reason = next((reasons[int(c)] for c in order if int(c) in reasons), "")
         if not reason and len(order) == 1:
             reason = "has a single channel"
-        groups.append(ChannelGroup(name, len(order), not reason, reason, _members(slots, order, len(merged))))
+        groups.append(ChannelGroup(name, len(order), not reason, reason, tuple(of_group)))
     return tuple(groups)
 
 
-def _by_producers(slots: list[tuple[Slot, np.ndarray]], count: int) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """Split the merged channels by the set of producing slots that hold them, in order of the first producer.
+def _by_carriers(
+    slots: list[tuple[Slot, np.ndarray]], reasons: dict[int, str], count: int
+) -> list[tuple[int, np.ndarray]]:
+    """Split the merged channels by the set of slots that carry them, frozen ones apart.
 
-    Yields:
-        Indices of the producing slots, and the merged channels that exactly these produce.
+    Returns:
+        In data-flow order: index of the first slot that produces the channels, and the channels in the order in which
+        they lie there. Channels that nothing produces, such as the image's, are left out.
     """
-    producers = [index for index, (slot, _) in enumerate(slots) if slot.role == "produces"]
-    signature: dict[int, list[int]] = {}
-    for index in producers:
-        for channel in np.unique(slots[index][1]):
-            signature.setdefault(int(channel), []).append(index)
-    sets: dict[tuple[int, ...], list[int]] = {}
-    for channel, held_by in signature.items():
-        sets.setdefault(tuple(held_by), []).append(channel)
-    for held_by in sorted(sets):
-        yield held_by, np.array(sets[held_by])
+    # The sum of a random number for every slot that carries a channel stands for the set of these slots.
+    numbers = np.random.default_rng(0).integers(2**63, size=len(slots) + 1, dtype=np.uint64)
+    signature = np.zeros(count, np.uint64)
+    signature[list(reasons)] += numbers[-1]
+    maker = np.full(count, len(slots))
+    place = np.zeros(count, int)
+    for index, (slot, along) in enumerate(slots):
+        distinct, first = np.unique(along, return_index=True)
+        signature[distinct] += numbers[index]
+        if slot.role == "produces":
+            new = maker[distinct] == len(slots)
+            maker[distinct[new]] = index
+            place[distinct[new]] = first[new]
+    made = np.flatnonzero(maker < len(slots))
+    made = made[np.lexsort((place[made], maker[made]))]
+    runs: dict[tuple[int, int], list[int]] = {}
+    for channel in made:
+        runs.setdefault((int(maker[channel]), int(signature[channel])), []).append(int(channel))
+    return [(first, np.array(channels)) for (first, _), channels in runs.items()]
 
 
-def _in_order_of(axis: np.ndarray, channels: np.ndarray) -> np.ndarray:
-    """The channels in the order in which they first appear along an axis."""
-    distinct, first = np.unique(axis, return_index=True)
-    wanted = np.isin(distinct, channels)
-    return distinct[wanted][np.argsort(first[wanted])]
-
-
-def _members(slots: list[tuple[Slot, np.ndarray]], order: np.ndarray, count: int) -> tuple[Member, ...]:
-    """Every slot that holds some of the group's channels, with their index in the group along the axis."""
-    index = np.full(count, -1)
-    index[order] = np.arange(len(order))
-    members = []
+def _members(slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], count: int) -> list[list[Member]]:
+    """For every group the slots that hold some of its channels, with their index in the group along the axis."""
+    # One more entry than channels, for none.
+    group, index = np.full(count + 1, -1), np.full(count + 1, -1)
+    for number, order in enumerate(runs):
+        group[order] = number
+        index[order] = np.arange(len(order))
+    members: list[list[Member]] = [[] for _ in runs]
     for slot, along in slots:
-        channels = index[along]
-        if (channels >= 0).any():
-            members.append(Member(slot.layer, slot.name, slot.axis, slot.role, channels))
-    return tuple(members)
+        owners, places = group[along], index[along]
+        for owner in np.unique(owners[owners >= 0]):
+            channels = np.where(owners == owner, places, -1)
+            members[owner].append(Member(slot.layer, slot.name, slot.axis, slot.role, channels))
+    return members
 
 
 def _unique_name(layer: str, taken: set[str]) -> str:

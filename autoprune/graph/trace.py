@@ -6,7 +6,7 @@ makes channel groups. Nothing here writes to the model.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -66,18 +66,37 @@ class Call:
         inputs: symbolic input tensors.
         outputs: symbolic output tensors.
         channels: for each input its `Channels` or None.
+        args: positional arguments of the call, symbolic tensors included.
+        kwargs: keyword arguments likewise.
+        node: the call as Keras recorded it.
     """
 
-    def __init__(self, trace: Trace, node: Any, path: str, channels: Sequence[Channels | None]) -> None:
-        self.operation = node.operation
+    def __init__(
+        self, trace: Trace, node: Any, path: str, channels: Sequence[Channels | None], operation: Any = None
+    ) -> None:
+        self.operation = node.operation if operation is None else operation
         self.path = path
         self.inputs = list(node.input_tensors)
         self.outputs = list(node.outputs)
         self.channels = list(channels)
         self.args, self.kwargs = keras_internals.arguments_of(node)
         self._trace = trace
+        self.node = node
         self._bound: set[tuple] = set()
-        trace._bound.setdefault(id(node.operation), []).append((path, self._bound))
+        trace._bound.setdefault(id(self.operation), []).append((path, self._bound))
+
+    def within(self, layer: Any, channels: Sequence[Channels | None] | None = None) -> Self:
+        """The call that this layer makes of a layer of its own, for the rules of wrappers and composed layers.
+
+        Args:
+            layer: a sub-layer.
+            channels: what enters it; by default what enters this call.
+
+        Returns:
+            A `Call` whose `inputs` are this call's; set them when the sub-layer sees other shapes.
+        """
+        channels = self.channels if channels is None else channels
+        return type(self)(self._trace, self.node, f"{self.path}/{layer.name}", channels, layer)
 
     @property
     def tracked(self) -> list[Channels]:
@@ -122,6 +141,11 @@ class Call:
             ids = self._instead_of(ids, size, variable)
         return self._carry((id(keras_variable), axis), Slot(self.path, variable, axis, role, ids))
 
+    def bound(self, variable: str, axis: int) -> np.ndarray | None:
+        """Numbers that an axis of one of the layer's variables has been bound to, or None."""
+        keras_variable = keras_internals.layer_variable(self.operation, variable)
+        return self._trace._carried.get((id(keras_variable), axis % len(keras_variable.shape)))
+
     def bind_attribute(self, attribute: str, ids: np.ndarray, position: int = -1) -> None:
         """Declare that an attribute of the layer holds the number of these channels.
 
@@ -131,6 +155,17 @@ class Call:
             position: index into the tuple; -1 for a plain integer.
         """
         self._carry((id(self.operation), attribute, position), Slot(self.path, attribute, position, "sets", ids))
+
+    def bind_values(self, attribute: str, axis: int, ids: np.ndarray) -> None:
+        """Declare that an attribute of the layer holds a value for each of these channels along an axis.
+
+        Args:
+            attribute: name of an attribute that is a list, a tuple or an array.
+            axis: its axis; negative from the end.
+            ids: the channels, as many as the axis is long.
+        """
+        axis %= np.ndim(getattr(self.operation, attribute))
+        self._carry((id(self.operation), attribute, axis), Slot(self.path, attribute, axis, "holds", ids))
 
     def _carry(self, key: tuple, slot: Slot) -> np.ndarray:
         """Note a slot the first time; couple its channels with the first ones after that."""
@@ -206,11 +241,17 @@ def _apply(
     call = Call(result, node, path, channels)
     if rule is None:
         kind = type(node.operation).__name__
-        call.freeze(f"enters '{path}' ({kind}), which has no channel rule")
+        call.freeze(f"enters '{path}' ({kind}), which {_why_no_rule(kind)}")
         return [None] * len(node.outputs)
     outputs = rule(call)
     outputs = outputs if isinstance(outputs, list) else [outputs] * len(node.outputs)
     return [_checked(call, tensor, channels) for tensor, channels in zip(node.outputs, outputs, strict=True)]
+
+
+def _why_no_rule(kind: str) -> str:
+    if kind == "Lambda":
+        return "runs code that cannot be followed; use keras.ops, or a layer with a rule (autoprune.channel_rule)"
+    return "has no channel rule (autoprune.channel_rule adds one)"
 
 
 def _checked(call: Call, tensor: Any, channels: Channels | None) -> Channels | None:

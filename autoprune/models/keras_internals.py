@@ -4,6 +4,8 @@ Everything here is a small verb on a Keras object; the reasons and the order of 
 left of `autoprune.graph` in the import order because walking the nodes of a model needs it as much as surgery does.
 """
 
+import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -80,15 +82,31 @@ def maker_of(tensor: Any) -> Operation:
     return tensor._keras_history.operation
 
 
-def layers_by_path(model: Any, prefix: str = "") -> dict[str, Any]:
-    """Every layer of a model by its path, those of nested models as `outer/inner`."""
-    found: dict[str, Any] = {}
-    for operation in graph_of(model).operations:
-        if isinstance(operation, keras.Layer):
-            found[prefix + operation.name] = operation
-            if is_graph(operation):
-                found |= layers_by_path(operation, f"{prefix}{operation.name}/")
+def operations_by_path(model: Any) -> dict[str, Operation]:
+    """Every operation of a model by its path: `outer/inner` for those of nested models and for layers within layers."""
+    found: dict[str, Operation] = {}
+    _collect(graph_of(model).operations, "", found)
     return found
+
+
+def layers_by_path(model: Any) -> dict[str, Any]:
+    """As `operations_by_path`, without raw `keras.ops` operations."""
+    return {path: found for path, found in operations_by_path(model).items() if isinstance(found, keras.Layer)}
+
+
+def _collect(operations: Sequence[Operation], prefix: str, found: dict[str, Operation]) -> None:
+    for operation in operations:
+        path = prefix + operation.name
+        found[path] = operation
+        if is_graph(operation):
+            _collect(graph_of(operation).operations, f"{path}/", found)
+        elif isinstance(operation, keras.Layer):
+            _collect(operation._layers, f"{path}/", found)
+
+
+def application_class(module: str, name: str) -> type:
+    """A layer class that `keras.applications` defines for itself and exports nowhere, such as ConvNeXt's LayerScale."""
+    return getattr(importlib.import_module(f"keras.src.applications.{module}"), name)
 
 
 def calls_of(operation: Operation) -> list[Node]:
@@ -112,6 +130,110 @@ def set_tensor_shape(tensor: Any, shape: Sequence[int | None]) -> None:
     tensor._shape = tuple(shape)
 
 
+# ---------------------------------------------------------------------------------------------- attributes
+
+
+def read_attribute(operation: Operation, name: str) -> Any:
+    """An attribute of an operation that holds a number of channels.
+
+    Two raw operations keep theirs in another form, which is brought into this one: the pieces of a `Split` are its
+    `indices_or_sections` as a tuple of indices, the bounds of a `GetItem` its `start` and `stop`, one per input axis.
+    """
+    kind = raw_operation_name(operation)
+    if kind == "GetItem":
+        return tuple(getattr(part, name, None) for part in key_per_axis(calls_of(operation)[0]))
+    value = getattr(operation, name)
+    if kind == "Split" and isinstance(value, int):
+        size = calls_of(operation)[0].input_tensors[0].shape[operation.axis] // value
+        return tuple(size * number for number in range(1, value))
+    return value
+
+
+def write_attribute(operation: Operation, name: str, value: Any) -> None:
+    """Set what `read_attribute` reads, wherever Keras keeps it, so that a saved file has it too."""
+    if raw_operation_name(operation) == "GetItem":
+        _write_bounds(calls_of(operation)[0], name, value)
+    else:
+        restore_attribute(operation, name, (value, value))
+
+
+def attribute_state(operation: Operation, name: str) -> Any:
+    """What `restore_attribute` needs to put an attribute back exactly as it was written."""
+    if raw_operation_name(operation) == "GetItem":
+        return calls_of(operation)[0].arguments
+    return getattr(operation, name), _saved_arguments(operation).get(name)
+
+
+def restore_attribute(operation: Operation, name: str, state: Any) -> None:
+    """Put back what `attribute_state` took."""
+    if raw_operation_name(operation) == "GetItem":
+        calls_of(operation)[0].arguments = state
+        return
+    value, saved = state
+    setattr(operation, name, value)
+    if name in _saved_arguments(operation):
+        _saved_arguments(operation)[name] = saved
+
+
+def _saved_arguments(operation: Operation) -> dict[str, Any]:
+    """The constructor's arguments, from which raw operations and simple layers make their config."""
+    saved = getattr(operation, "_auto_config", None)
+    return {} if saved is None else saved.config
+
+
+def key_per_axis(node: Node) -> list[Any]:
+    """The key of a `GetItem` call with one entry, a slice or an index, for every axis of its input; no new axes."""
+    tensor, key = _item(node)
+    key = [part for part in (key if isinstance(key, (tuple, list)) else (key,)) if part is not None]
+    places = [place for place, part in enumerate(key) if part is Ellipsis]
+    place = places[0] if places else len(key)
+    before, after = key[:place], key[place + 1 :]
+    return [*before, *[slice(None)] * (len(tensor.shape) - len(before) - len(after)), *after]
+
+
+def key_without_bounds(node: Node) -> tuple:
+    """The key of a `GetItem` call with every slice replaced by a whole axis: what is left moves axes only."""
+    parts = [0 if isinstance(part, int) else slice(None) for part in key_per_axis(node)]
+    return _with_new_axes(_item(node)[1], parts)
+
+
+def _item(node: Node) -> tuple[Any, Any]:
+    args, kwargs = arguments_of(node)
+    named = dict(zip(("x", "key"), args, strict=False)) | kwargs
+    return named["x"], named["key"]
+
+
+def _write_bounds(node: Node, name: str, bounds: Sequence[int | None]) -> None:
+    """Write the `start` or `stop` of the slices of a `GetItem` call; axes without new axes stay where they are."""
+    from keras.src.ops.symbolic_arguments import SymbolicArguments
+
+    tensor, key = _item(node)
+    old = key_per_axis(node)
+    entries = []
+    for part, bound in zip(old, bounds, strict=True):
+        if isinstance(part, slice):
+            start, stop = (bound, part.stop) if name == "start" else (part.start, bound)
+            part = slice(start, stop, part.step)
+        entries.append(part)
+    node.arguments = SymbolicArguments(tensor, _with_new_axes(key, entries))
+
+
+def _with_new_axes(key: Any, entries: list[Any]) -> tuple:
+    """Put the new axes (None) of a key between entries that have one for every axis."""
+    parts = key if isinstance(key, (tuple, list)) else (key,)
+    after_ellipsis = sum(part is not None for part in parts[parts.index(Ellipsis) + 1 :]) if Ellipsis in parts else 0
+    result, rest = [], list(entries)
+    for part in parts:
+        if part is None:
+            result.append(None)
+        elif part is Ellipsis:
+            while len(rest) > after_ellipsis:
+                result.append(rest.pop(0))
+        else:
+            result.append(rest.pop(0))
+    return (*result, *rest)
+
+
 # ---------------------------------------------------------------------------------------------- layers
 
 
@@ -131,6 +253,19 @@ def layer_variable(layer: Any, name: str) -> Any:
 def has_variable(layer: Any, name: str) -> bool:
     """Whether `layer_variable` would find one."""
     return any(isinstance(vars(layer).get(key), keras.Variable) for key in (f"_{name}", name))
+
+
+def attention_parts(layer: Any) -> dict[str, Any]:
+    """The projections that a `MultiHeadAttention` layer is made of, by what they project."""
+    parts = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense}
+    if layer._use_gate:
+        parts["gate"] = layer._gate_dense
+    return {**parts, "output": layer._output_dense}
+
+
+def call_arguments(layer: Any) -> list[str]:
+    """Names of the arguments of a layer's `call`, in order."""
+    return list(inspect.signature(layer.call).parameters)
 
 
 def build_shapes(layer: Any) -> dict[str, Any] | None:
@@ -182,6 +317,12 @@ def overridden(method: str, replacements: Mapping[Any, Callable[..., Any]]) -> I
 def storage(variable: Any) -> Any:
     """The backend's own variable or array behind a `keras.Variable`."""
     return variable._value
+
+
+def value_of(variable: Any) -> Any:
+    """The present value as a tensor of the backend, which later changes of the variable do not reach."""
+    stored = variable._value
+    return stored.read_value() if hasattr(stored, "read_value") else stored
 
 
 def set_storage(variable: Any, stored: Any) -> None:

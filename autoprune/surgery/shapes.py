@@ -93,15 +93,33 @@ def _refresh_layer(layer: Any, changed: set[int]) -> None:
     call = next((call for call in calls if any(id(tensor) in changed for tensor in call.input_tensors)), None)
     if call is None:
         return
-    if isinstance(layer.input_spec, keras.InputSpec):
-        layer.input_spec = _refreshed_spec(layer.input_spec, call.input_tensors[0].shape)
+    first = tuple(call.input_tensors[0].shape)
+    args, kwargs = keras_internals.arguments_of(call)
     built_with = keras_internals.build_shapes(layer)
     if built_with and len(built_with) == 1:
-        (argument,) = built_with
-        args, kwargs = keras_internals.arguments_of(call)
         inputs = args[0] if args else next(iter(kwargs.values()))
-        shapes = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs)
-        keras_internals.set_build_shapes(layer, {argument: shapes})
+        built_with = dict.fromkeys(built_with, keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs))
+    elif built_with:
+        # Such as `query_shape` and `value_shape`, for arguments `query` and `value`.
+        named = dict(zip(keras_internals.call_arguments(layer), args, strict=False)) | kwargs
+        built_with = {name: _shape_of(named.get(name.removesuffix("_shape")), was) for name, was in built_with.items()}
+    _set_shapes(layer, first, built_with)
+    if isinstance(layer, keras.layers.Wrapper):
+        inside = (first[0], *first[2:]) if isinstance(layer, keras.layers.TimeDistributed) else first
+        built_with = keras_internals.build_shapes(layer.layer)
+        _set_shapes(layer.layer, inside, built_with and dict.fromkeys(built_with, inside))
+
+
+def _shape_of(tensor: Any, otherwise: Any) -> Any:
+    """Shape of a symbolic tensor; `otherwise` for an argument that is none."""
+    return tuple(tensor.shape) if isinstance(tensor, keras.KerasTensor) else otherwise
+
+
+def _set_shapes(layer: Any, first: tuple[int | None, ...], built_with: dict[str, Any] | None) -> None:
+    """Let a layer expect a first input of this shape, and be built with these shapes when loaded."""
+    if isinstance(layer.input_spec, keras.InputSpec):
+        layer.input_spec = _refreshed_spec(layer.input_spec, first)
+    keras_internals.set_build_shapes(layer, built_with)
 
 
 def _refreshed_spec(spec: Any, shape: tuple[int | None, ...]) -> Any:

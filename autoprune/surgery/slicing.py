@@ -14,16 +14,18 @@ class Slices:
 
     Attributes:
         variables: by (layer path, variable), for every axis that shrinks a mask of the positions that stay.
-        attributes: by (layer path, attribute, position), the new value.
+        values: by (operation path, attribute), likewise for attributes with a value for each position.
+        counts: by (operation path, attribute, position), the number of positions that stay.
     """
 
     variables: dict[tuple[str, str], dict[int, np.ndarray]] = field(default_factory=dict)
-    attributes: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    values: dict[tuple[str, str], dict[int, np.ndarray]] = field(default_factory=dict)
+    counts: dict[tuple[str, str, int], int] = field(default_factory=dict)
 
 
 def slices_for(groups: Iterable[ChannelGroup], plan: Plan) -> Slices:
     """Combine the groups: a position stays when every group that owns it keeps its channel."""
-    masks: dict[tuple[str, str, int, bool], np.ndarray] = {}
+    masks: dict[tuple[str, str, int, str], np.ndarray] = {}
     for group in groups:
         if group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
             continue
@@ -32,15 +34,17 @@ def slices_for(groups: Iterable[ChannelGroup], plan: Plan) -> Slices:
         keeps[plan.kept[group.name]] = True
         keeps[-1] = True
         for member in group.members:
-            key = (member.layer, member.name, member.axis, member.role == "sets")
+            role = member.role if member.role in ("sets", "holds") else "variable"
+            key = (member.layer, member.name, member.axis, role)
             mask = keeps[member.channels]
             masks[key] = masks[key] & mask if key in masks else mask
     slices = Slices()
-    for (layer, name, axis, is_attribute), mask in masks.items():
-        if is_attribute:
-            slices.attributes[layer, name, axis] = int(mask.sum())
+    for (layer, name, axis, role), mask in masks.items():
+        if role == "sets":
+            slices.counts[layer, name, axis] = int(mask.sum())
         else:
-            slices.variables.setdefault((layer, name), {})[axis] = mask
+            table = slices.values if role == "holds" else slices.variables
+            table.setdefault((layer, name), {})[axis] = mask
     return slices
 
 

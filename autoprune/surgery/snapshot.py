@@ -3,9 +3,9 @@
 from typing import Any
 
 import keras
-import numpy as np
 
 from autoprune.models import keras_internals
+from autoprune.surgery.editors import edit_derived
 from autoprune.surgery.shapes import ordered_calls
 
 
@@ -16,14 +16,18 @@ class Snapshot:
 
     Args:
         model: a built model.
-        attributes: (layer path, attribute) pairs that surgery may set.
+        attributes: (operation path, attribute) pairs that surgery may set.
     """
 
     def __init__(self, model: Any, attributes: set[tuple[str, str]]) -> None:
         self._model = model
         self._variables = [_remember(variable) for variable in model.variables]
-        layers = keras_internals.layers_by_path(model)
-        self._attributes = [(layers[path], name, getattr(layers[path], name)) for path, name in sorted(attributes)]
+        operations = keras_internals.operations_by_path(model)
+        layers = {path: found for path, found in operations.items() if isinstance(found, keras.Layer)}
+        self._attributes = [
+            (operations[path], name, keras_internals.attribute_state(operations[path], name))
+            for path, name in sorted(attributes)
+        ]
         self._layers = [(layer, layer.input_spec, keras_internals.build_shapes(layer)) for layer in layers.values()]
         self._inputs = [
             (layer, layer.batch_shape) for layer in layers.values() if isinstance(layer, keras.layers.InputLayer)
@@ -38,8 +42,8 @@ class Snapshot:
         for variable, stored, value in (*self._variables, *self._slots):
             keras_internals.set_storage(variable, stored)
             variable.assign(value)
-        for layer, name, value in self._attributes:
-            setattr(layer, name, value)
+        for operation, name, state in self._attributes:
+            keras_internals.restore_attribute(operation, name, state)
         for layer, spec, shapes in self._layers:
             layer.input_spec = spec
             keras_internals.set_build_shapes(layer, shapes)
@@ -47,6 +51,7 @@ class Snapshot:
             keras_internals.set_batch_shape(layer, shape)
         for tensor, shape in self._tensors:
             keras_internals.set_tensor_shape(tensor, shape)
+        edit_derived(layer for layer, _, _ in self._layers)
         if self._optimizer is not keras_internals.optimizer_of(self._model):
             self._model.optimizer = self._optimizer
         if self._optimizer is not None and self._optimizer.built:
@@ -54,9 +59,12 @@ class Snapshot:
         keras_internals.forget_compiled_functions(self._model)
 
 
-def _remember(variable: Any) -> tuple[Any, Any, np.ndarray]:
-    """The variable, its storage, and a copy of its value: batch norm overwrites storage that surgery left alone."""
-    return variable, keras_internals.storage(variable), np.array(variable.numpy())
+def _remember(variable: Any) -> tuple[Any, Any, Any]:
+    """The variable, its storage, and its value: batch norm overwrites storage that surgery left alone.
+
+    The value is a tensor, which backends never change: TensorFlow copies the buffer when the variable is next written.
+    """
+    return variable, keras_internals.storage(variable), keras_internals.value_of(variable)
 
 
 def _tensors(graph: Any) -> list[tuple[Any, tuple[int | None, ...]]]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from autoprune.errors import PlanError
 from autoprune.graph import find_groups
 from autoprune.models import keras_internals
@@ -11,6 +13,7 @@ from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import check_indices
 from autoprune.records import ChannelGroup, Plan, SurgeryReport, VariableChange
 from autoprune.registry import suggestion
+from autoprune.surgery.editors import edit_derived, with_owners
 from autoprune.surgery.optimizer import refresh_optimizer
 from autoprune.surgery.shapes import refresh_shapes
 from autoprune.surgery.slicing import Slices, slices_for, take
@@ -32,12 +35,12 @@ class Surgeon:
         self.model = model
         self.groups = find_groups(model) if groups is None else groups
         self.fingerprint = architecture_fingerprint(model)
-        self._layers = keras_internals.layers_by_path(model)
+        self._operations = keras_internals.operations_by_path(model)
         self._pruned = False
 
     def snapshot(self) -> Snapshot:
         """Remember the model as it is now."""
-        attributes = {(m.layer, m.name) for g in self.groups for m in g.members if m.role == "sets"}
+        attributes = {(m.layer, m.name) for g in self.groups for m in g.members if m.role in ("sets", "holds")}
         return Snapshot(self.model, attributes)
 
     def apply(self, plan: Plan) -> SurgeryReport:
@@ -110,26 +113,40 @@ class Surgeon:
 
     def _cut(self, slices: Slices) -> tuple[list[VariableChange], str]:
         """Slice variables and set attributes, then bring shapes, optimiser and compiled functions up to date."""
-        changes, masks, edited = [], {}, set()
-        for (path, name), axes in slices.variables.items():
-            layer = self._layers[path]
-            variable = keras_internals.layer_variable(layer, name)
-            value = variable.numpy()
-            kept = take(value, axes)
-            changes.append(VariableChange(path, name, tuple(value.shape), tuple(kept.shape)))
-            masks[id(variable)] = axes
-            edited.add(id(layer))
-            keras_internals.replace_value(variable, kept)
-        for (path, name, position), count in slices.attributes.items():
-            layer = self._layers[path]
-            edited.add(id(layer))
-            setattr(layer, name, count if position < 0 else _with(getattr(layer, name), position, count))
+        changes, masks = self._cut_variables(slices)
         if not changes:
             return [], "none"
+        self._set_attributes(slices)
+        paths = {path for path, *_ in (*slices.variables, *slices.values, *slices.counts)}
+        edited = with_owners(paths, self._operations)
+        edit_derived(edited.values())
         optimizer = refresh_optimizer(self.model, masks)
-        refresh_shapes(keras_internals.graph_of(self.model), edited)
+        refresh_shapes(keras_internals.graph_of(self.model), {id(operation) for operation in edited.values()})
         keras_internals.forget_compiled_functions(self.model)
         return changes, optimizer
+
+    def _cut_variables(self, slices: Slices) -> tuple[list[VariableChange], dict[int, dict[int, np.ndarray]]]:
+        """Give variables new storage; returns what changed, and by `id` of a variable the positions that stayed."""
+        changes, masks = [], {}
+        for (path, name), axes in slices.variables.items():
+            variable = keras_internals.layer_variable(self._operations[path], name)
+            before = tuple(variable.shape)
+            keras_internals.replace_value(variable, take(variable.numpy(), axes))
+            changes.append(VariableChange(path, name, before, tuple(variable.shape)))
+            masks[id(variable)] = axes
+        return changes, masks
+
+    def _set_attributes(self, slices: Slices) -> None:
+        """Cut attributes with a value for each position, and set those that count positions."""
+        for (path, name), axes in slices.values.items():
+            value = keras_internals.read_attribute(self._operations[path], name)
+            kept = take(np.asarray(value), axes)
+            kept = kept if isinstance(value, np.ndarray) else type(value)(kept.tolist())
+            keras_internals.write_attribute(self._operations[path], name, kept)
+        for (path, name, position), count in slices.counts.items():
+            value = keras_internals.read_attribute(self._operations[path], name)
+            value = count if position < 0 else (*value[:position], count, *value[position + 1 :])
+            keras_internals.write_attribute(self._operations[path], name, value)
 
     def _left_alone(self, plan: Plan) -> dict[str, str]:
         """For every group of which nothing was removed, why."""
@@ -157,7 +174,3 @@ def apply_plan(model: Any, plan: Plan) -> SurgeryReport:
         PlanError: the plan is for another model, or keeps impossible indices.
     """
     return Surgeon(model).apply(plan)
-
-
-def _with(values: tuple[int, ...], position: int, value: int) -> tuple[int, ...]:
-    return (*values[:position], value, *values[position + 1 :])

@@ -2,7 +2,8 @@
 
 The oracle runs the original graph call by call, and beside every tensor a mask of the same shape. Layers that make
 channels get their mask from the plan; every other operation passes masks on by its own arithmetic: structural ones
-are run on the mask itself, merges must find equal masks. It shares no code with the tracer.
+are run on the mask itself, merges must find equal masks. Normalisations that average over channels average over those
+whose mask is one, attention sums the heads that stay. It shares no code with the tracer.
 """
 
 import keras
@@ -11,11 +12,15 @@ from keras import layers
 
 PRODUCERS = (
     *(layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose),
-    *(layers.Conv3DTranspose, layers.Dense, layers.SeparableConv1D, layers.SeparableConv2D),
+    *(layers.Conv3DTranspose, layers.Dense, layers.Embedding, layers.SeparableConv1D, layers.SeparableConv2D),
 )
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-MERGES = (layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
-RAW_MERGES = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power")
+WRAPPERS = (layers.SpectralNormalization, layers.TimeDistributed)
+MERGES = {
+    *("Add", "Average", "CustomScaleLayer", "Divide", "Greater", "Less", "Maximum", "Minimum", "Multiply", "Power"),
+    *("Subtract", "TrueDivide", "Where"),
+}
+REDUCTIONS = {"Amax", "Amin", "Max", "Mean", "Min", "Std", "Sum", "Var"}
 
 
 def zeroed_outputs(model, kept_by_layer, inputs):
@@ -53,7 +58,7 @@ class _Interpreter:
         self.masks = {}  # id of a tensor -> (the tensor, to keep it alive; its mask)
 
     def run(self, model, inputs):
-        tensors = [keras.ops.convert_to_tensor(x, "float32") for x in inputs]
+        tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
         for tensor in tensors:
             self._remember(tensor, np.ones(tuple(tensor.shape), "float32"))
         return [keras.ops.convert_to_numpy(t) for t in self._graph(model, tensors)]
@@ -70,40 +75,120 @@ class _Interpreter:
                 outputs = self._graph(operation, flat)
                 return outputs[0] if len(outputs) == 1 else outputs
             masks = [self.masks[id(x)][1] for x in flat]
-            output = operation(*args, **kwargs)
-            mask = self._mask(operation, masks, args, tuple(output.shape))
+            if isinstance(operation, layers.MultiHeadAttention):
+                outputs, masks = self._attention(operation, *args, **kwargs)
+            else:
+                outputs = operation(*args, **kwargs)
+                several = isinstance(outputs, (list, tuple))
+                on_mask = self._on_mask(operation, args, kwargs)
+                masks = self._masks(operation, masks, on_mask, [tuple(x.shape) for x in _as_list(outputs)])
+                if type(operation).__name__ in NORMALISATIONS:
+                    normalised = NORMALISATIONS[type(operation).__name__](operation, flat[0], masks[0])
+                    outputs = keras.ops.convert_to_tensor(normalised, "float32")
+                outputs = _as_list(outputs)
             # A constant where the channel was must not survive either (sigmoid(0), a bias): zero is zero.
-            output = output * keras.ops.convert_to_tensor(mask)
-            self._remember(output, mask)
-            return output
+            cast = keras.ops.cast
+            outputs = [x * cast(keras.ops.convert_to_tensor(m), x.dtype) for x, m in zip(outputs, masks, strict=True)]
+            for output, mask in zip(outputs, masks, strict=True):
+                self._remember(output, mask)
+            single = len(outputs) == 1 and not (not isinstance(operation, layers.MultiHeadAttention) and several)
+            return outputs[0] if single else outputs
 
         return call
 
-    def _mask(self, operation, masks, args, shape):
-        if isinstance(operation, PRODUCERS):
-            alive = self.kept.get(operation.name, np.ones(self._channels(operation), bool)).astype("float32")
-            return np.broadcast_to(self._along(operation, alive, len(shape)), shape).copy()
-        if isinstance(operation, DEPTHWISE):
-            axis = 1 if operation.data_format == "channels_first" else -1
+    def _on_mask(self, operation, args, kwargs):
+        """The operation run on the masks of its inputs."""
+
+        def run(of_mask=lambda mask: mask):
+            def swap(x):
+                return keras.ops.convert_to_tensor(of_mask(self.masks[id(x)][1])) if id(x) in self.masks else x
+
+            swapped = keras.tree.map_structure(swap, (args, kwargs))
+            outputs = operation(*swapped[0], **swapped[1])
+            return [keras.ops.convert_to_numpy(x) for x in _as_list(outputs)]
+
+        return run
+
+    def _masks(self, operation, masks, on_mask, shapes):
+        kind = type(operation).__name__
+        inner = operation.layer if isinstance(operation, WRAPPERS) else operation
+        if kind == "Split" or kind == "Stack":
+            assert all(np.array_equal(mask, masks[0]) for mask in masks)
+            return on_mask()
+        (shape,) = shapes
+        if isinstance(inner, PRODUCERS) and not is_depthwise(inner):
+            alive = self.kept.get(inner.name, np.ones(self._channels(inner), bool)).astype("float32")
+            return [np.broadcast_to(self._along(inner, alive, len(shape)), shape).copy()]
+        if isinstance(inner, DEPTHWISE) or is_depthwise(inner):
+            axis = 1 if inner.data_format == "channels_first" else -1
             alive = np.moveaxis(masks[0], axis, -1).reshape(-1, masks[0].shape[axis])[0]
-            alive = np.repeat(alive, operation.depth_multiplier)
-            return np.broadcast_to(self._along(operation, alive, len(shape)), shape).copy()
-        if isinstance(operation, layers.Concatenate) or type(operation).__name__ == "Concatenate":
-            return np.concatenate(masks, operation.axis)
-        if isinstance(operation, MERGES) or type(operation).__name__ in RAW_MERGES:
-            spread = [np.broadcast_to(mask, shape) for mask in masks]
-            spanning = [s for s, mask in zip(spread, masks, strict=True) if mask.shape[-1] == shape[-1]]
-            for mask in spanning[1:]:
-                assert np.array_equal(mask, spanning[0]), f"{operation.name} merges different channels"
-            return np.prod(spread, axis=0)
-        if tuple(masks[0].shape) == shape:
-            return masks[0]
-        structural = operation(keras.ops.convert_to_tensor(masks[0]))
-        return (keras.ops.convert_to_numpy(structural) > 0).astype("float32")
+            alive = np.repeat(alive, shape[axis] // len(alive))
+            return [np.broadcast_to(self._along(inner, alive, len(shape)), shape).copy()]
+        if kind == "Concatenate":
+            return [np.concatenate(masks, operation.axis)]
+        if kind in MERGES:
+            return [self._merged(operation, masks, shape)]
+        if kind in REDUCTIONS:
+            axis = None if operation.axis is None else tuple(operation.axis)
+            return [masks[0].max(axis, keepdims=operation.keepdims)]
+        if kind == "Pad" or kind.startswith("ZeroPadding"):
+            return [self._padded(operation, masks[0], on_mask, shape)]
+        if kind == "Flip":
+            return on_mask()
+        if tuple(masks[0].shape) == shape and kind not in ("Transpose", "Moveaxis", "Swapaxes", "Permute", "Reshape"):
+            return [masks[0]]
+        return [(mask > 0).astype("float32") for mask in on_mask()]
+
+    @staticmethod
+    def _padded(operation, mask, on_mask, shape):
+        """New pixels of a channel are as alive as the others; new channels are there to stay."""
+        first = getattr(operation, "data_format", None) == "channels_first"
+        pixels = tuple(axis for axis in range(1, len(shape)) if axis != (1 if first else len(shape) - 1))
+        alive = np.broadcast_to(on_mask()[0].max(pixels, keepdims=True), shape)
+        added = 1 - on_mask(np.ones_like)[0].max(pixels, keepdims=True)
+        return np.maximum(alive, added)
+
+    @staticmethod
+    def _merged(operation, masks, shape):
+        """Where channels meet they must be alive or gone together; a size of 1 is broadcast and constrains nothing."""
+        spread = [np.broadcast_to(mask, shape) for mask in masks]
+        spanning = [s for s, mask in zip(spread, masks, strict=True) if mask.shape[-1] == shape[-1]]
+        for mask in spanning[1:]:
+            assert np.array_equal(mask, spanning[0]), f"{operation.name} merges different channels"
+        return np.prod(spread, axis=0)
+
+    def _attention(self, layer, query, value, key=None, return_attention_scores=False, **others):
+        """Scaled dot-product attention, head by head; the heads that go add nothing."""
+        assert not others, "the oracle knows attention without masks"
+        numpy = keras.ops.convert_to_numpy
+        mask = self.masks[id(query)][1]
+        q, v, k = (numpy(x) for x in (query, value, value if key is None else key))
+
+        def project(dense, x, equation):
+            bias = numpy(dense.bias) if layer.use_bias else 0
+            return np.einsum(equation, x, numpy(dense.kernel)) + bias
+
+        q = project(layer._query_dense, q, "btd,dhk->bthk") / np.sqrt(layer.key_dim)
+        k = project(layer._key_dense, k, "bsd,dhk->bshk")
+        v = project(layer._value_dense, v, "bsd,dhv->bshv")
+        logits = np.einsum("bthk,bshk->bhts", q, k)
+        scores = np.exp(logits - logits.max(-1, keepdims=True))
+        scores /= scores.sum(-1, keepdims=True)
+        alive = self.kept.get("query", np.ones(layer.num_heads, bool)).astype("float32")
+        summed = np.einsum("bhts,bshv,h->bthv", scores, v, alive)
+        output = project(layer._output_dense, summed, "bthv,hvd->btd")
+        features = self.kept.get("attention_output", mask[0, 0] > 0).astype("float32")
+        outputs = [keras.ops.convert_to_tensor(x.astype("float32")) for x in (output, scores)]
+        masks = [
+            np.broadcast_to(features, output.shape).copy(),
+            np.broadcast_to(alive[:, None, None], scores.shape).copy(),
+        ]
+        return (outputs, masks) if return_attention_scores else (outputs[:1], masks[:1])
 
     @staticmethod
     def _channels(layer):
-        return layer.units if isinstance(layer, layers.Dense) else layer.filters
+        names = {layers.Dense: "units", layers.Embedding: "output_dim"}
+        return getattr(layer, names.get(type(layer), "filters"))
 
     @staticmethod
     def _along(layer, alive, rank):
@@ -118,3 +203,47 @@ class _Interpreter:
 
 def _as_list(value):
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def is_depthwise(layer):
+    """Whether a grouped convolution has one input channel in each group."""
+    grouped = isinstance(layer, PRODUCERS) and getattr(layer, "groups", 1) > 1
+    return grouped and tuple(layer.kernel.shape)[-2] == 1
+
+
+def layer_norm(layer, x, mask):
+    """Mean and variance over the normalised axes, counting what is alive."""
+    x = keras.ops.convert_to_numpy(x)
+    axes = tuple(axis % x.ndim for axis in layer.axis)
+    count = np.maximum(mask.sum(axes, keepdims=True), 1)
+    shape = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
+    if isinstance(layer, layers.RMSNormalization):
+        scale = np.sqrt((x**2 * mask).sum(axes, keepdims=True) / count + layer.epsilon)
+        return x / scale * layer.scale.numpy().reshape(shape)
+    mean = (x * mask).sum(axes, keepdims=True) / count
+    variance = ((x - mean) ** 2 * mask).sum(axes, keepdims=True) / count
+    normal = (x - mean) / np.sqrt(variance + layer.epsilon)
+    normal = normal * layer.gamma.numpy().reshape(shape) if layer.gamma is not None else normal
+    return normal + layer.beta.numpy().reshape(shape) if layer.beta is not None else normal
+
+
+def group_norm(layer, x, mask):
+    """As layer normalisation within each of the original's groups of channels; the last axis is the channels'."""
+    x = keras.ops.convert_to_numpy(x)
+    assert layer.axis in (-1, x.ndim - 1)
+    split = (*x.shape[:-1], layer.groups, x.shape[-1] // layer.groups)
+    values, alive = x.reshape(split), mask.reshape(split)
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    count = np.maximum(alive.sum(axes, keepdims=True), 1)
+    mean = (values * alive).sum(axes, keepdims=True) / count
+    variance = ((values - mean) ** 2 * alive).sum(axes, keepdims=True) / count
+    normal = ((values - mean) / np.sqrt(variance + layer.epsilon)).reshape(x.shape)
+    normal = normal * layer.gamma.numpy() if layer.gamma is not None else normal
+    return normal + layer.beta.numpy() if layer.beta is not None else normal
+
+
+NORMALISATIONS = {
+    "GroupNormalization": group_norm,
+    "LayerNormalization": layer_norm,
+    "RMSNormalization": layer_norm,
+}

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from autoprune.models.keras_internals import application_class
+
 TOPOLOGIES = {}
 
 
@@ -29,7 +31,12 @@ def randomise(model, seed=0):
 
 def images_for(model, count=3, seed=1):
     generator = np.random.default_rng(seed)
-    arrays = [generator.normal(size=(count, *t.shape[1:])).astype("float32") for t in model.inputs]
+    arrays = [
+        generator.integers(0, 5, (count, *t.shape[1:])).astype("int32")
+        if "int" in t.dtype
+        else generator.normal(size=(count, *t.shape[1:])).astype("float32")
+        for t in model.inputs
+    ]
     return arrays[0] if len(arrays) == 1 else arrays
 
 
@@ -399,4 +406,255 @@ def layer_of_an_earlier_model():
     shared = layers.Conv2D(6, 3, name="b")
     shared(layers.Conv2D(8, 3, name="elsewhere")(image))
     x = shared(layers.Conv2D(8, 3, name="a")(image))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+# ------------------------------------------------------------------ groups of channels
+
+
+@topology
+def grouped_convolutions():
+    """Many small groups lose whole groups; few large ones lose the same positions in each."""
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 12, name="stem")
+    x = layers.Conv2D(18, 3, groups=6, padding="same", name="many")(x)
+    x = layers.Conv2D(12, 1, name="between")(layers.BatchNormalization()(x))
+    x = layers.Conv2D(10, 3, groups=2, padding="same", activation="relu", name="few")(x)
+    x = layers.Conv2D(8, 1, name="last")(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def grouped_convolution_on_input():
+    """The inputs are fixed, the outputs of every group can lose the same positions."""
+    image = keras.Input((6, 6, 4))
+    x = layers.Conv2D(12, 3, groups=2, name="grouped")(image)
+    return keras.Model(image, head(layers.Flatten()(x)))
+
+
+@topology
+def grouped_as_depthwise():
+    image = keras.Input((8, 8, 2))
+    x = layers.Conv2D(6, 3, name="stem")(image)
+    x = layers.Conv2D(12, 3, groups=6, padding="same", name="depthwise")(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def channel_shuffle():
+    """As in ShuffleNet: split, shuffle by reshape and transposition, join."""
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(16, 3, padding="same", name="stem")(image)
+    for number in (1, 2):
+        left, right = ops.split(x, 2, axis=-1)
+        right = layers.Conv2D(8, 3, padding="same", activation="relu", name=f"branch{number}")(right)
+        x = layers.Concatenate()([left, right])
+        x = layers.Reshape((6, 6, 2, 8))(x)
+        x = layers.Permute((1, 2, 4, 3))(x)
+        x = layers.Reshape((6, 6, 16))(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def shuffle_by_raw_operations():
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(12, 1, name="stem")(image)
+    x = layers.Conv2D(12, 3, groups=3, padding="same", name="grouped")(x)
+    x = ops.reshape(x, (-1, 6, 6, 3, 4))
+    x = ops.transpose(x, (0, 1, 2, 4, 3))
+    x = ops.reshape(x, (-1, 6, 6, 12))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+# ------------------------------------------------------------------ normalisation
+
+
+@topology
+def normalisations():
+    image = keras.Input((6, 6, 2))
+    x = layers.LayerNormalization()(layers.Conv2D(6, 3, padding="same", name="a")(image))
+    x = layers.RMSNormalization()(layers.Conv2D(8, 3, padding="same", name="b")(x))
+    x = layers.UnitNormalization()(layers.Conv2D(6, 3, padding="same", name="c")(x))
+    x = layers.LayerNormalization(axis=(1, 2, 3), scale=False)(layers.Conv2D(5, 3, name="d")(x))
+    x = layers.LayerNormalization(axis=(1, 2), center=False)(layers.Conv2D(7, 1, name="e")(x))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def group_normalisations():
+    """Many small groups lose whole groups; few large ones lose the same positions in each; -1 is one each."""
+    image = keras.Input((6, 6, 2))
+    x = layers.GroupNormalization(4)(layers.Conv2D(8, 3, padding="same", name="whole")(image))
+    x = layers.GroupNormalization(2)(layers.Conv2D(12, 3, padding="same", name="within")(x))
+    x = layers.GroupNormalization(-1, scale=False)(layers.Conv2D(6, 3, padding="same", name="single")(x))
+    x = layers.GroupNormalization(1, center=False)(layers.Conv2D(7, 3, name="all")(x))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def convnext_block():
+    image = keras.Input((8, 8, 3))
+    stem = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Conv2D(6, 2, strides=2, name="patches"), layers.LayerNormalization()],
+        name="stem",
+    )
+    x = stem(image)
+    y = layers.Conv2D(6, 3, padding="same", groups=6, name="depthwise")(x)
+    y = layers.LayerNormalization(epsilon=1e-6)(y)
+    y = layers.Dense(12, name="wide")(y)
+    y = layers.Dense(6, name="narrow")(layers.Activation("gelu")(y))
+    y = application_class("convnext", "LayerScale")(1e-1, 6)(y)
+    x = x + application_class("convnext", "StochasticDepth")(0.2)(y)
+    return keras.Model(image, head(layers.LayerNormalization()(layers.GlobalAveragePooling2D()(x))))
+
+
+@topology
+def scaled_residual():
+    """As in Inception-ResNet."""
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(6, 3, padding="same", name="a")(image)
+    y = layers.Conv2D(6, 1, name="up")(layers.Conv2D(4, 3, padding="same", name="b")(x))
+    x = application_class("inception_resnet_v2", "CustomScaleLayer")(0.3)([x, y])
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def scaled_per_channel():
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, name="a")(image)
+    x = layers.Rescaling([1.0, 2.0, 3.0, 4.0], offset=np.array([0.1, 0.2, 0.3, 0.4]))(x)
+    x = layers.Rescaling([[1.0], [2.0], [3.0], [4.0]])(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+# ------------------------------------------------------------------ wrappers, attention, tables
+
+
+@topology
+def wrapped():
+    video = keras.Input((3, 6, 6, 2))
+    x = layers.TimeDistributed(layers.Conv2D(6, 3, name="frame"))(video)
+    x = layers.TimeDistributed(layers.BatchNormalization())(x)
+    x = layers.TimeDistributed(layers.DepthwiseConv2D(3, padding="same"))(x)
+    x = layers.TimeDistributed(layers.GlobalAveragePooling2D())(x)
+    x = layers.TimeDistributed(layers.Dense(8, activation="relu", name="each"))(x)
+    return keras.Model(video, head(layers.Flatten()(x)))
+
+
+@topology
+def spectrally_normalised():
+    image = keras.Input((6, 6, 2))
+    x = layers.SpectralNormalization(layers.Conv2D(6, 3, name="a"))(image)
+    x = layers.SpectralNormalization(layers.Conv2D(8, 3, name="b"), power_iterations=2)(layers.ReLU()(x))
+    x = layers.SpectralNormalization(layers.Conv2DTranspose(5, 3, name="c"))(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+def transformer_block(x, width, name, **options):
+    y = layers.LayerNormalization()(x)
+    y = layers.MultiHeadAttention(4, 3, name=f"{name}_attention", **options)(y, y)
+    x = layers.Add()([x, y])
+    y = layers.Dense(2 * width, activation="gelu", name=f"{name}_wide")(layers.LayerNormalization()(x))
+    return layers.Add()([x, layers.Dense(width, name=f"{name}_narrow")(y)])
+
+
+@topology
+def vision_transformer():
+    image = keras.Input((8, 8, 2))
+    x = layers.Conv2D(6, 4, strides=4, name="patches")(image)
+    x = transformer_block(layers.Reshape((4, 6))(x), 6, "block")
+    return keras.Model(image, head(layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))))
+
+
+@topology
+def words():
+    sentence = keras.Input((7,), dtype="int32")
+    x = layers.Embedding(5, 8, name="table")(sentence)
+    x = transformer_block(x, 8, "block", value_dim=2, use_bias=False)
+    return keras.Model(sentence, head(layers.GlobalMaxPooling1D()(x)))
+
+
+@topology
+def attention_of_two():
+    """Query and value of other widths, an output width of its own, and the scores as an output."""
+    left, right = keras.Input((4, 2), name="left"), keras.Input((4, 2), name="right")
+    query = layers.Dense(6, name="query_features")(left)
+    value = layers.Dense(8, name="value_features")(right)
+    attention = layers.MultiHeadAttention(3, 4, output_shape=10, name="attention")
+    x, scores = attention(query, value, return_attention_scores=True)
+    x = layers.Concatenate()([layers.GlobalAveragePooling1D()(x), layers.Flatten()(scores)])
+    return keras.Model([left, right], head(x))
+
+
+# ------------------------------------------------------------------ raw operations on axes
+
+
+@topology
+def slices():
+    """Parts of one tensor with readers of their own, and a part that nobody reads."""
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(12, 3, name="a")(image)
+    first = layers.Conv2D(4, 1, name="first")(x[..., :5])
+    second = layers.Conv2D(4, 1, name="second")(x[:, 1:3, :, 5:9])
+    third = layers.Dense(4, name="third")(x[:, 0, -1, -6:-2])
+    three = [layers.GlobalAveragePooling2D()(y) for y in (first, second)]
+    return keras.Model(image, head(layers.Concatenate()([*three, third])))
+
+
+@topology
+def uneven_split():
+    image = keras.Input((6, 6, 2))
+    a, b, c = ops.split(layers.Conv2D(10, 3, name="a")(image), [3, 7], axis=-1)
+    rows = ops.split(layers.Conv2D(6, 3, name="rows")(image), 2, axis=1)
+    x = layers.Concatenate()(
+        [b, layers.Conv2D(4, 1, name="d")(a), c, *[layers.ZeroPadding2D(((0, 2), (0, 0)))(r) for r in rows]]
+    )
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def moved_axes():
+    image = keras.Input((4, 4, 2))
+    x = layers.Conv2D(6, 1, name="a")(image)
+    x = ops.swapaxes(ops.moveaxis(x, -1, 1), 1, 3)
+    x = ops.squeeze(ops.expand_dims(x, 3), 3)[:, None]
+    x = ops.squeeze(x, 1)
+    x = layers.Conv2D(5, 1, name="b")(x)
+    x = ops.stack([x, layers.Conv2D(5, 1, name="c")(image)], axis=1)
+    x = ops.transpose(ops.reshape(x, (-1, 2 * 4 * 4, 5)))
+    x = ops.transpose(x)
+    return keras.Model(image, head(layers.GlobalAveragePooling1D()(x)))
+
+
+@topology
+def reductions():
+    image = keras.Input((4, 4, 2))
+    a = layers.Conv2D(5, 1, name="a")(image)
+    parts = [ops.mean(a, axis=(1, 2)), ops.max(a, axis=[1, 2]), ops.min(ops.sum(a, axis=1, keepdims=True), axis=(1, 2))]
+    parts += [ops.amax(ops.amin(a, axis=1), axis=1), ops.std(a, axis=(1, 2)), ops.var(a, axis=(1, 2))]
+    total = ops.sum(layers.Conv2D(4, 1, name="summed")(image), axis=-1, keepdims=True)
+    x = layers.Conv2D(6, 1, name="b")(layers.Multiply()([a, total]))
+    return keras.Model(image, head(layers.Concatenate()([*parts, layers.GlobalMaxPooling2D()(x)])))
+
+
+@topology
+def rearranged():
+    image = keras.Input((4, 4, 2))
+    x = layers.Conv2D(5, 1, name="a")(image)
+    x = ops.concatenate([ops.flip(x, axis=-1), ops.repeat(x, 2, axis=-1), ops.tile(x, (1, 1, 1, 2))], axis=-1)
+    x = ops.flip(ops.repeat(layers.Conv2D(6, 1, name="b")(x), 2, axis=1), axis=1)
+    x = ops.pad(x, ((0, 0), (1, 1), (0, 0), (2, 1)))
+    x = layers.Conv2D(4, 1, name="c")(layers.BatchNormalization()(x))
+    return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+
+
+@topology
+def raw_spatial_operations():
+    image = keras.Input((8, 8, 2))
+    x = layers.Conv2D(6, 3, padding="same", name="a")(image)
+    x = ops.max_pool(x, 2) + ops.average_pool(x, 2)
+    x = layers.CenterCrop(3, 3)(layers.Resizing(6, 6)(ops.image.resize(x, (5, 5))))
+    x = ops.where(x > 0.1, x, x * 0.2) * layers.Conv2D(6, 1, name="b")(ops.where(x < 0.0, x, 0.5 * x))
+    attention = ops.softmax(ops.log_softmax(x, axis=1), axis=2)
+    x = x * layers.Softmax(axis=[1, 2])(attention)
     return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))

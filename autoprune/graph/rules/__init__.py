@@ -9,7 +9,9 @@ from autoprune.graph.rules import (  # noqa: F401 - importing a module of rules 
     merging,
     normalization,
     reshaping,
+    slicing,
     spatial,
+    wrappers,
 )
 from autoprune.graph.rules.registry import (
     channel_rule,

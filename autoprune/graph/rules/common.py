@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from autoprune.graph.channels import Channels
 from autoprune.graph.trace import Call
@@ -46,3 +47,11 @@ def on_axis(call: Call, axis: int, what: str) -> Channels | None:
         call.freeze(f"enters '{call.path}' on axis {channels.axis}, but {what} works on axis {axis}")
         return None
     return channels
+
+
+def couple_runs(call: Call, ids: np.ndarray, runs: int) -> np.ndarray:
+    """Let every one of `runs` equal runs of consecutive channels go or stay as a whole; returns the first of each."""
+    rows = ids.reshape(runs, -1)
+    for column in range(1, rows.shape[1]):
+        call.equate(rows[:, 0], rows[:, column])
+    return rows[:, 0]

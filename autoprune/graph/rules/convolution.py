@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import channel_axis, check_activation, on_axis
+from autoprune.graph.rules.common import channel_axis, check_activation, couple_runs, on_axis
 from autoprune.graph.rules.registry import channel_rule
 from autoprune.graph.trace import Call
 from autoprune.models import keras_internals
@@ -37,8 +37,6 @@ def _unsupported(call: Call) -> str:
         return "has LoRA weights"
     if layer.quantization_mode is not None:
         return f"is quantised ({layer.quantization_mode})"
-    if getattr(layer, "groups", 1) > 1:
-        return f"is a grouped convolution (groups={layer.groups})"
     return ""
 
 
@@ -57,7 +55,50 @@ def _convolve(call: Call, in_axis: int, out_axis: int) -> Channels | None:
 @channel_rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
 def convolution(call: Call) -> Channels | None:
     """Kernel (*window, in, out): the input axis reads the channels, the output axis makes new ones."""
+    if call.operation.groups > 1:
+        return _grouped_convolution(call)
     return _convolve(call, in_axis=-2, out_axis=-1)
+
+
+def _grouped_convolution(call: Call) -> Channels | None:
+    """Kernel (*window, in / groups, out): every group of outputs reads its own run of inputs.
+
+    All groups must stay alike, so there are two ways to shrink: whole groups go, inputs and outputs together, or all
+    groups lose the same positions. Whichever leaves more to choose from is taken: whole groups when there are more of
+    them than inputs in each. With one input in each this is a depthwise convolution.
+    """
+    layer = call.operation
+    axis = channel_axis(layer, len(call.inputs[0].shape))
+    problem = _unsupported(call)
+    if problem:
+        call.freeze(f"enters '{call.path}', which {problem}")
+        return None
+    channels = on_axis(call, axis, "the convolution")
+    inputs, outputs = call.inputs[0].shape[axis] // layer.groups, layer.filters // layer.groups
+    if channels is None or layer.groups <= inputs:
+        ids = _shrink_every_group(call, channels, inputs, outputs)
+    else:
+        firsts = couple_runs(call, channels.ids, layer.groups)
+        role = "follows" if inputs == 1 else "produces"
+        ids = call.bind("kernel", -1, role, np.repeat(firsts, outputs))
+        call.bind_attribute("groups", firsts)
+    if layer.use_bias:
+        call.bind("bias", 0, "follows", ids)
+    call.bind_attribute("filters", ids)
+    return check_activation(call, Channels(axis, ids))
+
+
+def _shrink_every_group(call: Call, channels: Channels | None, inputs: int, outputs: int) -> np.ndarray:
+    """Couple the same position of all groups, inputs and outputs apart; returns the numbers of the outputs."""
+    groups = call.operation.groups
+    if channels is None:
+        _consume(call, "kernel", -2, None)
+    else:
+        rows = channels.ids.reshape(groups, inputs)
+        for row in rows[1:]:
+            call.equate(rows[0], row)
+        call.bind("kernel", -2, "consumes", rows[0])
+    return call.bind("kernel", -1, "produces", np.tile(call.new(outputs), groups))
 
 
 @channel_rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -76,6 +117,18 @@ def dense(call: Call) -> Channels | None:
         return None
     _consume(call, "kernel", 0, on_axis(call, rank - 1, "the dense layer"))
     return check_activation(call, Channels(rank - 1, _produce(call, "kernel", 1, "units")))
+
+
+@channel_rule(layers.Embedding)
+def embedding(call: Call) -> Channels | None:
+    """A table (words, out): every feature is a channel on the last axis of the output."""
+    problem = _unsupported(call)
+    if problem:
+        call.freeze(f"enters '{call.path}', which {problem}")
+        return None
+    ids = call.bind("embeddings", 1, "produces")
+    call.bind_attribute("output_dim", ids)
+    return Channels(len(call.outputs[0].shape) - 1, ids)
 
 
 def _spread(call: Call, variable: str, channels: Channels | None) -> np.ndarray:

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 
 from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import mixes_channels
+from autoprune.graph.rules.common import mixes_channels, on_axis
 from autoprune.graph.rules.registry import channel_rule, raw_rule
 from autoprune.graph.trace import Call
+from autoprune.models import keras_internals
 
 layers = keras.layers
 
@@ -24,9 +25,12 @@ layers = keras.layers
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
+    layers.UnitNormalization,
+    keras_internals.application_class("convnext", "StochasticDepth"),
 )
 @raw_rule(
-    *("Absolute", "Cast", "Celu", "Clip", "Elu", "Exp", "Gelu", "HardShrink", "HardSigmoid", "HardSilu", "HardTanh"),
+    *("Absolute", "Cast", "Ceil", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Expm1", "Floor", "Gelu", "HardShrink"),
+    *("HardSigmoid", "HardSilu", "HardTanh", "Log", "Reciprocal", "Round", "Rsqrt", "Sin"),
     *("LeakyRelu", "Log1p", "LogSigmoid", "Negative", "Relu", "Relu6", "Selu", "Sigmoid", "Sign"),
     *("Silu", "SoftShrink", "Softplus", "Softsign", "SparsePlus", "Sqrt", "Square", "Squareplus", "Tanh", "TanhShrink"),
     "Threshold",
@@ -58,8 +62,35 @@ def parametric_relu(call: Call) -> Channels | None:
 
 @channel_rule(layers.Rescaling)
 def rescaling(call: Call) -> Channels | None:
-    """A scalar scale and offset change nothing; one value per channel is an attribute that surgery leaves alone."""
-    if any(np.ndim(value) > 0 for value in (call.operation.scale, call.operation.offset)):
-        call.freeze(f"enters '{call.path}', which has a fixed scale or offset per channel")
+    """A scalar scale and offset change nothing; values per channel are attributes that follow the channels."""
+    (channels,) = call.channels
+    if channels is None:
         return None
-    return unchanged(call)
+    for name in ("scale", "offset"):
+        shape = np.shape(getattr(call.operation, name))
+        axis = channels.axis - len(call.inputs[0].shape)
+        if len(shape) >= -axis and shape[axis] != 1:
+            call.bind_values(name, axis, channels.ids)
+    return channels
+
+
+@channel_rule(keras_internals.application_class("convnext", "LayerScale"))
+def layer_scale(call: Call) -> Channels | None:
+    """A factor per channel on the last axis."""
+    channels = on_axis(call, len(call.inputs[0].shape) - 1, "the scale")
+    if channels is not None:
+        call.bind("gamma", 0, "follows", channels.ids)
+        call.bind_attribute("projection_dim", channels.ids)
+    return channels
+
+
+@channel_rule(layers.Softmax)
+@raw_rule("LogSoftmax", "Softmax")
+def softmax(call: Call) -> Channels | None:
+    """Along other axes than the channels' (attention over pixels) every channel is by itself."""
+    (channels,) = call.channels
+    axes = keras.tree.flatten(call.operation.axis)
+    if channels is not None and channels.axis in [axis % len(call.inputs[0].shape) for axis in axes]:
+        call.freeze(f"enters '{call.path}', which is a softmax across the channels")
+        return None
+    return channels

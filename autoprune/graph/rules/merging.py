@@ -6,12 +6,17 @@ import numpy as np
 from autoprune.graph.channels import Channels
 from autoprune.graph.rules.registry import channel_rule, raw_rule
 from autoprune.graph.trace import Call
+from autoprune.models import keras_internals
 
 layers = keras.layers
 
 
-@channel_rule(layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
-@raw_rule("Add", "Divide", "Maximum", "Minimum", "Multiply", "Power", "Subtract", "TrueDivide")
+@channel_rule(
+    *(layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract),
+    # `x + scale * f(x)`, with one scale for all channels.
+    keras_internals.application_class("inception_resnet_v2", "CustomScaleLayer"),
+)
+@raw_rule("Add", "Divide", "Greater", "Less", "Maximum", "Minimum", "Multiply", "Power", "Subtract", "TrueDivide", "Where")
 def elementwise_merge(call: Call) -> Channels | None:
     """Channels at the same position are one: `x + f(x)` can only lose the same channel from both.
 
@@ -83,3 +88,20 @@ def concatenate(call: Call) -> Channels | None:
     for ids in runs[1:]:
         call.equate(runs[0], ids)
     return Channels(axis, runs[0])
+
+
+@raw_rule("Stack")
+def stack(call: Call) -> Channels | None:
+    """As a concatenation along a new axis: the channels are coupled, and move when the new axis is before theirs."""
+    if not call.tracked:
+        return None
+    rank = len(call.outputs[0].shape)
+    axes = {channels.axis for channels in call.tracked}
+    if len(axes) > 1 or len(call.tracked) < len(call.inputs):
+        call.freeze(f"is stacked in '{call.path}' with a tensor whose channels are fixed or on another axis")
+        return None
+    first, *others = (channels.ids for channels in call.tracked)
+    for ids in others:
+        call.equate(first, ids)
+    (axis,) = axes
+    return Channels(axis + (call.operation.axis % rank <= axis), first)

@@ -1,10 +1,14 @@
-"""Flatten, Reshape and Permute: the channels move to another axis, or repeat along a longer one."""
+"""Flatten, Reshape and transpositions: the channels move to another axis, or repeat along a longer one."""
+
+from collections.abc import Callable
 
 import keras
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from autoprune.graph.channels import Channels
-from autoprune.graph.rules.registry import channel_rule
+from autoprune.graph.rules.registry import channel_rule, raw_rule
 from autoprune.graph.trace import Call
 
 
@@ -53,21 +57,56 @@ def flatten(call: Call) -> Channels | None:
 
 @channel_rule(keras.layers.Reshape)
 def reshape(call: Call) -> Channels | None:
-    """Followed when the channels end on one axis; a static size in `target_shape` then follows them."""
+    """A static size in `target_shape`, which has no batch axis, follows the channels."""
+    moved = _reshaped(call)
+    if moved is not None and call.operation.target_shape[moved.axis - 1] != -1:
+        call.bind_attribute("target_shape", moved.ids, moved.axis - 1)
+    return moved
+
+
+@raw_rule("Reshape")
+def raw_reshape(call: Call) -> Channels | None:
+    """As the layer, but `newshape` has a batch axis."""
+    moved = _reshaped(call)
+    if moved is not None and call.operation.newshape[moved.axis] != -1:
+        call.bind_attribute("newshape", moved.ids, moved.axis)
+    return moved
+
+
+def _reshaped(call: Call) -> Channels | None:
+    """Where the channels lie after a reshape.
+
+    Where they are spread over several axes (a split into groups, as for a channel shuffle), the output can only lose
+    whole slices of one of them: channels in one slice are coupled, along the axis that leaves most to choose from.
+    """
     (channels,) = call.channels
     if channels is None:
         return None
     shape, target = _fixed_shape(call), call.outputs[0].shape[1:]
-    moved = None
-    if shape is not None and all(size is not None for size in target):
-        moved = single_axis(spread_over(shape, channels).reshape(target))
-    if moved is None:
-        call.freeze(f"is spread over several axes by '{call.path}'")
+    if shape is None or any(size is None for size in target):
+        call.freeze(f"is reshaped by '{call.path}' from an unknown size")
         return None
-    position = moved.axis - 1
-    if call.operation.target_shape[position] != -1:
-        call.bind_attribute("target_shape", moved.ids, position)
-    return moved
+    elements = spread_over(shape, channels).reshape(target)
+    moved = single_axis(elements)
+    if moved is not None:
+        return moved
+    slices = [np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1) for axis in range(elements.ndim)]
+    axis = max(range(elements.ndim), key=lambda axis: _pieces(slices[axis]))
+    first = slices[axis][:, 0]
+    for column in slices[axis].T[1:]:
+        if not np.array_equal(first, column):
+            call.equate(first, column)
+    return Channels(axis + 1, first.copy())
+
+
+def _pieces(slices: np.ndarray) -> int:
+    """How many sets of channels remain when those in one row are coupled."""
+    _, ids = np.unique(slices, return_inverse=True)
+    ids = ids.reshape(slices.shape)
+    first, others = np.repeat(ids[:, 0], ids.shape[1]), ids.reshape(-1)
+    count = int(ids.max()) + 1
+    edges = coo_array((np.ones(len(first), bool), (first, others)), shape=(count, count))
+    return connected_components(edges, directed=False)[0]
 
 
 @channel_rule(keras.layers.Permute)
@@ -75,3 +114,44 @@ def permute(call: Call) -> Channels | None:
     """The channels move with their axis. `dims` counts from 1, as the axes do here."""
     (channels,) = call.channels
     return None if channels is None else Channels(1 + list(call.operation.dims).index(channels.axis), channels.ids)
+
+
+@raw_rule("ExpandDims", "Moveaxis", "Squeeze", "Swapaxes", "Transpose")
+def move_axes(call: Call) -> Channels | None:
+    """The channels move with their axis."""
+    (channels,) = call.channels
+    if channels is None:
+        return None
+    arguments = {name: getattr(call.operation, name) for name in _ARGUMENTS[type(call.operation).__name__]}
+    axis = followed_axis(call, channels.axis, lambda probe: _MOVES[type(call.operation).__name__](probe, **arguments))
+    if axis is None:
+        call.freeze(f"is squeezed away by '{call.path}'")
+        return None
+    return Channels(axis, channels.ids)
+
+
+_MOVES = {
+    "ExpandDims": np.expand_dims,
+    "Moveaxis": np.moveaxis,
+    "Squeeze": np.squeeze,
+    "Swapaxes": np.swapaxes,
+    "Transpose": np.transpose,
+}
+_ARGUMENTS = {
+    "ExpandDims": ("axis",),
+    "Moveaxis": ("source", "destination"),
+    "Squeeze": ("axis",),
+    "Swapaxes": ("axis1", "axis2"),
+    "Transpose": ("axes",),
+}
+
+
+def followed_axis(call: Call, axis: int, move: Callable[[np.ndarray], np.ndarray]) -> int | None:
+    """Where an axis of the only input lies after an operation on a stand-in for it; None when it is gone.
+
+    In the stand-in the axis asked for is as long as no other, so that its length tells where it went.
+    """
+    sizes = [1 if size == 1 else 2 for size in call.inputs[0].shape]
+    sizes[axis] = 3
+    moved = move(np.empty(sizes, np.int8)).shape
+    return moved.index(3) if 3 in moved else None

@@ -4,7 +4,7 @@ import keras
 
 from autoprune.graph.channels import Channels
 from autoprune.graph.rules.common import channel_axis, on_axis
-from autoprune.graph.rules.registry import channel_rule
+from autoprune.graph.rules.registry import channel_rule, raw_rule
 from autoprune.graph.trace import Call
 
 layers = keras.layers
@@ -12,9 +12,11 @@ layers = keras.layers
 
 @channel_rule(
     *(getattr(layers, f"{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)),
+    layers.CenterCrop,
     layers.Cropping1D,
     layers.Cropping2D,
     layers.Cropping3D,
+    layers.Resizing,
     layers.UpSampling1D,
     layers.UpSampling2D,
     layers.UpSampling3D,
@@ -22,6 +24,7 @@ layers = keras.layers
     layers.ZeroPadding2D,
     layers.ZeroPadding3D,
 )
+@raw_rule("AveragePool", "MaxPool", "Resize")
 def spatial(call: Call) -> Channels | None:
     """Output channels are the input's, on the same axis. The 1-D kinds without a data format are channels-last."""
     rank = len(call.inputs[0].shape)

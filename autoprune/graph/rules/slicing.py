@@ -1,0 +1,101 @@
+"""Raw operations that take parts of tensors, repeat them, pad them, or reduce them along axes."""
+
+import numpy as np
+
+from autoprune.graph.channels import Channels
+from autoprune.graph.rules.registry import raw_rule
+from autoprune.graph.rules.reshaping import followed_axis
+from autoprune.graph.trace import Call
+from autoprune.models import keras_internals
+
+
+@raw_rule("GetItem")
+def get_item(call: Call) -> Channels | None:
+    """`x[..., a:b]` takes some of the channels; the bounds then count what is left before them."""
+    channels = call.channels[0]
+    if channels is None:
+        return None
+    part = keras_internals.key_per_axis(call.node)[channels.axis] if len(call.inputs) == 1 else None
+    if not isinstance(part, slice) or part.step not in (None, 1):
+        call.freeze(f"is picked out one by one, or by step, in '{call.path}'")
+        return None
+    size = len(channels.ids)
+    start, stop, _ = part.indices(size)
+    if start > 0:
+        call.bind_attribute("start", channels.ids[:start], channels.axis)
+    if stop < size:
+        call.bind_attribute("stop", channels.ids[:stop], channels.axis)
+    axis = followed_axis(call, channels.axis, lambda probe: probe[keras_internals.key_without_bounds(call.node)])
+    return Channels(axis, channels.ids[start:stop])
+
+
+@raw_rule("Split")
+def split(call: Call) -> list[Channels | None]:
+    """Along the channel axis each part takes its run of channels; the indices then count what is left before them."""
+    (channels,) = call.channels
+    if channels is None or call.operation.axis % len(call.inputs[0].shape) != channels.axis:
+        return [channels] * len(call.outputs)
+    bounds = keras_internals.read_attribute(call.operation, "indices_or_sections")
+    for position, bound in enumerate(bounds):
+        call.bind_attribute("indices_or_sections", channels.ids[:bound], position)
+    return [Channels(channels.axis, ids) for ids in np.split(channels.ids, bounds)]
+
+
+@raw_rule("Amax", "Amin", "Max", "Mean", "Min", "Std", "Sum", "Var")
+def reduction(call: Call) -> Channels | None:
+    """Over pixels the channels stay; over channels only a sum does not notice that some are gone."""
+    (channels,) = call.channels
+    if channels is None:
+        return None
+    rank = len(call.inputs[0].shape)
+    axes = range(rank) if call.operation.axis is None else {axis % rank for axis in call.operation.axis}
+    if channels.axis in axes:
+        if type(call.operation).__name__ != "Sum":
+            call.freeze(f"is reduced over the channels by '{call.path}'")
+        return None
+    before = 0 if call.operation.keepdims else sum(axis < channels.axis for axis in axes)
+    return Channels(channels.axis - before, channels.ids)
+
+
+@raw_rule("Flip", "Repeat", "Tile")
+def rearranged(call: Call) -> Channels | None:
+    """Along the channel axis the channels come in another order, or several times."""
+    (channels,) = call.channels
+    if channels is None:
+        return None
+    operation, rank = call.operation, len(call.inputs[0].shape)
+    kind = type(operation).__name__
+    ids = channels.ids
+    if kind == "Tile":
+        # As in NumPy, repeats count from the last axis.
+        repeats = np.broadcast_to(operation.repeats, (np.size(operation.repeats),))
+        repeats = [1] * (rank - len(repeats)) + [int(times) for times in repeats]
+        return Channels(channels.axis + len(repeats) - rank, np.tile(ids, repeats[channels.axis - rank]))
+    if operation.axis is None:
+        call.freeze(f"is rearranged along all axes by '{call.path}'")
+        return None
+    if channels.axis not in [axis % rank for axis in np.atleast_1d(operation.axis)]:
+        return channels
+    if kind == "Repeat" and np.size(operation.repeats) > 1:
+        call.freeze(f"is repeated one by one by '{call.path}'")
+        return None
+    return Channels(channels.axis, ids[::-1] if kind == "Flip" else np.repeat(ids, operation.repeats))
+
+
+@raw_rule("Pad")
+def pad(call: Call) -> Channels | None:
+    """Pixels are padded as a layer would; constants before and after the channels are channels that cannot go."""
+    channels = call.channels[0]
+    if channels is None:
+        return None
+    rank = len(call.inputs[0].shape)
+    widths = call.operation.pad_width
+    before, after = (widths * rank if len(widths) == 1 else widths)[channels.axis]
+    if not before and not after:
+        return channels
+    if call.operation.mode != "constant":
+        call.freeze(f"is padded along the channels by '{call.path}' with what lies beside")
+        return None
+    reason = f"is a constant that '{call.path}' adds"
+    ids = [call.fixed(before, reason), channels.ids, call.fixed(after, reason)]
+    return Channels(channels.axis, np.concatenate(ids))
