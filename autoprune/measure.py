@@ -18,8 +18,9 @@ from autoprune.models import zoo
 from autoprune.models.files import load_model
 from autoprune.records import CostReport, Target
 from autoprune.reporting.console import CONSOLE
+from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
-from autoprune.reporting.tables import cost_table, group_table
+from autoprune.reporting.tables import cost_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings, from_config
 
 
@@ -27,7 +28,9 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostReport]:
     """Load the model, cost it on every target asked for, print and save the table."""
     model = _model(settings.model)
     if settings.groups:
-        CONSOLE.print(group_table(find_groups(model)))
+        groups = find_groups(model)
+        CONSOLE.print(group_table(groups))
+        write_json(folder / "groups.json", group_data(groups))
     reports = costs(model, settings.target)
     CONSOLE.print(cost_table(model.name, reports))
     write_json(folder / "costs.json", [dataclasses.asdict(report) for report in reports])

@@ -51,6 +51,8 @@ class ChannelGroup:
         prunable: whether channels can be removed.
         reason: why not; empty when prunable.
         members: every axis that shrinks with the group.
+        unit: positions that a channel stands for where it is made: 1, or as many as a grouped convolution, an attention
+            head or a shuffle ties together.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ChannelGroup:
     prunable: bool
     reason: str
     members: tuple[Member, ...]
+    unit: int = 1
 
 
 @dataclass(frozen=True, eq=False)

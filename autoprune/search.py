@@ -27,6 +27,7 @@ from autoprune.evaluation.accuracy import check_fit
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
+from autoprune.planning.calibration import drawn
 from autoprune.planning.importance import IMPORTANCES
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import CostReport, Evaluation, Plan, Target
@@ -94,7 +95,9 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
     start = time.perf_counter()
     check_names(settings)
     check_fit(model, data)
-    planner = Planner(model, importance=settings.importance.name, constraints=settings.constraints, seed=settings.seed)
+    importance = settings.importance
+    sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
+    planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
     open_costs = open_cost_model(_target(settings), cache=settings.target.cache, measured=folder.measured)
     with closing(open_costs) as cost_model:
         identity = _identity(model, data, planner, settings, cost_model)

@@ -15,6 +15,8 @@ from autoprune.registry import suggestion
 
 S = TypeVar("S")
 
+_NORMALISATIONS = ("mean", "max", "sum", "none")
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -234,10 +236,24 @@ class ImportanceSettings:
     """What ranks the channels of a group.
 
     Attributes:
-        name: `l1`, `l2`, `bn_gamma` or `random`.
+        name: from the weights `l1`, `l2`, `bn_gamma`, `fpgm`, `lamp` or `random`; from training images `taylor`,
+            `activation`, `apoz` or `hrank`.
+        reduction: how the scores of the layers that make (or, for activations, read) the channels of one group become
+            one: `mean`, `max`, or `first` in data-flow order.
+        normalisation: what each layer's scores are divided by before that: their `mean`, `max` or `sum`, or `none`.
+        images: training images that a search reads the measure from.
     """
 
     name: str = "l1"
+    reduction: str = "mean"
+    normalisation: str = "mean"
+    images: int = 256
+
+    def __post_init__(self) -> None:
+        for option, known in (("reduction", ("mean", "max", "first")), ("normalisation", _NORMALISATIONS)):
+            value = getattr(self, option)
+            _check(value in known, f"importance.{option}", f"one of {', '.join(known)}", value)
+        _check(self.images >= 1, "importance.images", "1 or more", self.images)
 
 
 @dataclass(frozen=True)

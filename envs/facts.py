@@ -22,6 +22,7 @@ class GroupFacts:
     Attributes:
         name: of the group.
         size: channels.
+        unit: positions of an axis that each channel stands for.
         pixels: positions of the tensor that carries the channels (1 after global pooling).
         window: positions of the producing kernels (9 for 3x3), averaged.
         producers: number of layers that make the channels.
@@ -33,6 +34,7 @@ class GroupFacts:
 
     name: str
     size: int
+    unit: int
     pixels: int
     window: float
     producers: int
@@ -81,7 +83,7 @@ class ModelFacts:
 
 def read_facts(model: Any, planner: Planner) -> ModelFacts:
     """Read the facts of a dense model's prunable groups."""
-    layers = keras_internals.layers_by_path(model)
+    layers = keras_internals.operations_by_path(model)
     flops = flops_per_layer(model)
     total_flops, parameters = max(sum(flops.values()), 1), model.count_params()
     groups = tuple(
@@ -103,13 +105,14 @@ def _group_facts(
     consuming = {m.layer for m in group.members if m.role == "consumes"}
     touched = {m.layer for m in group.members}
     kernels = [keras_internals.layer_variable(layers[m.layer], m.name).shape for m in producing]
-    variables = {(m.layer, m.name) for m in group.members if m.role != "sets"}
+    variables = {(m.layer, m.name) for m in group.members if m.role not in ("sets", "holds")}
     sizes = (math.prod(keras_internals.layer_variable(layers[layer], name).shape) for layer, name in variables)
     mean = float(scores.mean()) or 1.0
     return GroupFacts(
         name=group.name,
         size=group.size,
-        pixels=_pixels(layers[producing[0].layer]),
+        unit=group.unit,
+        pixels=_pixels(producing[0].layer, layers),
         window=float(np.mean([math.prod(shape[:-2]) for shape in kernels])),
         producers=len(producing),
         consumers=len(consuming),
@@ -119,8 +122,14 @@ def _group_facts(
     )
 
 
-def _pixels(layer: Any) -> int:
-    """Positions of a layer's first output, without batch and channels; unknown sizes count once."""
+def _pixels(path: str, layers: dict[str, Any]) -> int:
+    """Positions of a layer's first output, without batch and channels; unknown sizes count once.
+
+    A layer within a layer, which the graph does not call, counts as the one that contains it.
+    """
+    while not keras_internals.calls_of(layers[path]):
+        path = path.rpartition("/")[0]
+    layer = layers[path]
     shape = keras_internals.calls_of(layer)[0].outputs[0].shape[1:]
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
     return math.prod(size or 1 for size in (shape[1:] if first else shape[:-1]))

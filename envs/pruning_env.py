@@ -76,7 +76,7 @@ class ChannelPruningEnv(gymnasium.Env):
             raise gymnasium.error.ResetNeeded("The episode is over: call reset() before step().")
         group = groups[len(self._chosen)]
         anchor = self.task.situation.anchor
-        self._chosen.append(keep_ratio(action, group.size, anchor, self.task.constraints))
+        self._chosen.append(keep_ratio(action, group.size, anchor, self.task.constraints, group.unit))
         if len(self._chosen) < len(groups):
             previous = float(np.clip(np.asarray(action).reshape(-1)[0], -1, 1))
             return observe(self.task.situation, self._chosen, previous), 0.0, False, False, {}

@@ -11,6 +11,7 @@ import keras
 from autoprune.models import keras_internals
 
 layers = keras.layers
+Shape = tuple[int | None, ...]
 
 
 def count_flops(model: Any, batch_size: int) -> int:
@@ -43,14 +44,39 @@ def _collect(graph: Any, prefix: str, found: dict[str, int]) -> None:
         if keras_internals.is_graph(operation):
             _collect(keras_internals.graph_of(operation), f"{path}/", found)
         elif isinstance(operation, keras.Layer) and not node.is_input:
-            flops = _call_flops(operation, node)
-            if flops:
-                found[path] = found.get(path, 0) + flops
+            shapes = [tuple(tensor.shape) for tensor in node.input_tensors]
+            for inside, flops in _call_flops(operation, shapes, tuple(node.outputs[0].shape)).items():
+                if flops:
+                    found[path + inside] = found.get(path + inside, 0) + flops
 
 
-def _call_flops(layer: Any, node: Any) -> int:
-    """Operations per image of one call."""
-    entering, leaving = node.input_tensors[0].shape, node.outputs[0].shape
+def _call_flops(layer: Any, entering: list[Shape], leaving: Shape) -> dict[str, int]:
+    """Operations per image of one call, by path within the layer: those of a wrapped layer are that layer's."""
+    if isinstance(layer, layers.TimeDistributed):
+        frames = [(shape[0], *shape[2:]) for shape in entering]
+        once = _call_flops(layer.layer, frames, (leaving[0], *leaving[2:]))
+        times = entering[0][1] or 1
+        return {f"/{layer.layer.name}{inside}": times * flops for inside, flops in once.items()}
+    if isinstance(layer, layers.SpectralNormalization):
+        once = _call_flops(layer.layer, entering, leaving)
+        return {f"/{layer.layer.name}{inside}": flops for inside, flops in once.items()}
+    if isinstance(layer, layers.MultiHeadAttention):
+        return _attention_flops(layer, entering)
+    return {"": _layer_flops(layer, entering[0], leaving)}
+
+
+def _attention_flops(layer: Any, entering: list[Shape]) -> dict[str, int]:
+    """Projections by their path, and the two products of attention over all axes as the layer's own."""
+    queries, keys = _positions(entering[0][1:-1]), _positions(entering[min(1, len(entering) - 1)][1:-1])
+    positions = {"query": queries, "key": keys, "value": keys, "gate": queries, "output": queries}
+    found = {"": 2 * queries * keys * layer.num_heads * (layer.key_dim + layer.value_dim)}
+    for name, part in keras_internals.attention_parts(layer).items():
+        found[f"/{part.name}"] = 2 * positions[name] * math.prod(keras_internals.layer_variable(part, "kernel").shape)
+    return found
+
+
+def _layer_flops(layer: Any, entering: Shape, leaving: Shape) -> int:
+    """Operations per image of a layer that calls no other."""
     if isinstance(layer, layers.Dense):
         return 2 * _positions(leaving[1:-1]) * entering[-1] * leaving[-1]
     if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):

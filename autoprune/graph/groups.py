@@ -39,7 +39,9 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
         reason = next((reasons[int(c)] for c in order if int(c) in reasons), "")
         if not reason and len(order) == 1:
             reason = "has a single channel"
-        groups.append(ChannelGroup(name, len(order), not reason, reason, tuple(of_group)))
+        positions = int(np.isin(slots[first][1], order).sum()) * slots[first][0].width
+        unit = positions // len(order)
+        groups.append(ChannelGroup(name, len(order), not reason, reason, tuple(of_group), unit))
     return tuple(groups)
 
 

@@ -20,13 +20,17 @@ Rule = Callable[["Call"], "Channels | list[Channels | None] | None"]
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """An axis of a variable, or an attribute, whose length follows `ids`. See `records.Member` for the fields."""
+    """An axis of a variable, or an attribute, whose length follows `ids`. See `records.Member` for the fields.
+
+    `width` is the number of features that each position stands for.
+    """
 
     layer: str
     name: str
     axis: int
     role: Role
     ids: np.ndarray
+    width: int = 1
 
 
 @dataclass
@@ -123,11 +127,18 @@ class Call:
         self.freeze(reason, ids)
         return ids
 
-    def bind(self, variable: str, axis: int, role: Role, ids: np.ndarray | None = None) -> np.ndarray:
+    def bind(self, variable: str, axis: int, role: Role, ids: np.ndarray | None = None, width: int = 1) -> np.ndarray:
         """Declare that an axis of one of the layer's variables carries `ids`, or new channels when None.
 
         A variable that is bound again, by a second call of a shared layer or through another layer that holds the
         same variable, couples the channels of both calls.
+
+        Args:
+            variable: name of the variable, such as `kernel`.
+            axis: its axis; negative from the end.
+            role: what the axis does, see `records.Member`.
+            ids: the channels, as many as the axis is long.
+            width: features that each position stands for: the size of an attention head.
 
         Returns:
             The numbers along that axis.
@@ -139,7 +150,7 @@ class Call:
             ids = self.new(size)
         elif len(ids) != size:
             ids = self._instead_of(ids, size, variable)
-        return self._carry((id(keras_variable), axis), Slot(self.path, variable, axis, role, ids))
+        return self._carry((id(keras_variable), axis), Slot(self.path, variable, axis, role, ids, width))
 
     def bound(self, variable: str, axis: int) -> np.ndarray | None:
         """Numbers that an axis of one of the layer's variables has been bound to, or None."""

@@ -1,4 +1,4 @@
-"""What a classifier's output means: probabilities or logits."""
+"""What a classifier's output means: probabilities or logits, and the loss that belongs to it."""
 
 from typing import Any
 
@@ -27,3 +27,11 @@ def gives_logits(model: Any) -> bool:
         if not hands_on and not isinstance(operation, _TRANSPARENT):
             return True
         tensor = keras_internals.calls_of(operation)[0].input_tensors[0]
+
+
+def loss_for(model: Any) -> keras.losses.Loss:
+    """Cross-entropy for what the model puts out: probabilities, logits, or one number."""
+    from_logits = gives_logits(model)
+    if model.outputs[0].shape[-1] == 1:
+        return keras.losses.BinaryCrossentropy(from_logits=from_logits)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)

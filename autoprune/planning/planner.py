@@ -9,21 +9,28 @@ from autoprune.errors import ModelError, PlanError
 from autoprune.graph import find_groups
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
-from autoprune.planning.importance import IMPORTANCES
+from autoprune.planning.calibration import as_calibration
+from autoprune.planning.importance import IMPORTANCES, Basis
+from autoprune.planning.ranking import global_widths
 from autoprune.planning.widths import legal_width
-from autoprune.records import ChannelGroup, Member, Plan
+from autoprune.records import ChannelGroup, Plan
 from autoprune.registry import suggestion
-from autoprune.settings import Constraints
+from autoprune.settings import Constraints, ImportanceSettings
+
+RANKINGS = ("local", "global")
 
 
 class Planner:
-    """Makes plans for one model. Channels are ranked once, from the weights at construction.
+    """Makes plans for one model. Channels are ranked once, from the model as it is at construction.
 
     Args:
-        model: a built Functional or Sequential model.
-        importance: name of the measure that ranks channels (`l1`, `l2`, `bn_gamma`, `random`).
+        model: a built Functional or Sequential model; it is read, not changed.
+        importance: name of the measure that ranks channels (`autoprune.planning.importance` lists them), or settings
+            that also say how the layers of a group are brought together.
         constraints: which widths are legal.
         seed: for measures that draw random numbers.
+        data: for measures that are read from data: `(images, labels)`, images alone, or `CalibrationData`. About 256
+            images of the training split; measures that look at the weights alone do not read them.
 
     Attributes:
         groups: the prunable groups, in data-flow order.
@@ -33,23 +40,33 @@ class Planner:
     Raises:
         ModelError: the model has no graph to follow, or nothing in it can be pruned.
         UnknownNameError: there is no such importance.
+        PlanError: the importance is read from data and there are none, or it cannot be read from this model.
+        DataError: the data do not fit the model.
     """
 
     def __init__(
-        self, model: Any, *, importance: str = "l1", constraints: Constraints | None = None, seed: int = 0
+        self,
+        model: Any,
+        *,
+        importance: str | ImportanceSettings = "l1",
+        constraints: Constraints | None = None,
+        seed: int = 0,
+        data: Any = None,
     ) -> None:
+        settings = ImportanceSettings(importance) if isinstance(importance, str) else importance
         self.constraints = constraints or Constraints()
-        self.importance = importance
-        measure = IMPORTANCES.get(importance)
+        self.importance = settings.name
+        maker = IMPORTANCES.get(settings.name)
         self.all_groups = find_groups(model)
         self.groups = tuple(group for group in self.all_groups if group.prunable)
         if not self.groups:
             raise ModelError(_nothing_prunable(model, self.all_groups))
         self.fingerprint = architecture_fingerprint(model)
-        values = _reader(model, self.groups)
+        measure = maker(Basis(model, self.groups, settings, as_calibration(data), seed))
+        self.scores = {group.name: measure(group) for group in self.groups}
         # Stable: equal scores keep the order of the channels, so that a plan depends on nothing but its inputs.
-        self.scores = {group.name: measure(group, values, seed) for group in self.groups}
-        self._ranking = {name: np.argsort(-scores, kind="stable") for name, scores in self.scores.items()}
+        self._order = {name: np.argsort(-scores, kind="stable") for name, scores in self.scores.items()}
+        self._shapes = _shapes(model, self.groups)
 
     def widths(self, keep_ratios: float | Mapping[str, float]) -> dict[str, int]:
         """The legal width of every group nearest to its keep ratio.
@@ -61,17 +78,51 @@ class Planner:
             PlanError: a ratio is outside (0, 1], or a name is not that of a prunable group.
         """
         ratios = self._by_group(keep_ratios)
-        return {group.name: legal_width(group.size, ratios[group.name], self.constraints) for group in self.groups}
+        return {g.name: legal_width(g.size, ratios[g.name], self.constraints, g.unit) for g in self.groups}
 
-    def plan(self, keep_ratios: float | Mapping[str, float]) -> Plan:
-        """The plan for these keep ratios. Arguments and errors as for `widths`."""
-        widths = self.widths(keep_ratios)
+    def plan(self, keep_ratios: float | Mapping[str, float], *, ranking: str = "local") -> Plan:
+        """The plan for these keep ratios.
+
+        Args:
+            keep_ratios: as for `widths`; one number for the global ranking.
+            ranking: `local`: every group keeps its share. `global`: one threshold on the scores of all groups, so that
+                the keep ratio is the share of all channels that stay, and groups of unimportant channels lose more;
+                see `autoprune.planning.ranking`. Scores are compared as the importance settings normalise them: by
+                default each group's are around 1, whatever its size and weights.
+
+        Raises:
+            PlanError: a ratio is outside (0, 1], a name is not that of a prunable group, ratios by group are given
+                for the global ranking, or the model was pruned after this planner was made.
+        """
+        if ranking not in RANKINGS:
+            raise PlanError(f"The ranking is one of {', '.join(RANKINGS)}. Received: {ranking!r}")
+        self._check_unchanged()
+        widths = self.widths(keep_ratios) if ranking == "local" else self._global_widths(keep_ratios)
         return Plan(
             model=self.fingerprint,
             sizes={group.name: group.size for group in self.groups},
-            kept={name: np.sort(self._ranking[name][:width]) for name, width in widths.items()},
+            kept={name: np.sort(self._order[name][:width]) for name, width in widths.items()},
             importance=self.importance,
         )
+
+    def _global_widths(self, keep_ratio: float | Mapping[str, float]) -> dict[str, int]:
+        if isinstance(keep_ratio, Mapping):
+            raise PlanError(
+                "The global ranking decides itself how much each group keeps: it takes one keep ratio for the whole "
+                "model. Received: ratios by group. Give one number, or use ranking='local'."
+            )
+        self._by_group(keep_ratio)
+        return global_widths(self.groups, self.scores, keep_ratio, self.constraints)
+
+    def _check_unchanged(self) -> None:
+        """Refuse to plan by scores of channels that are gone."""
+        for (layer, name), (variable, shape) in self._shapes.items():
+            if tuple(variable.shape) != shape:
+                raise PlanError(
+                    f"The model was pruned after this planner scored its channels: the {name} of '{layer}' had shape "
+                    f"{shape} and has {tuple(variable.shape)}. Make a new Planner for the model as it is now, or "
+                    "restore the model first."
+                )
 
     def _by_group(self, keep_ratios: float | Mapping[str, float]) -> dict[str, float]:
         if not isinstance(keep_ratios, Mapping):
@@ -92,41 +143,42 @@ def make_plan(
     model: Any,
     keep_ratio: float | Mapping[str, float],
     *,
-    importance: str = "l1",
+    importance: str | ImportanceSettings = "l1",
+    ranking: str = "local",
     multiple_of: int = 8,
     seed: int = 0,
+    data: Any = None,
 ) -> Plan:
-    """A plan that keeps the given share of every group's channels.
+    """A plan that keeps the given share of every group's channels, or of all channels.
 
     Args:
         model: a built Functional or Sequential model; it is read, not changed.
         keep_ratio: share of the channels that stay, in (0, 1]: one for all groups, or by group name, where groups
             that are not named stay whole.
-        importance: what ranks the channels of a group: `l1`, `l2`, `bn_gamma` or `random`.
+        importance: what ranks the channels: from the weights `l1`, `l2`, `bn_gamma`, `fpgm`, `lamp` or `random`; from
+            data `taylor` (which needs labels), `activation`, `apoz` or `hrank`. Or `ImportanceSettings`.
+        ranking: `local` keeps the share in every group, `global` over all groups together.
         multiple_of: widths are multiples of this; groups smaller than it stay whole.
         seed: for `random`.
+        data: `(images, labels)`, or images alone, for measures that are read from data: some 256 training images.
 
     Raises:
         ModelError: the model cannot be pruned.
-        PlanError: a keep ratio or group name cannot be.
+        PlanError: a keep ratio, group name or ranking cannot be, or a measure lacks data.
+        DataError: the data do not fit the model.
+        UnknownNameError: there is no such importance.
     """
     constraints = Constraints(multiple_of=multiple_of, min_keep_ratio=1e-9)
-    return Planner(model, importance=importance, constraints=constraints, seed=seed).plan(keep_ratio)
+    planner = Planner(model, importance=importance, constraints=constraints, seed=seed, data=data)
+    return planner.plan(keep_ratio, ranking=ranking)
 
 
-def _reader(model: Any, groups: Sequence[ChannelGroup]) -> Any:
-    """A function that reads the value of a member's variable, each once."""
+def _shapes(model: Any, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], tuple[Any, tuple[int, ...]]]:
+    """Every variable that a plan would shrink, by layer and name, with its shape now."""
     layers = keras_internals.layers_by_path(model)
-    cache: dict[tuple[str, str], np.ndarray] = {}
-
-    def read(member: Member) -> np.ndarray:
-        key = (member.layer, member.name)
-        if key not in cache:
-            variable = keras_internals.layer_variable(layers[member.layer], member.name)
-            cache[key] = variable.numpy().astype(np.float64)
-        return cache[key]
-
-    return read
+    members = {(m.layer, m.name) for group in groups for m in group.members if m.role not in ("sets", "holds")}
+    variables = {key: keras_internals.layer_variable(layers[key[0]], key[1]) for key in sorted(members)}
+    return {key: (variable, tuple(variable.shape)) for key, variable in variables.items()}
 
 
 def _nothing_prunable(model: Any, groups: Sequence[ChannelGroup]) -> str:

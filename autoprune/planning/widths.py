@@ -1,23 +1,33 @@
 """Which widths a group may be cut to."""
 
+import math
+
 from autoprune.settings import Constraints
 
 
-def legal_widths(size: int, constraints: Constraints) -> list[int]:
+def legal_widths(size: int, constraints: Constraints, unit: int = 1) -> list[int]:
     """Every width that a group of `size` channels may have, ascending.
+
+    Args:
+        size: channels of the group.
+        constraints: limits on every group.
+        unit: positions of an axis that each channel stands for (`ChannelGroup.unit`): it is these that are counted in
+            multiples.
 
     >>> legal_widths(20, Constraints(multiple_of=8, min_keep_ratio=0.3))
     [8, 16, 20]
+    >>> legal_widths(8, Constraints(multiple_of=8, min_keep_ratio=0.3), unit=4)
+    [4, 6, 8]
     """
     floor = constraints.min_keep_ratio * size
-    step = constraints.multiple_of
+    step = constraints.multiple_of // math.gcd(constraints.multiple_of, unit)
     return [width for width in range(step, size, step) if width >= floor - 1e-9] + [size]
 
 
-def legal_width(size: int, keep_ratio: float, constraints: Constraints) -> int:
+def legal_width(size: int, keep_ratio: float, constraints: Constraints, unit: int = 1) -> int:
     """The legal width nearest to `keep_ratio * size`; of two equally near the wider."""
     wanted = keep_ratio * size
-    return min(legal_widths(size, constraints), key=lambda width: (abs(width - wanted), -width))
+    return min(legal_widths(size, constraints, unit), key=lambda width: (abs(width - wanted), -width))
 
 
 def ratio_around(anchor: float, offset: float, minimum: float) -> float:

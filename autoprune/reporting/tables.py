@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from autoprune.records import Budget, ChannelGroup, CostReport
+from autoprune.records import Budget, CostReport
 
 
 @dataclass(frozen=True)
@@ -124,17 +124,6 @@ def cost_table(model: str, reports: Sequence[CostReport]) -> Table:
             seconds(report.latency_sum),
             *(byte_count(part) for part in parts),
         )
-    return table
-
-
-def group_table(groups: Sequence[ChannelGroup]) -> Table:
-    """The channel groups of a model, with what is frozen and why."""
-    table = Table(title="channel groups")
-    for header in ("group", "channels", "prunable", "members"):
-        table.add_column(header, justify="right" if header == "channels" else "left", overflow="fold")
-    for group in groups:
-        members = ", ".join(f"{m.layer}.{m.name}[{m.axis}]" for m in group.members if m.role != "sets")
-        table.add_row(group.name, str(group.size), "yes" if group.prunable else f"no: {group.reason}", members)
     return table
 
 

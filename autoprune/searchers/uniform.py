@@ -42,7 +42,7 @@ def _distinct(ratios: Sequence[float], groups: Sequence[ChannelGroup], constrain
     """Of ratios that give the same plan only the first."""
     seen: dict[tuple[int, ...], float] = {}
     for ratio in ratios:
-        widths = tuple(legal_width(group.size, ratio, constraints) for group in groups)
+        widths = tuple(legal_width(group.size, ratio, constraints, group.unit) for group in groups)
         seen.setdefault(widths, ratio)
     return list(seen.values())
 

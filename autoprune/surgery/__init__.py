@@ -1,7 +1,8 @@
 """Plan -> changed model, in place: the same model and layer objects, new and smaller storage behind their variables.
 
 `surgeon.py` orders the steps, `slicing.py` says which positions of which axes stay, `shapes.py` brings the symbolic
-graph up to date, `editors.py` what layers derive from their widths, `optimizer.py` the optimiser's state, `snapshot.py` remembers everything for a bit-exact return.
+graph up to date, `editors.py` what layers derive from their widths, `optimizer.py` the optimiser's state, `snapshot.py`
+remembers everything for a bit-exact return. `reconstruction.py` also fits the layers behind the removed channels anew.
 """
 
 from autoprune.surgery.editors import layer_editor

@@ -1,4 +1,4 @@
-"""Training and fine-tuning. `fit.py` is the door; `safe_convolutions.py` keeps TensorFlow's CPU kernels from harm."""
+"""Training and fine-tuning. `fit.py` is the door."""
 
 from autoprune.training.fit import TrainingRecord, train
 

@@ -10,9 +10,9 @@ import keras
 from autoprune.data import Dataset
 from autoprune.errors import AutopruneError
 from autoprune.models import keras_internals
-from autoprune.models.head import gives_logits
+from autoprune.models.head import gives_logits, loss_for
+from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.settings import TrainingSettings
-from autoprune.training.safe_convolutions import safe_convolutions
 
 OnProgress = Callable[[float, dict[str, float]], None]
 
@@ -111,14 +111,6 @@ def _schedule(peak: float, steps: int, settings: TrainingSettings) -> keras.opti
         warmup_target=peak if warm_up else None,
         warmup_steps=warm_up,
     )
-
-
-def loss_for(model: Any) -> keras.losses.Loss:
-    """Cross-entropy for what the model puts out: probabilities, logits, or one number."""
-    from_logits = gives_logits(model)
-    if model.outputs[0].shape[-1] == 1:
-        return keras.losses.BinaryCrossentropy(from_logits=from_logits)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 
 
 def _metric_for(model: Any) -> str | keras.metrics.Metric:

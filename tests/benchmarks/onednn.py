@@ -3,7 +3,7 @@
     python tests/benchmarks/onednn.py --networks 12
 
 Trains random residual networks, whose shortcuts are 1x1 convolutions of stride 2, in processes of their own: with
-oneDNN off, with oneDNN on, and with oneDNN on and `autoprune.training.safe_convolutions`. Counts processes that die,
+oneDNN off, with oneDNN on, and with oneDNN on and `autoprune.models.safe_convolutions`. Counts processes that die,
 and compares images per second, network by network. Results go to `tests/benchmarks/results/onednn.json`.
 """
 
@@ -59,7 +59,7 @@ def train_one(seed: int, *, safe: bool) -> float:
     from keras import layers
 
     from autoprune import cli  # noqa: F401 - imports TensorFlow quietly
-    from autoprune.training.safe_convolutions import safe_convolutions
+    from autoprune.models.safe_convolutions import safe_convolutions
 
     generator = np.random.default_rng(seed)
     keras.utils.set_random_seed(seed)

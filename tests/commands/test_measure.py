@@ -34,12 +34,18 @@ def test_one_model_on_every_generation(tmp_path):
 def test_groups_of_a_file(tmp_path):
     image = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(8, 3, name="free")(image)
-    x = keras.layers.LayerNormalization()(keras.layers.Conv2D(8, 3, name="stuck")(x))
+    x = keras.layers.Softmax()(keras.layers.Conv2D(8, 3, name="stuck")(x))
     x = keras.layers.GlobalAveragePooling2D()(x)
     keras.Model(image, keras.layers.Dense(3, name="last")(x), name="mine").save(tmp_path / "m.keras")
-    _, done = run_in(tmp_path, "model=file", "model.path=m.keras", "groups=true", "target=cpu", module="measure")
+    folder, done = run_in(tmp_path, "model=file", "model.path=m.keras", "groups=true", "target=cpu", module="measure")
+    groups = {group["name"]: group for group in json.loads((folder / "groups.json").read_text())}
+    assert groups["free"]["prunable"]
+    read = {"layer": "stuck", "name": "kernel", "axis": 2, "role": "consumes", "positions": 8, "length": 8}
+    assert read in groups["free"]["members"]
+    assert "softmax across the channels" in groups["stuck"]["reason"]
     said = " ".join(done.stdout.split())
-    assert "which has no channel rule" in said
+    assert "made by free.kernel[3]" in said
+    assert "read by stuck.kernel[2]" in said
     assert "is an output of the model" in said
     assert "measured" in said
 

@@ -19,6 +19,8 @@ CASES = {
     "transposed": ((5, 5, 3), layers.Conv2DTranspose(4, 2, strides=2), 2 * 25 * 4 * 3 * 4),
     "depthwise": ((6, 6, 3), layers.DepthwiseConv2D(3, depth_multiplier=2), 2 * 16 * 9 * 3 * 2),
     "separable": ((6, 6, 3), layers.SeparableConv2D(5, 3), 2 * 16 * (9 * 3 + 3 * 5)),
+    "every frame": ((7, 6, 6, 3), layers.TimeDistributed(layers.Conv2D(5, 3)), 7 * 2 * 16 * 9 * 3 * 5),
+    "spectral": ((6, 6, 3), layers.SpectralNormalization(layers.Conv2D(5, 3)), 2 * 16 * 9 * 3 * 5),
     "pooling": ((6, 6, 3), layers.MaxPooling2D(), 0),
 }
 
@@ -28,6 +30,19 @@ def test_operations_of_one_layer(case):
     shape, layer, expected = CASES[case]
     image = keras.Input(shape)
     assert count_flops(keras.Model(image, layer(image)), batch_size=3) == 3 * expected
+
+
+def test_attention_counts_projections_and_products():
+    tokens = keras.Input((9, 6))
+    layer = layers.MultiHeadAttention(3, 4, value_dim=5, name="attention")
+    flops = flops_per_layer(keras.Model(tokens, layer(tokens, tokens)))
+    assert flops == {
+        "attention": 2 * 9 * 9 * 3 * (4 + 5),
+        "attention/query": 2 * 9 * 6 * 3 * 4,
+        "attention/key": 2 * 9 * 6 * 3 * 4,
+        "attention/value": 2 * 9 * 6 * 3 * 5,
+        "attention/attention_output": 2 * 9 * 3 * 5 * 6,
+    }
 
 
 def test_shared_layer_counts_for_every_call():

@@ -116,7 +116,7 @@ class _Interpreter:
             assert all(np.array_equal(mask, masks[0]) for mask in masks)
             return on_mask()
         (shape,) = shapes
-        if isinstance(inner, PRODUCERS) and not is_depthwise(inner):
+        if isinstance(inner, PRODUCERS) and (inner.name in self.kept or not is_depthwise(inner)):
             alive = self.kept.get(inner.name, np.ones(self._channels(inner), bool)).astype("float32")
             return [np.broadcast_to(self._along(inner, alive, len(shape)), shape).copy()]
         if isinstance(inner, DEPTHWISE) or is_depthwise(inner):

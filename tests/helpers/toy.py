@@ -76,7 +76,7 @@ def problem():
 
 def facts():
     groups = tuple(
-        GroupFacts(name, SIZE, 4**n, 9.0, 1, 1, TIME[n], WORTH[n], (0.5, 0.8, 1.0, 1.2, 1.5))
+        GroupFacts(name, SIZE, 1, 4**n, 9.0, 1, 1, TIME[n], WORTH[n], (0.5, 0.8, 1.0, 1.2, 1.5))
         for n, name in enumerate(NAMES)
     )
     return ModelFacts(groups, tuple(LayerFacts(TIME[n], (((n, 1.0),),)) for n in range(4)))

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
-from topologies import TOPOLOGIES, head, made
+from topologies import head, made
 
 from autoprune.errors import ModelError, PlanError, SettingsError, UnknownNameError
 from autoprune.graph import find_groups
-from autoprune.planning import Planner, make_plan
-from autoprune.planning.importance import IMPORTANCES
+from autoprune.planning import make_plan
 from autoprune.planning.plan_file import load_plan, plan_from_json, plan_to_json, save_plan
 from autoprune.planning.widths import legal_width, legal_widths, ratio_around
 from autoprune.settings import Constraints
@@ -31,49 +30,6 @@ def two_convs():
     model.get_layer("b").set_weights([np.array([40, 0, 0, -10], "float32").reshape(1, 1, 1, 4)])
     model.get_layer("bn").gamma.assign([-5.0, 1.0, 2.0, 3.0])
     return model
-
-
-def scores_of(model, importance, seed=0):
-    return Planner(model, importance=importance, seed=seed).scores["a"]
-
-
-def test_l1_averages_the_normalised_norms_of_all_producers():
-    # a: mean 2.5; b: mean 12.5.
-    expected = [(1 / 2.5 + 40 / 12.5) / 2, 2 / 2.5 / 2, 3 / 2.5 / 2, (4 / 2.5 + 10 / 12.5) / 2]
-    np.testing.assert_allclose(scores_of(two_convs(), "l1"), expected)
-
-
-def test_l2_is_the_euclidean_norm_of_a_filter():
-    image = keras.Input((2, 2, 2))
-    x = layers.Conv2D(2, 1, use_bias=False, name="a")(image)
-    model = keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
-    model.get_layer("a").set_weights([np.array([[3, 1], [4, 0]], "float32").reshape(1, 1, 2, 2)])
-    np.testing.assert_allclose(scores_of(model, "l2"), np.array([5, 1]) / 3)
-    np.testing.assert_allclose(scores_of(model, "l1"), np.array([7, 1]) / 4)
-
-
-def test_bn_gamma_is_the_absolute_scale():
-    np.testing.assert_allclose(scores_of(two_convs(), "bn_gamma"), np.array([5, 1, 2, 3]) / 2.75)
-
-
-def test_bn_gamma_without_a_scale_falls_back_to_l1():
-    model = made("sequential")  # Its batch norm has no scale.
-    np.testing.assert_array_equal(scores_of(model, "bn_gamma"), scores_of(model, "l1"))
-
-
-def test_random_depends_on_the_seed_alone():
-    model = two_convs()
-    np.testing.assert_array_equal(scores_of(model, "random", 1), scores_of(two_convs(), "random", 1))
-    assert (scores_of(model, "random", 1) != scores_of(model, "random", 2)).any()
-
-
-@pytest.mark.parametrize("importance", list(IMPORTANCES))
-@pytest.mark.parametrize("name", sorted(TOPOLOGIES))
-def test_every_importance_scores_every_group(name, importance):
-    planner = Planner(made(name), importance=importance)
-    for group in planner.groups:
-        assert planner.scores[group.name].shape == (group.size,)
-        assert np.isfinite(planner.scores[group.name]).all()
 
 
 def test_the_least_important_channels_go():

@@ -1,5 +1,7 @@
 """Properties that hold for graphs nobody thought of."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -10,23 +12,29 @@ from oracle import kept_by_layer, outputs_of, zeroed_outputs
 from topologies import images_for, randomise
 
 from autoprune.graph import find_groups
+from autoprune.models.keras_internals import application_class
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
+
+SIZE = 5
 
 
 @st.composite
 def graphs(draw):
     """A random functional graph: a growing pool of feature maps of one size, combined at random."""
     keras.backend.clear_session()
-    image = keras.Input((5, 5, 2))
+    image = keras.Input((SIZE, SIZE, 2))
     pool = [image]
-    for _ in range(draw(st.integers(3, 9))):
+    for _ in range(draw(st.integers(3, 10))):
         x = draw(st.sampled_from(pool))
         same = [t for t in pool if t.shape == x.shape]
         y = draw(st.sampled_from(same))
-        channels = draw(st.sampled_from([1, 2, 3, 6]))
+        channels = draw(st.sampled_from([1, 2, 3, 6, 8]))
         step = draw(st.sampled_from(sorted(STEPS)))
-        pool.append(STEPS[step](x, y, channels))
+        made = STEPS[step](x, y, channels)
+        made = made if isinstance(made, list) else [made]
+        assert all(t.shape[:3] == (None, SIZE, SIZE) and t.shape[3] for t in made), (step, made)
+        pool.extend(made)
     last = layers.Conv2D(4, 1)(pool[-1])
     flat = layers.Flatten()(last) if draw(st.booleans()) else layers.GlobalAveragePooling2D()(last)
     outputs = [layers.Dense(3)(flat)]
@@ -43,32 +51,124 @@ def squeeze_excite(x, y, channels):
     return layers.Multiply()([x, gate])
 
 
+def raw_gate(x, y, channels):
+    gate = ops.mean(y, axis=(1, 2), keepdims=True)
+    return x * ops.relu6(gate + 3.0) * (1.0 / 6.0)
+
+
+def divisor(channels):
+    return next(groups for groups in (3, 2, 1) if channels % groups == 0)
+
+
+def shuffle(x, y, channels):
+    groups = divisor(x.shape[-1])
+    x = layers.Reshape((SIZE, SIZE, groups, x.shape[-1] // groups))(x)
+    return layers.Reshape((SIZE, SIZE, -1))(layers.Permute((1, 2, 4, 3))(x))
+
+
+def raw_shuffle(x, y, channels):
+    size, groups = x.shape[-1], divisor(x.shape[-1])
+    x = ops.transpose(ops.reshape(x, (-1, SIZE, SIZE, groups, size // groups)), (0, 1, 2, 4, 3))
+    return ops.reshape(x, (-1, SIZE, SIZE, size))
+
+
+def nested(x, y, channels):
+    entry = keras.Input(x.shape[1:])
+    inner = layers.BatchNormalization()(layers.Conv2D(channels, 3, padding="same")(entry))
+    return keras.Model(entry, layers.ReLU()(inner) + layers.Conv2D(channels, 1)(entry))(x)
+
+
+def nested_sequential(x, y, channels):
+    return keras.Sequential([layers.Conv2D(channels, 1), layers.LayerNormalization()])(x)
+
+
+def shared(x, y, channels):
+    layer = layers.Conv2D(channels, 3, padding="same")
+    return layers.Concatenate()([layer(x), layer(y)])
+
+
+def attention(x, y, channels):
+    tokens = layers.Reshape((SIZE * SIZE, x.shape[-1]))(x)
+    others = layers.Reshape((SIZE * SIZE, y.shape[-1]))(y)
+    tokens = layers.MultiHeadAttention(2 + channels % 2, 2)(tokens, others)
+    return layers.Reshape((SIZE, SIZE, x.shape[-1]))(tokens)
+
+
+def stacked(x, y, channels):
+    return ops.max(ops.stack([x, y], axis=1), axis=1)
+
+
+def frames(x, y, channels):
+    video = ops.stack([x, y], axis=1)
+    return layers.TimeDistributed(layers.Conv2D(channels, 1))(video)[:, 1]
+
+
+def one_dimensional(x, y, channels):
+    x = layers.Conv1D(channels, 3, padding="same")(layers.Reshape((SIZE * SIZE, x.shape[-1]))(x))
+    return layers.Reshape((SIZE, SIZE, -1))(x)
+
+
+def pieces(x, y, channels):
+    return ops.split(x, divisor(x.shape[-1]), axis=-1)
+
+
+def pixels(x, y, channels):
+    return ops.flip(layers.Cropping2D(1)(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))), axis=1)
+
+
 STEPS = {
     "conv": lambda x, y, c: layers.Conv2D(c, 3, padding="same", activation="relu")(x),
     "pointwise": lambda x, y, c: layers.Conv2D(c, 1, use_bias=False)(x),
     "norm": lambda x, y, c: layers.BatchNormalization()(x),
+    "bare_norm": lambda x, y, c: layers.BatchNormalization(center=False, scale=False)(x),
+    "layer_norm": lambda x, y, c: layers.LayerNormalization()(x),
+    "group_norm": lambda x, y, c: layers.GroupNormalization(divisor(x.shape[-1]))(x),
+    "unit_norm": lambda x, y, c: layers.UnitNormalization()(x),
     "activation": lambda x, y, c: layers.Activation("sigmoid")(x),
+    "slopes": lambda x, y, c: layers.PReLU(shared_axes=(1, 2) if c % 2 else None)(x),
     "depthwise": lambda x, y, c: layers.DepthwiseConv2D(3, padding="same", depth_multiplier=1 + c % 2)(x),
-    "separable": lambda x, y, c: layers.SeparableConv2D(c, 3, padding="same")(x),
+    "grouped": lambda x, y, c: layers.Conv2D(c * divisor(x.shape[-1]), 3, padding="same", groups=divisor(x.shape[-1]))(
+        x
+    ),
+    "grouped_depthwise": lambda x, y, c: layers.Conv2D(2 * x.shape[-1], 1, groups=x.shape[-1])(x),
+    "separable": lambda x, y, c: layers.SeparableConv2D(c, 3, padding="same", depth_multiplier=1 + c % 2)(x),
     "transpose": lambda x, y, c: layers.Conv2DTranspose(c, 3, padding="same")(x),
+    "spectral": lambda x, y, c: layers.SpectralNormalization(layers.Conv2D(c, 3, padding="same"))(x),
+    "scale": lambda x, y, c: application_class("convnext", "LayerScale")(0.5, x.shape[-1])(x),
     "dense": lambda x, y, c: layers.Dense(c)(x),
+    "one_dimensional": one_dimensional,
     "add": lambda x, y, c: layers.Add()([x, y]),
     "raw_add": lambda x, y, c: x + y * 0.5,
+    "where": lambda x, y, c: ops.where(x > y, x, y * 0.5),
     "multiply": lambda x, y, c: layers.Multiply()([x, y]),
     "concatenate": lambda x, y, c: layers.Concatenate()([x, y]),
     "raw_concatenate": lambda x, y, c: ops.concatenate([y, x], axis=-1),
     "residual": lambda x, y, c: x + layers.Conv2D(x.shape[-1], 3, padding="same")(y),
     "gate": squeeze_excite,
+    "raw_gate": raw_gate,
+    "shuffle": shuffle,
+    "raw_shuffle": raw_shuffle,
+    "slice": lambda x, y, c: x[..., : max(1, x.shape[-1] // 2)],
+    "late_slice": lambda x, y, c: x[:, :, :, -max(1, x.shape[-1] - 2) :],
+    "pieces": pieces,
+    "pixels": pixels,
+    "stacked": stacked,
+    "frames": frames,
+    "nested": nested,
+    "nested_sequential": nested_sequential,
+    "shared": shared,
+    "attention": attention,
+    "unknown": lambda x, y, c: layers.Lambda(lambda t: t[..., ::-1], output_shape=x.shape[1:])(x),
 }
 
 
 # Keras draws seeds of initialisers from `random`; `randomise` then sets every weight.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("AUTOPRUNE_EXAMPLES", "60")),
     deadline=None,
     derandomize=True,
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    phases=(Phase.explicit, Phase.generate, *([] if "AUTOPRUNE_EXAMPLES" in os.environ else [Phase.shrink])),
     suppress_health_check=list(HealthCheck),
 )
 @given(model=graphs(), ratio=st.floats(0.2, 0.8), seed=st.integers(0, 1000))

@@ -11,14 +11,15 @@ from autoprune.data import Dataset, Split
 from autoprune.errors import DataError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.models import keras_internals, zoo
+from autoprune.models.head import loss_for
+from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning import Planner
 from autoprune.records import Evaluation, Target
 from autoprune.settings import Constraints, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.training import train
 from autoprune.training.base_model import base_model
 from autoprune.training.finishing import Finisher
-from autoprune.training.fit import TrainingError, loss_for
-from autoprune.training.safe_convolutions import safe_convolutions
+from autoprune.training.fit import TrainingError
 
 
 def small(seed=0):

@@ -16,7 +16,9 @@ layers = keras.layers
     # `x + scale * f(x)`, with one scale for all channels.
     keras_internals.application_class("inception_resnet_v2", "CustomScaleLayer"),
 )
-@raw_rule("Add", "Divide", "Greater", "Less", "Maximum", "Minimum", "Multiply", "Power", "Subtract", "TrueDivide", "Where")
+@raw_rule(
+    "Add", "Divide", "Greater", "Less", "Maximum", "Minimum", "Multiply", "Power", "Subtract", "TrueDivide", "Where"
+)
 def elementwise_merge(call: Call) -> Channels | None:
     """Channels at the same position are one: `x + f(x)` can only lose the same channel from both.
 

@@ -74,7 +74,7 @@ def multi_head_attention(call: Call) -> list[Channels | None]:
             continue
         projection = call.within(part)
         _read_features(projection, known.get(id(entering["query" if name == "gate" else name])))
-        heads = projection.bind("kernel", 1, "produces", heads)
+        heads = projection.bind("kernel", 1, "produces", heads, part.partial_output_shape[-1])
         if layer.use_bias:
             projection.bind("bias", 0, "follows", heads)
         projection.bind_attribute("partial_output_shape", heads, len(part.partial_output_shape) - 2)

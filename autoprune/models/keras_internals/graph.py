@@ -1,0 +1,120 @@
+"""What a model is made of: operations, their calls in data-flow order, and the symbolic tensors between them."""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from autoprune.errors import ModelError
+
+Node = Any
+Operation = Any
+
+
+def graph_of(model: Any) -> Any:
+    """The `keras.Function` that holds the model's operations and nodes.
+
+    Raises:
+        ModelError: the model is subclassed, or a Sequential model that has no input shape yet.
+    """
+    if isinstance(model, keras.Sequential):
+        if model._functional is None:
+            raise ModelError(
+                f"The Sequential model '{model.name}' has no graph yet. Call it on data once, or put a "
+                "keras.Input(shape) first, then prune it."
+            )
+        return model._functional
+    functional_class = _functional_class()
+    if not isinstance(model, functional_class):
+        raise ModelError(
+            f"'{getattr(model, 'name', model)}' ({type(model).__name__}) is a subclassed model: its layers can be "
+            "listed, but what flows between them cannot. Write its forward pass with the functional API "
+            "(keras.Model(inputs, outputs)) or as keras.Sequential, load the weights into that, and prune that."
+        )
+    if type(model).call is not functional_class.call:
+        raise ModelError(
+            f"The model '{model.name}' ({type(model).__name__}) is built with the functional API but overrides "
+            "`call`, so its graph is not what it computes. Remove the override to prune it."
+        )
+    return model
+
+
+def _functional_class() -> type:
+    from keras.src.models.functional import Functional
+
+    return Functional
+
+
+def input_structure(model: Any) -> Any:
+    """The model's symbolic inputs in the structure in which it takes them: a tensor, a list or a dict."""
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def is_graph(operation: Operation) -> bool:
+    """Whether the operation is itself a model with a graph (a nested Functional or built Sequential)."""
+    if isinstance(operation, keras.Sequential):
+        return operation._functional is not None
+    return isinstance(operation, _functional_class()) and type(operation).call is _functional_class().call
+
+
+def nodes_of(graph: Any) -> list[Node]:
+    """The calls that make up one model, in data-flow order, inputs first; side by side as `operations` lists them."""
+    place = {id(operation): number for number, operation in enumerate(graph.operations)}
+    ordered = []
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        ordered.extend(sorted(graph._nodes_by_depth[depth], key=lambda node: place[id(node.operation)]))
+    return ordered
+
+
+def maker_of(tensor: Any) -> Operation:
+    """The operation whose call made a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
+def operations_by_path(model: Any) -> dict[str, Operation]:
+    """Every operation of a model by its path: `outer/inner` for those of nested models and for layers within layers."""
+    found: dict[str, Operation] = {}
+    _collect(graph_of(model).operations, "", found)
+    return found
+
+
+def layers_by_path(model: Any) -> dict[str, Any]:
+    """As `operations_by_path`, without raw `keras.ops` operations."""
+    return {path: found for path, found in operations_by_path(model).items() if isinstance(found, keras.Layer)}
+
+
+def _collect(operations: Sequence[Operation], prefix: str, found: dict[str, Operation]) -> None:
+    for operation in operations:
+        path = prefix + operation.name
+        found[path] = operation
+        if is_graph(operation):
+            _collect(graph_of(operation).operations, f"{path}/", found)
+        elif isinstance(operation, keras.Layer):
+            _collect(operation._layers, f"{path}/", found)
+
+
+def application_class(module: str, name: str) -> type:
+    """A layer class that `keras.applications` defines for itself and exports nowhere, such as ConvNeXt's LayerScale."""
+    return getattr(importlib.import_module(f"keras.src.applications.{module}"), name)
+
+
+def calls_of(operation: Operation) -> list[Node]:
+    """Every symbolic call of an operation, also those that belong to other models."""
+    return list(operation._inbound_nodes)
+
+
+def arguments_of(node: Node) -> tuple[tuple, dict]:
+    """Positional and keyword arguments of a call, symbolic tensors included."""
+    return node.arguments.args, node.arguments.kwargs
+
+
+def raw_operation_name(operation: Operation) -> str | None:
+    """Class name of a raw `keras.ops` operation (`Add`, `Relu`, ...), or None for a layer or a user's class."""
+    kind = type(operation)
+    return kind.__name__ if kind.__module__.startswith("keras.src.ops.") else None
+
+
+def set_tensor_shape(tensor: Any, shape: Sequence[int | None]) -> None:
+    """Change the static shape of a symbolic tensor in place, so that every node that holds it sees the change."""
+    tensor._shape = tuple(shape)

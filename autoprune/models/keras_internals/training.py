@@ -1,0 +1,53 @@
+"""What `compile` and training leave in a model: compiled functions and optimisers."""
+
+from typing import Any
+
+import keras
+
+
+def forget_compiled_functions(model: Any) -> None:
+    """Drop compiled train, test and predict functions: they hold the old variables alive and the old shapes."""
+    model.train_function = None
+    model.test_function = None
+    model.predict_function = None
+    if hasattr(model, "_jax_state"):
+        model._jax_state = None
+
+
+def forget_training(model: Any) -> None:
+    """Undo `compile`: the saved file then holds no optimiser state and needs none of our losses to load."""
+    forget_compiled_functions(model)
+    model.compiled = False
+    model.optimizer = None
+    model._compile_config = None
+    model._compile_loss = None
+    model._compile_metrics = None
+    model._loss_tracker = None
+
+
+def optimizer_of(model: Any) -> Any:
+    """The optimiser that the model was compiled with, or None."""
+    return getattr(model, "optimizer", None)
+
+
+def slot_lists(optimizer: Any) -> list[list[Any]]:
+    """The optimiser's per-variable state: lists in the order of its trainable variables (momenta, velocities, ...)."""
+    count = len(optimizer._trainable_variables)
+    lists = []
+    for name, value in vars(optimizer).items():
+        if name in ("_variables", "_trainable_variables") or not isinstance(value, list):
+            continue
+        if len(value) == count and all(isinstance(slot, keras.Variable) for slot in value):
+            lists.append(value)
+    return lists
+
+
+def tracked_variables(optimizer: Any) -> list[Any]:
+    """The model variables that the optimiser was built for."""
+    return list(optimizer._trainable_variables)
+
+
+def renew_identities(optimizer: Any) -> None:
+    """Let an optimiser know its variables again: the TensorFlow backend knows them by their storage."""
+    variables = optimizer._trainable_variables
+    optimizer._trainable_variables_indices = {optimizer._var_key(v): i for i, v in enumerate(variables)}

@@ -1,0 +1,106 @@
+"""The images, and labels where there are any, from which data-driven importance is read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.data.splits import as_labels
+from autoprune.errors import DataError, PlanError
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationData:
+    """Some training images; a few hundred are enough to rank channels.
+
+    Attributes:
+        images: (n, *input shape), as the model takes them; for a model of several inputs a list or dict of these.
+        labels: (n,) class numbers or (n, classes) one-hot; None for measures that need none.
+        batch_size: images per batch. The measure `taylor` averages over batches, so its scores depend on it.
+
+    Raises:
+        PlanError: there is no image, labels and images differ in number, or the batch size is below 1.
+    """
+
+    images: Any
+    labels: np.ndarray | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        lengths = [len(array) for array in keras.tree.flatten(self.images)]
+        if not lengths or min(lengths) == 0 or len(set(lengths)) > 1:
+            raise PlanError(f"Calibration data hold at least one image, as many for each input. Received: {lengths}")
+        if self.labels is not None and len(self.labels) != lengths[0]:
+            raise PlanError(
+                f"Calibration data hold a label for each image. Received: {lengths[0]} images, {len(self.labels)} "
+                "labels. Give data=(images, labels)."
+            )
+        if self.batch_size < 1:
+            raise PlanError(f"The batch size of calibration data is 1 or more. Received: {self.batch_size}")
+
+    def __len__(self) -> int:
+        return len(keras.tree.flatten(self.images)[0])
+
+    def batches(self, *, whole: bool = False) -> Iterator[tuple[Any, np.ndarray | None]]:
+        """Images and class numbers (None without labels), batch after batch.
+
+        Args:
+            whole: leave out a shorter last batch, unless it is the only one.
+        """
+        labels = None if self.labels is None else as_labels(self.labels)
+        usable = len(self) // self.batch_size * self.batch_size if whole else 0
+        for start in range(0, usable or len(self), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield _taken(self.images, part), None if labels is None else labels[part]
+
+
+def as_calibration(data: Any) -> CalibrationData | None:
+    """Calibration data of what a caller gives: `CalibrationData`, a pair `(images, labels)`, images alone, or None.
+
+    Raises:
+        PlanError: as for `CalibrationData`.
+    """
+    if data is None or isinstance(data, CalibrationData):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        return CalibrationData(*data)
+    return CalibrationData(data)
+
+
+def drawn(images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> CalibrationData:
+    """A random subset of a split, the same for the same seed.
+
+    Args:
+        images: (n, *input shape).
+        labels: (n,) class numbers.
+        count: images to draw; all of them when there are no more.
+        seed: of the draw.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    return CalibrationData(images[chosen], labels[chosen])
+
+
+def check_images(model: Any, data: CalibrationData) -> None:
+    """Refuse images that do not enter the model.
+
+    Raises:
+        DataError: naming both shapes.
+    """
+    received = [tuple(np.shape(array)[1:]) for array in keras.tree.flatten(data.images)]
+    expected = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    if len(received) != len(expected) or not all(map(_fits, received, expected)):
+        raise DataError(
+            f"The calibration images have shape {received}, the model '{model.name}' takes {expected}. Give images of "
+            "that shape, one array for each input."
+        )
+
+
+def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    known = zip(received, expected, strict=False)
+    return len(received) == len(expected) and all(wanted in (None, size) for size, wanted in known)
+
+
+def _taken(images: Any, part: slice) -> Any:
+    return keras.tree.map_structure(lambda array: array[part], images)

@@ -1,0 +1,64 @@
+"""How much the loss would change without the channel, to first order."""
+
+import logging
+
+import numpy as np
+
+from autoprune.planning.importance.basis import IMPORTANCES, Basis, Measure
+from autoprune.planning.importance.combining import Part
+from autoprune.planning.importance.gradients import gradients_per_batch
+from autoprune.planning.importance.weights import l1
+from autoprune.records import ChannelGroup, Member
+
+logger = logging.getLogger(__name__)
+
+
+@IMPORTANCES.add("taylor")
+def taylor(basis: Basis) -> Measure:
+    """First-order Taylor expansion of the loss (Molchanov et al., 2019, arXiv 1906.10771, equation 8).
+
+    For each batch the square of the sum, over all parameters that make or follow the channel in any layer of the
+    group, of gradient times weight; averaged over batches. The parameters of a channel go together, so the members
+    are summed before squaring and the setting `reduction` is not used. Frozen layers give no gradients: a group
+    without trainable parameters is ranked by `l1`, with a warning.
+    """
+    data = basis.calibration(labels=True)
+    members = {group.name: [m for m in group.members if _counts(basis, m)] for group in basis.groups}
+    needed = {id(v): v for of_group in members.values() for v in map(basis.variable, of_group)}
+    weights = {key: variable.numpy().astype(np.float64) for key, variable in needed.items()}
+    totals = {group.name: np.zeros(group.size) for group in basis.groups}
+    batches = 0
+    for gradients in gradients_per_batch(basis.model, list(needed.values()), data):
+        batches += 1
+        changes = {key: gradient * weights[key] for key, gradient in zip(needed, gradients, strict=True)}
+        for group in basis.groups:
+            totals[group.name] += np.square(_change(basis, group, members[group.name], changes))
+    frozen = [name for name, of_group in members.items() if not of_group]
+    if frozen:
+        logger.warning(
+            "The importance 'taylor' needs gradients, and all layers of %s are frozen: 'l1' ranks their channels "
+            "instead. Set `trainable = True` on the layers to score them.",
+            ", ".join(f"'{name}'" for name in frozen),
+        )
+    fallback = l1(basis)
+    scores = {name: total / batches for name, total in totals.items()}
+    whole = {group.name: Part(np.arange(group.size), scores[group.name]) for group in basis.groups}
+    return lambda g: fallback(g) if g.name in frozen else basis.combine(g, [whole[g.name]])
+
+
+def _counts(basis: Basis, member: Member) -> bool:
+    """Whether the member holds parameters of the channels that training would change."""
+    if member.role not in ("produces", "follows"):
+        return False
+    variable = basis.variable(member)
+    return any(variable is trainable for trainable in basis.layers[member.layer].trainable_variables)
+
+
+def _change(basis: Basis, group: ChannelGroup, members: list[Member], changes: dict[int, np.ndarray]) -> np.ndarray:
+    """(size,) sum of gradient times weight over each channel's parameters."""
+    total = np.zeros(group.size)
+    for member in members:
+        products = np.moveaxis(changes[id(basis.variable(member))], member.axis, 0)
+        held = member.channels >= 0
+        np.add.at(total, member.channels[held], products.reshape(len(products), -1).sum(1)[held])
+    return total

@@ -1,0 +1,238 @@
+"""Surgery that lets the layers behind the removed channels make up for them, by least squares.
+
+He et al., 2017, arXiv 1707.06168, the regression step: the kernels that read what is left are chosen so that they give
+what they gave when everything was there. All statistics come from the whole model, on a few images, in one pass.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.linalg
+
+from autoprune.errors import PlanError
+from autoprune.models import keras_internals
+from autoprune.models.observing import observe_inputs
+from autoprune.planning.calibration import CalibrationData, as_calibration, check_images
+from autoprune.records import Plan, SurgeryReport
+from autoprune.surgery.slicing import slices_for
+from autoprune.surgery.surgeon import Surgeon
+
+logger = logging.getLogger(__name__)
+
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
+# A Gram matrix of this many columns takes 300 MiB.
+_LARGEST = 6144
+
+
+def apply_with_reconstruction(
+    surgeon: Surgeon,
+    plan: Plan,
+    images: Any,
+    *,
+    positions: int = 32,
+    ridge: float = 1e-4,
+    seed: int = 0,
+) -> SurgeryReport:
+    """Apply a plan, and fit the kernels of the layers whose inputs shrank to what they gave before.
+
+    For each convolution (not grouped, not depthwise, not transposed) and dense layer that loses inputs, with X the
+    patches that it sees in the whole model, split into columns X_K that stay and X_R that go, and its kernel split
+    alike, the new kernel is W_K + D with D the least squares solution of X_K D = X_R W_R, that is of
+    X_K W' = X W. A ridge holds D small, so that columns that tell nothing keep their weights. Biases and
+    batch-norm statistics stay as they are. Only X_K'X_K and X_K'X_R W_R are kept in memory.
+
+    Args:
+        surgeon: of the whole model.
+        plan: for that model.
+        images: (n, *input shape) training images or `CalibrationData`, a few hundred; labels are not read.
+        positions: output positions per image and layer whose patches count, drawn at random; all when there are
+            fewer. The rows of the regression are images times positions: give more than the layers have columns
+            (window times inputs that stay) where that is possible.
+        ridge: weight of the penalty on D, as a share of the mean diagonal of X_K'X_K.
+        seed: of the draw of positions.
+
+    Returns:
+        The report of the surgery.
+
+    Raises:
+        PlanError: the plan is for another model, the model is pruned already, or there are no images.
+        DataError: the images do not fit the model.
+    """
+    surgeon.check(plan)
+    data = as_calibration(images)
+    if data is None or positions < 1 or ridge <= 0:
+        raise PlanError(
+            "Reconstruction takes some images, one or more positions and a ridge above 0. Received: "
+            f"images={'None' if data is None else len(data)}, positions={positions}, ridge={ridge}"
+        )
+    check_images(surgeon.model, data)
+    consumers = _consumers(surgeon, plan, seed)
+    _collect(surgeon.model, consumers, data, positions)
+    kernels = [(consumer.variable, consumer.solve(ridge)) for consumer in consumers]
+    report = surgeon.apply(plan)
+    for variable, kernel in kernels:
+        variable.assign(kernel)
+    logger.info("the kernels of %d layers were fitted anew: %s", len(consumers), ", ".join(c.path for c in consumers))
+    return report
+
+
+@dataclass(eq=False)
+class _Consumer:
+    """A kernel that loses inputs, and what is known of them.
+
+    Attributes:
+        path: of the first layer that holds the kernel, for messages.
+        layers: all layers that hold it.
+        variable: the kernel, (*window, inputs, outputs).
+        stays: (inputs,) whether an input stays.
+        outputs: (outputs,) whether an output stays.
+        generator: draws positions.
+        gram: X_K'X_K; 0 until something was seen.
+        moment: X_K'X_R W_R.
+    """
+
+    path: str
+    layers: list[Any]
+    variable: Any
+    stays: np.ndarray
+    outputs: np.ndarray
+    generator: np.random.Generator
+    gram: Any = field(default=0.0)
+    moment: Any = field(default=0.0)
+
+    @property
+    def columns(self) -> int:
+        """Of X_K: window times inputs that stay."""
+        return math.prod(self.variable.shape[:-2]) * int(self.stays.sum())
+
+    @cached_property
+    def lost(self) -> np.ndarray:
+        """W_R, (window times inputs that go, outputs that stay)."""
+        return self._part(~self.stays).reshape(-1, int(self.outputs.sum()))
+
+    def _part(self, inputs: np.ndarray) -> np.ndarray:
+        """The kernel of some inputs and the outputs that stay, (*window, inputs, outputs)."""
+        return self.variable.numpy().astype(np.float64)[..., inputs, :][..., self.outputs]
+
+    def see(self, patches: np.ndarray) -> None:
+        """Add patches, (rows, window, inputs)."""
+        kept = patches[..., self.stays].reshape(len(patches), -1)
+        target = patches[..., ~self.stays].reshape(len(patches), -1) @ self.lost
+        self.gram = self.gram + kept.T @ kept
+        self.moment = self.moment + kept.T @ target
+
+    def solve(self, ridge: float) -> np.ndarray:
+        """The new kernel, (*window, inputs that stay, outputs that stay)."""
+        kernel = self._part(self.stays)
+        scale = np.trace(self.gram) / len(self.gram)
+        if scale == 0:
+            return kernel
+        penalised = self.gram + ridge * scale * np.eye(len(self.gram))
+        return kernel + scipy.linalg.solve(penalised, self.moment, assume_a="pos").reshape(kernel.shape)
+
+
+def _consumers(surgeon: Surgeon, plan: Plan, seed: int) -> list[_Consumer]:
+    """Every kernel that can be fitted, in the order of the groups."""
+    layers = keras_internals.layers_by_path(surgeon.model)
+    holders: dict[int, list[Any]] = {}
+    for layer in {id(layer): layer for layer in layers.values()}.values():
+        if _can_be_fitted(layer):
+            holders.setdefault(id(keras_internals.layer_variable(layer, "kernel")), []).append(layer)
+    consumers = []
+    for number, ((path, name), masks) in enumerate(slices_for(surgeon.groups, plan).variables.items()):
+        if name != "kernel" or not _can_be_fitted(layers[path]):
+            continue
+        variable = keras_internals.layer_variable(layers[path], name)
+        rank = len(variable.shape)
+        if any(len(mask) != variable.shape[axis] for axis, mask in masks.items()):
+            raise PlanError("The model is pruned already. Restore it before applying another plan.")
+        if rank - 2 not in masks or masks[rank - 2].all():
+            continue
+        outputs = masks.get(rank - 1, np.ones(variable.shape[-1], bool))
+        generator = np.random.default_rng([seed, number])
+        consumer = _Consumer(path, holders[id(variable)], variable, masks[rank - 2], outputs, generator)
+        if consumer.columns > _LARGEST:
+            logger.warning(
+                "'%s' is not reconstructed: its regression has %d columns, more than %d.",
+                *(path, consumer.columns, _LARGEST),
+            )
+            continue
+        consumers.append(consumer)
+    return consumers
+
+
+def _can_be_fitted(layer: Any) -> bool:
+    """The exact classes: a subclass may compute something else."""
+    return type(layer) in (*_CONVOLUTIONS, keras.layers.Dense) and getattr(layer, "groups", 1) == 1
+
+
+def _collect(model: Any, consumers: Sequence[_Consumer], data: CalibrationData, positions: int) -> None:
+    """Run the whole model once and show each consumer the patches that enter its layers."""
+    of_layer = {id(layer): consumer for consumer in consumers for layer in consumer.layers}
+
+    def observe(layer: Any, x: Any) -> None:
+        consumer = of_layer[id(layer)]
+        values = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
+        consumer.see(_patches(layer, values, positions, consumer.generator).astype(np.float64))
+
+    watched = [layer for consumer in consumers for layer in consumer.layers]
+    if watched:
+        observe_inputs(model, watched, (images for images, _ in data.batches()), observe)
+
+
+def _patches(layer: Any, x: np.ndarray, positions: int, generator: np.random.Generator) -> np.ndarray:
+    """(rows, window, inputs) what a layer multiplies its kernel with, at output positions drawn at random.
+
+    Args:
+        layer: a convolution or dense layer.
+        x: (n, ...) its input.
+        positions: at most this many per image.
+        generator: draws them.
+    """
+    limit = len(x) * positions
+    if isinstance(layer, keras.layers.Dense):
+        rows = x.reshape(-1, x.shape[-1])
+        return rows[_draw(len(rows), limit, generator)][:, None, :]
+    if layer.data_format == "channels_first":
+        x = np.moveaxis(x, 1, -1)
+    spaces = list(zip(x.shape[1:-1], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
+    padding = [_padding(layer.padding, *space) for space in spaces]
+    x = np.pad(x, [(0, 0), *padding, (0, 0)])
+    outputs = [
+        (size + sum(pad) - dilation * (window - 1) - 1) // stride + 1
+        for (size, window, stride, dilation), pad in zip(spaces, padding, strict=True)
+    ]
+    shape = (len(x), *outputs)
+    image, *corner = np.unravel_index(_draw(math.prod(shape), limit, generator), shape)
+    # One axis for the rows, then one per spatial axis: NumPy broadcasts the indices against each other.
+    rank = len(spaces)
+    index = [image.reshape(-1, *[1] * rank)]
+    for axis, (_, window, stride, dilation) in enumerate(spaces):
+        along = [1] * rank
+        along[axis] = window
+        offsets = (np.arange(window) * dilation).reshape(1, *along)
+        index.append((corner[axis] * stride).reshape(-1, *[1] * rank) + offsets)
+    return x[tuple(index)].reshape(len(image), -1, x.shape[-1])
+
+
+def _draw(count: int, limit: int, generator: np.random.Generator) -> np.ndarray:
+    """Indices below `count`: all in order, or `limit` of them at random."""
+    return np.arange(count) if count <= limit else generator.choice(count, limit, replace=False)
+
+
+def _padding(padding: str, size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Zeros that a convolution adds before and behind one spatial axis."""
+    reach = dilation * (window - 1) + 1
+    if padding == "causal":
+        return reach - 1, 0
+    if padding == "valid":
+        return 0, 0
+    total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+    return total // 2, total - total // 2

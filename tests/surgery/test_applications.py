@@ -1,0 +1,34 @@
+"""Models of `keras.applications` prune exactly: one of each family here, all of them in the benchmark."""
+
+import json
+
+import pytest
+from applications import constructors, prove
+from places import ROOT
+
+FAMILIES = (
+    *("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2", "InceptionV3"),
+    *("MobileNet", "MobileNetV2", "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_application_prunes_exactly(name):
+    row = prove(name, pixels=75)
+    # Everything but the classifier has freedom, and half of the channels of a chain is a quarter of its weights.
+    assert [*row["frozen"].values()] == [1]
+    assert "is an output of the model" in next(iter(row["frozen"]))
+    assert row["parameters_pruned"] < 0.5 * row["parameters"]
+    assert row["max_difference"] < 1e-4 < row["change_by_pruning"]
+    assert row["saved_equals"]
+    assert row["loss_is_finite"]
+    assert row["restored_equals"]
+
+
+def test_published_table_has_every_application_and_only_passes():
+    rows = json.loads((ROOT / "tests/benchmarks/results/applications.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == constructors()
+    for row in rows:
+        assert row["max_difference"] < 1e-4 < row["change_by_pruning"], row
+        assert all(row[check] for check in ("saved_equals", "loss_is_finite", "restored_equals")), row
