@@ -15,6 +15,7 @@ _HOMES = {
     "apply_plan": "autoprune.surgery",
     "channel_rule": "autoprune.graph",
     "find_groups": "autoprune.graph",
+    "layer_editor": "autoprune.surgery",
     "load_plan": "autoprune.planning.plan_file",
     "make_plan": "autoprune.planning",
     "measure_cost": "autoprune.cost",

@@ -35,6 +35,11 @@ class Member:
     role: Role
     channels: np.ndarray = field(repr=False)
 
+    @property
+    def is_attribute(self) -> bool:
+        """Whether `name` is an attribute of the operation and not a variable."""
+        return self.role in ("sets", "holds")
+
 
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:

@@ -105,7 +105,7 @@ def _group_facts(
     consuming = {m.layer for m in group.members if m.role == "consumes"}
     touched = {m.layer for m in group.members}
     kernels = [keras_internals.layer_variable(layers[m.layer], m.name).shape for m in producing]
-    variables = {(m.layer, m.name) for m in group.members if m.role not in ("sets", "holds")}
+    variables = {(m.layer, m.name) for m in group.members if not m.is_attribute}
     sizes = (math.prod(keras_internals.layer_variable(layers[layer], name).shape) for layer, name in variables)
     mean = float(scores.mean()) or 1.0
     return GroupFacts(
@@ -140,7 +140,7 @@ def _layer_facts(groups: Sequence[ChannelGroup], flops: dict[str, int], total_fl
     axes: dict[str, dict[tuple[str, int], list[tuple[int, float]]]] = {path: {} for path in flops}
     for index, group in enumerate(groups):
         for member in group.members:
-            if member.layer in axes and member.name.endswith("kernel") and member.role != "sets":
+            if member.layer in axes and member.name.endswith("kernel") and not member.is_attribute:
                 owned = float((member.channels >= 0).mean())
                 axes[member.layer].setdefault((member.name, member.axis), []).append((index, owned))
     return tuple(

@@ -29,7 +29,10 @@ def find_groups(model: Any) -> tuple[ChannelGroup, ...]:
 def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     """The channel groups of a traced model."""
     merged, reasons = traced.table.resolve()
-    slots = [(slot, merged[slot.ids]) for slot in traced.slots]
+    # The variables of one batch norm share an array: each is looked at once.
+    arrays = {id(slot.ids): slot.ids for slot in traced.slots}
+    resolved = {key: merged[ids] for key, ids in arrays.items()}
+    slots = [(slot, resolved[id(slot.ids)]) for slot in traced.slots]
     runs = _by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
     members = _members(slots, [order for _, order in runs], len(merged))
     groups = []
@@ -60,8 +63,11 @@ def _by_carriers(
     signature[list(reasons)] += numbers[-1]
     maker = np.full(count, len(slots))
     place = np.zeros(count, int)
+    seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for index, (slot, along) in enumerate(slots):
-        distinct, first = np.unique(along, return_index=True)
+        if id(along) not in seen:
+            seen[id(along)] = np.unique(along, return_index=True)
+        distinct, first = seen[id(along)]
         signature[distinct] += numbers[index]
         if slot.role == "produces":
             new = maker[distinct] == len(slots)
@@ -83,10 +89,13 @@ def _members(slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], count
         group[order] = number
         index[order] = np.arange(len(order))
     members: list[list[Member]] = [[] for _ in runs]
+    parts: dict[int, list[tuple[int, np.ndarray]]] = {}
     for slot, along in slots:
-        owners, places = group[along], index[along]
-        for owner in np.unique(owners[owners >= 0]):
-            channels = np.where(owners == owner, places, -1)
+        if id(along) not in parts:
+            owners, places = group[along], index[along]
+            present = np.unique(owners[owners >= 0])
+            parts[id(along)] = [(owner, np.where(owners == owner, places, -1)) for owner in present]
+        for owner, channels in parts[id(along)]:
             members[owner].append(Member(slot.layer, slot.name, slot.axis, slot.role, channels))
     return members
 

@@ -176,7 +176,7 @@ def make_plan(
 def _shapes(model: Any, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], tuple[Any, tuple[int, ...]]]:
     """Every variable that a plan would shrink, by layer and name, with its shape now."""
     layers = keras_internals.layers_by_path(model)
-    members = {(m.layer, m.name) for group in groups for m in group.members if m.role not in ("sets", "holds")}
+    members = {(m.layer, m.name) for group in groups for m in group.members if not m.is_attribute}
     variables = {key: keras_internals.layer_variable(layers[key[0]], key[1]) for key in sorted(members)}
     return {key: (variable, tuple(variable.shape)) for key, variable in variables.items()}
 

@@ -5,9 +5,10 @@ graph up to date, `editors.py` what layers derive from their widths, `optimizer.
 remembers everything for a bit-exact return. `reconstruction.py` also fits the layers behind the removed channels anew.
 """
 
+from autoprune.surgery.applying import apply_plan
 from autoprune.surgery.editors import layer_editor
 from autoprune.surgery.reconstruction import apply_with_reconstruction
 from autoprune.surgery.snapshot import Snapshot
-from autoprune.surgery.surgeon import Surgeon, apply_plan
+from autoprune.surgery.surgeon import Surgeon
 
 __all__ = ["Snapshot", "Surgeon", "apply_plan", "apply_with_reconstruction", "layer_editor"]

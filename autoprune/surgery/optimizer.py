@@ -33,8 +33,7 @@ def refresh_optimizer(model: Any, masks: Mapping[int, Mapping[int, np.ndarray]])
         return "reset"
     for variable in keras_internals.tracked_variables(optimizer):
         for slot in slots[id(variable)] if id(variable) in masks else []:
-            value = slot.numpy()
-            keras_internals.replace_value(slot, take(value, masks[id(variable)]))
+            keras_internals.replace_value(slot, take(keras_internals.array_of(slot), masks[id(variable)]))
     keras_internals.renew_identities(optimizer)
     return "sliced"
 

@@ -40,8 +40,7 @@ class Snapshot:
     def restore(self) -> None:
         """Put the model back: variables, attributes, shapes and optimiser state are what they were, to the bit."""
         for variable, stored, value in (*self._variables, *self._slots):
-            keras_internals.set_storage(variable, stored)
-            variable.assign(value)
+            keras_internals.put_back(variable, stored, value)
         for operation, name, state in self._attributes:
             keras_internals.restore_attribute(operation, name, state)
         for layer, spec, shapes in self._layers:

@@ -40,11 +40,15 @@ class Surgeon:
 
     def snapshot(self) -> Snapshot:
         """Remember the model as it is now."""
-        attributes = {(m.layer, m.name) for g in self.groups for m in g.members if m.role in ("sets", "holds")}
+        attributes = {(m.layer, m.name) for g in self.groups for m in g.members if m.is_attribute}
         return Snapshot(self.model, attributes)
 
-    def apply(self, plan: Plan) -> SurgeryReport:
+    def apply(self, plan: Plan, rollback: Snapshot | None = None) -> SurgeryReport:
         """Remove the channels that the plan does not keep. A failure leaves the model as it was.
+
+        Args:
+            plan: for this model.
+            rollback: a snapshot to return to on failure, by default one that is taken now.
 
         Raises:
             PlanError: the plan is for another model, keeps impossible indices, or the model is pruned already.
@@ -54,7 +58,7 @@ class Surgeon:
         self.check(plan)
         slices = slices_for(self.groups, plan)
         before = self.model.count_params()
-        rollback = self.snapshot()
+        rollback = rollback or self.snapshot()
         try:
             changes, optimizer = self._cut(slices)
         except Exception as error:
@@ -72,7 +76,7 @@ class Surgeon:
     @contextmanager
     def pruned(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
         """The model is pruned within the block and exactly as in the snapshot after it."""
-        report = self.apply(plan)
+        report = self.apply(plan, snapshot)
         try:
             yield report
         finally:
@@ -131,7 +135,7 @@ class Surgeon:
         for (path, name), axes in slices.variables.items():
             variable = keras_internals.layer_variable(self._operations[path], name)
             before = tuple(variable.shape)
-            keras_internals.replace_value(variable, take(variable.numpy(), axes))
+            keras_internals.replace_value(variable, take(keras_internals.array_of(variable), axes))
             changes.append(VariableChange(path, name, before, tuple(variable.shape)))
             masks[id(variable)] = axes
         return changes, masks
@@ -157,20 +161,3 @@ class Surgeon:
             elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
                 left[group.name] = "is kept whole by the plan"
         return left
-
-
-def apply_plan(model: Any, plan: Plan) -> SurgeryReport:
-    """Remove, in place, the channels that a plan does not keep.
-
-    The model and its layers stay the same objects; their variables get new, smaller storage. The outputs equal
-    those of the original with the removed channels set to zero. To prune and restore many times, use `Surgeon`.
-
-    Args:
-        model: the built Functional or Sequential model that the plan was made for.
-        plan: from `make_plan` or `load_plan`.
-
-    Raises:
-        ModelError: the model has no graph to follow.
-        PlanError: the plan is for another model, or keeps impossible indices.
-    """
-    return Surgeon(model).apply(plan)

@@ -119,7 +119,7 @@ def test_every_group_is_found_once_and_every_size_agrees():
         for group in find_groups(model):
             for member in group.members:
                 assert member.channels.max() < group.size
-                if member.role not in ("sets", "holds"):
+                if not member.is_attribute:
                     variable = keras_internals.layer_variable(layers_by_path[member.layer], member.name)
                     assert len(member.channels) == variable.shape[member.axis]
 

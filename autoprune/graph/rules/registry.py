@@ -20,14 +20,22 @@ _RAW_RULES: dict[str, Rule] = {}
 def channel_rule(*layer_classes: type) -> Callable[[Rule], Rule]:
     """Decorator that enters a rule for layer classes.
 
-    Example: a layer that scales every channel by a learnt factor follows its input.
+    Example: a layer that scales every channel by a learnt factor follows its input. Its config holds the number of
+    channels, and a list with a name for each.
 
     >>> @channel_rule(Scale)
     ... def scale(call):
-    ...     (channels,) = call.channels
+    ...     (channels,) = call.channels  # of the only input; None: nothing of it can be removed
     ...     if channels is not None:
-    ...         call.bind("factor", -1, "follows", channels.ids)
-    ...     return channels
+    ...         call.bind("factor", -1, "follows", channels.ids)  # the last axis of the variable `factor`
+    ...         call.bind_attribute("dim", channels.ids)  # surgery sets `layer.dim`
+    ...         call.bind_values("names", 0, channels.ids)  # and shortens `layer.names`
+    ...     return channels  # of the output
+
+    A layer that makes channels binds the output axis of its kernel as `produces` and returns
+    `Channels(axis, call.bind("kernel", -1, "produces"))`; the axis with which it reads is bound as `consumes`. What it
+    cannot do, it freezes: `call.freeze("enters a layer that ...")`. A wrapper asks for the rule of the layer within
+    (`call.within`). What else a layer derives from its widths when it is built is for `autoprune.layer_editor`.
 
     Raises:
         ValueError: a class has a rule already.

@@ -46,8 +46,9 @@ from autoprune.models.keras_internals.training import (
     tracked_variables,
 )
 from autoprune.models.keras_internals.variables import (
+    array_of,
+    put_back,
     replace_value,
-    set_storage,
     storage,
     value_of,
 )
@@ -55,6 +56,7 @@ from autoprune.models.keras_internals.variables import (
 __all__ = [
     "application_class",
     "arguments_of",
+    "array_of",
     "attention_parts",
     "attribute_state",
     "batch_statistics_only",
@@ -76,6 +78,7 @@ __all__ = [
     "operations_by_path",
     "optimizer_of",
     "overridden",
+    "put_back",
     "raw_operation_name",
     "read_attribute",
     "renew_identities",
@@ -83,7 +86,6 @@ __all__ = [
     "restore_attribute",
     "set_batch_shape",
     "set_build_shapes",
-    "set_storage",
     "set_tensor_shape",
     "slot_lists",
     "storage",

@@ -14,13 +14,27 @@ def storage(variable: Any) -> Any:
 def value_of(variable: Any) -> Any:
     """The present value as a tensor of the backend, which later changes of the variable do not reach."""
     stored = variable._value
-    return stored.read_value() if hasattr(stored, "read_value") else stored
+    return stored.value() if _is_mutable(stored) else stored
 
 
-def set_storage(variable: Any, stored: Any) -> None:
-    """Put storage taken by `storage` back; the `keras.Variable` keeps its identity, path and owners."""
+def array_of(variable: Any) -> np.ndarray:
+    """The present value, to be read only: it shares memory with the variable where it can, as `numpy()` does not."""
+    stored = variable._value
+    return stored.value()._numpy() if _is_mutable(stored) else np.asarray(stored)
+
+
+def put_back(variable: Any, stored: Any, value: Any) -> None:
+    """Put storage taken by `storage` back with the value that `value_of` took; the variable keeps its identity."""
+    if _is_mutable(stored):
+        # A hundred layers have a thousand variables: what `keras.Variable.assign` checks is known to hold here.
+        stored.assign(value, read_value=False)
     variable._value = stored
     _refresh_shape(variable)
+
+
+def _is_mutable(stored: Any) -> bool:
+    """Whether the backend keeps a variable of its own behind `keras.Variable` (TensorFlow), or an array (JAX)."""
+    return hasattr(stored, "read_value")
 
 
 def replace_value(variable: Any, value: np.ndarray) -> None:
@@ -30,8 +44,9 @@ def replace_value(variable: Any, value: np.ndarray) -> None:
     still does, and its path, regulariser, constraint and trainable flag are untouched. The old storage is freed with
     its last reference.
     """
-    dtype = variable.dtype
-    variable._initialize(keras.ops.convert_to_tensor(value, dtype=dtype))
+    if not _is_mutable(variable._value):
+        value = keras.ops.convert_to_tensor(value, dtype=variable.dtype)
+    variable._initialize(value)
     _refresh_shape(variable)
 
 

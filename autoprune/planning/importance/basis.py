@@ -49,8 +49,8 @@ class Basis:
         return keras_internals.layer_variable(self.layers[member.layer], member.name)
 
     def value(self, member: Member) -> np.ndarray:
-        """Its value in float64."""
-        return self.variable(member).numpy().astype(np.float64)
+        """Its value, to be read only, as exact as it is stored: sums of it need `dtype=float64`."""
+        return keras_internals.array_of(self.variable(member))
 
     def combine(self, group: ChannelGroup, parts: list[Part]) -> np.ndarray:
         """(size of the group,) the scores of several members brought together as the settings say."""

@@ -1,0 +1,32 @@
+"""The door for whoever prunes once."""
+
+from typing import Any
+
+from autoprune.records import Plan, SurgeryReport
+from autoprune.surgery.reconstruction import apply_with_reconstruction
+from autoprune.surgery.surgeon import Surgeon
+
+
+def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> SurgeryReport:
+    """Remove, in place, the channels that a plan does not keep.
+
+    The model and its layers stay the same objects; their variables get new, smaller storage. The outputs equal
+    those of the original with the removed channels set to zero, where normalisations that average over channels
+    average over those that stay. To prune and restore many times, use `Surgeon`.
+
+    Args:
+        model: the built Functional or Sequential model that the plan was made for.
+        plan: from `make_plan` or `load_plan`.
+        reconstruct_from: a few hundred training images, (n, *input shape). Convolutions and dense layers that lose
+            inputs are then fitted by least squares to give what they gave before (`apply_with_reconstruction` has
+            options and the source).
+
+    Raises:
+        ModelError: the model has no graph to follow.
+        PlanError: the plan is for another model, or keeps impossible indices.
+        DataError: the images do not fit the model.
+    """
+    surgeon = Surgeon(model)
+    if reconstruct_from is None:
+        return surgeon.apply(plan)
+    return apply_with_reconstruction(surgeon, plan, reconstruct_from)
