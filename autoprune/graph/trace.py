@@ -267,6 +267,9 @@ def _why_no_rule(kind: str) -> str:
 
 def _checked(call: Call, tensor: Any, channels: Channels | None) -> Channels | None:
     """The channels of an output, unless the rule lost count: a constant may lie among them."""
+    if channels is not None and channels.axis == 0:
+        call.freeze(f"takes the place of the batch in '{call.path}'", channels.ids)
+        return None
     if channels is None or tensor.shape[channels.axis] == len(channels.ids):
         return channels
     call.freeze(f"meets channels of unknown origin in '{call.path}'", channels.ids)

@@ -134,9 +134,10 @@ class Surgeon:
         changes, masks = [], {}
         for (path, name), axes in slices.variables.items():
             variable = keras_internals.layer_variable(self._operations[path], name)
-            before = tuple(variable.shape)
-            keras_internals.replace_value(variable, take(keras_internals.array_of(variable), axes))
-            changes.append(VariableChange(path, name, before, tuple(variable.shape)))
+            value = keras_internals.array_of(variable)
+            kept = take(value, axes)
+            keras_internals.replace_value(variable, kept)
+            changes.append(VariableChange(path, name, value.shape, kept.shape))
             masks[id(variable)] = axes
         return changes, masks
 

@@ -236,6 +236,7 @@ def classifier_with(middle, channels=6):
         (lambda x: x * x[..., :1][..., 0:1], "is broadcast over the channels"),
         (lambda x: ops.concatenate([x[..., ::2], x[..., 1::2]], -1), "is picked out one by one, or by step"),
         (lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (1, 1)), mode="reflect"), "is padded along the channels"),
+        (lambda x: ops.transpose(ops.transpose(x)), "takes the place of the batch in 'transpose"),
         (lambda x: ops.repeat(x, [1, 2, 1, 1, 1, 1], axis=-1), "is repeated one by one"),
         (lambda x: ops.concatenate([x, np.ones((2, 4, 4, 1), "float32")], -1), "meets channels of unknown origin"),
         (lambda x: x * np.arange(6, dtype="float32"), "with a tensor whose channels are fixed"),
@@ -255,6 +256,14 @@ def test_operation_without_a_rule_freezes_what_it_touches(middle, reason):
         assert re.search(reason, groups["before"].reason), groups["before"].reason
     if "after" in groups:
         assert groups["after"].prunable
+
+
+def test_reshape_across_the_batch_freezes():
+    image = keras.Input((4, 4, 2))
+    x = ops.reshape(layers.Conv2D(6, 3, padding="same", name="before")(image), (-1, 3))
+    (before, _) = find_groups(keras.Model(image, layers.Dense(2)(x)))
+    assert "is reshaped by 'reshape" in before.reason
+    assert "together with the batch" in before.reason
 
 
 class Doubled(layers.Conv2D):

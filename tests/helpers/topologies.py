@@ -466,6 +466,16 @@ def shuffle_by_raw_operations():
     return keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
 
 
+@topology
+def pixels_as_batch():
+    """Reshapes that leave the last axis alone mix pixels and batch, or pixels of unknown number."""
+    image = keras.Input((4, 4, 2))
+    x = layers.Conv2D(6, 3, padding="same", name="a")(image)
+    x = layers.Dense(8, name="b")(layers.Dropout(0.2, noise_shape=(None, 6))(ops.reshape(x, (-1, 6))))
+    x = layers.Reshape((-1, 8))(ops.reshape(x, (-1, 4, 4, 8)))
+    return keras.Model(image, head(layers.GlobalAveragePooling1D()(x)))
+
+
 # ------------------------------------------------------------------ normalisation
 
 
@@ -570,7 +580,9 @@ def vision_transformer():
 def words():
     sentence = keras.Input((7,), dtype="int32")
     x = layers.Embedding(5, 8, name="table")(sentence)
-    x = transformer_block(x, 8, "block", value_dim=2, use_bias=False)
+    # Keras's attention on JAX takes no values narrower than the keys.
+    width = 2 if keras.backend.backend() == "tensorflow" else None
+    x = transformer_block(x, 8, "block", value_dim=width, use_bias=False)
     return keras.Model(sentence, head(layers.GlobalMaxPooling1D()(x)))
 
 
@@ -621,8 +633,8 @@ def moved_axes():
     x = ops.squeeze(x, 1)
     x = layers.Conv2D(5, 1, name="b")(x)
     x = ops.stack([x, layers.Conv2D(5, 1, name="c")(image)], axis=1)
-    x = ops.transpose(ops.reshape(x, (-1, 2 * 4 * 4, 5)))
-    x = ops.transpose(x)
+    x = ops.transpose(ops.reshape(x, (-1, 2 * 4 * 4, 5)), (0, 2, 1))
+    x = ops.transpose(x, (0, 2, 1))
     return keras.Model(image, head(layers.GlobalAveragePooling1D()(x)))
 
 
@@ -652,7 +664,8 @@ def rearranged():
 def raw_spatial_operations():
     image = keras.Input((8, 8, 2))
     x = layers.Conv2D(6, 3, padding="same", name="a")(image)
-    x = ops.max_pool(x, 2) + ops.average_pool(x, 2)
+    # Strides are written out: on JAX Keras takes them wrongly from the window.
+    x = ops.max_pool(x, 2, strides=2) + ops.average_pool(x, 2, strides=2)
     x = layers.CenterCrop(3, 3)(layers.Resizing(6, 6)(ops.image.resize(x, (5, 5))))
     x = ops.where(x > 0.1, x, x * 0.2) * layers.Conv2D(6, 1, name="b")(ops.where(x < 0.0, x, 0.5 * x))
     attention = ops.softmax(ops.log_softmax(x, axis=1), axis=2)

@@ -40,9 +40,17 @@ def check_activation(call: Call, output: Channels) -> Channels:
     return output
 
 
+def only_input(call: Call) -> Channels | None:
+    """The only input's channels; freezes those of all inputs where there are several, such as tensors for options."""
+    if len(call.channels) > 1:
+        call.freeze(f"enters '{call.path}' together with other tensors")
+        return None
+    return call.channels[0]
+
+
 def on_axis(call: Call, axis: int, what: str) -> Channels | None:
     """The only input's channels when they lie on `axis`; otherwise freezes them and returns None."""
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is not None and channels.axis != axis:
         call.freeze(f"enters '{call.path}' on axis {channels.axis}, but {what} works on axis {axis}")
         return None

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import mixes_channels, on_axis
+from autoprune.graph.rules.common import mixes_channels, on_axis, only_input
 from autoprune.graph.rules.registry import channel_rule, raw_rule
 from autoprune.graph.trace import Call
 from autoprune.models import keras_internals
@@ -15,7 +15,6 @@ layers = keras.layers
 @channel_rule(
     layers.ActivityRegularization,
     layers.AlphaDropout,
-    layers.Dropout,
     layers.ELU,
     layers.GaussianDropout,
     layers.GaussianNoise,
@@ -37,7 +36,16 @@ layers = keras.layers
 )
 def unchanged(call: Call) -> Channels | None:
     """Output channels are the input's."""
-    (channels,) = call.channels
+    return only_input(call)
+
+
+@channel_rule(layers.Dropout)
+def dropout(call: Call) -> Channels | None:
+    """A size in `noise_shape`, which has the axes of the input, follows the channels."""
+    channels = only_input(call)
+    shape = call.operation.noise_shape
+    if channels is not None and shape is not None and shape[channels.axis] not in (None, 1):
+        call.bind_attribute("noise_shape", channels.ids, channels.axis)
     return channels
 
 
@@ -54,7 +62,7 @@ def activation(call: Call) -> Channels | None:
 @channel_rule(layers.PReLU)
 def parametric_relu(call: Call) -> Channels | None:
     """The slopes `alpha` have the input's shape without the batch axis, and 1 along shared axes."""
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is not None and channels.axis not in (call.operation.shared_axes or ()):
         call.bind("alpha", channels.axis - 1, "follows", channels.ids)
     return channels
@@ -63,7 +71,7 @@ def parametric_relu(call: Call) -> Channels | None:
 @channel_rule(layers.Rescaling)
 def rescaling(call: Call) -> Channels | None:
     """A scalar scale and offset change nothing; values per channel are attributes that follow the channels."""
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is None:
         return None
     for name in ("scale", "offset"):
@@ -88,7 +96,7 @@ def layer_scale(call: Call) -> Channels | None:
 @raw_rule("LogSoftmax", "Softmax")
 def softmax(call: Call) -> Channels | None:
     """Along other axes than the channels' (attention over pixels) every channel is by itself."""
-    (channels,) = call.channels
+    channels = only_input(call)
     axes = keras.tree.flatten(call.operation.axis)
     if channels is not None and channels.axis in [axis % len(call.inputs[0].shape) for axis in axes]:
         call.freeze(f"enters '{call.path}', which is a softmax across the channels")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 
 from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import couple_runs, on_axis
+from autoprune.graph.rules.common import couple_runs, on_axis, only_input
 from autoprune.graph.rules.registry import channel_rule
 from autoprune.graph.trace import Call
 from autoprune.models import keras_internals
@@ -47,7 +47,7 @@ def batch_normalization(call: Call) -> Channels | None:
 @channel_rule(layers.LayerNormalization, layers.RMSNormalization)
 def layer_normalization(call: Call) -> Channels | None:
     """The parameters have the shape of the normalised axes; where the channels lie on another, none follow."""
-    (channels,) = call.channels
+    channels = only_input(call)
     axes = sorted(axis % len(call.inputs[0].shape) for axis in call.operation.axis)
     if channels is not None and channels.axis in axes:
         _follow(call, ("gamma", "beta", "scale"), axes.index(channels.axis), channels)

@@ -1,5 +1,6 @@
 """Flatten, Reshape and transpositions: the channels move to another axis, or repeat along a longer one."""
 
+import math
 from collections.abc import Callable
 
 import keras
@@ -8,6 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from autoprune.graph.channels import Channels
+from autoprune.graph.rules.common import only_input
 from autoprune.graph.rules.registry import channel_rule, raw_rule
 from autoprune.graph.trace import Call
 
@@ -42,7 +44,7 @@ def _fixed_shape(call: Call) -> tuple[int, ...] | None:
 @channel_rule(keras.layers.Flatten)
 def flatten(call: Call) -> Channels | None:
     """Position p of the output holds a channel once for every pixel; channels-first tensors are transposed first."""
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is None:
         return None
     shape = _fixed_shape(call)
@@ -79,12 +81,18 @@ def _reshaped(call: Call) -> Channels | None:
     Where they are spread over several axes (a split into groups, as for a channel shuffle), the output can only lose
     whole slices of one of them: channels in one slice are coupled, along the axis that leaves most to choose from.
     """
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is None:
         return None
+    if channels.axis == len(call.inputs[0].shape) - 1 and call.outputs[0].shape[-1] == len(channels.ids):
+        # The last axis stays as it is, whatever becomes of the others, the batch and unknown sizes included.
+        return Channels(len(call.outputs[0].shape) - 1, channels.ids)
     shape, target = _fixed_shape(call), call.outputs[0].shape[1:]
     if shape is None or any(size is None for size in target):
         call.freeze(f"is reshaped by '{call.path}' from an unknown size")
+        return None
+    if math.prod(shape) != math.prod(target):
+        call.freeze(f"is reshaped by '{call.path}' together with the batch")
         return None
     elements = spread_over(shape, channels).reshape(target)
     moved = single_axis(elements)
@@ -112,14 +120,14 @@ def _pieces(slices: np.ndarray) -> int:
 @channel_rule(keras.layers.Permute)
 def permute(call: Call) -> Channels | None:
     """The channels move with their axis. `dims` counts from 1, as the axes do here."""
-    (channels,) = call.channels
+    channels = only_input(call)
     return None if channels is None else Channels(1 + list(call.operation.dims).index(channels.axis), channels.ids)
 
 
 @raw_rule("ExpandDims", "Moveaxis", "Squeeze", "Swapaxes", "Transpose")
 def move_axes(call: Call) -> Channels | None:
     """The channels move with their axis."""
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is None:
         return None
     arguments = {name: getattr(call.operation, name) for name in _ARGUMENTS[type(call.operation).__name__]}

@@ -3,6 +3,7 @@
 import numpy as np
 
 from autoprune.graph.channels import Channels
+from autoprune.graph.rules.common import only_input
 from autoprune.graph.rules.registry import raw_rule
 from autoprune.graph.rules.reshaping import followed_axis
 from autoprune.graph.trace import Call
@@ -12,10 +13,10 @@ from autoprune.models import keras_internals
 @raw_rule("GetItem")
 def get_item(call: Call) -> Channels | None:
     """`x[..., a:b]` takes some of the channels; the bounds then count what is left before them."""
-    channels = call.channels[0]
+    channels = only_input(call)
     if channels is None:
         return None
-    part = keras_internals.key_per_axis(call.node)[channels.axis] if len(call.inputs) == 1 else None
+    part = keras_internals.key_per_axis(call.node)[channels.axis]
     if not isinstance(part, slice) or part.step not in (None, 1):
         call.freeze(f"is picked out one by one, or by step, in '{call.path}'")
         return None
@@ -32,7 +33,7 @@ def get_item(call: Call) -> Channels | None:
 @raw_rule("Split")
 def split(call: Call) -> list[Channels | None]:
     """Along the channel axis each part takes its run of channels; the indices then count what is left before them."""
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is None or call.operation.axis % len(call.inputs[0].shape) != channels.axis:
         return [channels] * len(call.outputs)
     bounds = keras_internals.read_attribute(call.operation, "indices_or_sections")
@@ -44,7 +45,7 @@ def split(call: Call) -> list[Channels | None]:
 @raw_rule("Amax", "Amin", "Max", "Mean", "Min", "Std", "Sum", "Var")
 def reduction(call: Call) -> Channels | None:
     """Over pixels the channels stay; over channels only a sum does not notice that some are gone."""
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is None:
         return None
     rank = len(call.inputs[0].shape)
@@ -60,7 +61,7 @@ def reduction(call: Call) -> Channels | None:
 @raw_rule("Flip", "Repeat", "Tile")
 def rearranged(call: Call) -> Channels | None:
     """Along the channel axis the channels come in another order, or several times."""
-    (channels,) = call.channels
+    channels = only_input(call)
     if channels is None:
         return None
     operation, rank = call.operation, len(call.inputs[0].shape)
@@ -85,7 +86,7 @@ def rearranged(call: Call) -> Channels | None:
 @raw_rule("Pad")
 def pad(call: Call) -> Channels | None:
     """Pixels are padded as a layer would; constants before and after the channels are channels that cannot go."""
-    channels = call.channels[0]
+    channels = only_input(call)
     if channels is None:
         return None
     rank = len(call.inputs[0].shape)
