@@ -57,7 +57,7 @@ class Evaluator:
         self._data = data
         self._cost_model = cost_model
         self._settings = settings or EvaluationSettings()
-        self._surgeon = Surgeon(model, planner.all_groups)
+        self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
         self._failed: set[str] = set()
 

@@ -144,8 +144,9 @@ class Call:
             The numbers along that axis.
         """
         keras_variable = keras_internals.layer_variable(self.operation, variable)
-        axis %= len(keras_variable.shape)
-        size = keras_variable.shape[axis]
+        shape = keras_internals.shape_of(keras_variable)
+        axis %= len(shape)
+        size = shape[axis]
         if ids is None:
             ids = self.new(size)
         elif len(ids) != size:
@@ -155,7 +156,7 @@ class Call:
     def bound(self, variable: str, axis: int) -> np.ndarray | None:
         """Numbers that an axis of one of the layer's variables has been bound to, or None."""
         keras_variable = keras_internals.layer_variable(self.operation, variable)
-        return self._trace._carried.get((id(keras_variable), axis % len(keras_variable.shape)))
+        return self._trace._carried.get((id(keras_variable), axis % len(keras_internals.shape_of(keras_variable))))
 
     def bind_attribute(self, attribute: str, ids: np.ndarray, position: int = -1) -> None:
         """Declare that an attribute of the layer holds the number of these channels.

@@ -117,10 +117,11 @@ class Planner:
     def _check_unchanged(self) -> None:
         """Refuse to plan by scores of channels that are gone."""
         for (layer, name), (variable, shape) in self._shapes.items():
-            if tuple(variable.shape) != shape:
+            now = keras_internals.shape_of(variable)
+            if now != shape:
                 raise PlanError(
                     f"The model was pruned after this planner scored its channels: the {name} of '{layer}' had shape "
-                    f"{shape} and has {tuple(variable.shape)}. Make a new Planner for the model as it is now, or "
+                    f"{shape} and has {now}. Make a new Planner for the model as it is now, or "
                     "restore the model first."
                 )
 
@@ -178,7 +179,7 @@ def _shapes(model: Any, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str],
     layers = keras_internals.layers_by_path(model)
     members = {(m.layer, m.name) for group in groups for m in group.members if not m.is_attribute}
     variables = {key: keras_internals.layer_variable(layers[key[0]], key[1]) for key in sorted(members)}
-    return {key: (variable, tuple(variable.shape)) for key, variable in variables.items()}
+    return {key: (variable, keras_internals.shape_of(variable)) for key, variable in variables.items()}
 
 
 def _nothing_prunable(model: Any, groups: Sequence[ChannelGroup]) -> str:

@@ -26,15 +26,18 @@ class Surgeon:
     Args:
         model: a built Functional or Sequential model, not yet pruned.
         groups: its channel groups, if they are known already.
+        fingerprint: its architecture's fingerprint, likewise.
 
     Raises:
         ModelError: the model has no graph to follow.
     """
 
-    def __init__(self, model: Any, groups: tuple[ChannelGroup, ...] | None = None) -> None:
+    def __init__(
+        self, model: Any, groups: tuple[ChannelGroup, ...] | None = None, fingerprint: str | None = None
+    ) -> None:
         self.model = model
         self.groups = find_groups(model) if groups is None else groups
-        self.fingerprint = architecture_fingerprint(model)
+        self.fingerprint = fingerprint or architecture_fingerprint(model)
         self._operations = keras_internals.operations_by_path(model)
         self._pruned = False
 

@@ -65,7 +65,7 @@ class Finisher:
         self._data = data
         self._cost_model = cost_model
         self._settings = settings
-        self._surgeon = Surgeon(model, planner.all_groups)
+        self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
 
     def finish(self, name: str, evaluation: Evaluation, on_progress: OnProgress | None = None) -> Finished:

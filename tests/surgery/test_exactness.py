@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from oracle import kept_by_layer, outputs_of, zeroed_outputs
+from plans import uneven_plan
 from topologies import TOPOLOGIES, images_for, made
 
 from autoprune.graph import find_groups
@@ -13,13 +14,6 @@ from autoprune.surgery import Surgeon, apply_plan
 NAMES = sorted(TOPOLOGIES)
 # Trained by a compiled function; the others eagerly, which needs no compilation and takes the same steps.
 COMPILED = ("growing_concatenation", "residual", "vision_transformer")
-
-
-def uneven_plan(model, seed=0):
-    """Another keep ratio for every group, and random channels: nothing that happens to be symmetric."""
-    generator = np.random.default_rng(seed)
-    ratios = {group.name: float(generator.uniform(0.3, 0.9)) for group in find_groups(model) if group.prunable}
-    return make_plan(model, ratios, importance="random", multiple_of=1, seed=seed)
 
 
 @pytest.mark.parametrize("name", NAMES)

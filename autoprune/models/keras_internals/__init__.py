@@ -49,6 +49,7 @@ from autoprune.models.keras_internals.variables import (
     array_of,
     put_back,
     replace_value,
+    shape_of,
     storage,
     value_of,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "set_batch_shape",
     "set_build_shapes",
     "set_tensor_shape",
+    "shape_of",
     "slot_lists",
     "storage",
     "tracked_variables",

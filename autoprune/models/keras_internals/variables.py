@@ -23,6 +23,11 @@ def array_of(variable: Any) -> np.ndarray:
     return stored.value()._numpy() if _is_mutable(stored) else np.asarray(stored)
 
 
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """The variable's shape as plain integers, without the backend's class of shapes around it."""
+    return tuple(variable._shape)
+
+
 def put_back(variable: Any, stored: Any, value: Any) -> None:
     """Put storage taken by `storage` back with the value that `value_of` took; the variable keeps its identity."""
     if _is_mutable(stored):
