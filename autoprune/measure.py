@@ -1,7 +1,8 @@
 """`python -m autoprune.measure`: what a model costs on one target, or on every TPU generation."""
 
 import dataclasses
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from autoprune import cli
 from autoprune.cost import open_cost_model
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.client import CompilerClient
+from autoprune.cost.model import CostModel
+from autoprune.cost.sweep import uniform_sweep
 from autoprune.errors import ModelError
 from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.models.files import load_model
+from autoprune.planning import Planner
 from autoprune.records import CostReport, Target
-from autoprune.reporting.console import CONSOLE
+from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
+from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
 from autoprune.reporting.tables import cost_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings, from_config
 
@@ -31,22 +36,37 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostReport]:
         groups = find_groups(model)
         CONSOLE.print(group_table(groups))
         write_json(folder / "groups.json", group_data(groups))
-    reports = costs(model, settings.target)
-    CONSOLE.print(cost_table(model.name, reports))
-    write_json(folder / "costs.json", [dataclasses.asdict(report) for report in reports])
+    with opened(settings.target) as cost_models:
+        reports = [cost_model.submit(model).result() for cost_model in cost_models]
+        CONSOLE.print(cost_table(model.name, reports))
+        write_json(folder / "costs.json", [dataclasses.asdict(report) for report in reports])
+        if settings.sweep:
+            sweep(model, cost_models, settings, folder)
     return reports
 
 
-def costs(model: Any, settings: TargetSettings) -> list[CostReport]:
-    """The cost of a model on one target, or on all TPU generations; one compiler process serves them all."""
+def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSettings, folder: Path) -> None:
+    """Cost the model at every keep ratio, all groups pruned alike; print, plot and save the staircase."""
+    planner = Planner(model, constraints=settings.constraints)
+    with stage("sweep", len({1.0, *settings.keep_ratios})) as shown:
+        rows = uniform_sweep(
+            model, cost_models, settings.keep_ratios, planner, lambda done: shown.advance(done, "plans compiled")
+        )
+    CONSOLE.print(sweep_table(model.name, rows))
+    write_json(folder / "sweep.json", sweep_data(rows))
+    plot_sweep(model.name, rows, folder / "sweep.png")
+    CONSOLE.print(f"plot: {folder / 'sweep.png'}")
+
+
+@contextmanager
+def opened(settings: TargetSettings) -> Iterator[list[CostModel]]:
+    """A cost model for the target, or for each TPU generation; one compiler process serves them all."""
     names = list(CHIPS) if settings.name == "all" else [settings.name]
-    reports = []
-    with closing(CompilerClient()) as client:
-        for name in names:
-            target = Target(name, settings.batch_size, settings.dtype)
-            with closing(open_cost_model(target, cache=settings.cache, client=client)) as cost_model:
-                reports.append(cost_model.submit(model).result())
-    return reports
+    with ExitStack() as stack:
+        client = stack.enter_context(closing(CompilerClient()))
+        targets = [Target(name, settings.batch_size, settings.dtype) for name in names]
+        opened_models = [open_cost_model(target, cache=settings.cache, client=client) for target in targets]
+        yield [stack.enter_context(closing(cost_model)) for cost_model in opened_models]
 
 
 def _model(settings: ModelSettings) -> Any:

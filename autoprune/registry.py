@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from autoprune.errors import UnknownNameError
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -19,6 +20,28 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"Did you mean '{near[0]}'? " if near else ""
     return f"{guess}Known: {', '.join(known) or 'none'}."
+
+
+def entering(table: dict[K, T], keys: Iterable[K], refusal: str) -> Callable[[T], T]:
+    """Decorator that enters one thing in a table under several keys.
+
+    Args:
+        table: is added to.
+        keys: classes or names.
+        refusal: what to say of a key that is taken, such as "{} has a channel rule already".
+
+    Raises:
+        ValueError: a key is taken.
+    """
+
+    def enter(entry: T) -> T:
+        for key in keys:
+            if key in table:
+                raise ValueError(refusal.format(getattr(key, "__name__", key)))
+            table[key] = entry
+        return entry
+
+    return enter
 
 
 class Registry(Generic[T]):

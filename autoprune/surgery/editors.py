@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from autoprune.registry import entering
+
 Editor = Callable[[Any], None]
 
 _EDITORS: dict[type, Editor] = {}
@@ -27,15 +29,7 @@ def layer_editor(*layer_classes: type) -> Callable[[Editor], Editor]:
     Raises:
         ValueError: a class has an editor already.
     """
-
-    def enter(editor: Editor) -> Editor:
-        for layer_class in layer_classes:
-            if layer_class in _EDITORS:
-                raise ValueError(f"{layer_class.__name__} has an editor already")
-            _EDITORS[layer_class] = editor
-        return editor
-
-    return enter
+    return entering(_EDITORS, layer_classes, "{} has an editor already")
 
 
 def edit_derived(layers: Iterable[Any]) -> None:

@@ -50,6 +50,25 @@ def test_groups_of_a_file(tmp_path):
     assert "measured" in said
 
 
+def test_sweep_over_uniform_ratios(tmp_path):
+    options = ("model=plain_cnn", "model.width=0.5", "target=tpu_v5e", "sweep=uniform", "keep_ratios=[0.5,0.25]")
+    folder, done = run_in(tmp_path, *options, module="measure")
+    dense, half, quarter = json.loads((folder / "sweep.json").read_text())
+    assert [row["keep_ratio"] for row in (dense, half, quarter)] == [1.0, 0.5, 0.25]
+    assert dense["reports"][0] == json.loads((folder / "costs.json").read_text())[0]
+    assert dense["reports"][0]["latency"] > half["reports"][0]["latency"] > quarter["reports"][0]["latency"]
+    assert half["channels"] == 0.5
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "FLOPs left" in done.stdout
+
+
+def test_sweep_refuses_what_cannot_be(tmp_path):
+    done = command("sweep=evolution", module="measure", cwd=tmp_path)
+    assert "sweep must be uniform, or null. Received: evolution" in done.stderr
+    done = command("sweep=uniform", "keep_ratios=[1.5]", "target=cpu", module="measure", cwd=tmp_path)
+    assert "A keep ratio is above 0 and at most 1. Received: 1.5" in done.stderr
+
+
 def test_unknown_target(tmp_path):
     done = command("target=tpu_v5", module="measure", cwd=tmp_path)
     assert done.returncode != 0

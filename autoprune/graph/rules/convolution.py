@@ -30,22 +30,22 @@ def _produce(call: Call, variable: str, axis: int, attribute: str) -> np.ndarray
     return ids
 
 
-def _unsupported(call: Call) -> str:
-    """Why this instance of a layer cannot be pruned; empty when it can."""
+def _is_left_whole(call: Call) -> bool:
+    """Whether this instance of a layer cannot be pruned; what enters it is frozen then, with the reason."""
     layer = call.operation
     if getattr(layer, "lora_enabled", False):
-        return "has LoRA weights"
+        call.freeze(f"enters '{call.path}', which has LoRA weights")
+        return True
     if layer.quantization_mode is not None:
-        return f"is quantised ({layer.quantization_mode})"
-    return ""
+        call.freeze(f"enters '{call.path}', which is quantised ({layer.quantization_mode})")
+        return True
+    return False
 
 
 def _convolve(call: Call, in_axis: int, out_axis: int) -> Channels | None:
     layer = call.operation
     axis = channel_axis(layer, len(call.inputs[0].shape))
-    problem = _unsupported(call)
-    if problem:
-        call.freeze(f"enters '{call.path}', which {problem}")
+    if _is_left_whole(call):
         return None
     _consume(call, "kernel", in_axis, on_axis(call, axis, "the convolution"))
     ids = _produce(call, "kernel", out_axis, "filters")
@@ -69,9 +69,7 @@ def _grouped_convolution(call: Call) -> Channels | None:
     """
     layer = call.operation
     axis = channel_axis(layer, len(call.inputs[0].shape))
-    problem = _unsupported(call)
-    if problem:
-        call.freeze(f"enters '{call.path}', which {problem}")
+    if _is_left_whole(call):
         return None
     channels = on_axis(call, axis, "the convolution")
     inputs, outputs = call.inputs[0].shape[axis] // layer.groups, layer.filters // layer.groups
@@ -111,9 +109,7 @@ def transposed_convolution(call: Call) -> Channels | None:
 def dense(call: Call) -> Channels | None:
     """Kernel (in, out) on the last axis."""
     rank = len(call.inputs[0].shape)
-    problem = _unsupported(call)
-    if problem:
-        call.freeze(f"enters '{call.path}', which {problem}")
+    if _is_left_whole(call):
         return None
     _consume(call, "kernel", 0, on_axis(call, rank - 1, "the dense layer"))
     return check_activation(call, Channels(rank - 1, _produce(call, "kernel", 1, "units")))
@@ -122,9 +118,7 @@ def dense(call: Call) -> Channels | None:
 @channel_rule(layers.Embedding)
 def embedding(call: Call) -> Channels | None:
     """A table (words, out): every feature is a channel on the last axis of the output."""
-    problem = _unsupported(call)
-    if problem:
-        call.freeze(f"enters '{call.path}', which {problem}")
+    if _is_left_whole(call):
         return None
     ids = call.bind("embeddings", 1, "produces")
     call.bind_attribute("output_dim", ids)

@@ -12,6 +12,7 @@ import keras
 
 from autoprune.graph.trace import Rule
 from autoprune.models import keras_internals
+from autoprune.registry import entering
 
 _LAYER_RULES: dict[type, Rule] = {}
 _RAW_RULES: dict[str, Rule] = {}
@@ -40,28 +41,12 @@ def channel_rule(*layer_classes: type) -> Callable[[Rule], Rule]:
     Raises:
         ValueError: a class has a rule already.
     """
-
-    def enter(rule: Rule) -> Rule:
-        for layer_class in layer_classes:
-            if layer_class in _LAYER_RULES:
-                raise ValueError(f"{layer_class.__name__} has a channel rule already")
-            _LAYER_RULES[layer_class] = rule
-        return rule
-
-    return enter
+    return entering(_LAYER_RULES, layer_classes, "{} has a channel rule already")
 
 
 def raw_rule(*names: str) -> Callable[[Rule], Rule]:
     """Decorator that enters a rule for raw `keras.ops` operations by class name (`Add`, `Relu`, ...)."""
-
-    def enter(rule: Rule) -> Rule:
-        for name in names:
-            if name in _RAW_RULES:
-                raise ValueError(f"the raw operation {name} has a channel rule already")
-            _RAW_RULES[name] = rule
-        return rule
-
-    return enter
+    return entering(_RAW_RULES, names, "the raw operation {} has a channel rule already")
 
 
 def rule_for(operation: Any) -> Rule | None:
