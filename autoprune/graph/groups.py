@@ -34,7 +34,7 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     resolved = {key: merged[ids] for key, ids in arrays.items()}
     slots = [(slot, resolved[id(slot.ids)]) for slot in traced.slots]
     runs = _by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
-    members = _members(slots, [order for _, order in runs], len(merged))
+    members = _members(slots, [order for _, order in runs], merged)
     groups = []
     names: set[str] = set()
     for (first, order), of_group in zip(runs, members, strict=True):
@@ -81,21 +81,24 @@ def _by_carriers(
     return [(first, np.array(channels)) for (first, _), channels in runs.items()]
 
 
-def _members(slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], count: int) -> list[list[Member]]:
+def _members(slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], merged: np.ndarray) -> list[list[Member]]:
     """For every group the slots that hold some of its channels, with their index in the group along the axis."""
     # One more entry than channels, for none.
+    count = len(merged)
     group, index = np.full(count + 1, -1), np.full(count + 1, -1)
     for number, order in enumerate(runs):
         group[order] = number
         index[order] = np.arange(len(order))
     members: list[list[Member]] = [[] for _ in runs]
-    parts: dict[int, list[tuple[int, np.ndarray]]] = {}
+    parts: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
     for slot, along in slots:
-        if id(along) not in parts:
+        axis = along if slot.axis_ids is None else merged[slot.axis_ids]
+        key = (id(along), id(slot.axis_ids))
+        if key not in parts:
             owners, places = group[along], index[along]
-            present = np.unique(owners[owners >= 0])
-            parts[id(along)] = [(owner, np.where(owners == owner, places, -1)) for owner in present]
-        for owner, channels in parts[id(along)]:
+            present = np.unique(group[axis])
+            parts[key] = [(owner, np.where(owners == owner, places, -1)) for owner in present if owner >= 0]
+        for owner, channels in parts[key]:
             members[owner].append(Member(slot.layer, slot.name, slot.axis, slot.role, channels))
     return members
 

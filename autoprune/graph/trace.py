@@ -22,7 +22,8 @@ Rule = Callable[["Call"], "Channels | list[Channels | None] | None"]
 class Slot:
     """An axis of a variable, or an attribute, whose length follows `ids`. See `records.Member` for the fields.
 
-    `width` is the number of features that each position stands for.
+    `width` is the number of features that each position stands for. An attribute that counts only some channels of an
+    axis, such as the bound of a slice, is written anew when any of `axis_ids`, all channels of that axis, goes.
     """
 
     layer: str
@@ -31,6 +32,7 @@ class Slot:
     role: Role
     ids: np.ndarray
     width: int = 1
+    axis_ids: np.ndarray | None = None
 
 
 @dataclass
@@ -40,13 +42,22 @@ class Trace:
     Attributes:
         table: numbers, equalities and freezes.
         slots: axes of variables and attributes that carry channels, in data-flow order.
+        used: variables that are arguments of operations, with the path of the operation.
     """
 
     table: ChannelTable = field(default_factory=ChannelTable)
     slots: list[Slot] = field(default_factory=list)
+    used: list[tuple[Any, str]] = field(default_factory=list)
     # What carries channels, by the axis of a variable or position of an attribute; and what each call bound.
     _carried: dict[tuple, np.ndarray] = field(default_factory=dict)
     _bound: dict[int, list[tuple[str, set[tuple]]]] = field(default_factory=dict)
+
+    def freeze_what_is_used_raw(self) -> None:
+        """Variables that are also arguments of other operations must stay as these expect them."""
+        for variable, path in self.used:
+            for axis in range(len(keras_internals.shape_of(variable))):
+                if (id(variable), axis) in self._carried:
+                    self.table.freeze(self._carried[id(variable), axis], f"is on a variable that enters '{path}'")
 
     def freeze_what_only_some_calls_follow(self) -> None:
         """A layer called several times shrinks for all calls: what one of them cannot follow must stay whole."""
@@ -107,6 +118,12 @@ class Call:
         """The inputs' channels that are known."""
         return [channels for channels in self.channels if channels is not None]
 
+    @property
+    def constants(self) -> list[Any]:
+        """Arrays, and variables of other layers, among the arguments, at any depth; plain numbers are none."""
+        found = keras.tree.flatten((self.args, self.kwargs))
+        return [value for value in found if not isinstance(value, keras.KerasTensor) and len(_shape_of(value)) > 0]
+
     def new(self, size: int) -> np.ndarray:
         """Numbers for channels that this call makes."""
         return self._trace.table.new(size)
@@ -158,15 +175,19 @@ class Call:
         keras_variable = keras_internals.layer_variable(self.operation, variable)
         return self._trace._carried.get((id(keras_variable), axis % len(keras_internals.shape_of(keras_variable))))
 
-    def bind_attribute(self, attribute: str, ids: np.ndarray, position: int = -1) -> None:
+    def bind_attribute(
+        self, attribute: str, ids: np.ndarray, position: int = -1, axis_ids: np.ndarray | None = None
+    ) -> None:
         """Declare that an attribute of the layer holds the number of these channels.
 
         Args:
             attribute: name of an integer attribute, or of a tuple.
             ids: the channels it counts.
             position: index into the tuple; -1 for a plain integer.
+            axis_ids: all channels of the axis, where the attribute counts only some of them.
         """
-        self._carry((id(self.operation), attribute, position), Slot(self.path, attribute, position, "sets", ids))
+        slot = Slot(self.path, attribute, position, "sets", ids, axis_ids=axis_ids)
+        self._carry((id(self.operation), attribute, position), slot)
 
     def bind_values(self, attribute: str, axis: int, ids: np.ndarray) -> None:
         """Declare that an attribute of the layer holds a value for each of these channels along an axis.
@@ -215,6 +236,7 @@ def trace(model: Any, find_rule: Callable[[Any], Rule | None]) -> Trace:
     result = Trace()
     outputs = _walk(result, graph, [None] * len(graph.inputs), "", find_rule)
     result.freeze_what_only_some_calls_follow()
+    result.freeze_what_is_used_raw()
     for tensor, channels in zip(graph.outputs, outputs, strict=True):
         if channels is not None:
             maker = keras_internals.maker_of(tensor)
@@ -237,9 +259,10 @@ def _walk(
         if node.is_input or isinstance(operation, keras.layers.InputLayer):
             continue
         channels = [known.get(id(tensor)) for tensor in node.input_tensors]
-        if keras_internals.is_graph(operation):
+        entering = keras_internals.entering_tensors(operation, node) if keras_internals.is_graph(operation) else None
+        if entering is not None:
             inner = keras_internals.graph_of(operation)
-            outputs = _walk(result, inner, channels, f"{path}/", find_rule)
+            outputs = _walk(result, inner, [known.get(id(tensor)) for tensor in entering], f"{path}/", find_rule)
         else:
             outputs = _apply(result, node, path, channels, find_rule(operation))
         known.update((id(tensor), c) for tensor, c in zip(node.outputs, outputs, strict=True))
@@ -251,6 +274,7 @@ def _apply(
 ) -> list[Channels | None]:
     """Ask the rule about one call; without a rule, freeze what the call touches."""
     call = Call(result, node, path, channels)
+    result.used.extend((value, path) for value in call.constants if isinstance(value, keras.Variable))
     if rule is None:
         kind = type(node.operation).__name__
         call.freeze(f"enters '{path}' ({kind}), which {_why_no_rule(kind)}")
@@ -258,6 +282,10 @@ def _apply(
     outputs = rule(call)
     outputs = outputs if isinstance(outputs, list) else [outputs] * len(node.outputs)
     return [_checked(call, tensor, channels) for tensor, channels in zip(node.outputs, outputs, strict=True)]
+
+
+def _shape_of(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
 
 
 def _why_no_rule(kind: str) -> str:

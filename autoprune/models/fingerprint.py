@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from autoprune.errors import ModelError
+
 # What a trained model does and costs does not depend on these.
 _IRRELEVANT = (
     "initializer",
@@ -26,8 +28,16 @@ def architecture_fingerprint(model: Any) -> str:
 
     Returns:
         16 hexadecimal digits.
+
+    Raises:
+        ModelError: Keras has no config for one of its layers.
     """
-    config = keras.saving.serialize_keras_object(model)
+    try:
+        config = keras.saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise ModelError(
+            f"The model '{model.name}' cannot be saved by Keras, and so neither be planned for: {str(error).strip()}"
+        ) from error
     return _digest(json.dumps(_canonical(config, {}), sort_keys=True).encode())
 
 

@@ -1,5 +1,6 @@
 """Turns keep ratios into a plan: widths snapped to legal ones, the least important channels dropped."""
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,9 +133,9 @@ class Planner:
         for name, ratio in keep_ratios.items():
             if name not in names:
                 raise PlanError(f"The model has no prunable group '{name}'. {suggestion(name, names)}")
-            if not 0 < ratio <= 1:
+            if isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0 < ratio <= 1:
                 raise PlanError(
-                    f"A keep ratio is above 0 and at most 1. Received: {ratio} for group '{name}'. "
+                    f"A keep ratio is above 0 and at most 1. Received: {ratio!r} for group '{name}'. "
                     "To drop a tenth of the channels, write 0.9."
                 )
         return {group.name: float(keep_ratios.get(group.name, 1.0)) for group in self.groups}

@@ -72,16 +72,25 @@ def ordered_calls(graph: Any) -> list[Any]:
 def _refresh_nested(operation: Any, node: Any, edited: set[int], changed: set[int]) -> bool:
     """Bring a nested model up to date with what enters it; returns whether its outputs changed shape."""
     inner = keras_internals.graph_of(operation)
-    before = [tuple(tensor.shape) for tensor in inner.outputs]
-    for outer, entry in zip(node.input_tensors, inner.inputs, strict=True):
-        if tuple(outer.shape) != tuple(entry.shape):
-            keras_internals.set_tensor_shape(entry, outer.shape)
+    for outer, entry in zip(keras_internals.entering_tensors(operation, node) or [], inner.inputs, strict=False):
+        if outer is None:
+            continue
+        # Sizes that the nested model leaves open stay open: other callers have others.
+        pairs = zip(outer.shape, entry.shape, strict=True)
+        shape = tuple(own if own is None or size is None else size for size, own in pairs)
+        if shape != tuple(entry.shape):
+            keras_internals.set_tensor_shape(entry, shape)
             changed.add(id(entry))
             layer = keras_internals.maker_of(entry)
             if isinstance(layer, keras.layers.InputLayer):
-                keras_internals.set_batch_shape(layer, outer.shape)
+                keras_internals.set_batch_shape(layer, shape)
     refresh_shapes(inner, edited, changed)
-    return before != [tuple(tensor.shape) for tensor in inner.outputs]
+    # Against what the caller knows: another nested model may have changed tensors that both share.
+    return any(
+        own not in (None, size)
+        for tensor, known in zip(inner.outputs, node.outputs, strict=True)
+        for own, size in zip(tensor.shape, known.shape, strict=True)
+    )
 
 
 def _refresh_layer(layer: Any, changed: set[int]) -> None:
@@ -97,17 +106,18 @@ def _refresh_layer(layer: Any, changed: set[int]) -> None:
     args, kwargs = keras_internals.arguments_of(call)
     built_with = keras_internals.build_shapes(layer)
     if built_with and len(built_with) == 1:
-        inputs = args[0] if args else next(iter(kwargs.values()))
+        inputs = args[0] if args else kwargs[keras_internals.call_arguments(layer)[0]]
         built_with = dict.fromkeys(built_with, keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs))
     elif built_with:
         # Such as `query_shape` and `value_shape`, for arguments `query` and `value`.
         named = dict(zip(keras_internals.call_arguments(layer), args, strict=False)) | kwargs
         built_with = {name: _shape_of(named.get(name.removesuffix("_shape")), was) for name, was in built_with.items()}
     _set_shapes(layer, first, built_with)
-    if isinstance(layer, keras.layers.Wrapper):
-        inside = (first[0], *first[2:]) if isinstance(layer, keras.layers.TimeDistributed) else first
-        built_with = keras_internals.build_shapes(layer.layer)
-        _set_shapes(layer.layer, inside, built_with and dict.fromkeys(built_with, inside))
+    while isinstance(layer, keras.layers.Wrapper):
+        first = (first[0], *first[2:]) if isinstance(layer, keras.layers.TimeDistributed) else first
+        layer = layer.layer
+        built_with = keras_internals.build_shapes(layer)
+        _set_shapes(layer, first, built_with and dict.fromkeys(built_with, first))
 
 
 def _shape_of(tensor: Any, otherwise: Any) -> Any:
@@ -117,7 +127,7 @@ def _shape_of(tensor: Any, otherwise: Any) -> Any:
 
 def _set_shapes(layer: Any, first: tuple[int | None, ...], built_with: dict[str, Any] | None) -> None:
     """Let a layer expect a first input of this shape, and be built with these shapes when loaded."""
-    if isinstance(layer.input_spec, keras.InputSpec):
+    if isinstance(layer.input_spec, keras.InputSpec) and not keras_internals.is_graph(layer):
         layer.input_spec = _refreshed_spec(layer.input_spec, first)
     keras_internals.set_build_shapes(layer, built_with)
 

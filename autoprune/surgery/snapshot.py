@@ -28,7 +28,14 @@ class Snapshot:
             (operations[path], name, keras_internals.attribute_state(operations[path], name))
             for path, name in sorted(attributes)
         ]
-        self._layers = [(layer, layer.input_spec, keras_internals.build_shapes(layer)) for layer in layers.values()]
+        # A nested model derives its input spec from its inputs; setting it would fix it for good.
+        self._specs = [(layer, layer.input_spec) for layer in layers.values() if not keras_internals.is_graph(layer)]
+        self._built = [(layer, keras_internals.build_shapes(layer)) for layer in layers.values()]
+        self._initializers = [
+            (layer, name, value)
+            for layer in layers.values()
+            for name, value in keras_internals.array_initializers(layer).items()
+        ]
         self._inputs = [
             (layer, layer.batch_shape) for layer in layers.values() if isinstance(layer, keras.layers.InputLayer)
         ]
@@ -36,6 +43,7 @@ class Snapshot:
         self._optimizer = keras_internals.optimizer_of(model)
         slots = self._optimizer.variables if self._optimizer is not None else []
         self._slots = [_remember(variable) for variable in slots]
+        self._optimizer_built = self._optimizer is not None and self._optimizer.built
 
     def restore(self) -> None:
         """Put the model back: variables, attributes, shapes and optimiser state are what they were, to the bit."""
@@ -43,19 +51,33 @@ class Snapshot:
             keras_internals.put_back(variable, stored, value)
         for operation, name, state in self._attributes:
             keras_internals.restore_attribute(operation, name, state)
-        for layer, spec, shapes in self._layers:
+        for layer, spec in self._specs:
             layer.input_spec = spec
+        for layer, shapes in self._built:
             keras_internals.set_build_shapes(layer, shapes)
+        for layer, name, value in self._initializers:
+            setattr(layer, name, value)
         for layer, shape in self._inputs:
             keras_internals.set_batch_shape(layer, shape)
         for tensor, shape in self._tensors:
             keras_internals.set_tensor_shape(tensor, shape)
-        edit_derived(layer for layer, _, _ in self._layers)
-        if self._optimizer is not keras_internals.optimizer_of(self._model):
-            self._model.optimizer = self._optimizer
-        if self._optimizer is not None and self._optimizer.built:
-            keras_internals.renew_identities(self._optimizer)
+        edit_derived(layer for layer, _ in self._built)
+        self._restore_optimizer()
         keras_internals.forget_compiled_functions(self._model)
+
+    def _restore_optimizer(self) -> None:
+        """The optimiser of then, with the state of then; one that has got state since starts anew."""
+        now = keras_internals.optimizer_of(self._model)
+        if self._optimizer_built:
+            if now is not self._optimizer:
+                self._model.optimizer = self._optimizer
+            keras_internals.renew_identities(self._optimizer)
+            return
+        optimizer = now if self._optimizer is None else self._optimizer
+        if optimizer is not None and optimizer.built:
+            optimizer = type(optimizer).from_config(optimizer.get_config())
+        if optimizer is not now:
+            self._model.optimizer = optimizer
 
 
 def _remember(variable: Any) -> tuple[Any, Any, Any]:

@@ -106,9 +106,9 @@ class Surgeon:
             group = groups[name]
             if not group.prunable:
                 raise PlanError(f"The plan prunes the group '{name}', which cannot be: it {group.reason}.")
-            if plan.sizes[name] != group.size:
+            if plan.sizes.get(name) != group.size:
                 raise PlanError(
-                    f"The plan is for another model: its group '{name}' has {plan.sizes[name]} channels, that of "
+                    f"The plan is for another model: its group '{name}' has {plan.sizes.get(name)} channels, that of "
                     f"'{self.model.name}' has {group.size}. Was the model pruned already?"
                 )
         if plan.model != self.fingerprint:
@@ -117,6 +117,22 @@ class Surgeon:
                 "The groups agree, but an operation, a connection or the input size differs."
             )
         check_indices(plan)
+        self._check_unchanged(plan)
+
+    def _check_unchanged(self, plan: Plan) -> None:
+        """Refuse to cut by groups of a model that someone else has pruned since they were found."""
+        for group in self.groups:
+            for member in group.members if group.name in plan.kept else ():
+                if member.is_attribute:
+                    continue
+                variable = keras_internals.layer_variable(self._operations[member.layer], member.name)
+                length = keras_internals.shape_of(variable)[member.axis]
+                if length != len(member.channels):
+                    raise PlanError(
+                        f"The model was pruned after this surgeon looked at it: axis {member.axis} of the "
+                        f"{member.name} of '{member.layer}' had {len(member.channels)} positions and has {length}. "
+                        "Make a new Surgeon and plan for the model as it is now, or restore the model first."
+                    )
 
     def _cut(self, slices: Slices) -> tuple[list[VariableChange], str]:
         """Slice variables and set attributes, then bring shapes, optimiser and compiled functions up to date."""
@@ -140,6 +156,7 @@ class Surgeon:
             value = keras_internals.array_of(variable)
             kept = take(value, axes)
             keras_internals.replace_value(variable, kept)
+            _cut_initializer(self._operations[path], name, value.shape, axes)
             changes.append(VariableChange(path, name, value.shape, kept.shape))
             masks[id(variable)] = axes
         return changes, masks
@@ -165,3 +182,11 @@ class Surgeon:
             elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
                 left[group.name] = "is kept whole by the plan"
         return left
+
+
+def _cut_initializer(layer: Any, name: str, shape: tuple[int, ...], axes: dict[int, np.ndarray]) -> None:
+    """An initialiser with a value for each element goes into the saved file and must have the variable's new shape."""
+    attribute = f"{name}_initializer"
+    initializer = keras_internals.array_initializers(layer).get(attribute)
+    if initializer is not None and np.shape(initializer.value) == shape:
+        setattr(layer, attribute, type(initializer)(take(np.asarray(initializer.value), axes)))

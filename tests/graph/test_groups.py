@@ -238,7 +238,7 @@ def classifier_with(middle, channels=6):
         (lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (1, 1)), mode="reflect"), "is padded along the channels"),
         (lambda x: ops.transpose(ops.transpose(x)), "takes the place of the batch in 'transpose"),
         (lambda x: ops.repeat(x, [1, 2, 1, 1, 1, 1], axis=-1), "is repeated one by one"),
-        (lambda x: ops.concatenate([x, np.ones((2, 4, 4, 1), "float32")], -1), "meets channels of unknown origin"),
+        (lambda x: ops.concatenate([x, np.ones((2, 4, 4, 1), "float32")], -1), "is concatenated in .* with a constant"),
         (lambda x: x * np.arange(6, dtype="float32"), "with a tensor whose channels are fixed"),
         (lambda x: ops.cumsum(x, axis=-1), r"\(Cumsum\), which has no channel rule"),
         (layers.BatchNormalization(axis=1), "on axis 3, but batch normalisation works on axis 1"),

@@ -29,6 +29,25 @@ def test_pruned_equals_original_with_removed_channels_zeroed(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_group_can_go_alone(name):
+    """What one group leaves of a slice, a split or a shuffle is told apart from what the others leave."""
+    model = made(name)
+    images = images_for(model)
+    groups = find_groups(model)
+    surgeon = Surgeon(model, groups)
+    snapshot = surgeon.snapshot()
+    for group in groups:
+        if not group.prunable:
+            continue
+        plan = make_plan(model, {group.name: 0.6}, importance="random", multiple_of=1, seed=len(group.name))
+        expected = zeroed_outputs(model, kept_by_layer(groups, plan), images)
+        with surgeon.pruned(plan, snapshot):
+            outputs = outputs_of(model, images)
+        for output, wanted in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(output, wanted, rtol=2e-5, atol=2e-5, err_msg=group.name)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_keeping_everything_changes_no_bit(name):
     model = made(name)
     images = images_for(model)

@@ -17,6 +17,8 @@ ELEMENTWISE_ACTIVATIONS = frozenset(
     }
 )
 
+ELEMENTWISE_LAYERS = (keras.layers.ELU, keras.layers.LeakyReLU, keras.layers.ReLU)
+
 
 def channel_axis(layer: Any, rank: int) -> int:
     """The axis that a layer with a `data_format` takes for the channels of a tensor of this rank."""
@@ -27,8 +29,13 @@ def mixes_channels(activation: Any) -> str:
     """Name of an activation that looks across channels (softmax) or is unknown; empty when it is elementwise."""
     if activation is None:
         return ""
-    name = getattr(activation, "__name__", None) or getattr(activation, "name", type(activation).__name__)
-    known = getattr(keras.activations, name, None) is activation or isinstance(activation, keras.Layer)
+    if isinstance(activation, keras.layers.Activation):
+        return mixes_channels(activation.activation)
+    if isinstance(activation, keras.Layer):
+        # By its class and not its name, which is the user's; a layer with weights of its own is none of these.
+        return "" if type(activation) in ELEMENTWISE_LAYERS else type(activation).__name__
+    name = getattr(activation, "__name__", type(activation).__name__)
+    known = getattr(keras.activations, name, None) is activation
     return "" if known and name in ELEMENTWISE_ACTIVATIONS else str(name)
 
 

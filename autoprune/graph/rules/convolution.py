@@ -120,6 +120,7 @@ def embedding(call: Call) -> Channels | None:
     """A table (words, out): every feature is a channel on the last axis of the output."""
     if _is_left_whole(call):
         return None
+    call.freeze(f"is looked up in '{call.path}'")
     ids = call.bind("embeddings", 1, "produces")
     call.bind_attribute("output_dim", ids)
     return Channels(len(call.outputs[0].shape) - 1, ids)

@@ -14,7 +14,6 @@ layers = keras.layers
 
 @channel_rule(
     layers.ActivityRegularization,
-    layers.AlphaDropout,
     layers.ELU,
     layers.GaussianDropout,
     layers.GaussianNoise,
@@ -39,7 +38,7 @@ def unchanged(call: Call) -> Channels | None:
     return only_input(call)
 
 
-@channel_rule(layers.Dropout)
+@channel_rule(layers.AlphaDropout, layers.Dropout)
 def dropout(call: Call) -> Channels | None:
     """A size in `noise_shape`, which has the axes of the input, follows the channels."""
     channels = only_input(call)
@@ -97,8 +96,10 @@ def layer_scale(call: Call) -> Channels | None:
 def softmax(call: Call) -> Channels | None:
     """Along other axes than the channels' (attention over pixels) every channel is by itself."""
     channels = only_input(call)
+    if channels is None:
+        return None
     axes = keras.tree.flatten(call.operation.axis)
-    if channels is not None and channels.axis in [axis % len(call.inputs[0].shape) for axis in axes]:
+    if None in axes or channels.axis in [axis % len(call.inputs[0].shape) for axis in axes]:
         call.freeze(f"enters '{call.path}', which is a softmax across the channels")
         return None
     return channels

@@ -62,8 +62,7 @@ def _coupled(call: Call, aligned: list, axis: int, size: int) -> list[np.ndarray
 def _has_fixed_partner(call: Call, axis: int, rank: int, size: int) -> bool:
     """Whether an input without known channels, or a constant, spans the channel axis."""
     shapes = [tuple(t.shape) for t, c in zip(call.inputs, call.channels, strict=True) if c is None]
-    constants = [value for value in (*call.args, *call.kwargs.values()) if not isinstance(value, (list, tuple))]
-    shapes += [np.shape(value) for value in constants if not isinstance(value, keras.KerasTensor)]
+    shapes += [tuple(value.shape) for value in call.constants]
     sizes = [shape[axis - rank] for shape in shapes if len(shape) >= rank - axis]
     return any(length != 1 for length in sizes) and size != 1
 
@@ -80,6 +79,9 @@ def concatenate(call: Call) -> Channels | None:
         call.freeze(f"meets channels on another axis in '{call.path}'")
         return None
     (axis,) = axes
+    if call.constants:
+        call.freeze(f"is concatenated in '{call.path}' with a constant")
+        return None
     reason = f"is concatenated in '{call.path}' with a tensor whose channels are fixed"
     runs = [
         channels.ids if channels else call.fixed(tensor.shape[axis], reason)
@@ -99,7 +101,7 @@ def stack(call: Call) -> Channels | None:
         return None
     rank = len(call.outputs[0].shape)
     axes = {channels.axis for channels in call.tracked}
-    if len(axes) > 1 or len(call.tracked) < len(call.inputs):
+    if len(axes) > 1 or len(call.tracked) < len(call.inputs) or call.constants:
         call.freeze(f"is stacked in '{call.path}' with a tensor whose channels are fixed or on another axis")
         return None
     first, *others = (channels.ids for channels in call.tracked)

@@ -48,8 +48,16 @@ def batch_normalization(call: Call) -> Channels | None:
 def layer_normalization(call: Call) -> Channels | None:
     """The parameters have the shape of the normalised axes; where the channels lie on another, none follow."""
     channels = only_input(call)
-    axes = sorted(axis % len(call.inputs[0].shape) for axis in call.operation.axis)
-    if channels is not None and channels.axis in axes:
+    if channels is None:
+        return None
+    rank = len(call.inputs[0].shape)
+    axes = [axis % rank for axis in call.operation.axis]
+    trailing = axes == list(range(rank - len(axes), rank))
+    # Keras sorts axes before it counts them from the front, and broadcasts the scale of RMS from the back.
+    if axes != sorted(axes) or (isinstance(call.operation, layers.RMSNormalization) and not trailing):
+        call.freeze(f"enters '{call.path}', whose axes {tuple(call.operation.axis)} are out of order")
+        return None
+    if channels.axis in axes:
         _follow(call, ("gamma", "beta", "scale"), axes.index(channels.axis), channels)
     return channels
 

@@ -84,11 +84,12 @@ def _reshaped(call: Call) -> Channels | None:
     channels = only_input(call)
     if channels is None:
         return None
-    if channels.axis == len(call.inputs[0].shape) - 1 and call.outputs[0].shape[-1] == len(channels.ids):
+    kept = len(call.outputs[0].shape) > 1 and call.outputs[0].shape[-1] == len(channels.ids)
+    if channels.axis == len(call.inputs[0].shape) - 1 and kept:
         # The last axis stays as it is, whatever becomes of the others, the batch and unknown sizes included.
         return Channels(len(call.outputs[0].shape) - 1, channels.ids)
     shape, target = _fixed_shape(call), call.outputs[0].shape[1:]
-    if shape is None or any(size is None for size in target):
+    if shape is None or not target or any(size is None for size in target):
         call.freeze(f"is reshaped by '{call.path}' from an unknown size")
         return None
     if math.prod(shape) != math.prod(target):
@@ -124,42 +125,54 @@ def permute(call: Call) -> Channels | None:
     return None if channels is None else Channels(1 + list(call.operation.dims).index(channels.axis), channels.ids)
 
 
-@raw_rule("ExpandDims", "Moveaxis", "Squeeze", "Swapaxes", "Transpose")
+@raw_rule("Squeeze")
+def squeeze(call: Call) -> Channels | None:
+    """Axes that are named are not the channels'; without names an axis that shrinks to 1 would vanish too."""
+    channels = only_input(call)
+    if channels is None:
+        return None
+    rank = len(call.inputs[0].shape)
+    axes = call.operation.axis
+    axes = None if axes is None else {axis % rank for axis in np.atleast_1d(axes).tolist()}
+    if axes is None or channels.axis in axes:
+        call.freeze(f"could be squeezed away by '{call.path}'")
+        return None
+    return Channels(channels.axis - sum(axis < channels.axis for axis in axes), channels.ids)
+
+
+@raw_rule("ExpandDims", "Moveaxis", "Swapaxes", "Transpose")
 def move_axes(call: Call) -> Channels | None:
     """The channels move with their axis."""
     channels = only_input(call)
     if channels is None:
         return None
-    arguments = {name: getattr(call.operation, name) for name in _ARGUMENTS[type(call.operation).__name__]}
-    axis = followed_axis(call, channels.axis, lambda probe: _MOVES[type(call.operation).__name__](probe, **arguments))
-    if axis is None:
-        call.freeze(f"is squeezed away by '{call.path}'")
-        return None
+    kind = type(call.operation).__name__
+    arguments = {name: getattr(call.operation, name) for name in _ARGUMENTS[kind]}
+    # After loading tuples are lists, which NumPy does not take everywhere.
+    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    axis = followed_axis(call, channels.axis, lambda probe: _MOVES[kind](probe, **arguments))
     return Channels(axis, channels.ids)
 
 
 _MOVES = {
     "ExpandDims": np.expand_dims,
     "Moveaxis": np.moveaxis,
-    "Squeeze": np.squeeze,
     "Swapaxes": np.swapaxes,
     "Transpose": np.transpose,
 }
 _ARGUMENTS = {
     "ExpandDims": ("axis",),
     "Moveaxis": ("source", "destination"),
-    "Squeeze": ("axis",),
     "Swapaxes": ("axis1", "axis2"),
     "Transpose": ("axes",),
 }
 
 
-def followed_axis(call: Call, axis: int, move: Callable[[np.ndarray], np.ndarray]) -> int | None:
-    """Where an axis of the only input lies after an operation on a stand-in for it; None when it is gone.
+def followed_axis(call: Call, axis: int, move: Callable[[np.ndarray], np.ndarray]) -> int:
+    """Where an axis of the only input lies after an operation on a stand-in for it.
 
     In the stand-in the axis asked for is as long as no other, so that its length tells where it went.
     """
     sizes = [1 if size == 1 else 2 for size in call.inputs[0].shape]
     sizes[axis] = 3
-    moved = move(np.empty(sizes, np.int8)).shape
-    return moved.index(3) if 3 in moved else None
+    return move(np.empty(sizes, np.int8)).shape.index(3)

@@ -23,9 +23,9 @@ def get_item(call: Call) -> Channels | None:
     size = len(channels.ids)
     start, stop, _ = part.indices(size)
     if start > 0:
-        call.bind_attribute("start", channels.ids[:start], channels.axis)
+        call.bind_attribute("start", channels.ids[:start], channels.axis, channels.ids)
     if stop < size:
-        call.bind_attribute("stop", channels.ids[:stop], channels.axis)
+        call.bind_attribute("stop", channels.ids[:stop], channels.axis, channels.ids)
     axis = followed_axis(call, channels.axis, lambda probe: probe[keras_internals.key_without_bounds(call.node)])
     return Channels(axis, channels.ids[start:stop])
 
@@ -38,7 +38,7 @@ def split(call: Call) -> list[Channels | None]:
         return [channels] * len(call.outputs)
     bounds = keras_internals.read_attribute(call.operation, "indices_or_sections")
     for position, bound in enumerate(bounds):
-        call.bind_attribute("indices_or_sections", channels.ids[:bound], position)
+        call.bind_attribute("indices_or_sections", channels.ids[:bound], position, channels.ids)
     return [Channels(channels.axis, ids) for ids in np.split(channels.ids, bounds)]
 
 

@@ -16,7 +16,7 @@ Shape = tuple[int | None, ...]
 @channel_rule(layers.TimeDistributed)
 def time_distributed(call: Call) -> Channels | None:
     """The wrapped layer sees everything but axis 1, the time."""
-    (channels,) = call.channels
+    channels = _without_masks(call)
     if channels is not None and channels.axis == 1:
         call.freeze(f"enters '{call.path}' as its time axis")
         return None
@@ -28,12 +28,20 @@ def time_distributed(call: Call) -> Channels | None:
 @channel_rule(layers.SpectralNormalization)
 def spectral_normalization(call: Call) -> Channels | None:
     """As the wrapped layer. `vector_u` (1, n) is as long as the last axis of its kernel."""
-    inner, result = _wrapped(call, call.channels[0], lambda shape: shape)
+    inner, result = _wrapped(call, _without_masks(call), lambda shape: shape)
     name = "kernel" if keras_internals.has_variable(call.operation.layer, "kernel") else "embeddings"
     ids = inner.bound(name, -1)
     if ids is not None:
         call.bind("vector_u", 1, "follows", ids)
     return result
+
+
+def _without_masks(call: Call) -> Channels | None:
+    """The channels of what is wrapped: the first tensor. Others are masks."""
+    for channels in call.channels[1:]:
+        if channels is not None:
+            call.freeze(f"is a mask of '{call.path}'", channels.ids)
+    return call.channels[0]
 
 
 def _wrapped(
@@ -46,7 +54,7 @@ def _wrapped(
     if rule is None:
         call.freeze(f"enters '{call.path}', which wraps '{layer.name}' ({type(layer).__name__}) without a channel rule")
         return inner, None
-    inner.inputs = [keras.KerasTensor(shape_inside(tensor.shape)) for tensor in call.inputs]
+    inner.inputs = [keras.KerasTensor(shape_inside(call.inputs[0].shape))]
     inner.outputs = [keras.KerasTensor(shape_inside(tensor.shape)) for tensor in call.outputs]
     return inner, rule(inner)
 
@@ -60,7 +68,8 @@ def multi_head_attention(call: Call) -> list[Channels | None]:
     """
     layer = call.operation
     entering = dict(zip(("query", "value", "key"), call.args, strict=False)) | call.kwargs
-    entering.setdefault("key", entering["value"])
+    if entering.get("key") is None:
+        entering["key"] = entering["value"]
     known = {id(tensor): channels for tensor, channels in zip(call.inputs, call.channels, strict=True)}
     parts = keras_internals.attention_parts(layer)
     followed = {id(entering[name]) for name in ("query", "value", "key")}
@@ -79,6 +88,9 @@ def multi_head_attention(call: Call) -> list[Channels | None]:
             projection.bind("bias", 0, "follows", heads)
         projection.bind_attribute("partial_output_shape", heads, len(part.partial_output_shape) - 2)
     call.bind_attribute("_num_heads", heads)
+    mask = entering.get("attention_mask")
+    if mask is not None and len(mask.shape) > len(entering["query"].shape) and mask.shape[1] != 1:
+        call.freeze(f"is masked head by head in '{call.path}'", heads)
     features = _attention_output(call, parts["output"], heads, known.get(id(entering["query"])))
     scores = [Channels(1, heads)] if len(call.outputs) > 1 else []
     return [features, *scores]

@@ -16,6 +16,7 @@ from autoprune.models.keras_internals.graph import (
     application_class,
     arguments_of,
     calls_of,
+    entering_tensors,
     graph_of,
     input_structure,
     is_graph,
@@ -27,6 +28,7 @@ from autoprune.models.keras_internals.graph import (
     set_tensor_shape,
 )
 from autoprune.models.keras_internals.layers import (
+    array_initializers,
     attention_parts,
     batch_statistics_only,
     build_shapes,
@@ -57,6 +59,7 @@ from autoprune.models.keras_internals.variables import (
 __all__ = [
     "application_class",
     "arguments_of",
+    "array_initializers",
     "array_of",
     "attention_parts",
     "attribute_state",
@@ -64,6 +67,7 @@ __all__ = [
     "build_shapes",
     "call_arguments",
     "calls_of",
+    "entering_tensors",
     "forget_compiled_functions",
     "forget_training",
     "graph_of",

@@ -51,6 +51,23 @@ def input_structure(model: Any) -> Any:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
+def entering_tensors(model: Operation, node: Node) -> list[Any] | None:
+    """What enters the inputs of a nested model in one of its calls, in the order of its graph's inputs.
+
+    A dictionary is matched by name, as Keras does; None where the numbers do not agree.
+    """
+    args, kwargs = arguments_of(node)
+    given = args[0] if args else kwargs.get("inputs")
+    graph = graph_of(model)
+    if isinstance(given, dict):
+        structure = graph._inputs_struct
+        names = sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in graph.inputs]
+        if set(names) <= set(given):
+            return [given[name] for name in names]
+    flat = keras.tree.flatten(given)
+    return flat if len(flat) == len(graph.inputs) else None
+
+
 def is_graph(operation: Operation) -> bool:
     """Whether the operation is itself a model with a graph (a nested Functional or built Sequential)."""
     if isinstance(operation, keras.Sequential):

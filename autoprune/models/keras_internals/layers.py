@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def layer_variable(layer: Any, name: str) -> Any:
@@ -24,6 +25,15 @@ def layer_variable(layer: Any, name: str) -> Any:
 def has_variable(layer: Any, name: str) -> bool:
     """Whether `layer_variable` would find one."""
     return any(isinstance(vars(layer).get(key), keras.Variable) for key in (f"_{name}", name))
+
+
+def array_initializers(layer: Any) -> dict[str, Any]:
+    """The layer's initialisers that hold a value for each element, such as a table of word vectors, by attribute."""
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if name.endswith("_initializer") and isinstance(value, keras.initializers.Constant) and np.ndim(value.value) > 0
+    }
 
 
 def attention_parts(layer: Any) -> dict[str, Any]:

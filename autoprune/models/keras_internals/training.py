@@ -4,14 +4,21 @@ from typing import Any
 
 import keras
 
+from autoprune.models.keras_internals.graph import is_graph, operations_by_path
+
 
 def forget_compiled_functions(model: Any) -> None:
     """Drop compiled train, test and predict functions: they hold the old variables alive and the old shapes."""
-    model.train_function = None
-    model.test_function = None
-    model.predict_function = None
-    if hasattr(model, "_jax_state"):
-        model._jax_state = None
+    for graph in (model, *_nested_models(model)):
+        graph.train_function = None
+        graph.test_function = None
+        graph.predict_function = None
+        if hasattr(graph, "_jax_state"):
+            graph._jax_state = None
+
+
+def _nested_models(model: Any) -> list[Any]:
+    return [operation for operation in operations_by_path(model).values() if is_graph(operation)]
 
 
 def forget_training(model: Any) -> None:
