@@ -169,6 +169,10 @@ class CostReport:
         memory: bytes on the device.
         flops: floating-point operations per batch (two per multiply-accumulate) of convolutions and dense layers.
         parameters: number of parameters.
+        traffic: bytes that the program moves to and from HBM; None where this kind of report cannot tell.
+        utilisation: share of the device's peak that the FLOPs take at this latency; None without a known peak.
+        bound: what the latency cannot go below on this device even if all else were free: `compute` when the FLOPs at
+            the device's peak take longer than the traffic at its bandwidth, else `HBM`; None without these.
         provenance: where the figures come from: library versions, topology, clock, route.
     """
 
@@ -180,6 +184,9 @@ class CostReport:
     memory: Memory
     flops: int
     parameters: int
+    traffic: int | None = None
+    utilisation: float | None = None
+    bound: Literal["compute", "HBM"] | None = None
     provenance: Mapping[str, str | float] = field(default_factory=dict)
 
 

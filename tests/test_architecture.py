@@ -13,7 +13,7 @@ FLOW = (
 )
 COMMANDS = {"search", "measure", "cli"}
 HYDRA_HOMES = {"autoprune/cli.py", "autoprune/search.py", "autoprune/measure.py"}
-FRAMEWORK_HOMES = {"autoprune/cost/worker.py", "autoprune/cost/host.py"}
+FRAMEWORK_HOMES = {"autoprune/cost/worker.py", "autoprune/cost/programs.py", "autoprune/cost/host.py"}
 SOURCES = sorted([*ROOT.glob("autoprune/**/*.py"), *ROOT.glob("envs/**/*.py")])
 
 

@@ -7,7 +7,7 @@ over operations per cycle; those of v5p and v6e are implied by their peaks.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,17 @@ class Chip:
     bandwidth: float
     peak: float
     options: dict[str, Any] = field(default_factory=dict)
+
+    def utilisation(self, flops: float, seconds: float) -> float:
+        """Share of one device's bfloat16 peak; float32 convolutions run on the same units, by default in one pass."""
+        return flops / (seconds * self.peak / self.devices)
+
+    def bound(self, flops: float, traffic: float) -> Literal["compute", "HBM"]:
+        """What takes longer at its peak on one device: the arithmetic, or moving the bytes to and from HBM.
+
+        The roofline of Williams, Waterman and Patterson (2009, doi 10.1145/1498765.1498785).
+        """
+        return "compute" if flops / self.peak >= traffic / self.bandwidth else "HBM"
 
     @property
     def device(self) -> str:

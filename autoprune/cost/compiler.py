@@ -1,6 +1,5 @@
 """Cost by the TPU compiler, without a TPU: kind `compiler estimate`."""
 
-import dataclasses
 import importlib.metadata
 from concurrent.futures import Future
 from typing import Any
@@ -17,7 +16,7 @@ from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.records import CostReport, Memory, Target
 
 # Raised when the meaning of a figure changes; part of every cache key.
-ESTIMATE_VERSION = 1
+ESTIMATE_VERSION = 2
 ROUTE = "Keras on JAX, compile only"
 
 
@@ -84,16 +83,21 @@ class CompilerCostModel:
             estimate=ESTIMATE_VERSION,
             route=ROUTE,
             model=architecture_fingerprint(model),
-            batch_size=self.target.batch_size,
-            dtype=self.target.dtype,
-            chip=dataclasses.asdict(self._chip),
             versions=self._versions,
+            **self._conditions(),
         )
 
     def _request(self, model: Any) -> dict[str, Any]:
         return {
+            "program": "inference",
             "config": _without_training(keras.saving.serialize_keras_object(model)),
             "modules": _modules(model),
+            **self._conditions(),
+        }
+
+    def _conditions(self) -> dict[str, Any]:
+        """What a result depends on besides the model and the versions."""
+        return {
             "batch_size": self.target.batch_size,
             "dtype": self.target.dtype,
             "topology": self._chip.topology,
@@ -112,6 +116,9 @@ class CompilerCostModel:
             memory=Memory(result["weights"], result["activations"], result["code"], result["total"]),
             flops=flops,
             parameters=parameters,
+            traffic=result["traffic"],
+            utilisation=self._chip.utilisation(flops, result["latency"]),
+            bound=self._chip.bound(flops, result["traffic"]),
             provenance={
                 "route": ROUTE,
                 "estimate_version": ESTIMATE_VERSION,

@@ -14,6 +14,9 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)")
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([\d,]*)(?::((?:T\([\d,]+\))?(?:\([\d,]+\))*)[^}]*)?\})?")
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_ON_CHIP = re.compile(r"S\([1-9]\d*\)")
+_MOVES_NOTHING = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"})
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0}
 
 
@@ -109,6 +112,11 @@ def padded_bytes(shape: str) -> int:
     return sum(_array_bytes(*match.groups()) for match in _ARRAY.finditer(shape))
 
 
+def hbm_bytes(shape: str) -> int:
+    """As `padded_bytes`, without the arrays whose layout places them in memory on the chip."""
+    return sum(_array_bytes(*match.groups()) for match in _ARRAY.finditer(shape) if not _ON_CHIP.search(match[0]))
+
+
 def _array_bytes(dtype: str, dims: str, order: str | None, tiles: str | None) -> int:
     sizes = [int(size) for size in dims.split(",") if size]
     if order:
@@ -137,27 +145,24 @@ def total_cycles(module: Module) -> int:
     return visit(module.entry)
 
 
-def walk_schedule(module: Module, clock: float, bandwidth: float) -> float:
-    """Seconds that the schedule takes when kernels wait for the copies they need.
+def walk_schedule(module: Module, clock: float, bandwidth: float) -> list[tuple[Instruction, float]]:
+    """The instructions of the entry computation in order, each with the seconds by which it delays the end.
 
     Copies share one engine of the given bandwidth and run beside the kernels; a kernel sequence waits where the
-    program says `-done`.
+    program says `-done`. The sum of all delays is the latency.
 
     Args:
         module: from `parse_module`.
         clock: cycles per second.
         bandwidth: bytes per second of the copies.
     """
-    moved = {
-        instruction.operands[0]: padded_bytes(instruction.shape)
-        for instructions in module.computations.values()
-        for instruction in instructions
-        if instruction.opcode.endswith("-done") and instruction.operands
-    }
+    moved = _copied_bytes(module)
 
-    def visit(computation: str, now: float, engine: float) -> tuple[float, float]:
+    def visit(computation: str, now: float, engine: float) -> tuple[float, float, list[tuple[Instruction, float]]]:
         ready: dict[str, float] = {}
+        steps = []
         for instruction in module.computations[computation]:
+            before = now
             if instruction.opcode.endswith("-start"):
                 engine = max(engine, now) + moved.get(instruction.name, 0) / bandwidth
                 ready[instruction.name] = engine
@@ -165,14 +170,70 @@ def walk_schedule(module: Module, clock: float, bandwidth: float) -> float:
                 now = max(now, ready.get(instruction.operands[0], now)) if instruction.operands else now
             else:
                 now += instruction.cycles / clock
-                inner = [visit(name, now, engine) for name in _control_flow(instruction)]
+                inner = [visit(name, now, engine)[:2] for name in _control_flow(instruction)]
                 if inner:
                     end, engine_end = max(inner)
                     now += _trips(instruction) * (end - now)
                     engine = max(engine, engine_end)
-        return now, engine
+            steps.append((instruction, now - before))
+        return now, engine, steps
 
-    return visit(module.entry, 0.0, 0.0)[0]
+    return visit(module.entry, 0.0, 0.0)[2]
+
+
+def hbm_traffic(module: Module) -> int:
+    """Bytes that the program reads from and writes to HBM: operands and results that do not lie on the chip.
+
+    A kernel that reads only part of an operand is counted with the whole; loops are counted as often as they run.
+    """
+    moved = _copied_bytes(module)
+
+    def visit(computation: str) -> int:
+        instructions = module.computations[computation]
+        sizes = {instruction.name: hbm_bytes(instruction.shape) for instruction in instructions}
+        starts = {instruction.name for instruction in instructions if instruction.opcode.endswith("-start")}
+        total = 0
+        for instruction in instructions:
+            if instruction.opcode in _MOVES_NOTHING or instruction.opcode.endswith("-done"):
+                continue
+            inner = [visit(name) for name in _control_flow(instruction)]
+            if inner:
+                total += _trips(instruction) * max(inner)
+            elif instruction.opcode.endswith("-start"):
+                # One end of a copy is on the chip.
+                total += moved.get(instruction.name, 0)
+            else:
+                read = sum(sizes.get(name, 0) for name in set(instruction.operands) - starts)
+                total += sizes[instruction.name] + read
+        return total
+
+    return visit(module.entry)
+
+
+def _copied_bytes(module: Module) -> dict[str, int]:
+    """What each asynchronous copy moves, by the name of its start: the shape of its `-done` tells."""
+    return {
+        instruction.operands[0]: padded_bytes(instruction.shape)
+        for instructions in module.computations.values()
+        for instruction in instructions
+        if instruction.opcode.endswith("-done") and instruction.operands
+    }
+
+
+def kernel_layers(module: Module, instruction: Instruction) -> list[str]:
+    """What a kernel computes: the scopes of the operations in it, such as `block1/conv`, its own first.
+
+    Scopes are the paths that JAX writes into `op_name`; here without the name of the traced function and that of
+    the operation itself.
+    """
+    inside = [instruction]
+    if instruction.opcode == "fusion":
+        for match in _CALLED.findall(instruction.attributes):
+            for name in match.split(", "):
+                inside += module.computations.get(name.lstrip("%"), [])
+    names = (_OP_NAME.search(i.attributes) for i in inside)
+    scopes = ("/".join(match[1].split("/")[1:-1]) for match in names if match)
+    return list(dict.fromkeys(scope for scope in scopes if scope))
 
 
 def _control_flow(instruction: Instruction) -> list[str]:

@@ -4,12 +4,12 @@ It holds Keras on JAX and libtpu, never TensorFlow, because libtpu may end the p
 one answer are one line of JSON each; `client.py` is the other end. Started by `python -m autoprune.cost.worker`.
 """
 
-import importlib
 import json
 import os
 import shutil
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -18,8 +18,8 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from autoprune.cost import hlo
+from autoprune.cost.programs import Program, inference_program
 from autoprune.errors import ModelError
-from autoprune.models import keras_internals
 
 
 def versions() -> dict[str, str]:
@@ -29,61 +29,55 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("jax", "jaxlib", "libtpu", "keras")}
 
 
+PROGRAMS: dict[str, Callable[[dict[str, Any]], Program]] = {"inference": inference_program}
+
+
 class Compiler:
-    """Compiles models for described chips; descriptions are made once."""
+    """Compiles programs for described chips; descriptions are made once."""
 
     def __init__(self) -> None:
         self._devices: dict[str, Any] = {}
 
     def compile(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Compile one model and read the compiler's figures.
+        """Compile one program and read the compiler's figures.
 
         Args:
-            request: `config` (serialised Keras model), `modules` (that its layers come from), `batch_size`, `dtype`,
-                `topology`, `options`, `clock` (cycles per second), `bandwidth` (bytes per second).
+            request: `program` (a name in `PROGRAMS`) and what it needs; `topology`, `options`, `clock` (cycles per
+                second), `bandwidth` (bytes per second).
 
         Returns:
-            `latency` and `latency_sum` in seconds; `weights`, `activations`, `code` and `total` in bytes; `kernels`.
+            `latency` and `latency_sum` in seconds; `weights` (the program's state), `activations`, `code`, `total` and
+            `traffic` (read from and written to HBM) in bytes; `kernels`, each as the positions of the layers in it and
+            its seconds.
         """
-        compiled, inputs = self._compiled(request)
+        program = PROGRAMS[request["program"]](request)
+        compiled = self._compiled(program, SingleDeviceSharding(self._device(request["topology"], request["options"])))
         module = hlo.parse_module(compiled.as_text())
+        steps = hlo.walk_schedule(module, request["clock"], request["bandwidth"])
         memory = compiled.memory_analysis()
-        entering = sum(hlo.padded_bytes(shape) for shape in module.parameters[-inputs:])
+        entering = sum(hlo.padded_bytes(s) for s in module.parameters[-len(jax.tree.leaves(program.batch)) :])
         weights = memory.argument_size_in_bytes - entering
         activations = entering + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
         return {
-            "latency": hlo.walk_schedule(module, request["clock"], request["bandwidth"]),
+            "latency": sum(delay for _, delay in steps),
             "latency_sum": hlo.total_cycles(module) / request["clock"],
             "weights": weights,
             "activations": activations,
             "code": memory.generated_code_size_in_bytes,
             "total": weights + activations + memory.generated_code_size_in_bytes,
-            "kernels": sum(1 for i in module.computations[module.entry] if i.cycles),
+            "traffic": hlo.hbm_traffic(module),
+            "kernels": kernels(module, steps, program.paths),
         }
 
-    def _compiled(self, request: dict[str, Any]) -> tuple[Any, int]:
-        """The compiled forward pass, and the number of model inputs, which are its last arguments."""
-        sharding = SingleDeviceSharding(self._device(request["topology"], request["options"]))
-        with keras.StatelessScope(initialize_variables=False):
-            # Shapes are all the compiler needs: no weight is ever made.
-            model = rebuilt(with_dtype(request["config"], request["dtype"]), request["modules"])
+    def _compiled(self, program: Program, sharding: Any) -> Any:
+        """The program, compiled for the device of a sharding."""
 
-        structure = keras_internals.input_structure(model)
+        def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-        def abstract(shape: Any, dtype: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
-
-        def forward(trainable: list, others: list, *inputs: Any) -> Any:
-            packed = keras.tree.pack_sequence_as(structure, list(inputs))
-            return model.stateless_call(trainable, others, packed, training=False)[0]
-
-        inputs = [abstract((request["batch_size"], *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
-        lowered = jax.jit(forward).lower(
-            [abstract(variable.shape, variable.dtype) for variable in model.trainable_variables],
-            [abstract(variable.shape, variable.dtype) for variable in model.non_trainable_variables],
-            *inputs,
-        )
-        return lowered.compile(), len(inputs)
+        state, batch = jax.tree.map(placed, (program.state, program.batch))
+        donated = (0,) if program.donated else ()
+        return jax.jit(program.function, donate_argnums=donated).lower(state, batch).compile()
 
     def _device(self, topology: str, options: dict[str, Any]) -> Any:
         if topology not in self._devices:
@@ -93,40 +87,28 @@ class Compiler:
         return self._devices[topology]
 
 
-def rebuilt(config: Any, modules: list[str]) -> Any:
-    """The model of a config, once the modules of its layers' classes are imported, which registers them.
+def kernels(module: hlo.Module, steps: list[tuple[hlo.Instruction, float]], paths: Sequence[str]) -> list[Any]:
+    """Time by kernel: pairs of the positions in `paths` of the layers that a kernel computes, and its seconds.
 
-    Raises:
-        ModelError: it holds a layer that this process cannot import.
+    Kernels of the same layers are one pair; what belongs to no layer, such as waiting for copies, has no positions.
     """
-    try:
-        for module in modules:
-            importlib.import_module(module)
-        return keras.saving.deserialize_keras_object(config)
-    except (ImportError, TypeError) as error:
-        raise ModelError(
-            "The compiler works in a process of its own, which could not rebuild the model. A layer of your own must "
-            "lie in a module that can be imported, not in the script that is run, and be registered there with "
-            f"keras.saving.register_keras_serializable. Keras says: {str(error)[:1500]}"
-        ) from error
+    positions = {path: position for position, path in enumerate(paths)}
+    times: dict[tuple[int, ...], float] = {}
+    for instruction, delay in steps:
+        if delay > 0:
+            found = (_layer(scope, positions) for scope in hlo.kernel_layers(module, instruction))
+            key = tuple(sorted({position for position in found if position is not None}))
+            times[key] = times.get(key, 0.0) + delay
+    return [[list(key), delay] for key, delay in times.items()]
 
 
-def with_dtype(config: Any, dtype: str) -> Any:
-    """The model's config with every layer's dtype policy replaced; input dtypes stay."""
-    if isinstance(config, list):
-        return [with_dtype(item, dtype) for item in config]
-    if not isinstance(config, dict):
-        return config
-    policy = {
-        "module": "keras",
-        "class_name": "DTypePolicy",
-        "config": {"name": dtype},
-        "registered_name": None,
-    }
-    return {
-        key: policy if key == "dtype" and isinstance(value, dict) else with_dtype(value, dtype)
-        for key, value in config.items()
-    }
+def _layer(scope: str, positions: dict[str, int]) -> int | None:
+    """Position of the innermost layer that a scope names."""
+    parts = scope.split("/")
+    for length in range(len(parts), 0, -1):
+        if "/".join(parts[:length]) in positions:
+            return positions["/".join(parts[:length])]
+    return None
 
 
 def resident_bytes() -> int:

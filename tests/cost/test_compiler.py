@@ -46,6 +46,10 @@ def test_every_generation_gives_a_report(cost_of, chip):
     assert memory.total == memory.weights + memory.activations + memory.code
     assert min(memory.weights, memory.activations, memory.code) > 0
     assert report.provenance["libtpu"]
+    assert 0 < report.utilisation < 1
+    assert report.bound in ("compute", "HBM")
+    # Weights are read at least once.
+    assert report.traffic >= 2 * report.parameters
     assert report.provenance["device"] == ("one chip" if CHIPS[chip].devices == 1 else "one core (half a chip)")
 
 
@@ -56,6 +60,15 @@ def test_published_vgg_figures_are_met(cost_of):
     assert report.latency_sum * CHIPS["tpu_v5e"].clock == pytest.approx(0.906e6, rel=0.02)
     assert model.count_params() == pytest.approx(14.98e6, rel=0.005)
     assert report.flops / 128 / 2 == pytest.approx(313.7e6, rel=0.001)
+
+
+def test_bound_follows_the_arithmetic_intensity(cost_of):
+    """One wide dense layer: a single example reads all weights for itself, thousands share them."""
+    image = keras.Input((2048,))
+    model = keras.Model(image, keras.layers.Dense(2048)(image))
+    one, many = cost_of(model, batch_size=8), cost_of(model, batch_size=4096)
+    assert (one.bound, many.bound) == ("HBM", "compute")
+    assert one.utilisation < many.utilisation
 
 
 def test_same_model_same_figures_in_another_process(cost_of):

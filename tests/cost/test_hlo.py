@@ -55,10 +55,37 @@ def test_plain_sum_counts_kernels_once_and_loops_as_often_as_they_run():
 def test_schedule_waits_for_a_slow_copy_only():
     module = hlo.parse_module(MODULE)
     size = 64 * 128 * 2
-    fast = hlo.walk_schedule(module, clock=1.0, bandwidth=1e12)
-    slow = hlo.walk_schedule(module, clock=1.0, bandwidth=size / 400)
-    assert fast == pytest.approx(180)
-    assert slow == pytest.approx(400 + 50 + 30)
+    fast = dict((i.name, delay) for i, delay in hlo.walk_schedule(module, clock=1.0, bandwidth=1e12))
+    slow = dict((i.name, delay) for i, delay in hlo.walk_schedule(module, clock=1.0, bandwidth=size / 400))
+    assert sum(fast.values()) == pytest.approx(180)
+    assert sum(slow.values()) == pytest.approx(400 + 50 + 30)
+    assert {name: delay for name, delay in slow.items() if delay} == pytest.approx(
+        {"first": 100, "copy-done": 300, "second": 50, "loop": 30}
+    )
+
+
+def test_traffic_counts_what_does_not_lie_on_the_chip():
+    """The copy once, small operands and results of three kernels outside, and the loop's three times."""
+    module = hlo.parse_module(MODULE)
+    copy, small = 64 * 128 * 2, 8 * 2
+    first = small  # Its operand is a parameter that the text does not define.
+    second = small + small  # `%copy-done` lies on the chip, `%first` does not.
+    assert hlo.hbm_traffic(module) == copy + first + second + 3 * small
+
+
+def test_kernels_tell_the_layers_they_compute():
+    text = """ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %k = f32[8]{0} fusion(%a), kind=kLoop, calls=%both, metadata={op_name="jit(forward)/net/conv2/conv"}
+}
+
+%both (p: f32[8]) -> f32[8] {
+  %one = f32[8]{0} add(%p, %p), metadata={op_name="jit(forward)/net/conv1/conv"}
+  ROOT %two = f32[8]{0} add(%one, %p), metadata={op_name="jit(forward)/net/conv2/conv"}
+}
+"""
+    module = hlo.parse_module(text)
+    assert hlo.kernel_layers(module, module.computations["main"][1]) == ["net/conv2", "net/conv1"]
 
 
 def test_text_without_an_entry_is_refused():

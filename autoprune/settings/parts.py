@@ -1,19 +1,9 @@
-"""Typed settings, and the one function that makes them from Hydra's config.
+"""The parts that commands' settings are made of, one for each config group."""
 
-Each field's sentence is its documentation; the defaults a command starts from are in `conf/`. Nothing below the
-commands sees a `DictConfig`.
-"""
+from dataclasses import dataclass, field
+from typing import Any
 
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
-
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
-from autoprune.errors import SettingsError
-from autoprune.registry import suggestion
-
-S = TypeVar("S")
+from autoprune.settings.checking import check
 
 _NORMALISATIONS = ("mean", "max", "sum", "none")
 
@@ -37,9 +27,9 @@ class ModelSettings:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        _check(self.width > 0, "model.width", "above 0", self.width)
+        check(self.width > 0, "model.width", "above 0", self.width)
         read = self.path is None or self.name == "file"
-        _check(read, "model.path", f"given with model=file; model={self.name} does not read it", self.path)
+        check(read, "model.path", f"given with model=file; model={self.name} does not read it", self.path)
 
 
 @dataclass(frozen=True)
@@ -64,7 +54,7 @@ class DataSettings:
         for option, reader in (("path", "npz"), ("dir", "fashion_mnist")):
             value = getattr(self, option)
             read = value is None or self.name not in {"digits", "fashion_mnist", "npz"} - {reader}
-            _check(read, f"data.{option}", f"given with data={reader}; data={self.name} does not read it", value)
+            check(read, f"data.{option}", f"given with data={reader}; data={self.name} does not read it", value)
 
 
 @dataclass(frozen=True)
@@ -100,8 +90,8 @@ class BudgetSettings:
         for name in ("latency", "memory"):
             value = getattr(self, name)
             wanted = "a share of the dense model's, above 0 and at most 1 (0.5 is half), or null"
-            _check(value is None or 0 < value <= 1, f"budget.{name}", wanted, value)
-        _check(self.latency is not None or self.memory is not None, "budget", "a latency or memory limit", "none")
+            check(value is None or 0 < value <= 1, f"budget.{name}", wanted, value)
+        check(self.latency is not None or self.memory is not None, "budget", "a latency or memory limit", "none")
 
 
 @dataclass(frozen=True)
@@ -133,9 +123,9 @@ class Constraints:
     min_keep_ratio: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(self.multiple_of >= 1, "constraints.multiple_of", "1 or more", self.multiple_of)
+        check(self.multiple_of >= 1, "constraints.multiple_of", "1 or more", self.multiple_of)
         allowed = 0 < self.min_keep_ratio <= 1
-        _check(allowed, "constraints.min_keep_ratio", "above 0 and at most 1", self.min_keep_ratio)
+        check(allowed, "constraints.min_keep_ratio", "above 0 and at most 1", self.min_keep_ratio)
 
 
 @dataclass(frozen=True)
@@ -151,9 +141,9 @@ class EvaluationSettings:
     recalibration_images: int = 512
 
     def __post_init__(self) -> None:
-        _check(self.batch_size >= 1, "evaluation.batch_size", "1 or more", self.batch_size)
+        check(self.batch_size >= 1, "evaluation.batch_size", "1 or more", self.batch_size)
         enough = self.recalibration_images >= 1
-        _check(enough, "evaluation.recalibration_images", "1 or more", self.recalibration_images)
+        check(enough, "evaluation.recalibration_images", "1 or more", self.recalibration_images)
 
 
 @dataclass(frozen=True)
@@ -179,9 +169,9 @@ class TrainingSettings:
     warm_up: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, "training.epochs", "1 or more", self.epochs)
-        _check(self.batch_size >= 1, "training.batch_size", "1 or more", self.batch_size)
-        _check(self.after_pruning >= 0, "training.fine_tune_epochs", "0 or more", self.fine_tune_epochs)
+        check(self.epochs >= 1, "training.epochs", "1 or more", self.epochs)
+        check(self.batch_size >= 1, "training.batch_size", "1 or more", self.batch_size)
+        check(self.after_pruning >= 0, "training.fine_tune_epochs", "0 or more", self.fine_tune_epochs)
 
     @property
     def after_pruning(self) -> int:
@@ -217,7 +207,7 @@ class LimitsSettings:
     evaluations: int = 60
 
     def __post_init__(self) -> None:
-        _check(self.evaluations >= 1, "search.evaluations", "1 or more", self.evaluations)
+        check(self.evaluations >= 1, "search.evaluations", "1 or more", self.evaluations)
 
 
 @dataclass(frozen=True)
@@ -252,96 +242,5 @@ class ImportanceSettings:
     def __post_init__(self) -> None:
         for option, known in (("reduction", ("mean", "max", "first")), ("normalisation", _NORMALISATIONS)):
             value = getattr(self, option)
-            _check(value in known, f"importance.{option}", f"one of {', '.join(known)}", value)
-        _check(self.images >= 1, "importance.images", "1 or more", self.images)
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """Everything that `python -m autoprune.search` reads; the parts say what they are.
-
-    Attributes:
-        seed: of training, of the search and of random importance.
-        resume: run folder of an interrupted search to go on with, or null.
-    """
-
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    target: TargetSettings = field(default_factory=TargetSettings)
-    budget: BudgetSettings = field(default_factory=BudgetSettings)
-    reward: RewardSettings = field(default_factory=RewardSettings)
-    searcher: SearcherSettings = field(default_factory=SearcherSettings)
-    agent: AgentSettings = field(default_factory=AgentSettings)
-    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
-    constraints: Constraints = field(default_factory=Constraints)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    search: LimitsSettings = field(default_factory=LimitsSettings)
-    seed: int = 0
-    resume: str | None = None
-
-
-@dataclass(frozen=True)
-class MeasureSettings:
-    """Everything that `python -m autoprune.measure` reads.
-
-    Attributes:
-        groups: also print the channel groups.
-        sweep: `uniform` costs the model pruned alike in every group too, at each of the keep ratios; null does not.
-        keep_ratios: of the sweep.
-        constraints: which widths are legal in the sweep.
-    """
-
-    model: ModelSettings = field(default_factory=ModelSettings)
-    target: TargetSettings = field(default_factory=TargetSettings)
-    groups: bool = False
-    sweep: str | None = None
-    keep_ratios: list[float] = field(default_factory=lambda: [0.95, 0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.25])
-    constraints: Constraints = field(default_factory=lambda: Constraints(min_keep_ratio=0.01))
-
-    def __post_init__(self) -> None:
-        _check(self.sweep in (None, "uniform"), "sweep", "uniform, or null", self.sweep)
-
-
-def from_config(config: DictConfig, schema: type[S]) -> S:
-    """Settings from a composed Hydra config.
-
-    Raises:
-        SettingsError: a key is unknown, or a value has the wrong type or range.
-    """
-    data = OmegaConf.to_container(config, resolve=True)
-    return _build(schema, data, "")
-
-
-def _build(schema: type[S], data: dict[str, Any], prefix: str) -> S:
-    """Fill a settings dataclass, part by part, so that an error names the whole key."""
-    known = {item.name: item for item in fields(schema)}
-    for key in data:
-        if key not in known:
-            raise SettingsError(f"There is no option '{prefix}{key}'. {suggestion(key, known)}")
-    parts = {name: _nested_type(schema, name) for name in known}
-    values = {}
-    for key, value in data.items():
-        if parts[key] is not None and isinstance(value, dict):
-            values[key] = _build(parts[key], value, f"{prefix}{key}.")
-    plain = {key: value for key, value in data.items() if key not in values}
-    try:
-        typed = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), plain))
-    except ConfigKeyError as error:
-        raise SettingsError(str(error).splitlines()[0]) from error
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", "") or ""
-        raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
-    return schema(**{key: typed[key] for key in plain}, **values)
-
-
-def _nested_type(schema: type, name: str) -> type | None:
-    """The dataclass of a part, or None for a plain value."""
-    default = next(item for item in fields(schema) if item.name == name)
-    made = default.default_factory() if callable(default.default_factory) else default.default
-    return type(made) if is_dataclass(made) else None
-
-
-def _check(holds: bool, option: str, wanted: str, received: Any) -> None:
-    if not holds:
-        raise SettingsError(f"{option} must be {wanted}. Received: {received}")
+            check(value in known, f"importance.{option}", f"one of {', '.join(known)}", value)
+        check(self.images >= 1, "importance.images", "1 or more", self.images)

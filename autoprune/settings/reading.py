@@ -1,0 +1,51 @@
+"""The one function that makes settings from Hydra's config."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from autoprune.errors import SettingsError
+from autoprune.registry import suggestion
+
+S = TypeVar("S")
+
+
+def from_config(config: DictConfig, schema: type[S]) -> S:
+    """Settings from a composed Hydra config.
+
+    Raises:
+        SettingsError: a key is unknown, or a value has the wrong type or range.
+    """
+    data = OmegaConf.to_container(config, resolve=True)
+    return _build(schema, data, "")
+
+
+def _build(schema: type[S], data: dict[str, Any], prefix: str) -> S:
+    """Fill a settings dataclass, part by part, so that an error names the whole key."""
+    known = {item.name: item for item in fields(schema)}
+    for key in data:
+        if key not in known:
+            raise SettingsError(f"There is no option '{prefix}{key}'. {suggestion(key, known)}")
+    parts = {name: _nested_type(schema, name) for name in known}
+    values = {}
+    for key, value in data.items():
+        if parts[key] is not None and isinstance(value, dict):
+            values[key] = _build(parts[key], value, f"{prefix}{key}.")
+    plain = {key: value for key, value in data.items() if key not in values}
+    try:
+        typed = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), plain))
+    except ConfigKeyError as error:
+        raise SettingsError(str(error).splitlines()[0]) from error
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", "") or ""
+        raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
+    return schema(**{key: typed[key] for key in plain}, **values)
+
+
+def _nested_type(schema: type, name: str) -> type | None:
+    """The dataclass of a part, or None for a plain value."""
+    default = next(item for item in fields(schema) if item.name == name)
+    made = default.default_factory() if callable(default.default_factory) else default.default
+    return type(made) if is_dataclass(made) else None
