@@ -21,6 +21,7 @@ _HOMES = {
     "measure_cost": "autoprune.cost",
     "save_plan": "autoprune.planning.plan_file",
     "search": "autoprune.search",
+    "training_step_cost": "autoprune.cost",
 }
 
 __all__ = sorted(_HOMES)

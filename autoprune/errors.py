@@ -45,5 +45,23 @@ class CostError(AutopruneError):
     """The cost of one model could not be determined."""
 
 
+class RouteError(CostError):
+    """A model cannot be brought to the compiler by this route; another may lead there."""
+
+
+class DoesNotFitError(CostError):
+    """A model needs more device memory than the target has.
+
+    Attributes:
+        needed: bytes that the compiler asked for.
+        available: bytes that the device has.
+    """
+
+    def __init__(self, message: str, needed: float, available: float) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.available = available
+
+
 class JournalError(AutopruneError):
     """A journal is corrupt, or belongs to another search."""

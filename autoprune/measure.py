@@ -1,52 +1,151 @@
 """`python -m autoprune.measure`: what a model costs on one target, or on every TPU generation."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
+from rich.table import Table
 
 from autoprune import cli
 from autoprune.cost import open_cost_model
+from autoprune.cost.cache import open_cache
 from autoprune.cost.chips import CHIPS
-from autoprune.cost.client import CompilerClient
 from autoprune.cost.model import CostModel
+from autoprune.cost.pool import CompilerPool
 from autoprune.cost.sweep import uniform_sweep
-from autoprune.errors import ModelError
+from autoprune.cost.training_step import TrainingStepCosts
+from autoprune.errors import AutopruneError, CostError, ModelError
 from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.models.files import load_model
 from autoprune.planning import Planner
-from autoprune.records import CostReport, Target
+from autoprune.records import Target
 from autoprune.reporting.console import CONSOLE, stage
+from autoprune.reporting.costs import CostRow, cost_table, notes, training_table
 from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
-from autoprune.reporting.tables import cost_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings, from_config
 
+Asked = tuple[str, str, int, Future]  # Model, target, devices of a training step, the answer to come.
 
-def run(settings: MeasureSettings, folder: Path) -> list[CostReport]:
-    """Load the model, cost it on every target asked for, print and save the table."""
-    model = _model(settings.model)
+
+def run(settings: MeasureSettings, folder: Path) -> list[CostRow]:
+    """Load the models, cost them on every target asked for, print and save the tables.
+
+    Returns:
+        A row for each model on each target, whether it could be costed or not.
+
+    Raises:
+        CostError: nothing could be costed at all.
+    """
+    models = _models(settings.model)
+    first = next(iter(models.values()))
     if settings.groups:
-        groups = find_groups(model)
+        groups = find_groups(first)
         CONSOLE.print(group_table(groups))
         write_json(folder / "groups.json", group_data(groups))
-    with opened(settings.target) as cost_models:
-        reports = [cost_model.submit(model).result() for cost_model in cost_models]
-        CONSOLE.print(cost_table(model.name, reports))
-        write_json(folder / "costs.json", [dataclasses.asdict(report) for report in reports])
+    with opened(settings.target) as (client, cost_models):
+        steps = training_costs(settings, cost_models, client) if settings.training_step else []
+        rows = finished("costs", _inference(models, cost_models), len(models) * len(cost_models), folder / "costs.json")
+        _show(cost_table(rows), rows)
+        if settings.training_step:
+            _training(models, steps, settings, folder)
         if settings.sweep:
-            sweep(model, cost_models, settings, folder)
-    return reports
+            worked = {row.target for row in rows if row.model == rows[0].model and not row.failed}
+            sweep(first, [found for found in cost_models if found.target.name in worked], settings, folder)
+    if all(row.failed for row in rows):
+        raise CostError(f"Nothing could be costed. {notes(rows)[0]}")
+    return rows
+
+
+def finished(name: str, asked: Iterator[Asked], total: int, path: Path) -> list[CostRow]:
+    """Wait for costs in the order they are asked for; each is written to the file as soon as it is known.
+
+    Args:
+        name: of the stage on the terminal.
+        asked: gives every question; another is asked while earlier ones are answered.
+        total: how many there are.
+        path: JSON file with what is known.
+    """
+    rows: list[CostRow] = []
+    with stage(name, total) as shown:
+
+        def finish(model: str, target: str, devices: int, answer: Future) -> None:
+            error = answer.exception()
+            if error is not None and not isinstance(error, AutopruneError):
+                raise error
+            rows.append(CostRow(model, target, error or answer.result(), devices))
+            write_json(path, [row.to_json() for row in rows])
+            shown.advance(len(rows), f"{model} on {target}" + (f" x {devices}" if devices else ""))
+
+        waiting: deque[Asked] = deque()
+        for question in asked:
+            waiting.append(question)
+            while waiting and waiting[0][-1].done():
+                finish(*waiting.popleft())
+        while waiting:
+            finish(*waiting.popleft())
+    return rows
+
+
+def _inference(models: Mapping[str, Any], cost_models: Sequence[CostModel]) -> Iterator[Asked]:
+    for cost_model in cost_models:
+        for name, model in models.items():
+            yield name, cost_model.target.name, 0, _submitted(cost_model.submit, model)
+
+
+def _submitted(submit: Callable[..., Future], *arguments: Any) -> Future:
+    """The answer to come; a question that is refused at once is answered with that error."""
+    try:
+        return submit(*arguments)
+    except AutopruneError as error:
+        refused: Future = Future()
+        refused.set_exception(error)
+        return refused
+
+
+def training_costs(
+    settings: MeasureSettings, cost_models: Sequence[CostModel], client: CompilerPool
+) -> list[TrainingStepCosts]:
+    """What estimates training steps, on each target.
+
+    Raises:
+        TargetError: a target is not a TPU.
+        SettingsError: there is no such optimiser.
+    """
+    cache = settings.target.cache
+    return [TrainingStepCosts(found.target, open_cache(cache), client, settings.optimizer) for found in cost_models]
+
+
+def _training(
+    models: Mapping[str, Any], costs: Sequence[TrainingStepCosts], settings: MeasureSettings, folder: Path
+) -> None:
+    """Cost a training step of every model, on one device and on slices; print and save the table."""
+    devices = {cost.target.name: settings.devices or [1, min(CHIPS[cost.target.name].slices)] for cost in costs}
+
+    def asked() -> Iterator[Asked]:
+        for cost in costs:
+            for name, model in models.items():
+                for count in devices[cost.target.name]:
+                    yield name, cost.target.name, count, _submitted(cost.submit, model, count)
+
+    total = len(models) * sum(map(len, devices.values()))
+    rows = finished("training", asked(), total, folder / "training_steps.json")
+    for cost in costs:
+        cost.close()
+    _show(training_table(rows), rows)
 
 
 def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSettings, folder: Path) -> None:
     """Cost the model at every keep ratio, all groups pruned alike; print, plot and save the staircase."""
+    if not cost_models:
+        return
     planner = Planner(model, constraints=settings.constraints)
     with stage("sweep", len({1.0, *settings.keep_ratios})) as shown:
         rows = uniform_sweep(
@@ -58,24 +157,40 @@ def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSetting
     CONSOLE.print(f"plot: {folder / 'sweep.png'}")
 
 
+def _show(table: Table, rows: Sequence[CostRow]) -> None:
+    CONSOLE.print(table)
+    for note in notes(rows):
+        CONSOLE.print(note, markup=False, highlight=False)
+
+
 @contextmanager
-def opened(settings: TargetSettings) -> Iterator[list[CostModel]]:
-    """A cost model for the target, or for each TPU generation; one compiler process serves them all."""
+def opened(settings: TargetSettings) -> Iterator[tuple[CompilerPool, list[CostModel]]]:
+    """A cost model for the target, or for each TPU generation, and the compiler processes that serve them all."""
     names = list(CHIPS) if settings.name == "all" else [settings.name]
     with ExitStack() as stack:
-        client = stack.enter_context(closing(CompilerClient()))
+        client = stack.enter_context(closing(CompilerPool(settings.processes)))
         targets = [Target(name, settings.batch_size, settings.dtype) for name in names]
-        opened_models = [open_cost_model(target, cache=settings.cache, client=client) for target in targets]
-        yield [stack.enter_context(closing(cost_model)) for cost_model in opened_models]
+        opened_models = [
+            open_cost_model(target, cache=settings.cache, client=client, route=settings.route) for target in targets
+        ]
+        yield client, [stack.enter_context(closing(cost_model)) for cost_model in opened_models]
 
 
-def _model(settings: ModelSettings) -> Any:
-    if settings.name == "file":
-        if not settings.path:
-            raise ModelError("model=file needs model.path=FILE.keras.")
-        return load_model(settings.path)
-    shape = tuple(settings.input_shape) if settings.input_shape else None
-    return zoo.build(settings.name, shape, settings.classes, settings.width)
+def _models(settings: ModelSettings) -> dict[str, Any]:
+    """The models by the names that they have in the tables; of several files, their names."""
+    if settings.name != "file":
+        shape = tuple(settings.input_shape) if settings.input_shape else None
+        model = zoo.build(settings.name, shape, settings.classes, settings.width)
+        return {model.name: model}
+    if not settings.path:
+        raise ModelError("model=file needs model.path=FILE.keras.")
+    if not isinstance(settings.path, list) or len(settings.path) == 1:
+        model = load_model(settings.path if isinstance(settings.path, str) else settings.path[0])
+        return {model.name: model}
+    paths = list(dict.fromkeys(settings.path))
+    stems = [Path(path).stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else paths
+    return {name: load_model(path) for name, path in zip(names, paths, strict=True)}
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="measure")

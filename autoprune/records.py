@@ -1,7 +1,8 @@
 """The nouns that flow between the stages, as frozen dataclasses: standard library and NumPy only.
 
 `ChannelGroup` comes from `autoprune.graph`, `Plan` from `autoprune.planning`, `SurgeryReport` from
-`autoprune.surgery`, `CostReport` from `autoprune.cost`, `Evaluation` from `autoprune.evaluation`.
+`autoprune.surgery`, `CostReport` and `TrainingStepReport` from `autoprune.cost`, `Evaluation` from
+`autoprune.evaluation`.
 """
 
 from collections.abc import Mapping
@@ -173,6 +174,9 @@ class CostReport:
         utilisation: share of the device's peak that the FLOPs take at this latency; None without a known peak.
         bound: what the latency cannot go below on this device even if all else were free: `compute` when the FLOPs at
             the device's peak take longer than the traffic at its bandwidth, else `HBM`; None without these.
+        layers: seconds of the latency by layer, for layers with FLOPs; a kernel of several layers counts for each in
+            proportion to their FLOPs. What belongs to none, such as waiting for copies, is the rest. Empty when the
+            kind of report cannot tell.
         provenance: where the figures come from: library versions, topology, clock, route.
     """
 
@@ -187,6 +191,66 @@ class CostReport:
     traffic: int | None = None
     utilisation: float | None = None
     bound: Literal["compute", "HBM"] | None = None
+    layers: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of one device's memory that a training step needs.
+
+    Attributes:
+        state: weights and the optimiser's slots as laid out on the device, padding included.
+        activations: this device's share of the batch, and temporaries, such as what the backward pass needs.
+        code: the program.
+        total: everything that must fit at once.
+    """
+
+    state: int
+    activations: int
+    code: int
+    total: int
+
+
+@dataclass(frozen=True)
+class TrainingStepReport:
+    """What one step of training costs on one chip or a slice; every figure is of one device.
+
+    Attributes:
+        target: what was asked for; its batch size is that of one JAX device: a chip, or one of two cores.
+        devices: JAX devices that share the step, each with a batch of its own and all of the state.
+        chips: that these devices make up; 0.5 for one core.
+        global_batch_size: examples per step, on all devices together.
+        optimizer: by Keras's name.
+        kind: always `compiler estimate`.
+        fits: whether the step fits in a device's memory.
+        latency: seconds per step by the schedule walk, without the time that devices wait for each other, for which
+            the compiler gives no estimate; None when the step does not fit.
+        latency_sum: the compiler's plain sum over kernels, in seconds; likewise.
+        memory: bytes on each device; None when the compiler refused the step as too large.
+        needed: bytes that the step takes on each device; of a refused one what the compiler names, which may be its
+            temporaries alone.
+        capacity: bytes that a program may take on one device, by the compiler's word.
+        communicated: bytes that each device gets from operations over all devices: the sum of the gradients, and the
+            statistics of batch normalisation; 0 on one device, None when the compiler refused the step.
+        parameters: of the model.
+        provenance: where the figures come from: library versions, topology, clock.
+    """
+
+    target: Target
+    devices: int
+    chips: float
+    global_batch_size: int
+    optimizer: str
+    kind: Literal["compiler estimate"]
+    fits: bool
+    latency: float | None
+    latency_sum: float | None
+    memory: TrainingMemory | None
+    needed: int
+    capacity: int
+    communicated: int | None
+    parameters: int
     provenance: Mapping[str, str | float] = field(default_factory=dict)
 
 
@@ -236,9 +300,13 @@ class Budget:
 
     def overrun(self, cost: CostReport) -> float:
         """The largest relative excess over a limit: 0.1 is ten per cent too much, below 0 is room left."""
+        return self.excess(cost.latency, cost.memory.total)
+
+    def excess(self, latency: float, memory: float | None) -> float:
+        """As `overrun`, of a latency in seconds and a memory in bytes; one that is not known exceeds nothing."""
         excess = [-1.0]
         if self.latency is not None:
-            excess.append(cost.latency / self.latency - 1)
-        if self.memory is not None and cost.memory.total is not None:
-            excess.append(cost.memory.total / self.memory - 1)
+            excess.append(latency / self.latency - 1)
+        if self.memory is not None and memory is not None:
+            excess.append(memory / self.memory - 1)
         return max(excess)

@@ -19,11 +19,13 @@ from omegaconf import DictConfig
 
 from autoprune import cli
 from autoprune.cost import CostModel, open_cost_model
+from autoprune.cost.layers import layer_dependences
 from autoprune.cost.model import resolve_target
 from autoprune.data import Dataset, load_data
 from autoprune.errors import BudgetError, SettingsError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.staircase import staircase_steps, staircase_widths
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
@@ -35,14 +37,14 @@ from autoprune.reporting.console import CONSOLE, BestSoFar, stage, training_stag
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table, shares
-from autoprune.searchers import SEARCHERS, Problem, Scorer, Searcher, best_within
+from autoprune.searchers import SEARCHERS, Problem, Scorer, Searcher, Steering, best_within
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import absolute, pose
 from autoprune.searchers.uniform import distinct_ratios
-from autoprune.settings import BudgetSettings, LimitsSettings, SearchSettings, from_config
+from autoprune.settings import BudgetSettings, SearchSettings, from_config
 from autoprune.training.base_model import base_model
 from autoprune.training.finishing import Finished, Finisher, finish_all
-from envs.making import as_policy, env_maker
+from envs.making import env_maker, learnt_policy
 from envs.reward import REWARDS
 
 logger = logging.getLogger(__name__)
@@ -98,19 +100,27 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
     importance = settings.importance
     sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
-    open_costs = open_cost_model(_target(settings), cache=settings.target.cache, measured=folder.measured)
+    open_costs = open_cost_model(
+        _target(settings),
+        cache=settings.target.cache,
+        measured=folder.measured,
+        route=settings.target.route,
+        processes=settings.target.processes,
+    )
     with closing(open_costs) as cost_model:
         identity = _identity(model, data, planner, settings, cost_model)
         with closing(Journal(folder.journal, identity)) as journal:
             evaluator = Evaluator(
                 model, planner, data, cost_model=cost_model, journal=journal, settings=settings.evaluation
             )
+            if settings.constraints.widths == "staircase":
+                _learn_widths(evaluator, settings)
             problem = _pose(evaluator, settings)
             searcher, name = _searcher(settings, model, planner, cost_model, folder)
             courses = {}
             for label, propose in {"uniform": SEARCHERS.get("uniform"), name: searcher}.items():
                 courses[label] = _run_searcher(label, propose, problem, evaluator, settings)
-        policy = _policy(searcher, settings, model, cost_model.target)
+        policy = learnt_policy(getattr(searcher, "actor", None), settings, model.name, cost_model.target)
         if policy is not None:
             save_policy(policy, folder.policy)
         finisher = Finisher(model, planner, data, cost_model=cost_model, settings=settings)
@@ -164,12 +174,24 @@ def _rl() -> types.ModuleType:
     return rl
 
 
+def _learn_widths(evaluator: Evaluator, settings: SearchSettings) -> None:
+    """Restrict the planner to widths that the target makes worth having."""
+    planner = evaluator.planner
+    layers = layer_dependences(evaluator.model, planner.groups)
+    steps = staircase_steps(planner.legal, layers, settings.constraints.staircase_points)
+    memory = settings.budget.memory is not None
+    with stage("widths", len(steps)) as shown:
+        widths = staircase_widths(evaluator, steps, memory=memory, observe=lambda done: shown.advance(done, ""))
+    planner.restrict(widths)
+    logger.info("widths worth having: %s", "; ".join(f"{name} {list(found)}" for name, found in widths.items()))
+
+
 def _pose(evaluator: Evaluator, settings: SearchSettings) -> Problem:
     """Find where uniform pruning meets the budget, and show how far that is."""
     planner = evaluator.planner
     dense = evaluator.evaluate(1.0)
 
-    with stage("budget", len(distinct_ratios(planner.groups, planner.constraints))) as shown:
+    with stage("budget", len(distinct_ratios(planner.legal))) as shown:
 
         def observe(number: int, ratio: float, cost: CostReport) -> None:
             limits = absolute(settings.budget, dense.cost)
@@ -195,7 +217,9 @@ def _run_searcher(
     """Let one searcher use its evaluations, and show how it gets on."""
     evaluations = settings.search.evaluations
     with stage(name, evaluations) as shown:
-        scorer = Scorer(evaluator, name, evaluations, BestSoFar(shown, problem.budget, problem.dense))
+        limits = settings.search
+        steering = Steering(evaluator.surrogate, problem, project=limits.project, screen=limits.screen)
+        scorer = Scorer(evaluator, name, evaluations, BestSoFar(shown, problem.budget, problem.dense), steering)
         searcher(problem, scorer, settings.seed)
     return scorer.course
 
@@ -217,30 +241,15 @@ def _best(courses: Mapping[str, list[Evaluation]], problem: Problem) -> dict[str
     return best
 
 
-def _policy(searcher: Searcher, settings: SearchSettings, model: Any, target: Target) -> Policy | None:
-    """What an agent learnt, ready to be stored."""
-    actor = getattr(searcher, "actor", None)
-    if actor is None:
-        return None
-    record = {
-        "agent": settings.agent.name,
-        "evaluations": settings.search.evaluations,
-        "seed": settings.seed,
-        "model": model.name,
-        "data": settings.data.name,
-        "target": dataclasses.asdict(target),
-        "budget": dataclasses.asdict(settings.budget),
-        "constraints": dataclasses.asdict(settings.constraints),
-    }
-    return as_policy(actor, record)
-
-
 def _identity(
     model: Any, data: Dataset, planner: Planner, settings: SearchSettings, cost_model: CostModel
 ) -> dict[str, Any]:
     """Everything that an evaluation depends on besides the plan."""
+    # The first cost of a search shows by which route all its models go; it is the dense model's, needed anyway.
+    route = cost_model.submit(model).result().provenance.get("route", "")
     return {
         "model": planner.fingerprint,
+        "route": route,
         "weights": weights_fingerprint(model),
         "data": data.fingerprint(),
         "target": dataclasses.asdict(cost_model.target),
@@ -283,7 +292,7 @@ def search(
     if latency is not None or memory is not None:
         settings = replace(settings, budget=BudgetSettings(latency, memory))
     if evaluations is not None:
-        settings = replace(settings, search=LimitsSettings(evaluations))
+        settings = replace(settings, search=replace(settings.search, evaluations=evaluations))
     return search_model(model, data, settings, RunFolder.make(folder))
 
 

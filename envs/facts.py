@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.cost.flops import flops_per_layer
+from autoprune.cost.layers import LayerDependence, layer_dependences
 from autoprune.models import keras_internals
 from autoprune.planning import Planner
 from autoprune.records import ChannelGroup
@@ -45,19 +46,6 @@ class GroupFacts:
 
 
 @dataclass(frozen=True)
-class LayerFacts:
-    """One layer with operations: which groups own the channel axes of its kernels.
-
-    Attributes:
-        share: of the model's operations.
-        axes: for every channel axis the groups on it, each as (index of the group, share of the axis it owns).
-    """
-
-    share: float
-    axes: tuple[tuple[tuple[int, float], ...], ...]
-
-
-@dataclass(frozen=True)
 class ModelFacts:
     """All prunable groups, and the layers whose operations they decide.
 
@@ -67,18 +55,15 @@ class ModelFacts:
     """
 
     groups: tuple[GroupFacts, ...]
-    layers: tuple[LayerFacts, ...]
+    layers: tuple[LayerDependence, ...]
 
     def flops_share(self, keep_ratios: Sequence[float]) -> float:
         """Share of the dense operations left at these keep ratios, one per group in order.
 
         A layer's operations are proportional to the product of its channel axes.
         """
-        total = 0.0
-        for layer in self.layers:
-            left = (1 - sum(owned * (1 - keep_ratios[index]) for index, owned in axis) for axis in layer.axes)
-            total += layer.share * math.prod(left)
-        return total
+        left = sum(layer.flops * math.prod(axis.left(keep_ratios) for axis in layer.axes) for layer in self.layers)
+        return left / max(sum(layer.flops for layer in self.layers), 1)
 
 
 def read_facts(model: Any, planner: Planner) -> ModelFacts:
@@ -90,7 +75,7 @@ def read_facts(model: Any, planner: Planner) -> ModelFacts:
         _group_facts(group, planner.scores[group.name], layers, flops, total_flops, parameters)
         for group in planner.groups
     )
-    return ModelFacts(groups, _layer_facts(planner.groups, flops, total_flops))
+    return ModelFacts(groups, layer_dependences(model, planner.groups))
 
 
 def _group_facts(
@@ -133,17 +118,3 @@ def _pixels(path: str, layers: dict[str, Any]) -> int:
     shape = keras_internals.calls_of(layer)[0].outputs[0].shape[1:]
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
     return math.prod(size or 1 for size in (shape[1:] if first else shape[:-1]))
-
-
-def _layer_facts(groups: Sequence[ChannelGroup], flops: dict[str, int], total_flops: int) -> tuple[LayerFacts, ...]:
-    """For every layer with operations, the groups on the axes of its kernels."""
-    axes: dict[str, dict[tuple[str, int], list[tuple[int, float]]]] = {path: {} for path in flops}
-    for index, group in enumerate(groups):
-        for member in group.members:
-            if member.layer in axes and member.name.endswith("kernel") and not member.is_attribute:
-                owned = float((member.channels >= 0).mean())
-                axes[member.layer].setdefault((member.name, member.axis), []).append((index, owned))
-    return tuple(
-        LayerFacts(flops[path] / total_flops, tuple(tuple(owners) for owners in of_layer.values()))
-        for path, of_layer in axes.items()
-    )

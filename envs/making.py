@@ -1,6 +1,7 @@
 """Makes environments for a searcher, and policies of what was learnt in them."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -9,7 +10,7 @@ from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.searchers import Problem, Scorer
 from autoprune.searchers.policy import Policy
-from autoprune.settings import RewardSettings
+from autoprune.settings import RewardSettings, SearchSettings
 from envs import ENV_ID
 from envs.action import MEANING
 from envs.facts import read_facts
@@ -32,19 +33,49 @@ def env_maker(
 
     def make(problem: Problem, scorer: Scorer) -> gymnasium.Env:
         latency, memory = shares(problem.budget, problem.dense)
-        minimum = problem.constraints.min_keep_ratio
-        situation = Situation(facts, latency, memory, problem.anchor, minimum, target)
-        task = PruningTask(situation, problem.constraints, problem.budget, problem.dense, reward, scorer.evaluate)
+        minimum = problem.legal.minimum
+        guess = latency_guess(problem, scorer)
+        situation = Situation(facts, latency, memory, problem.anchor, minimum, target, guess)
+        task = PruningTask(situation, problem.legal, problem.budget, problem.dense, reward, scorer.evaluate)
         return gymnasium.make(ENV_ID, task=task)
 
     return make
 
 
-def as_policy(actor: Mapping[str, Any], record: Mapping[str, Any]) -> Policy:
-    """A learnt actor as a policy that can be stored.
+def latency_guess(problem: Problem, scorer: Scorer) -> Callable[[Sequence[float]], float | None]:
+    """The share of the dense latency that the scorer's surrogate guesses for keep ratios, once it has learnt."""
+
+    def guess(keep_ratios: Sequence[float]) -> float | None:
+        if scorer.surrogate is None or not scorer.surrogate.ready:
+            return None
+        names = (group.name for group in problem.groups)
+        widths = problem.legal.all_nearest(dict(zip(names, keep_ratios, strict=True)))
+        return scorer.surrogate.predict(widths).latency / problem.dense.cost.latency
+
+    return guess
+
+
+def learnt_policy(
+    actor: Mapping[str, Any] | None, settings: SearchSettings, model: str, target: Target
+) -> Policy | None:
+    """What an agent has learnt, ready to be stored, with how it was trained; None when nothing was learnt.
 
     Args:
         actor: what `RlSearcher.actor` holds.
-        record: how it was trained.
+        settings: of the search.
+        model: name of the model.
+        target: what its cost was for.
     """
+    if actor is None:
+        return None
+    record = {
+        "agent": settings.agent.name,
+        "evaluations": settings.search.evaluations,
+        "seed": settings.seed,
+        "model": model,
+        "data": settings.data.name,
+        "target": dataclasses.asdict(target),
+        "budget": dataclasses.asdict(settings.budget),
+        "constraints": dataclasses.asdict(settings.constraints),
+    }
     return Policy(**actor, features=FEATURES, meaning=MEANING, environment=ENV_ID, record=record)

@@ -1,7 +1,7 @@
 """What the agent sees: bounded, named features that mean the same for every model."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ FEATURES: tuple[str, ...] = (
     *(f"importance_q{round(100 * q)}" for q in QUANTILES),  # of the scores over their mean, / 4
     "flops_kept",  # share left if the groups still to come were kept whole
     "flops_least",  # share left if they were cut as far as allowed
+    "latency_kept",  # of the dense latency, likewise: as the surrogate guesses, as the operations until it has learnt
+    "latency_least",  # of the dense latency, likewise
     "latency_budget",  # share of the dense latency; 1 when there is no limit
     "memory_budget",  # share of the dense memory; 1 when there is no limit
     "anchor",  # keep ratio at which uniform pruning meets the budget
@@ -47,6 +49,7 @@ class Situation:
         anchor: keep ratio at which uniform pruning meets the budget.
         minimum: smallest keep ratio of a group.
         target: what the cost is for.
+        guess: share of the dense latency left at keep ratios, one per group in order; None before there is a guess.
     """
 
     facts: ModelFacts
@@ -55,6 +58,7 @@ class Situation:
     anchor: float
     minimum: float
     target: Target
+    guess: Callable[[Sequence[float]], float | None] = lambda keep_ratios: None
 
 
 def shares(budget: Budget, dense: Evaluation) -> tuple[float, float]:
@@ -79,6 +83,10 @@ def observe(situation: Situation, chosen: Sequence[float], previous_action: floa
     facts = situation.facts
     index, count = len(chosen), len(facts.groups)
     group = facts.groups[index]
+    kept = [*chosen, *[1.0] * (count - index)]
+    least = [*chosen, *[situation.minimum] * (count - index)]
+    flops_kept, flops_least = facts.flops_share(kept), facts.flops_share(least)
+    latency_kept, latency_least = situation.guess(kept), situation.guess(least)
     values: Mapping[str, float] = {
         "position": index / max(count - 1, 1),
         "groups": math.log2(count) / 8,
@@ -91,8 +99,10 @@ def observe(situation: Situation, chosen: Sequence[float], previous_action: floa
         "flops_share": group.flops_share,
         "parameter_share": group.parameter_share,
         **{f"importance_q{round(100 * q)}": v / 4 for q, v in zip(QUANTILES, group.importance, strict=True)},
-        "flops_kept": facts.flops_share([*chosen, *[1.0] * (count - index)]),
-        "flops_least": facts.flops_share([*chosen, *[situation.minimum] * (count - index)]),
+        "flops_kept": flops_kept,
+        "flops_least": flops_least,
+        "latency_kept": flops_kept if latency_kept is None else latency_kept,
+        "latency_least": flops_least if latency_least is None else latency_least,
         "latency_budget": situation.latency_budget,
         "memory_budget": situation.memory_budget,
         "anchor": situation.anchor,

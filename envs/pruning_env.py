@@ -7,8 +7,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from autoprune.planning.widths import LegalWidths
 from autoprune.records import Budget, Evaluation
-from autoprune.settings import Constraints, RewardSettings
+from autoprune.settings import RewardSettings
 from envs.action import keep_ratio
 from envs.observation import FEATURES, Situation, observe
 from envs.reward import reward_terms
@@ -20,7 +21,7 @@ class PruningTask:
 
     Attributes:
         situation: facts of the model, budget shares, anchor, target.
-        constraints: which widths are legal.
+        legal: the widths that each group may be cut to.
         budget: limits in absolute units.
         dense: the evaluation of the unpruned model.
         reward: name and weights of the reward.
@@ -28,7 +29,7 @@ class PruningTask:
     """
 
     situation: Situation
-    constraints: Constraints
+    legal: LegalWidths
     budget: Budget
     dense: Evaluation
     reward: RewardSettings
@@ -75,8 +76,8 @@ class ChannelPruningEnv(gymnasium.Env):
         if len(self._chosen) >= len(groups):
             raise gymnasium.error.ResetNeeded("The episode is over: call reset() before step().")
         group = groups[len(self._chosen)]
-        anchor = self.task.situation.anchor
-        self._chosen.append(keep_ratio(action, group.size, anchor, self.task.constraints, group.unit))
+        situation, widths = self.task.situation, self.task.legal.of(group.name)
+        self._chosen.append(keep_ratio(action, widths, situation.anchor, situation.minimum))
         if len(self._chosen) < len(groups):
             previous = float(np.clip(np.asarray(action).reshape(-1)[0], -1, 1))
             return observe(self.task.situation, self._chosen, previous), 0.0, False, False, {}

@@ -13,7 +13,16 @@ FLOW = (
 )
 COMMANDS = {"search", "measure", "cli"}
 HYDRA_HOMES = {"autoprune/cli.py", "autoprune/search.py", "autoprune/measure.py"}
-FRAMEWORK_HOMES = {"autoprune/cost/worker.py", "autoprune/cost/programs.py", "autoprune/cost/host.py"}
+FRAMEWORK_HOMES = {
+    "autoprune/cost/worker.py",
+    "autoprune/cost/programs.py",
+    "autoprune/cost/placement.py",
+    "autoprune/cost/training_program.py",
+    "autoprune/cost/tensorflow_program.py",
+    "autoprune/cost/host.py",
+    "autoprune/cost/live.py",
+    "autoprune/cost/attached_worker.py",
+}
 SOURCES = sorted([*ROOT.glob("autoprune/**/*.py"), *ROOT.glob("envs/**/*.py")])
 
 

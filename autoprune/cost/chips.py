@@ -9,6 +9,10 @@ over operations per cycle; those of v5p and v6e are implied by their peaks.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# Slices that libtpu describes, by their number of chips: of generations wired as a square, and as a cube.
+_FLAT_SLICES = {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"}
+_CUBIC_SLICES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -46,6 +50,13 @@ class Chip:
         The roofline of Williams, Waterman and Patterson (2009, doi 10.1145/1498765.1498785).
         """
         return "compute" if flops / self.peak >= traffic / self.bandwidth else "HBM"
+
+    @property
+    def slices(self) -> dict[int, str]:
+        """Topology names of slices of several chips, by their number of JAX devices."""
+        generation, shape = self.topology.split(":")
+        known = _FLAT_SLICES if shape.count("x") == 1 else _CUBIC_SLICES
+        return {chips * self.devices: f"{generation}:{name}" for chips, name in known.items()}
 
     @property
     def device(self) -> str:

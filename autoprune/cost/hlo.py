@@ -17,6 +17,7 @@ _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([\d,]*)(?::((?:T\([\
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _ON_CHIP = re.compile(r"S\([1-9]\d*\)")
 _MOVES_NOTHING = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"})
+_COLLECTIVES = frozenset({"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"})
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0}
 
 
@@ -205,6 +206,24 @@ def hbm_traffic(module: Module) -> int:
             else:
                 read = sum(sizes.get(name, 0) for name in set(instruction.operands) - starts)
                 total += sizes[instruction.name] + read
+        return total
+
+    return visit(module.entry)
+
+
+def communicated_bytes(module: Module) -> int:
+    """Bytes that come back to one device from operations over all devices, such as the sum of gradients.
+
+    Loops are counted as often as they run. The compiler estimates no cycles for these instructions.
+    """
+
+    def visit(computation: str) -> int:
+        total = 0
+        for instruction in module.computations[computation]:
+            inner = [visit(name) for name in _control_flow(instruction)]
+            total += _trips(instruction) * max(inner, default=0)
+            if instruction.opcode in _COLLECTIVES:
+                total += padded_bytes(instruction.shape)
         return total
 
     return visit(module.entry)

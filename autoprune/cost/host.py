@@ -1,11 +1,12 @@
 """Cost on this host, measured: kind `measured`, target `cpu`.
 
-The model runs as a function compiled by XLA, at the target's batch size. What is measured disturbs itself when
-other work runs beside it: the median of many runs is reported, with the interquartile range.
+The model runs as a function compiled by XLA, at the target's batch size, timed as `timing.py` says. What is measured is
+disturbed by other work on the host: the report has the interquartile range beside the median.
 """
 
+import importlib.metadata
+import os
 import platform
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -14,13 +15,10 @@ import keras
 import numpy as np
 
 from autoprune.cost.flops import count_flops
+from autoprune.cost.timing import Timing, example_inputs, looped, measured
 from autoprune.errors import CostError
 from autoprune.models import keras_internals
 from autoprune.records import CostReport, Memory, Target
-
-WARM_UP = 3
-RUNS = 30
-SECONDS = 2.0  # Stop before RUNS when a slow model has taken this long, but never before 5 runs.
 
 
 class HostCostModel:
@@ -36,8 +34,9 @@ class HostCostModel:
     def submit(self, model: Any) -> Future:
         """Measure a model at once; the future is finished when this returns.
 
-        Raises:
-            CostError: the input size of the model is not fixed.
+        Returns:
+            A future of a `CostReport`; its exception is a `CostError`: the input size of the model is not fixed, or XLA
+            refuses one of its layers.
         """
         report: Future = Future()
         try:
@@ -50,69 +49,76 @@ class HostCostModel:
         """Nothing to end."""
 
     def _measure(self, model: Any) -> CostReport:
-        run = compiled_forward(model)
-        batch = [
-            np.random.default_rng(0).random((self.target.batch_size, *t.shape[1:]), np.float32).astype(t.dtype)
-            for t in model.inputs
-        ]
-        times = _time(lambda: run(batch))
-        low, median, high = np.percentile(times, [25, 50, 75])
+        batch = example_inputs([((self.target.batch_size, *t.shape[1:]), t.dtype) for t in model.inputs])
+        backend = keras.backend.backend()
+        if backend not in _BACKENDS:
+            raise CostError(f"The target cpu needs the TensorFlow or JAX backend of Keras. Received: {backend}")
+        timing, activations = _BACKENDS[backend](model, batch)
         weights = sum(int(np.prod(w.shape)) * np.dtype(_numpy_dtype(w.dtype)).itemsize for w in model.weights)
+        total = None if activations is None else weights + activations
         return CostReport(
             target=self.target,
             kind="measured",
-            latency=float(median),
+            latency=timing.latency,
             latency_sum=None,
-            latency_iqr=float(high - low),
-            memory=Memory(weights=weights, activations=None, code=None, total=None),
+            latency_iqr=timing.iqr,
+            memory=Memory(weights=weights, activations=activations, code=None, total=total),
             flops=count_flops(model, self.target.batch_size),
             parameters=model.count_params(),
             provenance={
                 "host": platform.machine(),
-                "runs": len(times),
-                "keras": keras.version(),
-                "backend": keras.backend.backend(),
+                "processors": os.cpu_count() or 0,
+                "backend": backend,
+                **{name: importlib.metadata.version(name) for name in ("keras", _DISTRIBUTIONS[backend])},
+                **timing.provenance,
             },
         )
 
 
-def compiled_forward(model: Any) -> Callable[[list[np.ndarray]], Any]:
-    """The model's forward pass compiled by XLA, for lists of input arrays; waits for the result.
+def _on_tensorflow(model: Any, batch: list[np.ndarray]) -> tuple[Timing, None]:
+    """The timing, and no word on memory: TensorFlow does not pass on what XLA says of it."""
+    import tensorflow as tf
 
-    Raises:
-        CostError: the backend is neither TensorFlow nor JAX.
-    """
     structure = keras_internals.input_structure(model)
 
-    def packed(batch: list[Any]) -> Any:
-        return keras.tree.pack_sequence_as(structure, list(batch))
+    def call(_: Any, arrays: list[Any]) -> list[Any]:
+        return keras.tree.flatten(model(keras.tree.pack_sequence_as(structure, list(arrays)), training=False))
 
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+    forward = tf.function(call, autograph=False)
+    inputs = [tf.constant(array) for array in batch]
+    outputs = forward.get_concrete_function([], inputs).structured_outputs
+    carried = [inputs, [tf.zeros(output.shape, output.dtype) for output in outputs]]
+    loop = tf.function(looped(forward), jit_compile=True, autograph=False)
 
-        function = tf.function(lambda batch: model(packed(batch), training=False), jit_compile=True)
-        return lambda batch: keras.tree.map_structure(lambda t: t.numpy(), function(batch))
-    if backend == "jax":
-        import jax
+    def run(iterations: int) -> None:
+        for array in loop(tf.constant(iterations, tf.int32), [], *carried)[1]:
+            array.numpy()  # waits
 
-        trainable = [variable.value for variable in model.trainable_variables]
-        others = [variable.value for variable in model.non_trainable_variables]
-        function = jax.jit(lambda t, n, batch: model.stateless_call(t, n, packed(batch), training=False)[0])
-        return lambda batch: jax.block_until_ready(function(trainable, others, batch))
-    raise CostError(f"The target cpu needs the TensorFlow or JAX backend of Keras. Received: {backend}")
+    return measured(run), None
 
 
-def _time(call: Callable[[], Any]) -> list[float]:
-    """Seconds of each run, after warming up."""
-    for _ in range(WARM_UP):
-        call()
-    times: list[float] = []
-    while len(times) < 5 or (len(times) < RUNS and sum(times) < SECONDS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return times
+def _on_jax(model: Any, batch: list[np.ndarray]) -> tuple[Timing, int]:
+    """The timing, and the bytes of inputs, outputs and temporaries."""
+    import jax
+
+    from autoprune.cost.live import run_live
+
+    structure = keras_internals.input_structure(model)
+
+    def forward(state: tuple[list, list], arrays: list[Any]) -> Any:
+        return model.stateless_call(*state, keras.tree.pack_sequence_as(structure, list(arrays)), training=False)[0]
+
+    state = tuple([v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables))
+    # The processor, also where JAX has something faster.
+    result = run_live(forward, state, batch, jax.devices("cpu")[0])
+    return result.timing, result.memory.activations
+
+
+_BACKENDS: dict[str, Callable[[Any, list[np.ndarray]], tuple[Timing, int | None]]] = {
+    "tensorflow": _on_tensorflow,
+    "jax": _on_jax,
+}
+_DISTRIBUTIONS = {"tensorflow": "tensorflow", "jax": "jax"}
 
 
 def _numpy_dtype(dtype: str) -> str:

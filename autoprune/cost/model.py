@@ -3,17 +3,21 @@
 import dataclasses
 import importlib.util
 import logging
+import os
 import platform
 import sys
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from autoprune.cost.cache import CostCache, cache_key, report_from_json, user_cache_folder
+import keras
+
+from autoprune.cost.attached import AttachedCostModel, attached_tpu, why_not_attached
+from autoprune.cost.cache import CostCache, cache_key, open_cache, report_from_json
 from autoprune.cost.chips import CHIPS
-from autoprune.cost.client import CompilerClient
 from autoprune.cost.compiler import CompilerCostModel
 from autoprune.cost.host import HostCostModel
+from autoprune.cost.pool import CompilerPool
 from autoprune.errors import TargetError
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.records import CostReport, Target
@@ -87,7 +91,7 @@ class Remembering:
 
 def target_names() -> list[str]:
     """Every target that a cost model can be opened for."""
-    return [*CHIPS, "cpu"]
+    return [*CHIPS, "tpu", "cpu"]
 
 
 def compiler_available() -> bool:
@@ -101,7 +105,8 @@ def resolve_target(target: Target) -> Target:
     `auto` is `tpu_v5e` where the TPU compiler is installed, else `cpu`.
 
     Raises:
-        TargetError: the name, batch size or dtype cannot be, or needs the TPU compiler on a platform without it.
+        TargetError: the name, batch size or dtype cannot be, or needs the TPU compiler on a platform without it, or an
+            attached TPU where there is none.
     """
     name = target.name
     if name == "auto":
@@ -110,8 +115,12 @@ def resolve_target(target: Target) -> Target:
         raise TargetError("target=all is for `python -m autoprune.measure`; here one target is needed.")
     if name not in target_names():
         raise TargetError(f"There is no target '{name}'. {suggestion(name, [*target_names(), 'auto'])}")
-    if name in CHIPS and not compiler_available():
+    if name in (*CHIPS, "tpu") and not compiler_available():
         raise TargetError(f"The target {name} cannot be used here. {_no_compiler()} Use target=cpu.")
+    if name == "tpu":
+        complaint = why_not_attached(attached_tpu(), keras.backend.backend(), os.environ.get("JAX_PLATFORMS"))
+        if complaint:
+            raise TargetError(complaint)
     if target.batch_size < 1:
         raise TargetError(f"target.batch_size must be 1 or more. Received: batch_size={target.batch_size}")
     if target.dtype not in DTYPES:
@@ -131,8 +140,10 @@ def open_cost_model(
     target: Target,
     *,
     cache: str | Path | None = "auto",
-    client: CompilerClient | None = None,
+    client: CompilerPool | None = None,
     measured: str | Path | None = None,
+    route: str = "auto",
+    processes: int | None = None,
 ) -> CostModel:
     """Something that costs models on a target. Close it when done.
 
@@ -140,10 +151,14 @@ def open_cost_model(
 
     Args:
         target: `Target(name, batch_size, dtype)`; the name may be `auto`.
-        cache: file where compilations are remembered; `auto` is one in the user's cache folder, None keeps nothing.
-        client: a compiler process to share between targets; it stays open.
-        measured: file where what is measured on this host is kept, so that an architecture has one cost in all
-            processes of a search.
+        cache: where compilations are remembered: `auto` is a file in the user's cache folder, `ro` reads that file and
+            writes nothing, `off` or None keeps nothing, anything else is the path of a file.
+        client: compiler processes to share between targets; they stay open.
+        measured: file where what is measured, on this host or its TPU, is kept, so that an architecture has one cost
+            in all processes of a search.
+        route: how models reach the compiler: `keras`, `tensorflow` or `auto` (see `CompilerCostModel`).
+        processes: how many compiler processes may run at once, where no client is given; None chooses by cores and
+            memory.
 
     Raises:
         TargetError: the target cannot be used here.
@@ -153,8 +168,14 @@ def open_cost_model(
         if asked == "auto":
             logger.warning("target auto: %s Costs are measured on this host instead.", _no_compiler())
         return Remembering(HostCostModel(target), CostCache(Path(measured)) if measured else None)
-    path = user_cache_folder() / "costs.sqlite" if cache == "auto" else cache
-    return Remembering(CompilerCostModel(target, CostCache(Path(path)) if path else None, client))
+    if target.name == "tpu":
+        compilations = open_cache(cache)
+
+        def compiled(described: Target) -> CompilerCostModel:
+            return CompilerCostModel(described, compilations, client, "keras", 1)
+
+        return Remembering(AttachedCostModel(target, compiled), CostCache(Path(measured)) if measured else None)
+    return Remembering(CompilerCostModel(target, open_cache(cache), client, route, processes))
 
 
 def measure_cost(
@@ -170,7 +191,7 @@ def measure_cost(
     Args:
         model: a built Functional or Sequential model with a static input size.
         target: `tpu_v2`, `tpu_v3`, `tpu_v4`, `tpu_v5e`, `tpu_v5p`, `tpu_v6e` or `tpu7x`, estimated by the TPU compiler;
-            `cpu`, measured on this host; or `auto`.
+            `tpu`, measured on an attached one; `cpu`, measured on this host; or `auto`.
         batch_size: images per call on one device.
         dtype: `bfloat16` or `float32`.
         cache: as for `open_cost_model`.

@@ -1,14 +1,19 @@
 """What is given to the compiler: functions to trace, and the shapes of their arguments. Runs in the worker process."""
 
-import importlib
+import base64
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import keras
+from jax.extend import mlir
 
-from autoprune.errors import ModelError
+from autoprune.cost.rebuilding import shapes_only
 from autoprune.models import keras_internals
 
 
@@ -40,9 +45,12 @@ def inference_program(request: dict[str, Any]) -> Program:
     Raises:
         ModelError: the model cannot be rebuilt in this process.
     """
-    with keras.StatelessScope(initialize_variables=False):
-        # Shapes are all the compiler needs: no weight is ever made.
-        model = rebuilt(with_dtype(request["config"], request["dtype"]), request["modules"])
+    model = shapes_only(request["config"], request["modules"], request["dtype"])
+    return forward_pass(model, request["batch_size"])
+
+
+def forward_pass(model: Any, batch_size: int) -> Program:
+    """The inference of a model whose variables need no values."""
     structure = keras_internals.input_structure(model)
 
     def forward(state: tuple[list, list], batch: list) -> Any:
@@ -51,47 +59,46 @@ def inference_program(request: dict[str, Any]) -> Program:
     return Program(
         forward,
         (abstract(model.trainable_variables), abstract(model.non_trainable_variables)),
-        [jax.ShapeDtypeStruct((request["batch_size"], *t.shape[1:]), t.dtype) for t in model.inputs],
+        [jax.ShapeDtypeStruct((batch_size, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs],
         tuple(keras_internals.operations_by_path(model)),
     )
+
+
+def exported_program(request: dict[str, Any]) -> Program:
+    """A forward pass that another process has traced with TensorFlow, as `tensorflow_program.py` describes it.
+
+    Args:
+        request: `hlo` (serialised HLO module, base64), `arguments` and `outputs` (pairs of shape and dtype), `state`
+            (how many of the arguments come before the inputs), `paths`.
+    """
+
+    def shaped(described: list[Any]) -> list[jax.ShapeDtypeStruct]:
+        return [jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for shape, dtype in described]
+
+    arguments, outputs, count = shaped(request["arguments"]), shaped(request["outputs"]), request["state"]
+
+    def template(*_: Any) -> list[jax.Array]:
+        return [jnp.zeros(output.shape, output.dtype) for output in outputs]
+
+    # JAX runs foreign code as something it has exported itself: an export of the same signature, its body replaced.
+    exported = jax.export.export(jax.jit(template, keep_unused=True), platforms=["tpu"])(*arguments)
+    exported = dataclasses.replace(
+        exported,
+        mlir_module_serialized=mlir.hlo_to_stablehlo(base64.b64decode(request["hlo"])),
+        module_kept_var_idx=tuple(range(len(arguments))),
+    )
+
+    def forward(state: list, batch: list) -> Any:
+        return exported.call(*state, *batch)
+
+    return Program(forward, arguments[:count], arguments[count:], tuple(request["paths"]))
+
+
+def wide_integers(request: dict[str, Any]) -> contextlib.AbstractContextManager:
+    """What a program is made and lowered in: TensorFlow's states of random generators have 64 bits."""
+    return jax.enable_x64(True) if "hlo" in request else contextlib.nullcontext()
 
 
 def abstract(variables: list[Any]) -> list[jax.ShapeDtypeStruct]:
     """Shapes and dtypes of variables."""
     return [jax.ShapeDtypeStruct(tuple(variable.shape), variable.dtype) for variable in variables]
-
-
-def rebuilt(config: Any, modules: list[str]) -> Any:
-    """The model of a config, once the modules of its layers' classes are imported, which registers them.
-
-    Raises:
-        ModelError: it holds a layer that this process cannot import.
-    """
-    try:
-        for module in modules:
-            importlib.import_module(module)
-        return keras.saving.deserialize_keras_object(config)
-    except (ImportError, TypeError) as error:
-        raise ModelError(
-            "The compiler works in a process of its own, which could not rebuild the model. A layer of your own must "
-            "lie in a module that can be imported, not in the script that is run, and be registered there with "
-            f"keras.saving.register_keras_serializable. Keras says: {str(error)[:1500]}"
-        ) from error
-
-
-def with_dtype(config: Any, dtype: str) -> Any:
-    """The model's config with every layer's dtype policy replaced; input dtypes stay."""
-    if isinstance(config, list):
-        return [with_dtype(item, dtype) for item in config]
-    if not isinstance(config, dict):
-        return config
-    policy = {
-        "module": "keras",
-        "class_name": "DTypePolicy",
-        "config": {"name": dtype},
-        "registered_name": None,
-    }
-    return {
-        key: policy if key == "dtype" and isinstance(value, dict) else with_dtype(value, dtype)
-        for key, value in config.items()
-    }

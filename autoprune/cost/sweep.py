@@ -1,14 +1,18 @@
 """What uniform pruning costs, ratio by ratio: the staircase of a model on one or several targets."""
 
+import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from autoprune.cost.model import CostModel
-from autoprune.errors import SettingsError
+from autoprune.errors import CostError, SettingsError
 from autoprune.planning import Planner
 from autoprune.records import CostReport
 from autoprune.surgery import Surgeon
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class SweepRow:
     Attributes:
         keep_ratio: asked of every group.
         channels: share of all channels that stays, after widths were snapped to legal ones.
-        reports: its cost on every target.
+        reports: its cost on every target that could cost all plans.
     """
 
     keep_ratio: float
@@ -44,7 +48,7 @@ def uniform_sweep(
 
     Raises:
         SettingsError: a ratio is outside (0, 1].
-        CostError: the model cannot be costed on a target.
+        CostError: no target could cost all plans.
     """
     wrong = [ratio for ratio in keep_ratios if not 0 < ratio <= 1]
     if wrong:
@@ -57,10 +61,30 @@ def uniform_sweep(
         plan = planner.plan(ratio)
         with surgeon.pruned(plan, snapshot):
             # The compiler gets a copy of the architecture: all plans wait in its line while the model goes on.
-            answers = [cost_model.submit(model) for cost_model in cost_models]
+            answers = [_submitted(cost_model, model) for cost_model in cost_models]
         waiting.append((ratio, sum(plan.widths.values()) / total, answers))
-    rows = []
-    for ratio, channels, answers in waiting:
-        rows.append(SweepRow(ratio, channels, tuple(answer.result() for answer in answers)))
-        on_row(len(rows))
-    return rows
+    failed: dict[int, CostError] = {}
+    for done, (ratio, _, answers) in enumerate(waiting, start=1):
+        for number, answer in enumerate(answers):
+            error = None if number in failed else answer.exception()
+            if error is not None:
+                failed[number] = error
+                name = cost_models[number].target.name
+                logger.warning("%s is left out of the sweep: at keep ratio %.3g, %s", name, ratio, str(error)[:700])
+        if len(failed) == len(cost_models):
+            raise failed[0]
+        on_row(done)
+    return [
+        SweepRow(ratio, channels, tuple(a.result() for number, a in enumerate(answers) if number not in failed))
+        for ratio, channels, answers in waiting
+    ]
+
+
+def _submitted(cost_model: CostModel, model: Any) -> Future:
+    """The answer to come; of a model that is refused at once, that error."""
+    try:
+        return cost_model.submit(model)
+    except CostError as error:
+        refused: Future = Future()
+        refused.set_exception(error)
+        return refused

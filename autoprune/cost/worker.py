@@ -1,25 +1,29 @@
 """The process that runs the TPU compiler: reads requests from standard input, writes answers to standard output.
 
 It holds Keras on JAX and libtpu, never TensorFlow, because libtpu may end the process it lives in. One request and
-one answer are one line of JSON each; `client.py` is the other end. Started by `python -m autoprune.cost.worker`.
+one answer are one line of JSON each; `process.py` is the other end. Started by `python -m autoprune.cost.worker`.
 """
 
+import contextlib
 import json
 import os
+import queue
 import shutil
 import sys
-import traceback
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import jax
 import keras
-from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
 
-from autoprune.cost import hlo
-from autoprune.cost.programs import Program, inference_program
-from autoprune.errors import ModelError
+from autoprune.cost import hlo, placement
+from autoprune.cost.blame import first_refused
+from autoprune.cost.programs import Program, exported_program, forward_pass, inference_program, wide_integers
+from autoprune.cost.rebuilding import shapes_only
+from autoprune.cost.refusals import refusal, said
+from autoprune.cost.training_program import training_step_program
+from autoprune.errors import ModelError, RouteError
 
 
 def versions() -> dict[str, str]:
@@ -29,30 +33,36 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("jax", "jaxlib", "libtpu", "keras")}
 
 
-PROGRAMS: dict[str, Callable[[dict[str, Any]], Program]] = {"inference": inference_program}
+PROGRAMS: dict[str, Callable[[dict[str, Any]], Program]] = {
+    "inference": inference_program,
+    "exported": exported_program,
+    "training step": training_step_program,
+}
 
 
 class Compiler:
     """Compiles programs for described chips; descriptions are made once."""
 
     def __init__(self) -> None:
-        self._devices: dict[str, Any] = {}
+        self._devices: dict[str, tuple[Any, ...]] = {}
+        self._available: dict[str, int | None] = {}
 
     def compile(self, request: dict[str, Any]) -> dict[str, Any]:
         """Compile one program and read the compiler's figures.
 
         Args:
             request: `program` (a name in `PROGRAMS`) and what it needs; `topology`, `options`, `clock` (cycles per
-                second), `bandwidth` (bytes per second).
+                second), `bandwidth` (bytes per second); `devices`, the first so many of the topology, by default one.
 
         Returns:
-            `latency` and `latency_sum` in seconds; `weights` (the program's state), `activations`, `code`, `total` and
-            `traffic` (read from and written to HBM) in bytes; `kernels`, each as the positions of the layers in it and
-            its seconds.
+            `latency` and `latency_sum` in seconds; in bytes of one device `weights` (the program's state),
+            `activations`, `code`, `total`, `traffic` (read from and written to HBM), `communicated` (got from
+            operations over all devices) and `available` (HBM that a program may take); `kernels`, each as the positions
+            of the layers in it and its seconds.
         """
-        program = PROGRAMS[request["program"]](request)
-        compiled = self._compiled(program, SingleDeviceSharding(self._device(request["topology"], request["options"])))
-        module = hlo.parse_module(compiled.as_text())
+        program, lowered = self._lowered(request)
+        compiled = lowered.compile()
+        module = hlo.parse_module(placement.text_of(lowered, compiled))
         steps = hlo.walk_schedule(module, request["clock"], request["bandwidth"])
         memory = compiled.memory_analysis()
         entering = sum(hlo.padded_bytes(s) for s in module.parameters[-len(jax.tree.leaves(program.batch)) :])
@@ -66,25 +76,58 @@ class Compiler:
             "code": memory.generated_code_size_in_bytes,
             "total": weights + activations + memory.generated_code_size_in_bytes,
             "traffic": hlo.hbm_traffic(module),
+            "communicated": hlo.communicated_bytes(module),
+            "available": self._available_memory(request),
             "kernels": kernels(module, steps, program.paths),
         }
 
-    def _compiled(self, program: Program, sharding: Any) -> Any:
-        """The program, compiled for the device of a sharding."""
+    def _lowered(self, request: dict[str, Any]) -> tuple[Program, Any]:
+        """The program of a request, traced for its device.
 
-        def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        Raises:
+            RouteError: it cannot be made or traced in this process.
+        """
+        try:
+            with wide_integers(request):
+                program = PROGRAMS[request["program"]](request)
+                return program, self._traced(program, request)
+        except ModelError as error:
+            raise RouteError(str(error)) from error
+        except Exception as error:  # whatever the layers of a model raise
+            raise RouteError(f"The model cannot be traced by Keras on JAX: {said(error)}") from error
 
-        state, batch = jax.tree.map(placed, (program.state, program.batch))
-        donated = (0,) if program.donated else ()
-        return jax.jit(program.function, donate_argnums=donated).lower(state, batch).compile()
+    def _traced(self, program: Program, request: dict[str, Any]) -> Any:
+        devices = self._described(request)[: request.get("devices", 1)]
+        state, batch = placement.placed(program.state, program.batch, devices)
+        return jax.jit(program.function, donate_argnums=(0,) if program.donated else ()).lower(state, batch)
 
-    def _device(self, topology: str, options: dict[str, Any]) -> Any:
+    def blamed(self, request: dict[str, Any]) -> str:
+        """The layer for which an inference request was refused, in words; empty when there is none to name."""
+
+        def works(part: Any) -> bool:
+            try:
+                self._traced(forward_pass(part, request["batch_size"]), request).compile()
+            except Exception:  # noqa: BLE001 - any refusal is what is looked for
+                return False
+            return True
+
+        try:
+            model = shapes_only(request["config"], request["modules"], request["dtype"])
+            return f" The first layer that is refused: '{first_refused(model, works)}'."
+        except Exception:  # noqa: BLE001 - a model that cannot be rebuilt has no layers here
+            return ""
+
+    def _described(self, request: dict[str, Any]) -> tuple[Any, ...]:
+        topology = request["topology"]
         if topology not in self._devices:
-            options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-            described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
-            self._devices[topology] = described.devices[0]
+            self._devices[topology] = placement.described(topology, request["options"])
         return self._devices[topology]
+
+    def _available_memory(self, request: dict[str, Any]) -> int | None:
+        topology = request["topology"]
+        if topology not in self._available:
+            self._available[topology] = placement.available_memory(self._described(request)[0])
+        return self._available[topology]
 
 
 def kernels(module: hlo.Module, steps: list[tuple[hlo.Instruction, float]], paths: Sequence[str]) -> list[Any]:
@@ -104,7 +147,7 @@ def kernels(module: hlo.Module, steps: list[tuple[hlo.Instruction, float]], path
 
 def _layer(scope: str, positions: dict[str, int]) -> int | None:
     """Position of the innermost layer that a scope names."""
-    parts = scope.split("/")
+    parts = scope.removeprefix("call_exported/").split("/")
     for length in range(len(parts), 0, -1):
         if "/".join(parts[:length]) in positions:
             return positions["/".join(parts[:length])]
@@ -121,14 +164,12 @@ def answer(compiler: Compiler, line: str) -> dict[str, Any]:
     """Do what one request says; a failure of the compiler is an answer, not a crash."""
     request = json.loads(line)
     try:
-        result = compiler.compile(request)
-        return {"id": request["id"], "result": result, "resident": resident_bytes()}
-    except ModelError as error:
-        return {"id": request["id"], "error": str(error), "resident": resident_bytes()}
+        return {"id": request["id"], "result": compiler.compile(request), "resident": resident_bytes()}
     except Exception as error:  # noqa: BLE001 - whatever the model or the compiler raises goes to the asker
-        detail = "".join(traceback.format_exception_only(error)).strip()
-        words = f"The TPU compiler refused the model: {detail[:4000]}"
-        return {"id": request["id"], "error": words, "resident": resident_bytes()}
+        refused = refusal(error)
+        if request["program"] == "inference" and refused["kind"] != "memory":
+            refused["error"] += compiler.blamed(request)
+        return {"id": request["id"], **refused, "resident": resident_bytes()}
     finally:
         jax.clear_caches()
         keras.backend.clear_session(free_memory=False)
@@ -139,15 +180,21 @@ def main() -> None:
     # libtpu and JAX print to standard output: keep a private copy of it and send theirs to the log.
     channel: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=receive, args=(requests,), daemon=True).start()
     compiler = Compiler()
-    channel.write(json.dumps({"versions": versions(), "resident": resident_bytes()}) + "\n")
-    try:
-        for line in sys.stdin:
-            channel.write(json.dumps(answer(compiler, line)) + "\n")
-    except BrokenPipeError:
-        pass
-    finally:
-        shutil.rmtree(os.environ.get("TPU_LOG_DIR", ""), ignore_errors=True)
+    with contextlib.suppress(BrokenPipeError):
+        channel.write(json.dumps({"versions": versions(), "resident": resident_bytes()}) + "\n")
+        while True:
+            channel.write(json.dumps(answer(compiler, requests.get())) + "\n")
+
+
+def receive(requests: queue.SimpleQueue) -> None:
+    """Body of a thread: when the asker is gone, end at once, even in a compilation, for which nobody waits then."""
+    for line in sys.stdin:
+        requests.put(line)
+    shutil.rmtree(os.environ.get("TPU_LOG_DIR", ""), ignore_errors=True)
+    os._exit(0)
 
 
 if __name__ == "__main__":

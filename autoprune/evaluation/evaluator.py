@@ -4,10 +4,13 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from autoprune.cost import CostModel
+from autoprune.cost.layers import layer_dependences
+from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset
 from autoprune.errors import CostError
 from autoprune.evaluation.accuracy import accuracy, check_fit
@@ -36,6 +39,9 @@ class Evaluator:
         journal: where evaluations are kept.
         settings: batch size and number of recalibration images.
 
+    Attributes:
+        surrogate: guesses costs; it learns from every plan that is costed here.
+
     Raises:
         DataError: the data do not fit the model.
     """
@@ -60,6 +66,7 @@ class Evaluator:
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
         self._failed: set[str] = set()
+        self.surrogate = Surrogate(planner.groups, layer_dependences(model, planner.groups))
 
     def evaluate(self, keep_ratios: KeepRatios) -> Evaluation:
         """Score the plan for these keep ratios, or look it up if the journal has it.
@@ -73,12 +80,12 @@ class Evaluator:
         plan = self.planner.plan(keep_ratios)
         known = self.journal.find(plan_key(plan))
         if known is not None and (not known.failed or known.key in self._failed):
-            return known
+            return self._learnt(known)
         evaluation = self._score(plan)
         if evaluation.failed:
             self._failed.add(evaluation.key)
         self.journal.add(evaluation)
-        return evaluation
+        return self._learnt(evaluation)
 
     def cost(self, keep_ratios: KeepRatios) -> CostReport:
         """Only the cost of a plan: no evaluation, and nothing for the journal.
@@ -87,9 +94,34 @@ class Evaluator:
             CostError: the model cannot be costed.
             PlanError: a ratio or group name cannot be.
         """
-        with self._surgeon.pruned(self.planner.plan(keep_ratios), self._snapshot):
-            pending = self._cost_model.submit(self.model)
-        return pending.result()
+        plan = self.planner.plan(keep_ratios)
+        cost = self._submitted(plan).result()
+        self.surrogate.observe(plan.widths, cost)
+        return cost
+
+    def costs(self, plans: Sequence[KeepRatios]) -> Iterator[CostReport]:
+        """The costs of several plans in their order, all asked for before the first is waited for.
+
+        Raises:
+            CostError: a plan cannot be costed.
+            PlanError: a ratio or group name cannot be.
+        """
+        made = [self.planner.plan(keep_ratios) for keep_ratios in plans]
+        waiting = [self._submitted(plan) for plan in made]
+        for plan, pending in zip(made, waiting, strict=True):
+            cost = pending.result()
+            self.surrogate.observe(plan.widths, cost)
+            yield cost
+
+    def _submitted(self, plan: Plan) -> Future:
+        with self._surgeon.pruned(plan, self._snapshot):
+            return self._cost_model.submit(self.model)
+
+    def _learnt(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation, after the surrogate has seen it: in the order of asking, also when a search is resumed."""
+        if evaluation.cost is not None:
+            self.surrogate.observe(evaluation.widths, evaluation.cost)
+        return evaluation
 
     def _score(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()

@@ -13,7 +13,7 @@ from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.calibration import as_calibration
 from autoprune.planning.importance import IMPORTANCES, Basis
 from autoprune.planning.ranking import global_widths
-from autoprune.planning.widths import legal_width
+from autoprune.planning.widths import LegalWidths
 from autoprune.records import ChannelGroup, Plan
 from autoprune.registry import suggestion
 from autoprune.settings import Constraints, ImportanceSettings
@@ -37,6 +37,7 @@ class Planner:
         groups: the prunable groups, in data-flow order.
         all_groups: the frozen ones too.
         scores: importance of every channel, by group name.
+        legal: the widths that each group may be cut to.
 
     Raises:
         ModelError: the model has no graph to follow, or nothing in it can be pruned.
@@ -62,12 +63,17 @@ class Planner:
         self.groups = tuple(group for group in self.all_groups if group.prunable)
         if not self.groups:
             raise ModelError(_nothing_prunable(model, self.all_groups))
+        self.legal = LegalWidths(self.groups, self.constraints)
         self.fingerprint = architecture_fingerprint(model)
         measure = maker(Basis(model, self.groups, settings, as_calibration(data), seed))
         self.scores = {group.name: measure(group) for group in self.groups}
         # Stable: equal scores keep the order of the channels, so that a plan depends on nothing but its inputs.
         self._order = {name: np.argsort(-scores, kind="stable") for name, scores in self.scores.items()}
         self._shapes = _shapes(model, self.groups)
+
+    def restrict(self, allowed: Mapping[str, Sequence[int]]) -> None:
+        """Allow groups these widths only, of those that the constraints leave, and the dense one."""
+        self.legal = LegalWidths(self.groups, self.constraints, allowed)
 
     def widths(self, keep_ratios: float | Mapping[str, float]) -> dict[str, int]:
         """The legal width of every group nearest to its keep ratio.
@@ -79,7 +85,7 @@ class Planner:
             PlanError: a ratio is outside (0, 1], or a name is not that of a prunable group.
         """
         ratios = self._by_group(keep_ratios)
-        return {g.name: legal_width(g.size, ratios[g.name], self.constraints, g.unit) for g in self.groups}
+        return self.legal.all_nearest(ratios)
 
     def plan(self, keep_ratios: float | Mapping[str, float], *, ranking: str = "local") -> Plan:
         """The plan for these keep ratios.
@@ -113,7 +119,7 @@ class Planner:
                 "model. Received: ratios by group. Give one number, or use ranking='local'."
             )
         self._by_group(keep_ratio)
-        return global_widths(self.groups, self.scores, keep_ratio, self.constraints)
+        return global_widths(self.groups, self.scores, keep_ratio, self.legal)
 
     def _check_unchanged(self) -> None:
         """Refuse to plan by scores of channels that are gone."""

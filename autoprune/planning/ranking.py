@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from autoprune.planning.widths import legal_widths
+from autoprune.planning.widths import LegalWidths
 from autoprune.records import ChannelGroup
-from autoprune.settings import Constraints
 
 
 def global_widths(
-    groups: Sequence[ChannelGroup], scores: Mapping[str, np.ndarray], keep_ratio: float, constraints: Constraints
+    groups: Sequence[ChannelGroup], scores: Mapping[str, np.ndarray], keep_ratio: float, legal: LegalWidths
 ) -> dict[str, int]:
     """Widths by one threshold on the scores of all groups.
 
@@ -24,7 +23,7 @@ def global_widths(
         scores: importance of every channel, by group name.
         keep_ratio: share of all channels that stay, in (0, 1]. Between legal widths it can be missed, and it is
             exceeded when the smallest legal widths add up to more.
-        constraints: which widths are legal.
+        legal: the widths of each group.
 
     Returns:
         A legal width for every group.
@@ -36,7 +35,7 @@ def global_widths(
     def widths(number: int) -> np.ndarray:
         """Width of one group when the 0, 1, 2, ... highest of all scores lie above the threshold."""
         above = np.concatenate([[0], np.cumsum(descending == number)])
-        return _nearest_legal(groups[number], constraints)[above]
+        return _nearest_legal(groups[number].size, legal.of(groups[number].name))[above]
 
     total = np.sum([widths(number) for number in range(len(groups))], axis=0)
     distance = np.abs(total - keep_ratio * len(owner))
@@ -44,7 +43,7 @@ def global_widths(
     return {group.name: int(widths(number)[best]) for number, group in enumerate(groups)}
 
 
-def _nearest_legal(group: ChannelGroup, constraints: Constraints) -> np.ndarray:
+def _nearest_legal(size: int, widths: Sequence[int]) -> np.ndarray:
     """(size + 1,) for 0 to all channels of a group the nearest legal width, of two equally near the wider."""
-    legal = np.array(legal_widths(group.size, constraints, group.unit))
-    return legal[np.searchsorted((legal[1:] + legal[:-1]) / 2, np.arange(group.size + 1), side="right")]
+    legal = np.array(widths)
+    return legal[np.searchsorted((legal[1:] + legal[:-1]) / 2, np.arange(size + 1), side="right")]

@@ -1,8 +1,53 @@
 """Which widths a group may be cut to."""
 
 import math
+from collections.abc import Mapping, Sequence
 
+from autoprune.records import ChannelGroup
 from autoprune.settings import Constraints
+
+
+class LegalWidths:
+    """The widths that each group of a model may be cut to.
+
+    Args:
+        groups: the prunable groups.
+        constraints: limits on every group.
+        allowed: for groups by name, the only widths worth having (the dense one always is); of the others all that the
+            constraints leave.
+
+    Attributes:
+        groups: the prunable groups.
+        minimum: the keep ratio below which no group is cut.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[ChannelGroup],
+        constraints: Constraints,
+        allowed: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self.groups = tuple(groups)
+        self.minimum = constraints.min_keep_ratio
+        self._widths: dict[str, tuple[int, ...]] = {}
+        for group in groups:
+            legal = legal_widths(group.size, constraints, group.unit)
+            wanted = {*(allowed or {}).get(group.name, legal), group.size}
+            self._widths[group.name] = tuple(width for width in legal if width in wanted)
+
+    def of(self, name: str) -> tuple[int, ...]:
+        """Legal widths of one group, ascending; the last is the dense one."""
+        return self._widths[name]
+
+    def nearest(self, name: str, keep_ratio: float) -> int:
+        """The legal width of a group nearest to its keep ratio; of two equally near the wider."""
+        return nearest_width(self._widths[name], keep_ratio)
+
+    def all_nearest(self, keep_ratios: float | Mapping[str, float]) -> dict[str, int]:
+        """The same for every group, from one keep ratio or by name; a group that is not named stays whole."""
+        if not isinstance(keep_ratios, Mapping):
+            keep_ratios = dict.fromkeys(self._widths, keep_ratios)
+        return {name: self.nearest(name, keep_ratios.get(name, 1.0)) for name in self._widths}
 
 
 def legal_widths(size: int, constraints: Constraints, unit: int = 1) -> list[int]:
@@ -26,8 +71,13 @@ def legal_widths(size: int, constraints: Constraints, unit: int = 1) -> list[int
 
 def legal_width(size: int, keep_ratio: float, constraints: Constraints, unit: int = 1) -> int:
     """The legal width nearest to `keep_ratio * size`; of two equally near the wider."""
-    wanted = keep_ratio * size
-    return min(legal_widths(size, constraints, unit), key=lambda width: (abs(width - wanted), -width))
+    return nearest_width(legal_widths(size, constraints, unit), keep_ratio)
+
+
+def nearest_width(widths: Sequence[int], keep_ratio: float) -> int:
+    """Of ascending widths, the last of which is the dense one, the nearest; of two equally near the wider."""
+    wanted = keep_ratio * widths[-1]
+    return min(widths, key=lambda width: (abs(width - wanted), -width))
 
 
 def ratio_around(anchor: float, offset: float, minimum: float) -> float:

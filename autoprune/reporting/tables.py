@@ -91,42 +91,6 @@ def result_table(rows: Sequence[ResultRow]) -> Table:
     return table
 
 
-def cost_table(model: str, reports: Sequence[CostReport]) -> Table:
-    """Costs of one model on several targets."""
-    first = reports[0]
-    caption = (
-        f"{first.parameters:,} parameters, {first.flops / first.target.batch_size / 1e6:,.1f} MFLOPs per image. "
-        "Per batch on one JAX device: a chip, or one of two cores on v2, v3 and tpu7x."
-    )
-    table = Table(title=model, caption=caption, caption_justify="left")
-    for header in (
-        "target",
-        "kind",
-        "batch",
-        "dtype",
-        "latency",
-        "plain sum",
-        "HBM",
-        "weights",
-        "activations",
-        "code",
-    ):
-        table.add_column(header, justify="left" if header in ("target", "kind", "dtype") else "right", no_wrap=True)
-    for report in reports:
-        memory = report.memory
-        parts = (memory.total, memory.weights, memory.activations, memory.code)
-        table.add_row(
-            report.target.name,
-            report.kind,
-            str(report.target.batch_size),
-            report.target.dtype,
-            seconds(report.latency),
-            seconds(report.latency_sum),
-            *(byte_count(part) for part in parts),
-        )
-    return table
-
-
 def shares(cost: CostReport, dense: CostReport, budget: Budget) -> str:
     """How much of the dense model's cost is left, of that which the budget limits."""
     parts = []
@@ -148,5 +112,7 @@ def seconds(value: float | None) -> str:
 
 
 def byte_count(value: int | None) -> str:
-    """A size in MiB."""
-    return "-" if value is None else f"{value / 2**20:.2f} MiB"
+    """A size in MiB, or in GiB from ten of them on."""
+    if value is None:
+        return "-"
+    return f"{value / 2**20:.2f} MiB" if value < 10 * 2**30 else f"{value / 2**30:.2f} GiB"

@@ -38,7 +38,7 @@ def pose(
     budget = absolute(settings, dense.cost)
     planner = evaluator.planner
     seen: list[CostReport] = []
-    for number, ratio in enumerate(distinct_ratios(planner.groups, planner.constraints), start=1):
+    for number, ratio in enumerate(distinct_ratios(planner.legal), start=1):
         try:
             cost = evaluator.cost(ratio)
         except CostError as error:
@@ -48,7 +48,7 @@ def pose(
         if observe is not None:
             observe(number, ratio, cost)
         if budget.met_by(cost):
-            return Problem(planner.groups, planner.constraints, budget, dense, ratio)
+            return Problem(planner.groups, planner.legal, budget, dense, ratio)
     raise BudgetError(_impossible(settings, dense, seen))
 
 

@@ -22,7 +22,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 from autoprune.errors import SettingsError
 from autoprune.registry import Registry, suggestion
-from autoprune.searchers.problem import EvaluationsSpent, Problem, Scorer, needs_anchor
+from autoprune.searchers.problem import Problem
+from autoprune.searchers.scorer import EvaluationsSpent, Scorer, needs_anchor
 from autoprune.settings import AgentSettings
 
 

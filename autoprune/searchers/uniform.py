@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.planning.widths import legal_width
-from autoprune.records import ChannelGroup
-from autoprune.searchers.problem import SEARCHERS, Problem, Scorer
-from autoprune.settings import Constraints
+from autoprune.planning.widths import LegalWidths
+from autoprune.searchers.problem import Problem
+from autoprune.searchers.scorer import Scorer
+from autoprune.searchers.searcher import SEARCHERS
 
 # Keep ratios that are told apart: every width of a group of 512 channels in steps of 8.
 GRID = 64
@@ -19,8 +19,8 @@ def uniform(problem: Problem, scorer: Scorer, seed: int) -> None:
 
     When there are more distinct plans than evaluations, evenly spaced ones are scored, the anchor among them.
     """
-    ratios = [problem.anchor, *_grid(problem.constraints)]
-    distinct = _distinct(ratios, problem.groups, problem.constraints)
+    ratios = [problem.anchor, *_grid(problem.legal)]
+    distinct = _distinct(ratios, problem.legal)
     inside = [ratio for ratio in distinct if ratio <= problem.anchor]
     outside = [ratio for ratio in distinct if ratio > problem.anchor]
     for ratio in _spread(inside, scorer.left):
@@ -29,21 +29,20 @@ def uniform(problem: Problem, scorer: Scorer, seed: int) -> None:
         scorer.evaluate(ratio)
 
 
-def distinct_ratios(groups: Sequence[ChannelGroup], constraints: Constraints) -> list[float]:
+def distinct_ratios(legal: LegalWidths) -> list[float]:
     """Keep ratios, descending from 1 to the least allowed, of which each gives another plan: at most 64."""
-    return _distinct(_grid(constraints), groups, constraints)
+    return _distinct(_grid(legal), legal)
 
 
-def _grid(constraints: Constraints) -> list[float]:
-    return np.linspace(1, constraints.min_keep_ratio, GRID).tolist()
+def _grid(legal: LegalWidths) -> list[float]:
+    return np.linspace(1, legal.minimum, GRID).tolist()
 
 
-def _distinct(ratios: Sequence[float], groups: Sequence[ChannelGroup], constraints: Constraints) -> list[float]:
+def _distinct(ratios: Sequence[float], legal: LegalWidths) -> list[float]:
     """Of ratios that give the same plan only the first."""
     seen: dict[tuple[int, ...], float] = {}
     for ratio in ratios:
-        widths = tuple(legal_width(group.size, ratio, constraints, group.unit) for group in groups)
-        seen.setdefault(widths, ratio)
+        seen.setdefault(tuple(legal.all_nearest(ratio).values()), ratio)
     return list(seen.values())
 
 

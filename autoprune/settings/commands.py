@@ -43,6 +43,10 @@ class SearchSettings:
     seed: int = 0
     resume: str | None = None
 
+    def __post_init__(self) -> None:
+        wanted = "one file here; `python -m autoprune.measure` takes several"
+        check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
+
 
 @dataclass(frozen=True)
 class MeasureSettings:
@@ -53,6 +57,9 @@ class MeasureSettings:
         sweep: `uniform` costs the model pruned alike in every group too, at each of the keep ratios; null does not.
         keep_ratios: of the sweep.
         constraints: which widths are legal in the sweep.
+        training_step: also estimate a step of training, `target.batch_size` examples on each device.
+        devices: JAX devices that share the step, one row for each number; null is one, and a slice of four chips.
+        optimizer: of the step, by Keras's name.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -61,6 +68,9 @@ class MeasureSettings:
     sweep: str | None = None
     keep_ratios: list[float] = field(default_factory=lambda: [0.95, 0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.25])
     constraints: Constraints = field(default_factory=lambda: Constraints(min_keep_ratio=0.01))
+    training_step: bool = False
+    devices: list[int] | None = None
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         check(self.sweep in (None, "uniform"), "sweep", "uniform, or null", self.sweep)

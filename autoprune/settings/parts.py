@@ -14,14 +14,14 @@ class ModelSettings:
 
     Attributes:
         name: an architecture of the zoo (`small_resnet`, `plain_cnn`, `resnet20`, `vgg16`), or `file`.
-        path: the `.keras` file, for `file`.
+        path: the `.keras` file, for `file`; to measure, also a list of files.
         width: factor on every layer's channels, for architectures of the zoo.
         input_shape: shape of one image; by default the data's, or what the architecture is known for.
         classes: number of classes; by default likewise.
     """
 
     name: str = "small_resnet"
-    path: str | None = None
+    path: Any = None
     width: float = 1.0
     input_shape: list[int] | None = None
     classes: int | None = None
@@ -30,6 +30,9 @@ class ModelSettings:
         check(self.width > 0, "model.width", "above 0", self.width)
         read = self.path is None or self.name == "file"
         check(read, "model.path", f"given with model=file; model={self.name} does not read it", self.path)
+        files = self.path if isinstance(self.path, list) else [self.path] if self.path is not None else []
+        named = all(isinstance(file, str) and file for file in files) and self.path != []
+        check(named, "model.path", "the name of a file; to measure, also a list of them", self.path)
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,29 @@ class TargetSettings:
         name: `tpu_v2`, `tpu_v3`, `tpu_v4`, `tpu_v5e`, `tpu_v5p`, `tpu_v6e`, `tpu7x`, `cpu`, `auto`; `all` to measure.
         batch_size: images per inference call on one device.
         dtype: `bfloat16` or `float32`.
-        cache: file where compilations are remembered; `auto` is one in the user's cache folder, null keeps none.
+        cache: where compilations are remembered: `auto` is a file in the user's cache folder, `ro` reads that file and
+            writes nothing, `off` or null keeps nothing, anything else is the path of a file.
+        route: how models reach the TPU compiler: `keras` rebuilds them on JAX, `tensorflow` takes what TensorFlow
+            traces, for layers that exist there only; `auto` is `keras` unless the first model cannot go that way.
+        processes: how many TPU compilers may run at once; each uses about two cores and 1.5 GB. Null is one for every
+            two cores, as many as fit in memory, 1 to 4.
     """
 
     name: str = "auto"
     batch_size: int = 128
     dtype: str = "bfloat16"
     cache: str | None = "auto"
+    route: str = "auto"
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        known = ("auto", "keras", "tensorflow")
+        check(self.route in known, "target.route", f"one of {', '.join(known)}", self.route)
+        enough = self.processes is None or self.processes >= 1
+        check(enough, "target.processes", "1 or more, or null", self.processes)
+        # In YAML, `off` and `on` are truth values, and become text again because the option takes text.
+        switches = {"off": "off", "no": "off", "false": "off", "on": "auto", "yes": "auto", "true": "auto"}
+        object.__setattr__(self, "cache", switches.get(str(self.cache).lower(), self.cache))
 
 
 @dataclass(frozen=True)
@@ -117,12 +136,21 @@ class Constraints:
         multiple_of: widths are multiples of this; the dense width always stays allowed, and a group smaller than
             this is left whole.
         min_keep_ratio: no group is cut below this share of its channels.
+        widths: `multiple` allows every such width; `staircase` only those that the target makes worth having: a search
+            first costs the dense model with each group at some of its widths, and drops one that is no faster than a
+            wider one.
+        staircase_points: widths of a group that are costed for that, at most.
     """
 
     multiple_of: int = 8
     min_keep_ratio: float = 0.1
+    widths: str = "multiple"
+    staircase_points: int = 12
 
     def __post_init__(self) -> None:
+        known = ("multiple", "staircase")
+        check(self.widths in known, "constraints.widths", f"one of {', '.join(known)}", self.widths)
+        check(self.staircase_points >= 2, "constraints.staircase_points", "2 or more", self.staircase_points)
         check(self.multiple_of >= 1, "constraints.multiple_of", "1 or more", self.multiple_of)
         allowed = 0 < self.min_keep_ratio <= 1
         check(allowed, "constraints.min_keep_ratio", "above 0 and at most 1", self.min_keep_ratio)
@@ -202,9 +230,13 @@ class LimitsSettings:
 
     Attributes:
         evaluations: plans that each searcher may score.
+        project: bring every proposed plan onto the budget before it is scored, as guesses of its cost allow.
+        screen: leave plans unscored that are guessed to miss the budget, where a searcher can propose another.
     """
 
     evaluations: int = 60
+    project: bool = False
+    screen: bool = False
 
     def __post_init__(self) -> None:
         check(self.evaluations >= 1, "search.evaluations", "1 or more", self.evaluations)

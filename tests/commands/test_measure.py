@@ -1,14 +1,20 @@
 """`python -m autoprune.measure`, and the Python interface."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import keras
 import pytest
 from running import command, run_in
 
 import autoprune
+from autoprune.cli import INTERRUPTED
 from autoprune.cost.chips import CHIPS
 from autoprune.data import load_data
+from autoprune.models import zoo
 from autoprune.records import Target
 from autoprune.settings import (
     AgentSettings,
@@ -26,9 +32,128 @@ def test_one_model_on_every_generation(tmp_path):
     )
     reports = json.loads((folder / "costs.json").read_text())
     assert [report["target"]["name"] for report in reports] == list(CHIPS)
+    assert {report["model"] for report in reports} == {"resnet20"}
     for chip in CHIPS:
         assert chip in done.stdout
-    assert done.stdout.count("compiler estimate") == len(CHIPS)
+    assert "compiler estimate" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 128
+    for report in reports:
+        assert f"{report['utilisation']:.0%}" in done.stdout
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A network, the same pruned, and one that this process's layers alone can make."""
+    keras.utils.set_random_seed(0)
+    model = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.25)
+    model.save(tmp_path / "dense.keras")
+    autoprune.apply_plan(model, autoprune.make_plan(model, 0.5))
+    model.save(tmp_path / "pruned.keras")
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3)(image)
+    keras.Model(image, [x, keras.layers.Flatten()(x)], name="two_outputs").save(tmp_path / "twins.keras")
+    size = keras.Input((None, None, 1))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(size))
+    keras.Model(size, keras.layers.Dense(3)(x)).save(tmp_path / "any_size.keras")
+    return tmp_path
+
+
+def test_dense_and_pruned_side_by_side(files):
+    options = ("model=file", "model.path=[dense.keras,pruned.keras]", "target=tpu_v5e", "target.batch_size=64")
+    folder, done = run_in(files, *options, "groups=true", "sweep=uniform", "keep_ratios=[0.5]", module="measure")
+    dense, pruned = json.loads((folder / "costs.json").read_text())
+    assert (dense["model"], pruned["model"]) == ("dense", "pruned")
+    assert pruned["latency"] < dense["latency"]
+    for share in (pruned["latency"] / dense["latency"], pruned["memory"]["total"] / dense["memory"]["total"]):
+        assert f"{share:.1%}" in done.stdout
+    # Groups and sweep are the first model's, and half of it is the second.
+    rows = json.loads((folder / "sweep.json").read_text())
+    assert [row["reports"][0]["latency"] for row in rows] == [dense["latency"], pruned["latency"]]
+    assert json.loads((folder / "groups.json").read_text())
+
+
+def test_what_cannot_be_costed_is_a_row(files):
+    """The others still come; a model without a fixed input size is refused, a billion images do not fit."""
+    options = ("model=file", "model.path=[any_size.keras,dense.keras]", "target=tpu_v5e", "target.batch_size=8")
+    folder, done = run_in(files, *options, module="measure")
+    refused, dense = json.loads((folder / "costs.json").read_text())
+    assert (refused["model"], refused["target"]) == ("any_size", "tpu_v5e")
+    assert "which is not fixed" in refused["error"]
+    assert dense["latency"] > 0
+    assert "refused" in done.stdout
+    assert "any_size on tpu_v5e: " in done.stdout
+
+
+def test_nothing_that_could_be_costed_is_an_error(files):
+    options = ("model=file", "model.path=dense.keras", "target=tpu_v5e", "target.batch_size=1000000000")
+    done = command(*options, module="measure", cwd=files)
+    assert done.returncode == 2
+    assert "does not fit" in done.stdout
+    assert "Nothing could be costed." in done.stderr
+    assert "Traceback" not in done.stderr
+    (costs,) = files.glob("outputs/measure/*/*/costs.json")
+    (row,) = json.loads(costs.read_text())
+    assert "does not fit" in row["error"]
+
+
+def test_training_steps_on_one_device_and_a_slice(files):
+    options = ("model=file", "model.path=[dense.keras,twins.keras]", "target=tpu_v5e", "target.batch_size=16")
+    folder, done = run_in(files, *options, "training_step=true", module="measure")
+    one, four, *refused = json.loads((folder / "training_steps.json").read_text())
+    assert [(row["model"], row["devices"], row["fits"]) for row in (one, four)] == [
+        ("dense", 1, True),
+        ("dense", 4, True),
+    ]
+    assert four["global_batch_size"] == 4 * one["global_batch_size"] == 64
+    assert four["communicated"] > one["communicated"] == 0
+    assert one["optimizer"] == "adamw"
+    assert [(row["model"], row["devices"]) for row in refused] == [("twins", 1), ("twins", 4)]
+    assert all("classifiers with one output" in row["error"] for row in refused)
+    said = " ".join(done.stdout.split())
+    assert "twins on tpu_v5e x 1, twins on tpu_v5e x 4: A training step" in said
+    assert "Latency leaves out the time in which devices exchange gradients" in said
+
+
+def test_training_step_that_does_not_fit_says_what_it_needs(files):
+    """Whatever is too large is a row, in both tables."""
+    options = ("model=file", "model.path=dense.keras", "target=tpu_v5e", "target.batch_size=100000000", "devices=[1]")
+    done = command(*options, "training_step=true", "optimizer=sgd", module="measure", cwd=files)
+    (steps,) = files.glob("outputs/measure/*/*/training_steps.json")
+    (row,) = json.loads(steps.read_text())
+    assert not row["fits"]
+    assert row["needed"] > row["capacity"]
+    assert row["optimizer"] == "sgd"
+    assert done.stdout.count("does not fit") >= 2
+
+
+def test_interrupted_command_keeps_the_rows_that_are_finished(tmp_path):
+    options = ("model=resnet20", "model.width=0.25", "target=all", "target.batch_size=8", "target.cache=off")
+    arguments = [sys.executable, "-m", "autoprune.measure", *options]
+    with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            while process.poll() is None and not list(tmp_path.glob("outputs/measure/*/*/costs.json")):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == INTERRUPTED
+    (costs,) = tmp_path.glob("outputs/measure/*/*/costs.json")
+    rows = json.loads(costs.read_text())
+    assert 1 <= len(rows) < len(CHIPS)
+    assert all(row["latency"] > 0 for row in rows)
+
+
+def test_training_step_needs_a_tpu(tmp_path):
+    done = command("target=cpu", "training_step=true", module="measure", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Training steps are estimated for TPUs only. Received: target=cpu" in done.stderr
+
+
+def test_search_takes_one_file(files):
+    done = command("model=file", "model.path=[dense.keras,pruned.keras]", cwd=files)
+    assert done.returncode == 2
+    assert "model.path must be one file here; `python -m autoprune.measure` takes several" in done.stderr
 
 
 def test_groups_of_a_file(tmp_path):
@@ -55,7 +180,8 @@ def test_sweep_over_uniform_ratios(tmp_path):
     folder, done = run_in(tmp_path, *options, module="measure")
     dense, half, quarter = json.loads((folder / "sweep.json").read_text())
     assert [row["keep_ratio"] for row in (dense, half, quarter)] == [1.0, 0.5, 0.25]
-    assert dense["reports"][0] == json.loads((folder / "costs.json").read_text())[0]
+    (cost,) = json.loads((folder / "costs.json").read_text())
+    assert {"model": "plain_cnn", **dense["reports"][0]} == cost
     assert dense["reports"][0]["latency"] > half["reports"][0]["latency"] > quarter["reports"][0]["latency"]
     assert half["channels"] == 0.5
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
@@ -84,9 +210,6 @@ def test_help_lists_the_choices_from_any_folder(tmp_path, module):
 
 
 def test_import_costs_nothing():
-    import subprocess
-    import sys
-
     code = "import sys, autoprune; print(sorted({'tensorflow', 'torch', 'jax', 'keras'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

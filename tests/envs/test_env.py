@@ -13,6 +13,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from topologies import TOPOLOGIES, made
 
 from autoprune.planning import Planner
+from autoprune.planning.widths import legal_widths
 from autoprune.records import Budget, Evaluation
 from autoprune.searchers import Scorer
 from autoprune.settings import Constraints, RewardSettings
@@ -151,16 +152,16 @@ def test_budget_shares():
 
 @given(action=st.floats(-3, 3), size=st.integers(1, 300), anchor=st.floats(0.2, 0.9))
 def test_actions_give_legal_widths(action, size, anchor):
-    constraints = Constraints(multiple_of=8, min_keep_ratio=0.1)
-    width = keep_ratio(np.array([action], np.float32), size, anchor, constraints) * size
+    widths = legal_widths(size, Constraints(multiple_of=8, min_keep_ratio=0.1))
+    width = keep_ratio(np.array([action], np.float32), widths, anchor, 0.1) * size
     assert width == pytest.approx(round(width))
     assert round(width) == size or round(width) % 8 == 0
     assert width >= 0.1 * size - 1e-6
 
 
 def test_the_three_points_of_an_action():
-    constraints = Constraints(multiple_of=8, min_keep_ratio=0.125)
-    assert [keep_ratio(np.array([a]), 64, 0.5, constraints) for a in (-1, 0, 1)] == [0.125, 0.5, 1.0]
+    widths = range(8, 65, 8)
+    assert [keep_ratio(np.array([a]), widths, 0.5, 0.125) for a in (-1, 0, 1)] == [0.125, 0.5, 1.0]
 
 
 # ------------------------------------------------------------------ reward

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import gymnasium
 import numpy as np
 
-from autoprune.planning.widths import legal_width
+from autoprune.cost.layers import Axis, LayerDependence
+from autoprune.planning.widths import LegalWidths, legal_width
 from autoprune.records import Budget, ChannelGroup, CostReport, Evaluation, Member, Memory, Target
 from autoprune.searchers import Problem
 from autoprune.settings import Constraints, RewardSettings
 from envs import ENV_ID
-from envs.facts import GroupFacts, LayerFacts, ModelFacts
+from envs.facts import GroupFacts, ModelFacts
 from envs.observation import Situation
 from envs.pruning_env import PruningTask
 
@@ -71,7 +72,7 @@ def problem():
     size = np.arange(SIZE)
     groups = tuple(ChannelGroup(n, SIZE, True, "", (Member(n, "kernel", 3, "produces", size),)) for n in NAMES)
     dense = evaluation_of(1.0)
-    return Problem(groups, CONSTRAINTS, Budget(BUDGET), dense, 0.5)
+    return Problem(groups, LegalWidths(groups, CONSTRAINTS), Budget(BUDGET), dense, 0.5)
 
 
 def facts():
@@ -79,14 +80,14 @@ def facts():
         GroupFacts(name, SIZE, 1, 4**n, 9.0, 1, 1, TIME[n], WORTH[n], (0.5, 0.8, 1.0, 1.2, 1.5))
         for n, name in enumerate(NAMES)
     )
-    return ModelFacts(groups, tuple(LayerFacts(TIME[n], (((n, 1.0),),)) for n in range(4)))
+    return ModelFacts(groups, tuple(LayerDependence(f"g{n}", TIME[n], (Axis(1, ((n, 1.0),)),)) for n in range(4)))
 
 
 def make_env(problem, scorer):
     """The environment of the toy, around anything with an `evaluate`."""
-    situation = Situation(facts(), BUDGET, 1.0, problem.anchor, CONSTRAINTS.min_keep_ratio, TARGET)
+    situation = Situation(facts(), BUDGET, 1.0, problem.anchor, problem.legal.minimum, TARGET)
     rewards = RewardSettings()
-    task = PruningTask(situation, problem.constraints, problem.budget, problem.dense, rewards, scorer.evaluate)
+    task = PruningTask(situation, problem.legal, problem.budget, problem.dense, rewards, scorer.evaluate)
     return gymnasium.make(ENV_ID, task=task)
 
 

@@ -11,7 +11,7 @@ from topologies import head, images_for, made
 from autoprune.errors import PlanError
 from autoprune.planning import Planner, make_plan
 from autoprune.planning.ranking import global_widths
-from autoprune.planning.widths import legal_width, legal_widths
+from autoprune.planning.widths import LegalWidths, legal_width, legal_widths
 from autoprune.records import ChannelGroup
 from autoprune.settings import Constraints, ImportanceSettings
 from autoprune.surgery import apply_plan
@@ -24,7 +24,8 @@ def groups_of(sizes):
 def widths_of(scores, keep_ratio, multiple_of=1, least=1e-9):
     groups = groups_of([len(s) for s in scores])
     by_name = {group.name: np.array(s, float) for group, s in zip(groups, scores, strict=True)}
-    return list(global_widths(groups, by_name, keep_ratio, Constraints(multiple_of, least)).values())
+    legal = LegalWidths(groups, Constraints(multiple_of, least))
+    return list(global_widths(groups, by_name, keep_ratio, legal).values())
 
 
 def test_the_lowest_of_all_scores_go():

@@ -10,9 +10,9 @@ from autoprune.errors import PolicyError
 from autoprune.searchers import Scorer, best_within
 from autoprune.searchers.policy import load_policy, save_policy
 from autoprune.searchers.rl import AGENTS, RlSearcher
-from autoprune.settings import AgentSettings
+from autoprune.settings import AgentSettings, SearchSettings
 from envs import ENV_ID
-from envs.making import as_policy
+from envs.making import learnt_policy
 from envs.observation import FEATURES
 
 
@@ -27,9 +27,10 @@ def learnt(name, evaluations=6):
 def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
     rl, scorer = learnt(name, 20)
     assert best_within(scorer.course[:-1], toy.problem().budget), "else the last evaluation is not the policy's"
-    save_policy(as_policy(rl.actor, {"seed": 0}), tmp_path / "policy")
+    save_policy(learnt_policy(rl.actor, SearchSettings(), "toy", toy.TARGET), tmp_path / "policy")
     policy = load_policy(tmp_path / "policy", FEATURES, ENV_ID)
-    assert policy.record == {"seed": 0}
+    assert policy.record["seed"] == 0
+    assert policy.record["target"]["name"] == toy.TARGET.name
     # The last evaluation of a search is the policy's own plan: rolling the stored one out must give it again.
     again = Scorer(toy.ToyEvaluator(), "replay", 1)
     env = toy.make_env(toy.problem(), again)
@@ -42,7 +43,7 @@ def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
 
 def test_files_hold_no_pickle(tmp_path):
     rl, _ = learnt("sac")
-    save_policy(as_policy(rl.actor, {}), tmp_path)
+    save_policy(learnt_policy(rl.actor, SearchSettings(), "toy", toy.TARGET), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["actor.safetensors", "policy.json"]
     meta = json.loads((tmp_path / "policy.json").read_text())
     assert (meta["format"], meta["version"], meta["environment"]) == ("autoprune.policy", 1, ENV_ID)
@@ -51,7 +52,7 @@ def test_files_hold_no_pickle(tmp_path):
 @pytest.fixture
 def stored(tmp_path):
     rl, _ = learnt("td3")
-    save_policy(as_policy(rl.actor, {}), tmp_path)
+    save_policy(learnt_policy(rl.actor, SearchSettings(), "toy", toy.TARGET), tmp_path)
     return tmp_path
 
 

@@ -10,7 +10,7 @@ from autoprune.searchers import SEARCHERS, EvaluationsSpent, Scorer, best_within
 from autoprune.searchers.posing import absolute
 from autoprune.searchers.rl import AGENTS, RlSearcher
 from autoprune.searchers.uniform import distinct_ratios
-from autoprune.settings import AgentSettings, BudgetSettings, Constraints
+from autoprune.settings import AgentSettings, BudgetSettings
 
 
 def searcher(name, **options):
@@ -80,8 +80,7 @@ def test_uniform_with_few_evaluations_still_scores_the_largest_within_the_budget
 
 
 def test_distinct_ratios_give_distinct_plans_from_all_to_least():
-    groups = toy.problem().groups
-    ratios = distinct_ratios(groups, Constraints(multiple_of=8, min_keep_ratio=0.125))
+    ratios = distinct_ratios(toy.problem().legal)
     widths = [tuple(toy.evaluation_of(ratio).widths.values()) for ratio in ratios]
     assert len(set(widths)) == len(widths) == 8
     assert widths[0] == (64,) * 4

@@ -1,0 +1,84 @@
+"""How each layer of a model depends on the widths of its channel groups."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.cost.flops import flops_per_layer
+from autoprune.models import keras_internals
+from autoprune.records import ChannelGroup
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One channel axis of a layer's kernel.
+
+    Attributes:
+        length: of the dense layer.
+        owners: the prunable groups on it, each as (index of the group, share of the axis that it owns).
+    """
+
+    length: int
+    owners: tuple[tuple[int, float], ...]
+
+    def left(self, keep_ratios: Sequence[float]) -> float:
+        """Share of the axis that is left at these keep ratios, one per group."""
+        return 1 - sum(owned * (1 - keep_ratios[index]) for index, owned in self.owners)
+
+
+@dataclass(frozen=True)
+class LayerDependence:
+    """One layer with operations.
+
+    Attributes:
+        path: of the layer.
+        flops: of the dense layer, per image, all calls together.
+        axes: channel axes of its kernels, inputs before outputs.
+    """
+
+    path: str
+    flops: int
+    axes: tuple[Axis, ...]
+
+
+def layer_dependences(model: Any, groups: Sequence[ChannelGroup]) -> tuple[LayerDependence, ...]:
+    """Every layer of a dense model that has operations, in data-flow order, and the groups that decide them.
+
+    Args:
+        model: the dense model.
+        groups: its prunable groups; their order numbers them.
+    """
+    layers = keras_internals.operations_by_path(model)
+    flops = flops_per_layer(model)
+    axes: dict[str, dict[tuple[str, int], list[tuple[int, float]]]] = {path: {} for path in flops}
+    for index, group in enumerate(groups):
+        for member in group.members:
+            if member.layer in axes and member.name.endswith("kernel") and not member.is_attribute:
+                owned = float((member.channels >= 0).mean())
+                axes[member.layer].setdefault((member.name, member.axis), []).append((index, owned))
+    return tuple(
+        LayerDependence(path, flops[path], tuple(_axis(layers[path], *key, owners[key]) for key in sorted(owners)))
+        for path, owners in axes.items()
+    )
+
+
+def group_forms(groups: Sequence[ChannelGroup], layers: Sequence[LayerDependence]) -> dict[str, Hashable]:
+    """For every group what it looks like: its size, and the layers on it by operations and lengths of their axes.
+
+    Groups of equal form cost the same when they are cut alike and all else is dense, up to where they stand.
+    """
+    return {
+        group.name: (
+            group.size,
+            tuple(
+                (layer.flops, tuple((axis.length, index in dict(axis.owners)) for axis in layer.axes))
+                for layer in layers
+                if any(index in dict(axis.owners) for axis in layer.axes)
+            ),
+        )
+        for index, group in enumerate(groups)
+    }
+
+
+def _axis(layer: Any, name: str, axis: int, owners: Sequence[tuple[int, float]]) -> Axis:
+    return Axis(keras_internals.layer_variable(layer, name).shape[axis], tuple(owners))

@@ -1,0 +1,57 @@
+"""What this machine has left for more processes: memory and cores, as its limits on this process have it."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> float:
+    """Bytes that can be taken without pushing something else out; infinite where the system does not say."""
+    return min([_free_memory(), *(_left_in(folder) for folder in _control_groups())])
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, at least 1; a container's share of their time counts."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = [allowed, *(_quota(folder) for folder in _control_groups())]
+    return max(1, math.floor(min(shares)))
+
+
+def _free_memory() -> float:
+    for line in _text(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return math.inf
+
+
+def _control_groups() -> Iterator[Path]:
+    """The folders of this process's control group and of all above it, in the unified hierarchy."""
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        if line.startswith("0::"):
+            own = _CGROUPS / line.removeprefix("0::").lstrip("/")
+            yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(_CGROUPS))
+
+
+def _left_in(group: Path) -> float:
+    """Bytes below the memory limit of a control group; file pages that can be dropped count as free."""
+    limit, used = _text(group / "memory.max"), _text(group / "memory.current")
+    if not limit.isdecimal() or not used.isdecimal():
+        return math.inf
+    kept = dict(line.split() for line in _text(group / "memory.stat").splitlines())
+    return max(0, int(limit) - int(used) + int(kept.get("inactive_file", 0)))
+
+
+def _quota(group: Path) -> float:
+    """Cores' worth of time that a control group may use."""
+    words = _text(group / "cpu.max").split()
+    return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdecimal() else math.inf
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,175 @@
+"""Costs of models as tables: inference and training steps, with what failed as a row that says so."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from autoprune.errors import AutopruneError, DoesNotFitError
+from autoprune.records import CostReport, TrainingStepReport
+from autoprune.reporting.tables import byte_count, seconds
+
+_LEFT = frozenset({"target", "model", "bound", "batch"})
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One model on one target.
+
+    Attributes:
+        model: what the model is called in the tables.
+        target: such as `tpu_v5e`.
+        answer: its cost, or why there is none.
+        devices: that share a training step; 0 for inference.
+    """
+
+    model: str
+    target: str
+    answer: CostReport | TrainingStepReport | AutopruneError
+    devices: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no cost."""
+        return isinstance(self.answer, AutopruneError)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report with the model's name, or names and the error."""
+        if not self.failed:
+            return {"model": self.model, **asdict(self.answer)}
+        devices = {"devices": self.devices} if self.devices else {}
+        return {"model": self.model, "target": self.target, **devices, "error": str(self.answer)}
+
+
+def cost_table(rows: Sequence[CostRow]) -> Table:
+    """Inference costs: of one model on several targets, or of several models side by side on each.
+
+    Shares are of the first model's on the same target.
+    """
+    several = len({row.model for row in rows}) > 1
+    reports = [row.answer for row in rows if not row.failed]
+    table = Table(title=None if several else rows[0].model, caption=_caption(reports, several), caption_justify="left")
+    shares = ("of first",) if several else ()
+    memory = ("HBM", *shares) if several else ("HBM", "weights", "activations", "code")
+    names = ("target", "model") if several else ("target",)
+    figures = ("latency", *shares, "plain sum", "of peak", "bound", *memory)
+    _add_columns(table, (*names, *figures))
+    firsts = {row.target: row.answer for row in reversed(rows) if row.model == rows[0].model and not row.failed}
+    for number, row in enumerate(rows):
+        cells = _failure(row, figures) if row.failed else _cost_cells(row.answer, firsts.get(row.target), several)
+        ends = several and (number + 1 == len(rows) or rows[number + 1].target != row.target)
+        table.add_row(row.target, *((row.model,) if several else ()), *cells, end_section=ends)
+    return table
+
+
+def _cost_cells(report: CostReport, first: CostReport | None, several: bool) -> list[str]:
+    memory = report.memory
+    cells = [seconds(report.latency)]
+    if several:
+        cells.append(_share(report.latency, first and first.latency))
+    cells.append(seconds(report.latency_sum))
+    cells.append("-" if report.utilisation is None else f"{report.utilisation:.0%}")
+    cells.append(report.bound or "-")
+    cells.append(byte_count(memory.total))
+    if several:
+        cells.append(_share(memory.total, first and first.memory.total))
+    else:
+        cells += [byte_count(part) for part in (memory.weights, memory.activations, memory.code)]
+    return cells
+
+
+def _caption(reports: Sequence[CostReport], several: bool) -> str:
+    if not reports:
+        return "Nothing could be costed."
+    first = reports[0]
+    kinds = " and ".join(dict.fromkeys(report.kind for report in reports))
+    words = (
+        f"Per batch of {first.target.batch_size} in {first.target.dtype} on one JAX device (a chip, or one of two "
+        f"cores on v2, v3 and tpu7x): {kinds}. Bound: what takes longer at the device's peak."
+    )
+    if not several:
+        flops = first.flops / first.target.batch_size / 1e6
+        words = f"{first.parameters:,} parameters, {flops:,.1f} MFLOPs per image. {words}"
+    return words
+
+
+def training_table(rows: Sequence[CostRow]) -> Table:
+    """Training steps: each model on one device and on slices of every target."""
+    several = len({row.model for row in rows}) > 1
+    reports = [row.answer for row in rows if not row.failed]
+    title = "a training step" if several else f"{rows[0].model}, a training step"
+    table = Table(title=title, caption=_training_caption(reports), caption_justify="left")
+    names = ("target", "model") if several else ("target",)
+    figures = ("latency", "plain sum", "HBM", "of device", "state", "activations", "exchanged")
+    if several:
+        figures = tuple(name for name in figures if name not in ("plain sum", "state"))
+    _add_columns(table, (*names, "devices", "batch", *figures))
+    for row in rows:
+        shared = "-" if row.failed else f"{row.answer.global_batch_size:,}"
+        cells = _failure(row, figures) if row.failed else _training_cells(row.answer, figures)
+        table.add_row(row.target, *((row.model,) if several else ()), str(row.devices), shared, *cells)
+    return table
+
+
+def _training_cells(report: TrainingStepReport, figures: Sequence[str]) -> list[str]:
+    memory = report.memory
+    found = {
+        "latency": seconds(report.latency) if report.fits else "does not fit",
+        "plain sum": seconds(report.latency_sum),
+        "HBM": byte_count(report.needed),
+        "of device": f"{report.needed / report.capacity:.1%}",
+        "state": byte_count(memory and memory.state),
+        "activations": byte_count(memory and memory.activations),
+        "exchanged": byte_count(report.communicated or None),
+    }
+    return [found[name] for name in figures]
+
+
+def _training_caption(reports: Sequence[TrainingStepReport]) -> str:
+    if not reports:
+        return "No training step could be costed."
+    first = reports[0]
+    precision = "mixed bfloat16" if first.target.dtype == "bfloat16" else first.target.dtype
+    return (
+        f"{first.optimizer}, {precision}, {first.target.batch_size} examples on each JAX device (a chip, or one of two "
+        f"cores on v2, v3 and tpu7x): {first.kind}. Every figure is of one device; batch: on all devices together. "
+        "State: weights and the optimiser's slots. Latency leaves out the time in which devices exchange gradients and "
+        "statistics, for which the compiler has no estimate: 'exchanged' says how much that is."
+    )
+
+
+def notes(rows: Sequence[CostRow]) -> list[str]:
+    """One sentence for each error of the rows, which names all rows that have it."""
+    places = defaultdict(list)
+    for row in rows:
+        if row.failed:
+            where = f"{row.model} on {row.target}" + (f" x {row.devices}" if row.devices else "")
+            places[str(row.answer)].append(where)
+    return [f"{', '.join(where)}: {shortened(words)}" for words, where in places.items()]
+
+
+def shortened(words: str, length: int = 700) -> str:
+    """The beginning of what the compiler says, which may be pages; the JSON has all of it."""
+    return words if len(words) <= length else f"{words[:length]} ..."
+
+
+def _failure(row: CostRow, figures: Sequence[str]) -> list[str]:
+    """Cells of a row without figures; of a model that is too large, what it needs."""
+    too_large = isinstance(row.answer, DoesNotFitError)
+    found = {"latency": "does not fit" if too_large else "refused"}
+    if too_large:
+        found["HBM"] = byte_count(round(row.answer.needed))
+    return [found.get(name, "-") for name in figures]
+
+
+def _add_columns(table: Table, headers: Sequence[str]) -> None:
+    for header in headers:
+        # A long name of a model is folded rather than every figure beside it.
+        options = {"overflow": "fold", "max_width": 24} if header == "model" else {"no_wrap": True}
+        table.add_column(header, justify="left" if header in _LEFT - {"batch"} else "right", **options)
+
+
+def _share(value: float | None, first: float | None) -> str:
+    return f"{value / first:.1%}" if value and first else "-"

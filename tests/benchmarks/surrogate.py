@@ -1,0 +1,207 @@
+"""How well are costs guessed from the costs of other plans? Beside FLOPs, parameters and the sum over layers.
+
+    python tests/benchmarks/surrogate.py
+
+Random plans of each network are compiled whole for each target and batch: hours the first time, since a compilation
+takes seconds; those that the cost cache remembers are not done again, and a second call goes on where the first one
+stopped. Then the surrogate learns from 50, 100 and 200 of them and guesses others, in turns, until every plan has been
+guessed by a surrogate that had not seen it. FLOPs and parameters rank the same plans. For `--layered` of the plans,
+every layer is compiled alone, with its normalisation and activation, and the latencies are added up.
+
+Plans are drawn as random search draws them, around keep ratios from 0.4 to 0.9. Results go to
+`tests/benchmarks/results/surrogate.json` as they come.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+
+# isort: split
+import keras
+
+from autoprune.cost import CostModel, open_cost_model
+from autoprune.cost.layers import layer_dependences
+from autoprune.cost.pool import CompilerPool
+from autoprune.cost.surrogate import Surrogate
+from autoprune.models import keras_internals, zoo
+from autoprune.planning import Planner
+from autoprune.planning.widths import ratio_around
+from autoprune.records import CostReport, Target
+from autoprune.settings import Constraints
+from autoprune.surgery import Surgeon
+
+RESULTS = Path(__file__).parent / "results" / "surrogate.json"
+# ResNet-20 has 16 to 64 channels: multiples of 8 would leave it two widths in its first stage.
+NETWORKS = {"vgg16": 8, "resnet20": 4}
+Costed = list[tuple[dict[str, int], CostReport]]
+
+
+class Network:
+    """A network, its random plans, and what the compiler says of them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.model = zoo.build(name, None, None)
+        self.planner = Planner(self.model, constraints=Constraints(NETWORKS[name]))
+        self.layers = layer_dependences(self.model, self.planner.groups)
+        self._surgeon = Surgeon(self.model, self.planner.all_groups, self.planner.fingerprint)
+        self._snapshot = self._surgeon.snapshot()
+
+    def plans(self, count: int) -> Iterator[dict[str, float]]:
+        """Keep ratios by group, the same in every call."""
+        generator = np.random.default_rng(0)
+        for _ in range(count):
+            anchor = generator.uniform(0.4, 0.9)
+            draws = generator.uniform(-1, 1, len(self.planner.groups))
+            yield {g.name: ratio_around(anchor, draw, 0.1) for g, draw in zip(self.planner.groups, draws, strict=True)}
+
+    def costs(self, cost_models: dict[str, CostModel], count: int) -> dict[str, Costed]:
+        """Every plan on every target, compiled whole."""
+        found: dict[str, Costed] = {label: [] for label in cost_models}
+        for number, ratios in enumerate(self.plans(count), start=1):
+            plan = self.planner.plan(ratios)
+            with self._surgeon.pruned(plan, self._snapshot):
+                answers = {label: cost_model.submit(self.model) for label, cost_model in cost_models.items()}
+            for label, answer in answers.items():
+                found[label].append((plan.widths, answer.result()))
+            if number % 10 == 0:
+                print(f"{self.name}: {number} of {count} plans compiled", flush=True)
+        return found
+
+    def layer_sums(self, cost_model: CostModel, count: int) -> list[float]:
+        """For the first plans the sum of the latencies of their layers, each compiled alone."""
+        sums = []
+        for ratios in self.plans(count):
+            with self._surgeon.pruned(self.planner.plan(ratios), self._snapshot):
+                answers = [cost_model.submit(segment) for segment in self._segments()]
+            sums.append(sum(answer.result().latency for answer in answers))
+        return sums
+
+    def _segments(self) -> Iterator[keras.Model]:
+        operations = keras_internals.operations_by_path(self.model)
+        for layer in self.layers:
+            own = operations[layer.path]
+            image = keras.Input(own.input.shape[1:])
+            x = own.__class__.from_config(own.get_config())(image)
+            if f"{layer.path}_bn" in operations:
+                x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+            yield keras.Model(image, x)
+
+
+def judged(network: Network, costed: Costed, learnt: int, fold: int) -> dict[str, float]:
+    """Guesses of every plan by surrogates that learnt from `learnt` others."""
+    generator = np.random.default_rng(learnt)
+    order = generator.permutation(len(costed))
+    guesses, memories = np.zeros(len(costed)), np.zeros(len(costed))
+    fitting = asking = 0.0
+    for start in range(0, len(order), fold):
+        tested = order[start : start + fold]
+        others = generator.permutation(np.setdiff1d(order, tested))[:learnt]
+        surrogate = Surrogate(network.planner.groups, network.layers)
+        for index in others:
+            surrogate.learn(*costed[index])
+        begin = time.perf_counter()
+        surrogate.predict(costed[tested[0]][0])
+        fitted = time.perf_counter()
+        for index in tested:
+            guesses[index], memories[index] = surrogate.predict(costed[index][0])
+        asked = time.perf_counter()
+        fitting, asking = fitting + fitted - begin, asking + asked - fitted
+    true = np.array([cost.latency for _, cost in costed])
+    memory = np.array([cost.memory.total for _, cost in costed])
+    return {
+        "learnt": learnt,
+        "spearman": float(spearmanr(guesses, true)[0]),
+        "mean_error": float(np.mean(np.abs(guesses / true - 1))),
+        "memory_spearman": float(spearmanr(memories, memory)[0]),
+        "memory_mean_error": float(np.mean(np.abs(memories / memory - 1))),
+        "fit_seconds": fitting / len(range(0, len(order), fold)),
+        "query_milliseconds": 1e3 * asking / len(costed),
+    }
+
+
+def ranked(costed: Costed, sums: list[float]) -> dict[str, float]:
+    """Rank correlation with the latency of what needs no learning; sums over layers for the first plans only."""
+    latency = [cost.latency for _, cost in costed]
+    few = slice(len(sums))
+    result = {
+        "plans": len(costed),
+        "flops": float(spearmanr([cost.flops for _, cost in costed], latency)[0]),
+        "parameters": float(spearmanr([cost.parameters for _, cost in costed], latency)[0]),
+        "latency_range": max(latency) / min(latency),
+    }
+    if sums:
+        result |= {
+            "layered_plans": len(sums),
+            "layer_sum": float(spearmanr(sums, latency[few])[0]),
+            "layer_sum_mean_error": float(np.mean(np.abs(np.array(sums) / latency[few] - 1))),
+            "flops_on_layered": float(spearmanr([cost.flops for _, cost in costed[few]], latency[few])[0]),
+        }
+    return result
+
+
+def main() -> None:
+    arguments = parse()
+    path = Path(arguments.out)
+    results = {"plans": arguments.plans, "rows": {}}
+    for name in arguments.networks:
+        network = Network(name)
+        with ExitStack() as stack:
+            pool = stack.enter_context(closing(CompilerPool()))
+            targets = [Target(chip, batch) for chip in arguments.targets for batch in arguments.batches]
+            cost_models = {
+                f"{target.name} batch {target.batch_size}": stack.enter_context(
+                    closing(open_cost_model(target, cache=arguments.cache, client=pool))
+                )
+                for target in targets
+            }
+            for label, costed in network.costs(cost_models, arguments.plans).items():
+                sums = network.layer_sums(cost_models[label], arguments.layered)
+                row = ranked(costed, sums)
+                row["surrogate"] = [
+                    judged(network, costed, learnt, max(1, min(len(costed) - learnt, 30)))
+                    for learnt in arguments.learnt
+                    if learnt < len(costed)
+                ]
+                results["rows"][f"{name}, {label}"] = row
+                path.write_text(json.dumps(results, indent=1) + "\n")
+                print(f"{name}, {label}: {json.dumps(row)}", flush=True)
+    print(table(results["rows"], arguments.learnt))
+
+
+def table(rows: dict, learnt: list[int]) -> str:
+    heads = "".join(f" after {count} | error |" for count in learnt)
+    lines = [
+        f"| network, target | FLOPs | parameters | sum over layers |{heads}",
+        "|---|---|---|---|" + "---|---|" * len(learnt),
+    ]
+    for name, row in rows.items():
+        layers = f"{row['layer_sum']:.2f}" if "layer_sum" in row else "-"
+        cells = "".join(f" {one['spearman']:.3f} | {one['mean_error']:.1%} |" for one in row["surrogate"])
+        lines.append(f"| {name} | {row['flops']:.2f} | {row['parameters']:.2f} | {layers} |{cells}")
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--targets", nargs="+", default=["tpu_v3", "tpu_v5e"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[8, 128])
+    parser.add_argument("--plans", type=int, default=210)
+    parser.add_argument("--learnt", nargs="+", type=int, default=[50, 100, 200])
+    parser.add_argument("--layered", type=int, default=14)
+    parser.add_argument("--cache", default="auto")
+    parser.add_argument("--out", default=str(RESULTS))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Other processes in tests: started, waited for, and gone."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Makes `autoprune.cost.cache` importable without its package's own imports: TensorFlow takes seconds.
+WITHOUT_TENSORFLOW = """
+import importlib.util, sys
+import autoprune
+spec = importlib.util.find_spec("autoprune.cost")
+sys.modules["autoprune.cost"] = importlib.util.module_from_spec(spec)
+"""
+
+
+def started(code, *arguments, **environment):
+    """A Python process that can import the test helpers."""
+    helpers = str(Path(__file__).parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": helpers, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def killed(process):
+    """Kill a process with SIGKILL; what it had printed."""
+    process.kill()
+    told = process.stdout.read()
+    process.communicate()
+    return told
+
+
+def wait_until(condition, seconds=60):
+    """Whether a condition came true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def gone(process_id):
+    """Whether a process, of this one or not, runs no more."""
+    try:
+        return "zombie" in Path(f"/proc/{process_id}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
