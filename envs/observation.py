@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.cost.chips import CHIPS
 from autoprune.records import Budget, Evaluation, Target
 from envs.facts import QUANTILES, ModelFacts
 
@@ -107,7 +106,7 @@ def observe(situation: Situation, chosen: Sequence[float], previous_action: floa
         "memory_budget": situation.memory_budget,
         "anchor": situation.anchor,
         "batch": math.log2(situation.target.batch_size) / 12,
-        "on_tpu": float(situation.target.name in CHIPS),
+        "on_tpu": float(situation.target.name.startswith("tpu")),
         "previous_action": previous_action,
     }
     return np.clip([values[name] for name in FEATURES], -1, 1).astype(np.float32)

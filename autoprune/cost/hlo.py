@@ -9,6 +9,9 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from autoprune.records import Memory
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -131,6 +134,21 @@ def _array_bytes(dtype: str, dims: str, order: str | None, tiles: str | None) ->
             sizes[-axis] = math.ceil(sizes[-axis] / length) * length
     bits = _BITS.get(dtype) if dtype in _BITS else int(re.sub(r"\D", "", dtype) or 32)
     return math.prod(sizes) * bits // 8
+
+
+def memory_of(analysis: Any, module: Module, inputs: int) -> Memory:
+    """What a program needs on its device, from the compiler's analysis, as for a program that is only compiled.
+
+    Args:
+        analysis: `memory_analysis` of an executable.
+        module: its text, parsed; its last parameters are the inputs.
+        inputs: how many these are.
+    """
+    entering = sum(padded_bytes(shape) for shape in module.parameters[-inputs:])
+    weights = analysis.argument_size_in_bytes - entering
+    activations = entering + analysis.output_size_in_bytes - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
+    code = analysis.generated_code_size_in_bytes
+    return Memory(weights, activations, code, weights + activations + code)
 
 
 def total_cycles(module: Module) -> int:

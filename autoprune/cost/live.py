@@ -58,7 +58,7 @@ def run_live(forward: Callable[[Any, list], Any], state: Any, batch: list, devic
     # The loop holds inputs and outputs of its own: what is in use is asked before it runs.
     peak = peak_bytes(device)
     module = hlo.parse_module(executable.as_text())
-    memory = memory_of(executable.memory_analysis(), module, len(batch))
+    memory = hlo.memory_of(executable.memory_analysis(), module, len(batch))
     return LiveResult(
         measured(loop_runner(forward, state, batch, outputs)),
         memory,
@@ -80,21 +80,6 @@ def loop_runner(
         carried = jax.block_until_ready(loop(np.int32(iterations), state, *carried))
 
     return run
-
-
-def memory_of(analysis: Any, module: hlo.Module, inputs: int) -> Memory:
-    """What a program needs on its device, from the compiler's analysis, as for a program that is only compiled.
-
-    Args:
-        analysis: `memory_analysis` of an executable.
-        module: its text, parsed; its last parameters are the inputs.
-        inputs: how many these are.
-    """
-    entering = sum(hlo.padded_bytes(shape) for shape in module.parameters[-inputs:])
-    weights = analysis.argument_size_in_bytes - entering
-    activations = entering + analysis.output_size_in_bytes - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
-    code = analysis.generated_code_size_in_bytes
-    return Memory(weights, activations, code, weights + activations + code)
 
 
 def analysis_figures(analysis: Any) -> dict[str, int]:

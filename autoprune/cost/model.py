@@ -72,7 +72,8 @@ class Remembering:
             self._store.close()
 
     def _key(self, architecture: str) -> str:
-        return cache_key(architecture=architecture, target=dataclasses.asdict(self.target))
+        # What one machine has measured says nothing of another.
+        return cache_key(architecture=architecture, target=dataclasses.asdict(self.target), host=platform.node())
 
     def _stored(self, architecture: str) -> Future | None:
         data = self._store.get(self._key(architecture)) if self._store else None

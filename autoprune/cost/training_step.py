@@ -45,7 +45,9 @@ class TrainingStepCosts:
     def __init__(self, target: Target, cache: CostCache | None, client: CompilerPool, optimizer: str = "adamw") -> None:
         self.target = resolve_target(target)
         if self.target.name not in CHIPS:
-            raise TargetError(f"Training steps are estimated for TPUs only. Received: target={self.target.name}")
+            raise TargetError(
+                f"A training step is estimated for a TPU by name, such as tpu_v5e. Received: target={self.target.name}"
+            )
         _check_optimizer(optimizer)
         self._optimizer = optimizer
         self._chip = CHIPS[self.target.name]

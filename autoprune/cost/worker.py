@@ -5,6 +5,7 @@ one answer are one line of JSON each; `process.py` is the other end. Started by 
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -64,17 +65,11 @@ class Compiler:
         compiled = lowered.compile()
         module = hlo.parse_module(placement.text_of(lowered, compiled))
         steps = hlo.walk_schedule(module, request["clock"], request["bandwidth"])
-        memory = compiled.memory_analysis()
-        entering = sum(hlo.padded_bytes(s) for s in module.parameters[-len(jax.tree.leaves(program.batch)) :])
-        weights = memory.argument_size_in_bytes - entering
-        activations = entering + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+        memory = hlo.memory_of(compiled.memory_analysis(), module, len(jax.tree.leaves(program.batch)))
         return {
             "latency": sum(delay for _, delay in steps),
             "latency_sum": hlo.total_cycles(module) / request["clock"],
-            "weights": weights,
-            "activations": activations,
-            "code": memory.generated_code_size_in_bytes,
-            "total": weights + activations + memory.generated_code_size_in_bytes,
+            **dataclasses.asdict(memory),
             "traffic": hlo.hbm_traffic(module),
             "communicated": hlo.communicated_bytes(module),
             "available": self._available_memory(request),

@@ -5,9 +5,14 @@
 All share one model, evaluator and journal, so that a plan has one score whoever proposes it. The figure compared is
 the best accuracy on the reward split within the latency budget, one-shot: what a search maximises. Results go to
 `tests/benchmarks/results/agents.json` as they come; a second call goes on where the first one stopped.
+
+`+project` behind a name brings every plan onto the budget by guesses of its cost, `+screen` draws again what is
+guessed to miss it: `--searchers random random+project td3 td3+project`. Each run's guesses are learnt from the uniform
+plans, as in a search, and from its own.
 """
 
 import argparse
+import copy
 import json
 import tempfile
 from contextlib import closing
@@ -22,7 +27,7 @@ from autoprune.data import load_data
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.planning import Planner
 from autoprune.records import Evaluation, Target
-from autoprune.searchers import SEARCHERS, Problem, Scorer, best_within
+from autoprune.searchers import SEARCHERS, Problem, Scorer, Steering, best_within
 from autoprune.searchers.posing import pose
 from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import AgentSettings, BudgetSettings, DataSettings, ModelSettings, SearchSettings
@@ -50,14 +55,20 @@ def main() -> None:
     ):
         evaluator = Evaluator(model, planner, data, cost_model=cost_model, journal=journal)
         problem = pose(evaluator, BudgetSettings(latency=arguments.latency))
+        SEARCHERS.get("uniform")(problem, Scorer(evaluator, "before", arguments.evaluations), 0)
+        taught = evaluator.surrogate
         make_env = env_maker(model, planner, settings.reward, cost_model.target)
         for seed in range(arguments.seeds):
             for name in arguments.searchers:
                 if f"{name}/{seed}" in results["runs"]:
                     continue
-                is_agent = name not in SEARCHERS
-                searcher = RlSearcher(make_env, AgentSettings(name)) if is_agent else SEARCHERS.get(name)
-                scorer = Scorer(evaluator, f"{name}/{seed}", arguments.evaluations)
+                kind, _, option = name.partition("+")
+                searcher = SEARCHERS.get(kind) if kind in SEARCHERS else RlSearcher(make_env, AgentSettings(kind))
+                evaluator.surrogate = copy.deepcopy(taught)
+                steering = Steering(
+                    evaluator.surrogate, problem, project=option == "project", screen=option == "screen"
+                )
+                scorer = Scorer(evaluator, f"{name}/{seed}", arguments.evaluations, steering=steering)
                 searcher(problem, scorer, seed)
                 results["runs"][f"{name}/{seed}"] = summary(scorer.course, problem)
                 path.write_text(json.dumps(results, indent=1) + "\n")

@@ -147,7 +147,7 @@ def test_interrupted_command_keeps_the_rows_that_are_finished(tmp_path):
 def test_training_step_needs_a_tpu(tmp_path):
     done = command("target=cpu", "training_step=true", module="measure", cwd=tmp_path)
     assert done.returncode == 2
-    assert "Training steps are estimated for TPUs only. Received: target=cpu" in done.stderr
+    assert "A training step is estimated for a TPU by name, such as tpu_v5e. Received: target=cpu" in done.stderr
 
 
 def test_search_takes_one_file(files):

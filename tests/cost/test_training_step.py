@@ -165,7 +165,7 @@ def test_every_condition_is_part_of_the_key(step_of, compiler, tmp_path):
 
 
 def test_what_cannot_be_asked(step_of):
-    with pytest.raises(TargetError, match="estimated for TPUs only. Received: target=cpu"):
+    with pytest.raises(TargetError, match="for a TPU by name, such as tpu_v5e. Received: target=cpu"):
         step_of(dense(), "cpu")
     with pytest.raises(
         SettingsError, match="no slice of 3 devices of tpu_v3. Known: 1, 2, 8, 32, 128, 512; a device is"
