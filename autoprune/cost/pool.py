@@ -49,7 +49,7 @@ class CompilerPool:
         *,
         accelerator_type: str = "v5litepod-4",
         timeout: float = 600,
-        start_timeout: float = 120,
+        start_timeout: float = 300,
     ) -> None:
         self.processes = automatic_processes() if processes is None else processes
         self._accelerator_type = accelerator_type

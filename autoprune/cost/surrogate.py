@@ -20,6 +20,7 @@ from autoprune.records import ChannelGroup, CostReport
 
 LEAST = 12  # Plans below which nothing is guessed.
 MOST = 300  # Plans that are learnt from, the latest ones: more would make a query slow.
+NEIGHBOURS = 1  # Layers on either side that a layer's time is thought to depend on: it may be fused with them.
 TILES = (8, 128)  # Sublanes and lanes of a TPU's tiles: T(8, 128).
 RECENT = 50  # Guesses by which the error is judged.
 
@@ -177,8 +178,8 @@ class _Space:
         self._work = [(layer.flops, columns) for layer, columns in zip(layers, own, strict=True)]
         self.terms = {}
         for number, layer in enumerate(layers):
-            near = [*(own[number - 1] if number else []), *(own[number + 1] if number + 1 < len(own) else [])]
-            self.terms[layer.path] = self._term(own[number], near)
+            near = [*own[max(number - NEIGHBOURS, 0) : number], *own[number + 1 : number + 1 + NEIGHBOURS]]
+            self.terms[layer.path] = self._term(own[number], [column for columns in near for column in columns])
         groups = len(axes) * (1 + len(TILES))
         kinds = [NEAR] * len(sizes) + [OWN]
         self.whole = (list(range(groups, groups + len(kinds))), kinds)
