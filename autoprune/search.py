@@ -141,6 +141,7 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
         finished,
         kept,
         time.perf_counter() - start,
+        evaluator.surrogate.error,
     )
     write_outcome(outcome, folder)
     return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 
 import pytest
 
@@ -50,3 +51,11 @@ def compiler():
     pool = CompilerPool(1)
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def hears_ctrl_c():
+    """A program started in the background is told to ignore Ctrl-C, and so would be those that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -158,7 +158,7 @@ def shortened(words: str, length: int = 700) -> str:
 def _failure(row: CostRow, figures: Sequence[str]) -> list[str]:
     """Cells of a row without figures; of a model that is too large, what it needs."""
     too_large = isinstance(row.answer, DoesNotFitError)
-    found = {"latency": "does not fit" if too_large else "refused"}
+    found = {"latency": "does not fit" if too_large else "failed"}
     if too_large:
         found["HBM"] = byte_count(round(row.answer.needed))
     return [found.get(name, "-") for name in figures]

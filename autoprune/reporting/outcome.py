@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoprune.cost.surrogate import GuessError
 from autoprune.data import Dataset
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
@@ -33,6 +34,7 @@ class Outcome:
         finished: the dense model and the finished plans, the search's last.
         kept: the finished plan that the saved model holds.
         seconds: wall time from the first evaluation to the last test.
+        guesses: how good the surrogate's guesses of cost were; None when it made none.
     """
 
     settings: SearchSettings
@@ -43,6 +45,7 @@ class Outcome:
     finished: Sequence[Finished]
     kept: Finished
     seconds: float
+    guesses: GuessError | None = None
 
 
 def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
@@ -76,6 +79,7 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "fine_tuning": {done.name: dataclasses.asdict(done.training) for done in outcome.finished},
         "courses": {name: [evaluation_to_json(e) for e in course] for name, course in outcome.courses.items()},
         "seconds": outcome.seconds,
+        "guesses": dataclasses.asdict(outcome.guesses) if outcome.guesses else None,
     }
     write_json(folder.metrics, metrics)
     write_report(_report(outcome, rows), folder.report)

@@ -1,6 +1,8 @@
 """`python -m autoprune.search`, as a user runs it."""
 
 import json
+import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -97,6 +99,14 @@ def test_the_policy_can_be_loaded(finished):
     assert policy.act(np.zeros(len(FEATURES), np.float32)).shape == (1,)
 
 
+def test_guesses_of_cost_are_judged(finished):
+    """On the plans of the search itself, each guessed before it was compiled."""
+    guesses = metrics_of(finished[0])["guesses"]
+    assert guesses["count"] >= 5
+    assert guesses["latency"] < 0.15
+    assert guesses["spearman"] > 0.8
+
+
 def test_searchers_had_equal_evaluations(finished):
     courses = metrics_of(finished[0])["courses"]
     assert len(courses["rl"]) == 5
@@ -127,6 +137,34 @@ def test_same_seed_same_search(finished, tmp_path):
     assert course_of(again) == course_of(finished[0])
     for name in ("rows", "plans"):
         assert metrics_of(again)[name] == metrics_of(finished[0])[name]
+
+
+@pytest.mark.slow
+def test_two_steered_searches_at_once(tmp_path):
+    """One cache, plans projected, widths learnt from the staircase: both end, with the same course, on legal widths."""
+    arguments = [*QUICK[:1], "search.evaluations=3", "search.project=true", "training.epochs=1"]
+    arguments += ["constraints.widths=staircase", "constraints.staircase_points=3"]
+    processes = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "output.txt", "w") as output:
+            started = subprocess.Popen(
+                [sys.executable, "-m", "autoprune.search", *arguments],
+                cwd=tmp_path / name,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "AUTOPRUNE_CACHE": str(tmp_path / "cache")},
+            )
+        processes.append(started)
+    for process, name in zip(processes, ("one", "two"), strict=True):
+        assert process.wait(timeout=900) == 0, (tmp_path / name / "output.txt").read_text()
+    one, two = (next(tmp_path.glob(f"{name}/outputs/search/*/*/metrics.json")).parent for name in ("one", "two"))
+    assert course_of(one) == course_of(two)
+    assert len(list(tmp_path.glob("cache/*.sqlite"))) == 1
+    learnt = re.findall(r"(\w+) \[([\d, ]+)\]", (one / "search.log").read_text().split("widths worth having: ")[1])
+    allowed = {name: {int(width) for width in widths.split(", ")} for name, widths in learnt}
+    for evaluation in metrics_of(one)["courses"]["rl"]:
+        assert all(width in allowed[name] for name, width in evaluation["widths"].items())
 
 
 def test_killed_and_resumed_search_equals_the_uninterrupted_one(finished, tmp_path):
@@ -164,14 +202,6 @@ def count_evaluations(journal):
             return database.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0]
     except sqlite3.Error:
         return 0
-
-
-@pytest.fixture
-def hears_ctrl_c():
-    """A program started in the background is told to ignore Ctrl-C, and so would be those that it starts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("hears_ctrl_c")

@@ -258,6 +258,7 @@ def test_process_that_takes_too_long_is_killed(scratch, tmp_path, monkeypatch):
 
 
 @pytestmark_tensorflow
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_interrupt_ends_the_process(scratch, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     model = own_layer(tmp_path, "slow_layer", "time.sleep(300)")

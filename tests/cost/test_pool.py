@@ -251,6 +251,7 @@ def parent_of_a_pool(code, scratch):
     return started(PARENT + code, TMPDIR=str(scratch), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
 
 
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_leaves_no_process_and_no_file(scratch):
     parent = parent_of_a_pool(INTERRUPTED, scratch)
     worker = int(parent.stdout.readline())

@@ -68,7 +68,7 @@ def test_a_first_model_without_figures_leaves_shares_open():
     rows = [CostRow("dense", "tpu_v5e", CostError("no")), CostRow("pruned", "tpu_v5e", COST)]
     text = printed(cost_table(rows))
     assert line_with(text, "pruned")[3] == "-"
-    assert line_with(text, "dense")[2] == "refused"
+    assert line_with(text, "dense")[2] == "failed"
     assert rows[0].to_json() == {"model": "dense", "target": "tpu_v5e", "error": "no"}
     assert rows[1].to_json()["model"] == "pruned"
 
@@ -95,7 +95,7 @@ def test_training_steps():
     assert line_with(text, " 1 ", "128")[-1] == "-"
     assert line_with(text, " 4 ", "512")[-1] == "1.00 MiB"
     assert line_with(text, " 16 ")[3:7] == ["does not fit", "-", "32.00 GiB", "200.0%"]
-    assert line_with(text, " 64 ")[3] == "refused"
+    assert line_with(text, " 64 ")[3] == "failed"
     assert rows[-1].to_json() == {"model": "net", "target": "tpu_v5e", "devices": 64, "error": "no"}
     assert "Latency leaves out the time in which devices exchange gradients" in " ".join(text.split())
 
