@@ -24,6 +24,7 @@ import keras
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler import check_static, layer_modules, without_training
 from autoprune.cost.flops import count_flops
+from autoprune.cost.process import last_words, spawned
 from autoprune.cost.refusals import error_of
 from autoprune.errors import CostError
 from autoprune.records import CostReport, Memory, Target
@@ -218,7 +219,7 @@ def ask_fresh_process(request: dict[str, Any], platform: str, timeout: float) ->
     scratch = tempfile.mkdtemp(prefix=f"autoprune-attached-{os.getpid()}-")
     late = threading.Event()
     try:
-        with _spawned(platform, scratch) as process:
+        with spawned("autoprune.cost.attached_worker", attached_environment(platform, scratch), scratch) as process:
 
             def give_up() -> None:
                 late.set()
@@ -232,7 +233,7 @@ def ask_fresh_process(request: dict[str, Any], platform: str, timeout: float) ->
             except (OSError, ValueError):
                 process.kill()
                 what = f"took longer than {timeout:g} s" if late.is_set() else "died"
-                words = _last_words(process, scratch)
+                words = f"Its last words: {last_words(process, scratch)}"
                 raise CostError(f"The process that measures on the {platform} device {what}. {words}") from None
             finally:
                 # Also after Ctrl-C: the device is free again when this function is left.
@@ -252,20 +253,6 @@ def _exchange(process: subprocess.Popen, request: dict[str, Any]) -> dict[str, A
     return answer
 
 
-def _spawned(platform: str, scratch: str) -> subprocess.Popen:
-    with open(Path(scratch, "stderr.txt"), "wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "autoprune.cost.attached_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=attached_environment(platform, scratch),
-            # Ctrl-C is for the search, which then ends this process in order.
-            start_new_session=True,
-        )
-
-
 def attached_environment(platform: str, scratch: str) -> dict[str, str]:
     """Environment of a measuring process: Keras on JAX, and the attached device alone."""
     # With the variable left out, libtpu keeps two processes from using one TPU.
@@ -278,9 +265,3 @@ def attached_environment(platform: str, scratch: str) -> dict[str, str]:
         "JAX_PLATFORMS": platform,
         "TPU_LOG_DIR": scratch,
     }
-
-
-def _last_words(process: subprocess.Popen, scratch: str) -> str:
-    process.wait()
-    lines = [line for line in Path(scratch, "stderr.txt").read_text(errors="replace").splitlines() if line.strip()]
-    return f"Its last words (exit code {process.returncode}): " + (" | ".join(lines[-5:])[-1500:] or "none")

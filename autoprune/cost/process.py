@@ -110,7 +110,7 @@ class CompilerProcess:
             if self._ended:
                 raise DeadProcessError("The compiler process has been ended.", retry=False)
             self._scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{os.getpid()}-")
-            self._process = spawned(self._accelerator_type, self._scratch)
+            self._process = spawned_compiler(self._accelerator_type, self._scratch)
         self._exchange(None, self._start_timeout, "start")
 
     def _exchange(self, request: dict[str, Any] | None, timeout: float, task: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class CompilerProcess:
                 process.stdin.flush()
             return json.loads(process.stdout.readline())
         except (OSError, ValueError):
-            words = self._last_words()
+            words = last_words(process, self._scratch)
             if late.is_set():
                 death = DeadProcessError(
                     f"The compiler process took longer than {timeout:g} s to {task}. Its last words: {words}",
@@ -149,35 +149,46 @@ class CompilerProcess:
         finally:
             timer.cancel()
 
-    def _last_words(self) -> str:
-        """The end of what the process wrote to standard error."""
-        process = self._process
-        # Its pipes close a moment before it is gone.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-        try:
-            with open(Path(self._scratch, "stderr.txt"), "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
-                text = file.read().decode(errors="replace")
-        except OSError:
-            text = ""
-        lines = [line for line in text.splitlines() if line.strip()]
-        return f"(exit code {process.returncode}) " + (" | ".join(lines[-5:])[-1500:] or "none")
+
+def last_words(process: subprocess.Popen, scratch: str) -> str:
+    """How a process that is ending ended, and the end of what it wrote to standard error."""
+    # Its pipes close a moment before it is gone.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=5)
+    try:
+        with open(Path(scratch, "stderr.txt"), "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 10_000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        text = ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return f"(exit code {process.returncode}) " + (" | ".join(lines[-5:])[-1500:] or "none")
 
 
-def spawned(accelerator_type: str, scratch: str) -> subprocess.Popen:
-    """A compiler process that has just been started; what it prints goes to a file in its scratch folder."""
+def spawned(module: str, environment: dict[str, str], scratch: str) -> subprocess.Popen:
+    """A process that has just been started; what it prints goes to a file in its scratch folder.
+
+    Args:
+        module: that it runs.
+        environment: of the process.
+        scratch: its folder.
+    """
     with open(Path(scratch, "stderr.txt"), "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "autoprune.cost.worker"],
+        return subprocess.Popen(
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=worker_environment(accelerator_type, scratch),
+            env=environment,
             # Ctrl-C is for the search, which then ends this process in order.
             start_new_session=True,
         )
+
+
+def spawned_compiler(accelerator_type: str, scratch: str) -> subprocess.Popen:
+    """A compiler process that has just been started."""
+    process = spawned("autoprune.cost.worker", worker_environment(accelerator_type, scratch), scratch)
     # When memory runs out, the kernel shall end the compiler, which is replaced, and not the search.
     with contextlib.suppress(OSError):
         Path(f"/proc/{process.pid}/oom_score_adj").write_text("500")

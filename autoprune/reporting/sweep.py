@@ -80,6 +80,9 @@ def plot_sweep(model: str, rows: Sequence[SweepRow], path: Path) -> None:
             axes.set_axis_off()
         # The panel above a gap is the lowest of its column.
         axes.tick_params(labelbottom=number + columns >= len(dense))
+    # All panels share their axes: the highest point of any of them sets the top.
+    highest = max(row.reports[n].latency / dense[n].latency for row in rows for n in range(len(dense)))
+    panels[0].set_ylim(0, 1.06 * highest)
     figure.suptitle(
         f"{model}: every group pruned alike, batch {dense[0].target.batch_size}, {dense[0].kind}", fontsize=10
     )
@@ -110,7 +113,6 @@ def _panel(axes: Axes, rows: Sequence[SweepRow], number: int) -> None:
     axes.plot([left[r] for r in rings], [latency[r] for r in rings], label="slower than a wider plan", **style)
     axes.set_title(f"{dense.target.name}, dense {seconds(dense.latency)}", fontsize=9)
     axes.set_xlim(1.04, 0)
-    axes.set_ylim(bottom=0)
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     for axis in (axes.xaxis, axes.yaxis):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from autoprune.cost.sweep import SweepRow
@@ -136,6 +137,20 @@ def test_sweep_over_many_targets_is_a_table_of_shares_and_a_panel_each(tmp_path)
     for count in (1, 2, 4, 7):
         plot_sweep("net", sweep_rows(names[:count]), tmp_path / f"{count}.png")
         assert (tmp_path / f"{count}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_panel_of_the_plot_is_cut(tmp_path, monkeypatch):
+    """Panels share their axes, whichever of them holds the slowest plan."""
+    rows = sweep_rows(["first", "second"])
+    slow = replace(rows[1].reports[1], latency=1.5e-3)
+    rows[1] = replace(rows[1], reports=(rows[1].reports[0], slow))
+    seen = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (seen.append(self), save(self, *a, **k)))
+    plot_sweep("net", rows, tmp_path / "plot.png")
+    for axes in seen[0].axes:
+        assert axes.get_ylim()[0] == 0
+        assert axes.get_ylim()[1] > 1.5
 
 
 def test_sizes_have_a_unit_that_fits():
