@@ -262,10 +262,13 @@ class Evaluation:
         key: hash of the plan's kept channels.
         keep_ratios: achieved keep ratio of every group.
         widths: channels left in every group.
-        accuracy: share of the reward split classified correctly after batch-norm recalibration; NaN on failure.
+        accuracy: share of the reward split classified correctly after batch-norm recalibration, and after whatever
+            else was done for the model to recover; NaN on failure.
         cost: cost on the target; None on failure.
         error: why the evaluation failed; empty when it did not.
         seconds: wall time it took.
+        score: what a search maximises, from 0 to 1: the accuracy, or another sign of what fine-tuning will make of the
+            plan (`autoprune.settings.EvaluationSettings`); NaN on failure. Not given, it is the accuracy.
     """
 
     key: str
@@ -275,6 +278,11 @@ class Evaluation:
     cost: CostReport | None
     error: str = ""
     seconds: float = 0.0
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.score is None:
+            object.__setattr__(self, "score", self.accuracy)
 
     @property
     def failed(self) -> bool:

@@ -37,7 +37,7 @@ from autoprune.reporting.console import CONSOLE, BestSoFar, stage, training_stag
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table, shares
-from autoprune.searchers import SEARCHERS, Problem, Scorer, Searcher, Steering, best_within
+from autoprune.searchers import REWARDS, SEARCHERS, Problem, Scorer, Searcher, Steering
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import absolute, pose
 from autoprune.searchers.uniform import distinct_ratios
@@ -45,7 +45,6 @@ from autoprune.settings import BudgetSettings, SearchSettings, from_config
 from autoprune.training.base_model import base_model
 from autoprune.training.finishing import Finished, Finisher, finish_all
 from envs.making import env_maker, learnt_policy
-from envs.reward import REWARDS
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +197,7 @@ def _pose(evaluator: Evaluator, settings: SearchSettings) -> Problem:
             limits = absolute(settings.budget, dense.cost)
             shown.advance(number, f"keeping {ratio:.0%} of every layer takes {shares(cost, dense.cost, limits)}")
 
-        return pose(evaluator, settings.budget, observe)
+        return pose(evaluator, settings.budget, settings.reward, observe=observe)
 
 
 def _searcher(
@@ -208,7 +207,7 @@ def _searcher(
     name = settings.searcher.name
     if name != "rl":
         return SEARCHERS.get(name), name
-    make_env = env_maker(model, planner, settings.reward, cost_model.target)
+    make_env = env_maker(model, planner, cost_model.target)
     return _rl().RlSearcher(make_env, settings.agent, folder.tensorboard), name
 
 
@@ -229,7 +228,7 @@ def _best(courses: Mapping[str, list[Evaluation]], problem: Problem) -> dict[str
     """Each searcher's best plan within the budget; one that found none is left out, with a warning."""
     best = {}
     for name, course in courses.items():
-        found = best_within(course, problem.budget)
+        found = problem.objective.best(course)
         if found is None:
             logger.warning("%s found no plan within the budget in %d evaluations", name, len(course))
         else:

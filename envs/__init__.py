@@ -1,7 +1,8 @@
 """Gymnasium environments. Importing this package registers `autoprune/ChannelPruning-v0`.
 
-`pruning_env.py` holds the order of calls; what the agent sees, does and is paid for are pure functions in
-`observation.py`, `action.py` and `reward.py`; `facts.py` reads the model once.
+`pruning_env.py` holds the order of calls; what the agent sees and does are pure functions in
+`observation.py` and `action.py`; what it is paid for is the `Objective` that every searcher has; `facts.py` reads the
+model once.
 """
 
 import gymnasium

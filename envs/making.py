@@ -10,7 +10,7 @@ from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.searchers import Problem, Scorer
 from autoprune.searchers.policy import Policy
-from autoprune.settings import RewardSettings, SearchSettings
+from autoprune.settings import SearchSettings
 from envs import ENV_ID
 from envs.action import MEANING
 from envs.facts import read_facts
@@ -18,15 +18,12 @@ from envs.observation import FEATURES, Situation, shares
 from envs.pruning_env import PruningTask
 
 
-def env_maker(
-    model: Any, planner: Planner, reward: RewardSettings, target: Target
-) -> Callable[[Problem, Scorer], gymnasium.Env]:
+def env_maker(model: Any, planner: Planner, target: Target) -> Callable[[Problem, Scorer], gymnasium.Env]:
     """What `RlSearcher` needs: makes the environment of a problem around a scorer.
 
     Args:
         model: the dense model; its facts are read now.
         planner: made for the model.
-        reward: name and weights of the reward.
         target: what the cost is for.
     """
     facts = read_facts(model, planner)
@@ -36,7 +33,7 @@ def env_maker(
         minimum = problem.legal.minimum
         guess = latency_guess(problem, scorer)
         situation = Situation(facts, latency, memory, problem.anchor, minimum, target, guess)
-        task = PruningTask(situation, problem.legal, problem.budget, problem.dense, reward, scorer.evaluate)
+        task = PruningTask(situation, problem.legal, problem.objective, scorer.evaluate)
         return gymnasium.make(ENV_ID, task=task)
 
     return make

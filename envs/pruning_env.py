@@ -8,11 +8,10 @@ import gymnasium
 import numpy as np
 
 from autoprune.planning.widths import LegalWidths
-from autoprune.records import Budget, Evaluation
-from autoprune.settings import RewardSettings
+from autoprune.records import Evaluation
+from autoprune.searchers import Objective
 from envs.action import keep_ratio
 from envs.observation import FEATURES, Situation, observe
-from envs.reward import reward_terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,17 +21,13 @@ class PruningTask:
     Attributes:
         situation: facts of the model, budget shares, anchor, target.
         legal: the widths that each group may be cut to.
-        budget: limits in absolute units.
-        dense: the evaluation of the unpruned model.
-        reward: name and weights of the reward.
+        objective: what plans are paid for.
         evaluate: scores a plan by its keep ratios: prunes in place, measures, restores.
     """
 
     situation: Situation
     legal: LegalWidths
-    budget: Budget
-    dense: Evaluation
-    reward: RewardSettings
+    objective: Objective
     evaluate: Callable[[Mapping[str, float]], Evaluation]
 
 
@@ -88,7 +83,7 @@ class ChannelPruningEnv(gymnasium.Env):
         task = self.task
         names = (group.name for group in task.situation.facts.groups)
         evaluation = task.evaluate(dict(zip(names, self._chosen, strict=True)))
-        terms = reward_terms(evaluation, task.dense, task.budget, task.reward)
+        terms = task.objective.terms(evaluation)
         ended = np.zeros(len(FEATURES), np.float32)
         return (
             ended,

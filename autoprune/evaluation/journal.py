@@ -17,7 +17,7 @@ from autoprune.errors import JournalError
 from autoprune.records import Evaluation
 
 FORMAT = "autoprune.journal"
-VERSION = 1
+VERSION = 2
 
 
 class Journal:
@@ -106,7 +106,8 @@ class Journal:
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as plain data; an accuracy that is not a number becomes null."""
     data = dataclasses.asdict(evaluation)
-    data["accuracy"] = None if math.isnan(evaluation.accuracy) else evaluation.accuracy
+    for name in ("accuracy", "score"):
+        data[name] = None if math.isnan(data[name]) else data[name]
     return data
 
 
@@ -115,5 +116,5 @@ def evaluation_from_json(data: Mapping[str, Any]) -> Evaluation:
     cost = data["cost"]
     if cost is not None:
         cost = report_from_json(cost)
-    accuracy = math.nan if data["accuracy"] is None else data["accuracy"]
-    return Evaluation(**{**data, "cost": cost, "accuracy": accuracy})
+    numbers = {name: math.nan if data[name] is None else data[name] for name in ("accuracy", "score")}
+    return Evaluation(**{**data, "cost": cost, **numbers})

@@ -106,8 +106,8 @@ class BestSoFar:
         if evaluation.cost is not None:
             self._overrun = min(self._overrun, self._budget.overrun(evaluation.cost))
         if evaluation.cost is not None and self._budget.met_by(evaluation.cost):
-            best = self._best.accuracy if self._best else -math.inf
-            if evaluation.accuracy > best:
+            best = self._best.score if self._best else -math.inf
+            if evaluation.score > best:
                 self._best = evaluation
         self._stage.advance(number, self._describe())
 
@@ -117,4 +117,4 @@ class BestSoFar:
             nearest = f", nearest {self._overrun:.0%} over" if math.isfinite(self._overrun) else ""
             return f"nothing within the budget yet{nearest}{failures}"
         cost = shares(self._best.cost, self._dense.cost, self._budget)
-        return f"best {self._best.accuracy:.3f} at {cost}{failures}"
+        return f"best {self._best.score:.3f} at {cost}{failures}"

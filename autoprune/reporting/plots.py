@@ -21,20 +21,20 @@ def latency_against_accuracy(
     axes = figure.subplots()
     unit = 1e6
     for name, course in courses.items():
-        points = sorted({(e.cost.latency * unit, e.accuracy) for e in course if e.cost is not None and not e.failed})
+        points = sorted({(e.cost.latency * unit, e.score) for e in course if e.cost is not None and not e.failed})
         if not points:
             continue
         x, y = zip(*points, strict=True)
         if name == "uniform":
             # In order of width, not of latency: the line then shows where narrower is slower.
             by_width = sorted((e for e in course if e.cost), key=lambda e: -sum(e.widths.values()))
-            curve = [(e.cost.latency * unit, e.accuracy) for e in by_width]
+            curve = [(e.cost.latency * unit, e.score) for e in by_width]
             axes.plot(*zip(*curve, strict=True), color=_COLOURS[name], linewidth=1, alpha=0.6)
         axes.scatter(x, y, s=16, label=name, color=_COLOURS.get(name), alpha=0.75)
-    axes.scatter([dense.cost.latency * unit], [dense.accuracy], marker="s", color="black", label="dense")
+    axes.scatter([dense.cost.latency * unit], [dense.score], marker="s", color="black", label="dense")
     axes.scatter(
         [chosen.cost.latency * unit],
-        [chosen.accuracy],
+        [chosen.score],
         s=110,
         facecolors="none",
         edgecolors="black",
@@ -43,7 +43,7 @@ def latency_against_accuracy(
     if budget.latency is not None:
         axes.axvline(budget.latency * unit, color="grey", linestyle="--", linewidth=1, label="budget")
     axes.set_xlabel("latency per batch (us)")
-    axes.set_ylabel("accuracy on the reward split\n(one-shot, batch norm recalibrated)")
+    axes.set_ylabel("score on the reward split\n(before fine-tuning)")
     axes.legend(fontsize=8)
     return _svg(figure)
 
@@ -53,7 +53,7 @@ def best_so_far(courses: Mapping[str, Sequence[Evaluation]], budget: Budget) -> 
     figure = Figure(figsize=(7.2, 3.2))
     axes = figure.subplots()
     for name, course in courses.items():
-        scores = [e.accuracy if e.cost and not e.failed and budget.met_by(e.cost) else -np.inf for e in course]
+        scores = [e.score if e.cost and not e.failed and budget.met_by(e.cost) else -np.inf for e in course]
         best = np.array(list(itertools.accumulate(scores, max)))
         numbers = np.arange(1, len(best) + 1)
         shown = np.isfinite(best)

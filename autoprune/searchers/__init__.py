@@ -1,14 +1,15 @@
 """Everything that proposes plans: one file each, one Protocol, one way to be scored.
 
-`problem.py` says what a searcher is given, `searcher.py` what it promises, `scorer.py` how its plans are scored and
-`steering.py` how guesses of their cost change them; `uniform.py`, `random_search.py` and `rl.py` are searchers;
-`policy.py` stores what an agent has learnt.
+`problem.py` says what a searcher is given, `objective.py` what it is paid for, `searcher.py` what it promises,
+`scorer.py` how its plans are scored and `steering.py` how guesses of their cost change them; `uniform.py`,
+`random_search.py` and `rl.py` are searchers; `policy.py` stores what an agent has learnt.
 """
 
 from autoprune.searchers import random_search, uniform  # noqa: F401 - importing a searcher enters it
-from autoprune.searchers.problem import Problem, best_within
+from autoprune.searchers.objective import REWARDS, Objective
+from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import EvaluationsSpent, Scorer
 from autoprune.searchers.searcher import SEARCHERS, Searcher
 from autoprune.searchers.steering import Steering
 
-__all__ = ["SEARCHERS", "EvaluationsSpent", "Problem", "Scorer", "Searcher", "Steering", "best_within"]
+__all__ = ["REWARDS", "SEARCHERS", "EvaluationsSpent", "Objective", "Problem", "Scorer", "Searcher", "Steering"]

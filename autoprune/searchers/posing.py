@@ -6,9 +6,10 @@ from collections.abc import Callable
 from autoprune.errors import BudgetError, CostError
 from autoprune.evaluation import Evaluator
 from autoprune.records import Budget, CostReport, Evaluation
+from autoprune.searchers.objective import Objective
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.uniform import distinct_ratios
-from autoprune.settings import BudgetSettings
+from autoprune.settings import BudgetSettings, RewardSettings
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 def pose(
     evaluator: Evaluator,
     settings: BudgetSettings,
+    reward: RewardSettings | None = None,
+    *,
     observe: Callable[[int, float, CostReport], None] | None = None,
 ) -> Problem:
     """Evaluate the dense model, turn shares into absolute limits, and make sure that some plan meets them.
@@ -26,6 +29,7 @@ def pose(
     Args:
         evaluator: of the dense model.
         settings: limits as shares of the dense model's cost.
+        reward: what plans are paid for; None is the default.
         observe: called with the number of each uniform plan, from 1, its keep ratio and its cost.
 
     Raises:
@@ -48,7 +52,8 @@ def pose(
         if observe is not None:
             observe(number, ratio, cost)
         if budget.met_by(cost):
-            return Problem(planner.groups, planner.legal, budget, dense, ratio)
+            objective = Objective(budget, dense, reward or RewardSettings())
+            return Problem(planner.groups, planner.legal, objective, ratio)
     raise BudgetError(_impossible(settings, dense, seen))
 
 

@@ -1,10 +1,10 @@
-"""What every searcher is given, and when a plan is the best."""
+"""What every searcher is given."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from autoprune.planning.widths import LegalWidths
 from autoprune.records import Budget, ChannelGroup, Evaluation
+from autoprune.searchers.objective import Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,20 +14,22 @@ class Problem:
     Attributes:
         groups: the prunable groups, in data-flow order.
         legal: the widths that each group may be cut to.
-        budget: limits in absolute units.
-        dense: the evaluation of the unpruned model.
+        objective: what plans are paid for, and which may be a result.
         anchor: the largest keep ratio that, used for every group, is known to meet the budget. Searchers that need
             somewhere to start, start there.
     """
 
     groups: tuple[ChannelGroup, ...]
     legal: LegalWidths
-    budget: Budget
-    dense: Evaluation
+    objective: Objective
     anchor: float
 
+    @property
+    def budget(self) -> Budget:
+        """Limits in absolute units."""
+        return self.objective.budget
 
-def best_within(evaluations: Iterable[Evaluation], budget: Budget) -> Evaluation | None:
-    """The most accurate evaluation that meets the budget, of equally accurate ones the fastest; None if none does."""
-    feasible = [e for e in evaluations if e.cost is not None and not e.failed and budget.met_by(e.cost)]
-    return max(feasible, key=lambda e: (e.accuracy, -e.cost.latency), default=None)
+    @property
+    def dense(self) -> Evaluation:
+        """The evaluation of the unpruned model."""
+        return self.objective.dense

@@ -194,7 +194,7 @@ class _Watch(BaseCallback):
                 for name, value in info["terms"].items():
                     self.logger.record(f"reward/{name}", value)
                 evaluation = info["evaluation"]
-                self.logger.record("plan/accuracy", evaluation.accuracy)
+                self.logger.record("plan/score", evaluation.score)
                 if evaluation.cost is not None:
                     self.logger.record("plan/latency", evaluation.cost.latency)
                 self.logger.dump(self.num_timesteps)

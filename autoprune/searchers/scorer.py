@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from autoprune.cost.surrogate import Surrogate
 from autoprune.evaluation import Evaluator
 from autoprune.records import Evaluation
-from autoprune.searchers.problem import Problem, best_within
+from autoprune.searchers.problem import Problem
 from autoprune.searchers.steering import Steering
 
 
@@ -80,4 +80,4 @@ class Scorer:
 
 def needs_anchor(problem: Problem, scorer: Scorer) -> bool:
     """Whether one evaluation is left and none met the budget: then it is best spent on the anchor, which does."""
-    return scorer.left == 1 and best_within(scorer.course, problem.budget) is None
+    return scorer.left == 1 and problem.objective.best(scorer.course) is None

@@ -27,7 +27,7 @@ from autoprune.data import load_data
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.planning import Planner
 from autoprune.records import Evaluation, Target
-from autoprune.searchers import SEARCHERS, Problem, Scorer, Steering, best_within
+from autoprune.searchers import SEARCHERS, Problem, Scorer, Steering
 from autoprune.searchers.posing import pose
 from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import AgentSettings, BudgetSettings, DataSettings, ModelSettings, SearchSettings
@@ -57,7 +57,7 @@ def main() -> None:
         problem = pose(evaluator, BudgetSettings(latency=arguments.latency))
         SEARCHERS.get("uniform")(problem, Scorer(evaluator, "before", arguments.evaluations), 0)
         taught = evaluator.surrogate
-        make_env = env_maker(model, planner, settings.reward, cost_model.target)
+        make_env = env_maker(model, planner, cost_model.target)
         for seed in range(arguments.seeds):
             for name in arguments.searchers:
                 if f"{name}/{seed}" in results["runs"]:
@@ -101,14 +101,14 @@ def problem_of(arguments: argparse.Namespace) -> dict:
 
 def summary(course: list[Evaluation], problem: Problem) -> dict:
     """Best accuracy within the budget, the same after each evaluation, and how often the budget was met."""
-    curve = [best_within(course[: count + 1], problem.budget) for count in range(len(course))]
-    scores = [best.accuracy if best else 0.0 for best in curve]
+    curve = [problem.objective.best(course[: count + 1]) for count in range(len(course))]
+    scores = [best.score if best else 0.0 for best in curve]
     met = sum(1 for e in course if e.cost is not None and problem.budget.met_by(e.cost))
     return {
         "best": scores[-1],
         "curve": scores,
         "mean_over_evaluations": float(np.mean(scores)),
-        "last_policy": course[-1].accuracy,
+        "last_policy": course[-1].score,
         "met_budget": met / len(course),
         "evaluations": len(course),
     }

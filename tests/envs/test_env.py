@@ -14,14 +14,13 @@ from topologies import TOPOLOGIES, made
 
 from autoprune.planning import Planner
 from autoprune.planning.widths import legal_widths
-from autoprune.records import Budget, Evaluation
+from autoprune.records import Budget
 from autoprune.searchers import Scorer
-from autoprune.settings import Constraints, RewardSettings
+from autoprune.settings import Constraints
 from envs import ENV_ID
 from envs.action import keep_ratio
 from envs.facts import read_facts
 from envs.observation import FEATURES, Situation, observe, shares
-from envs.reward import FAILED, REWARDS, reward_terms
 
 BUDGETED = Budget(latency=toy.BUDGET)
 
@@ -162,61 +161,6 @@ def test_actions_give_legal_widths(action, size, anchor):
 def test_the_three_points_of_an_action():
     widths = range(8, 65, 8)
     assert [keep_ratio(np.array([a]), widths, 0.5, 0.125) for a in (-1, 0, 1)] == [0.125, 0.5, 1.0]
-
-
-# ------------------------------------------------------------------ reward
-
-
-def with_latency(accuracy, latency):
-    evaluation = toy.evaluation_of(latency)
-    return Evaluation("k", {}, {}, accuracy, evaluation.cost)
-
-
-def test_within_the_budget_only_accuracy_counts():
-    dense = toy.evaluation_of(1.0)
-    terms = reward_terms(with_latency(0.5, 0.5), dense, BUDGETED, RewardSettings())
-    assert terms == {"accuracy": pytest.approx(0.5 / dense.accuracy), "over_budget": 0.0}
-
-
-def test_over_the_budget_costs_in_proportion():
-    dense = toy.evaluation_of(1.0)
-    terms = reward_terms(with_latency(0.5, 0.75), dense, BUDGETED, RewardSettings(penalty=3.0))
-    assert terms["over_budget"] == pytest.approx(-3.0 * 0.5)
-
-
-def test_memory_counts_as_latency_does():
-    dense = toy.evaluation_of(1.0)
-    terms = reward_terms(with_latency(0.5, 0.25), dense, Budget(memory=2000), RewardSettings())
-    assert terms["over_budget"] == pytest.approx(-2.0 * 0.5)
-
-
-def test_mnasnet_is_the_product_of_the_paper():
-    dense = toy.evaluation_of(1.0)
-    terms = reward_terms(with_latency(0.5, 0.25), dense, BUDGETED, RewardSettings("mnasnet", exponent=-0.07))
-    assert sum(terms.values()) == pytest.approx(0.5 / dense.accuracy * 0.5**-0.07)
-
-
-def test_failed_plan_is_paid_worse_than_any_other():
-    dense = toy.evaluation_of(1.0)
-    failed = Evaluation("k", {}, {}, float("nan"), None, "died")
-    assert reward_terms(failed, dense, BUDGETED, RewardSettings()) == {"failed": FAILED}
-
-
-def test_every_reward_has_a_config_and_finite_terms():
-    from autoprune.cli import config_groups
-
-    assert set(REWARDS) == set(config_groups()["reward"])
-    dense = toy.evaluation_of(1.0)
-    for name in REWARDS:
-        terms = reward_terms(toy.evaluation_of(0.7), dense, BUDGETED, RewardSettings(name))
-        assert all(np.isfinite(value) for value in terms.values())
-
-
-def test_unknown_reward_suggests_the_near_one():
-    from autoprune.errors import UnknownNameError
-
-    with pytest.raises(UnknownNameError, match="no reward 'mnasnett'. Did you mean 'mnasnet'"):
-        reward_terms(toy.evaluation_of(1.0), toy.evaluation_of(1.0), BUDGETED, RewardSettings("mnasnett"))
 
 
 def test_env_through_a_scorer_counts_evaluations():

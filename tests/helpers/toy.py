@@ -12,7 +12,7 @@ import numpy as np
 from autoprune.cost.layers import Axis, LayerDependence
 from autoprune.planning.widths import LegalWidths, legal_width
 from autoprune.records import Budget, ChannelGroup, CostReport, Evaluation, Member, Memory, Target
-from autoprune.searchers import Problem
+from autoprune.searchers import Objective, Problem
 from autoprune.settings import Constraints, RewardSettings
 from envs import ENV_ID
 from envs.facts import GroupFacts, ModelFacts
@@ -72,7 +72,8 @@ def problem():
     size = np.arange(SIZE)
     groups = tuple(ChannelGroup(n, SIZE, True, "", (Member(n, "kernel", 3, "produces", size),)) for n in NAMES)
     dense = evaluation_of(1.0)
-    return Problem(groups, LegalWidths(groups, CONSTRAINTS), Budget(BUDGET), dense, 0.5)
+    objective = Objective(Budget(BUDGET), dense, RewardSettings())
+    return Problem(groups, LegalWidths(groups, CONSTRAINTS), objective, 0.5)
 
 
 def facts():
@@ -86,8 +87,7 @@ def facts():
 def make_env(problem, scorer):
     """The environment of the toy, around anything with an `evaluate`."""
     situation = Situation(facts(), BUDGET, 1.0, problem.anchor, problem.legal.minimum, TARGET)
-    rewards = RewardSettings()
-    task = PruningTask(situation, problem.legal, problem.budget, problem.dense, rewards, scorer.evaluate)
+    task = PruningTask(situation, problem.legal, problem.objective, scorer.evaluate)
     return gymnasium.make(ENV_ID, task=task)
 
 

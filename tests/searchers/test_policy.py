@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from autoprune.errors import PolicyError
-from autoprune.searchers import Scorer, best_within
+from autoprune.searchers import Scorer
 from autoprune.searchers.policy import load_policy, save_policy
 from autoprune.searchers.rl import AGENTS, RlSearcher
 from autoprune.settings import AgentSettings, SearchSettings
@@ -26,7 +26,7 @@ def learnt(name, evaluations=6):
 @pytest.mark.parametrize("name", list(AGENTS))
 def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
     rl, scorer = learnt(name, 20)
-    assert best_within(scorer.course[:-1], toy.problem().budget), "else the last evaluation is not the policy's"
+    assert toy.problem().objective.best(scorer.course[:-1]), "else the last evaluation is not the policy's"
     save_policy(learnt_policy(rl.actor, SearchSettings(), "toy", toy.TARGET), tmp_path / "policy")
     policy = load_policy(tmp_path / "policy", FEATURES, ENV_ID)
     assert policy.record["seed"] == 0

@@ -5,8 +5,8 @@ import pytest
 import toy
 
 from autoprune.errors import BudgetError, SettingsError, UnknownNameError
-from autoprune.records import Budget, Evaluation
-from autoprune.searchers import SEARCHERS, EvaluationsSpent, Scorer, best_within
+from autoprune.records import Budget
+from autoprune.searchers import SEARCHERS, EvaluationsSpent, Scorer
 from autoprune.searchers.posing import absolute
 from autoprune.searchers.rl import AGENTS, RlSearcher
 from autoprune.searchers.uniform import distinct_ratios
@@ -24,7 +24,7 @@ def run(name, evaluations=60, seed=0, **options):
 
 
 def regret(name, evaluations, seed, **options):
-    best = best_within(run(name, evaluations, seed, **options).course, toy.problem().budget)
+    best = toy.problem().objective.best(run(name, evaluations, seed, **options).course)
     return toy.best_accuracy() - (best.accuracy if best else 0.0)
 
 
@@ -66,11 +66,11 @@ def test_every_searcher_has_something_within_the_budget(name):
     """However few its evaluations."""
     for seed in range(4):
         for evaluations in (1, 2, 3):
-            assert best_within(run(name, evaluations, seed).course, toy.problem().budget) is not None
+            assert toy.problem().objective.best(run(name, evaluations, seed).course) is not None
 
 
 def test_uniform_finds_the_best_uniform_plan():
-    best = best_within(run("uniform").course, toy.problem().budget)
+    best = toy.problem().objective.best(run("uniform").course)
     assert set(best.widths.values()) == {32}
 
 
@@ -100,14 +100,6 @@ def test_scorer_tells_whoever_watches():
     scorer.evaluate(0.5)
     scorer.evaluate(1.0)
     assert seen == [("32-32-32-32", 1), ("64-64-64-64", 2)]
-
-
-def test_best_within_ignores_what_failed_or_is_over_the_budget():
-    budget = Budget(latency=0.5)
-    failed = Evaluation("f", {}, {}, 0.99, None, "died")
-    inside, tie = toy.evaluation_of(0.5), toy.evaluation_of(0.5)
-    assert best_within([failed, toy.evaluation_of(1.0)], budget) is None
-    assert best_within([failed, toy.evaluation_of(1.0), toy.evaluation_of(0.25), inside, tie], budget) is inside
 
 
 def test_every_searcher_and_agent_has_a_config():

@@ -1,0 +1,67 @@
+"""What is done to a pruned model before it is scored, so that the score tells what fine-tuning would make of it.
+
+One-shot accuracy says little of that: which plan is best after fine-tuning is decided by what its layers can learn.
+`tests/benchmarks/fidelity.py` compares the ways.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.models import keras_internals
+from autoprune.models.distilling import DistillationLoss, taught
+from autoprune.models.head import gives_logits
+from autoprune.models.safe_convolutions import safe_convolutions
+
+
+class ShortTuning:
+    """A few optimiser steps with distillation from the dense model.
+
+    Every plan gets the same images in the same order, so that scores differ by the plan alone. The images are those
+    that it is made with: the teacher looks at them once.
+
+    Args:
+        images: (n, *input shape) from the training split.
+        labels: (n,) class numbers.
+        teacher: (n, classes) logarithms of the dense model's probabilities for them.
+        steps: of Adam, each on one batch; the images are gone through again when there are fewer.
+        batch_size: images per step.
+        learning_rate: of the first step; it falls to zero along a cosine.
+        weight: of the teacher beside the labels, see `DistillationLoss`.
+        temperature: of the teacher.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        teacher: np.ndarray,
+        *,
+        steps: int,
+        batch_size: int = 64,
+        learning_rate: float = 2e-3,
+        weight: float = 0.5,
+        temperature: float = 2.0,
+    ) -> None:
+        self._images = images
+        self._targets = taught(labels, teacher)
+        self._steps = steps
+        self._batch_size = min(batch_size, len(images))
+        self._learning_rate = learning_rate
+        self._weight = weight
+        self._temperature = temperature
+
+    def __call__(self, model: Any) -> None:
+        """Tune in place. Only variables change: the model keeps its own compile state and optimiser."""
+        probe = keras.Model(keras_internals.input_structure(model), model.outputs[0], name="short_tuning")
+        schedule = keras.optimizers.schedules.CosineDecay(self._learning_rate, self._steps)
+        loss = DistillationLoss(self._weight, self._temperature, from_logits=gives_logits(model))
+        # Eagerly: a compiled step would be traced anew for every plan, which takes longer than the steps.
+        probe.compile(keras.optimizers.Adam(schedule), loss, run_eagerly=True, jit_compile=False)
+        batches = len(self._images) // self._batch_size
+        with safe_convolutions(model):
+            for step in range(self._steps):
+                start = step % batches * self._batch_size
+                part = slice(start, start + self._batch_size)
+                probe.train_on_batch(self._images[part], self._targets[part])

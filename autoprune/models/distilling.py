@@ -1,0 +1,86 @@
+"""Distillation: a network learns from another's probabilities besides the labels.
+
+Hinton, Vinyals & Dean, 2015 (arXiv 1503.02531). The teacher is run once over the images; its logarithms of
+probabilities travel beside the labels as one array, so that any Keras training loop can take them.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.models.head import gives_logits
+
+
+def class_log_probabilities(outputs: Any, *, from_logits: bool) -> Any:
+    """Logarithms of a classifier's probabilities, up to rounding.
+
+    Args:
+        outputs: (n, classes), or (n, 1) for one number that tells two classes apart.
+        from_logits: whether they are logits; otherwise they are probabilities.
+
+    Returns:
+        (n, classes), or (n, 2).
+    """
+    outputs = keras.ops.cast(outputs, "float32")
+    if outputs.shape[-1] == 1:
+        logit = outputs if from_logits else keras.ops.log(_clipped(outputs)) - keras.ops.log(_clipped(1 - outputs))
+        return keras.ops.concatenate([keras.ops.log_sigmoid(-logit), keras.ops.log_sigmoid(logit)], axis=-1)
+    return keras.ops.log_softmax(outputs, axis=-1) if from_logits else keras.ops.log(_clipped(outputs))
+
+
+def _clipped(probabilities: Any) -> Any:
+    return keras.ops.clip(probabilities, 1e-7, 1.0)
+
+
+def predicted_log_probabilities(model: Any, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """(n, classes) float32 logarithms of a model's probabilities for images, run eagerly in inference mode."""
+    from_logits = gives_logits(model)
+    parts = [
+        keras.ops.convert_to_numpy(
+            class_log_probabilities(model(images[start : start + batch_size], training=False), from_logits=from_logits)
+        )
+        for start in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def taught(labels: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """(n, 1 + classes) float32: labels, and beside them the teacher's logarithms of probabilities."""
+    return np.concatenate([labels[:, None].astype(np.float32), teacher], axis=1)
+
+
+class DistillationLoss(keras.losses.Loss):
+    """Cross-entropy with the labels and with a teacher: (1 - weight) * hard + weight * temperature^2 * soft.
+
+    A softmax at a temperature does not mind a constant added to all logits, so that logarithms of probabilities do in
+    their place. The square keeps the gradients of the soft term as large as the hard one's (section 2 of the paper).
+
+    Args:
+        weight: of the teacher, from 0 to 1.
+        temperature: above 0; the larger, the more the teacher's small probabilities count.
+        from_logits: what the student puts out.
+    """
+
+    def __init__(self, weight: float, temperature: float, *, from_logits: bool) -> None:
+        super().__init__(name="distillation")
+        self._weight = weight
+        self._temperature = temperature
+        self._from_logits = from_logits
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """(n,) losses of rows made by `taught` and the student's outputs."""
+        student = class_log_probabilities(y_pred, from_logits=self._from_logits)
+        label = keras.ops.one_hot(keras.ops.cast(y_true[:, 0], "int32"), student.shape[-1])
+        hard = -keras.ops.sum(label * student, axis=-1)
+        teacher = keras.ops.softmax(y_true[:, 1:] / self._temperature, axis=-1)
+        soft = -keras.ops.sum(teacher * keras.ops.log_softmax(student / self._temperature, axis=-1), axis=-1)
+        return (1 - self._weight) * hard + self._weight * self._temperature**2 * soft
+
+
+def taught_accuracy(y_true: Any, y_pred: Any) -> Any:
+    """(n,) whether the student's class is the label, for rows made by `taught`; a metric for `compile`."""
+    label = keras.ops.cast(y_true[:, 0], "int32")
+    if y_pred.shape[-1] == 1:
+        raise ValueError("A single output has its class by a threshold: use BinaryAccuracy on the first column.")
+    return keras.ops.cast(keras.ops.argmax(y_pred, axis=-1) == keras.ops.cast(label, "int64"), "float32")
