@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from autoprune.cost.surrogate import Surrogate
 from autoprune.evaluation import Evaluator
-from autoprune.records import Evaluation
+from autoprune.records import CostReport, Evaluation
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.steering import Steering
 
@@ -26,6 +26,11 @@ class Scorer:
         observe: called with each evaluation and its number, from 1.
         steering: brings plans onto the budget before they are scored; None scores them as they are proposed. One keep
             ratio for all groups is always scored as it is.
+
+    Attributes:
+        course: the evaluations in the order in which they were asked for.
+        means: for each of them by what means the searcher came upon the plan.
+        costed: plans of which only the cost was asked.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class Scorer:
         self.evaluations = evaluations
         self.used = 0
         self.course: list[Evaluation] = []
+        self.means: list[str] = []
+        self.costed = 0
         self._evaluator = evaluator
         self._searcher = searcher
         self._observe = observe
@@ -58,8 +65,12 @@ class Scorer:
         """Evaluations that can still be asked for."""
         return self.evaluations - self.used
 
-    def evaluate(self, keep_ratios: float | Mapping[str, float]) -> Evaluation:
+    def evaluate(self, keep_ratios: float | Mapping[str, float], means: str = "") -> Evaluation:
         """Score the plan for these keep ratios.
+
+        Args:
+            keep_ratios: of every group, or by group name.
+            means: by what means the searcher came upon the plan, such as `policy`; empty is the searcher's name.
 
         Raises:
             EvaluationsSpent: none is left.
@@ -73,9 +84,20 @@ class Scorer:
         self.used += 1
         self._evaluator.journal.add_request(self._searcher, self.used, evaluation.key)
         self.course.append(evaluation)
+        self.means.append(means or self._searcher)
         if self._observe is not None:
             self._observe(evaluation, self.used)
         return evaluation
+
+    def cost(self, keep_ratios: float | Mapping[str, float]) -> CostReport:
+        """Only the cost of a plan: a compilation, no evaluation. It is counted apart.
+
+        Raises:
+            CostError: the plan cannot be costed.
+            PlanError: a ratio or group name cannot be.
+        """
+        self.costed += 1
+        return self._evaluator.cost(keep_ratios)
 
 
 def needs_anchor(problem: Problem, scorer: Scorer) -> bool:

@@ -66,6 +66,9 @@ class ToyEvaluator:
         self.calls += 1
         return evaluation_of(keep_ratios)
 
+    def cost(self, keep_ratios):
+        return evaluation_of(keep_ratios).cost
+
 
 def problem():
     """Half the latency; uniform plans that keep half of everything meet it."""
