@@ -37,6 +37,10 @@ class BudgetError(AutopruneError):
     """No plan can meet the budget."""
 
 
+class SignalError(AutopruneError):
+    """Every plan is paid the same: there is nothing to learn from, and nothing to choose by."""
+
+
 class TargetError(AutopruneError):
     """A target is unknown or cannot be used on this machine."""
 

@@ -178,6 +178,8 @@ class CostReport:
             proportion to their FLOPs. What belongs to none, such as waiting for copies, is the rest. Empty when the
             kind of report cannot tell.
         provenance: where the figures come from: library versions, topology, clock, route.
+        parts: of a cost on several targets, the report of each by its name; latency and memory are then the combined
+            shares of the dense model's, times its figures on the first target.
     """
 
     target: Target
@@ -193,6 +195,7 @@ class CostReport:
     bound: Literal["compute", "HBM"] | None = None
     layers: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str | float] = field(default_factory=dict)
+    parts: Mapping[str, "CostReport"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -301,6 +304,11 @@ class Budget:
 
     latency: float | None = None
     memory: int | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return self.latency is not None or self.memory is not None
 
     def met_by(self, cost: CostReport) -> bool:
         """Whether `cost` is within every limit."""

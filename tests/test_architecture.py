@@ -11,7 +11,7 @@ FLOW = (
     *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
     *("evaluation", "searchers", "training", "reporting", "envs", "commands"),
 )
-COMMANDS = {"search", "measure", "cli"}
+COMMANDS = {"search", "measure", "session", "cli"}
 HYDRA_HOMES = {"autoprune/cli.py", "autoprune/search.py", "autoprune/measure.py"}
 FRAMEWORK_HOMES = {
     "autoprune/cost/worker.py",

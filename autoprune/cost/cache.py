@@ -37,7 +37,9 @@ def user_cache_folder() -> Path:
 
 def report_from_json(data: Mapping[str, Any]) -> CostReport:
     """The inverse of `dataclasses.asdict` for a cost report."""
-    return CostReport(**{**data, "target": Target(**data["target"]), "memory": Memory(**data["memory"])})
+    parts = {name: report_from_json(part) for name, part in data.get("parts", {}).items()}
+    target, memory = Target(**data["target"]), Memory(**data["memory"])
+    return CostReport(**{**data, "target": target, "memory": memory, "parts": parts})
 
 
 def cache_key(**parts: Any) -> str:

@@ -145,6 +145,9 @@ def as_labels(array: np.ndarray) -> np.ndarray:
 def split(settings: DataSettings, raw: RawData) -> Dataset:
     """Cut the reward split: a random subset of the training images, drawn with the seed.
 
+    Of what is left, `data.train_size` images are used, if it is given: the first ones in the same random order, so that
+    fewer are among more, and the reward split stays what it is.
+
     Raises:
         DataError: labels or images cannot be used, or too few images are left.
     """
@@ -159,6 +162,13 @@ def split(settings: DataSettings, raw: RawData) -> Dataset:
         )
     order = np.random.default_rng(settings.seed).permutation(count)
     reward, train = order[:reward_size], order[reward_size:]
+    if settings.train_size is not None:
+        if settings.train_size > len(train):
+            raise DataError(
+                f"The reward split of {reward_size} images leaves {len(train)} of {count} for training. "
+                f"Received: data.train_size={settings.train_size}"
+            )
+        train = train[: settings.train_size]
     return Dataset(
         name=settings.name if settings.path is None else Path(settings.path).name,
         train=Split(raw.train.images[train], raw.train.labels[train]),

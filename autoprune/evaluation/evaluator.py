@@ -6,20 +6,27 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from autoprune.cost import CostModel
 from autoprune.cost.layers import layer_dependences
 from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset
 from autoprune.errors import CostError
-from autoprune.evaluation.accuracy import accuracy, check_fit
+from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.journal import Journal
 from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.recovery import ShortTuning
+from autoprune.evaluation.signals import Signals, read_signals
+from autoprune.models.distilling import predicted_log_probabilities
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan
 from autoprune.settings import EvaluationSettings
 from autoprune.surgery import Surgeon
+from autoprune.surgery.reconstruction import apply_with_reconstruction
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +44,7 @@ class Evaluator:
         data: rewards come from its reward split, batch-norm statistics from its training split.
         cost_model: costs the pruned models.
         journal: where evaluations are kept.
-        settings: batch size and number of recalibration images.
+        settings: how plans are scored.
 
     Attributes:
         surrogate: guesses costs; it learns from every plan that is costed here.
@@ -66,6 +73,8 @@ class Evaluator:
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
         self._failed: set[str] = set()
+        self._tuning: ShortTuning | None = None
+        self._dense: np.ndarray | None = None
         self.surrogate = Surrogate(planner.groups, layer_dependences(model, planner.groups))
 
     def evaluate(self, keep_ratios: KeepRatios) -> Evaluation:
@@ -125,20 +134,49 @@ class Evaluator:
 
     def _score(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()
-        cost, score, error = None, math.nan, ""
+        cost, signals, error = None, Signals(math.nan, math.nan, math.nan), ""
+        self._look_at_dense()
         try:
-            with self._surgeon.pruned(plan, self._snapshot):
+            with self._pruned(plan):
                 pending = self._cost_model.submit(self.model)
+                if self._tuning is not None:
+                    self._tuning(self.model)
                 batch_size = self._settings.batch_size
                 images = self._data.train.images[: self._settings.recalibration_images]
                 recalibrate(self.model, images, batch_size)
-                score = accuracy(self.model, self._data.reward, batch_size)
+                signals = read_signals(self.model, self._data.reward, self._dense, batch_size)
             cost = pending.result()
         except CostError as failure:
             error = str(failure)
             logger.warning("plan %s failed: %s", plan_key(plan), error)
         seconds = time.perf_counter() - start
-        return Evaluation(plan_key(plan), plan.keep_ratios, plan.widths, score, cost, error, seconds)
+        score = getattr(signals, self._settings.score)
+        return Evaluation(
+            plan_key(plan), plan.keep_ratios, plan.widths, signals.accuracy, cost, error, seconds, score=score
+        )
+
+    def _look_at_dense(self) -> None:
+        """Ask the dense model, which the model is between plans, what is needed of it; once."""
+        settings, data = self._settings, self._data
+        if settings.score == "agreement" and self._dense is None:
+            self._dense = predicted_log_probabilities(self.model, data.reward.images, settings.batch_size)
+        if settings.recovery == "tuning" and self._tuning is None:
+            some = data.train.head(settings.recovery_images)
+            teacher = predicted_log_probabilities(self.model, some.images, settings.batch_size)
+            self._tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
+
+    @contextmanager
+    def _pruned(self, plan: Plan) -> Iterator[None]:
+        """The model is pruned within the block, its layers fitted anew where that is asked for."""
+        if self._settings.recovery != "reconstruction":
+            with self._surgeon.pruned(plan, self._snapshot):
+                yield
+            return
+        try:
+            apply_with_reconstruction(self._surgeon, plan, self._data.train.images[: self._settings.recovery_images])
+            yield
+        finally:
+            self._surgeon.restore(self._snapshot)
 
 
 def plan_key(plan: Plan) -> str:

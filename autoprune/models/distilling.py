@@ -76,11 +76,3 @@ class DistillationLoss(keras.losses.Loss):
         teacher = keras.ops.softmax(y_true[:, 1:] / self._temperature, axis=-1)
         soft = -keras.ops.sum(teacher * keras.ops.log_softmax(student / self._temperature, axis=-1), axis=-1)
         return (1 - self._weight) * hard + self._weight * self._temperature**2 * soft
-
-
-def taught_accuracy(y_true: Any, y_pred: Any) -> Any:
-    """(n,) whether the student's class is the label, for rows made by `taught`; a metric for `compile`."""
-    label = keras.ops.cast(y_true[:, 0], "int32")
-    if y_pred.shape[-1] == 1:
-        raise ValueError("A single output has its class by a threshold: use BinaryAccuracy on the first column.")
-    return keras.ops.cast(keras.ops.argmax(y_pred, axis=-1) == keras.ops.cast(label, "int64"), "float32")

@@ -17,8 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from autoprune.records import Budget, Evaluation
+from autoprune.records import Evaluation
 from autoprune.reporting.tables import shares
+from autoprune.searchers import Objective
 from autoprune.training.fit import OnProgress
 
 logger = logging.getLogger(__name__)
@@ -90,12 +91,11 @@ def training_stage(name: str, epochs: int) -> Iterator[OnProgress]:
 
 
 class BestSoFar:
-    """Follows a course of evaluations and describes the best that meets the budget."""
+    """Follows a course of evaluations and describes the best that may be a result."""
 
-    def __init__(self, stage_shown: Stage, budget: Budget, dense: Evaluation) -> None:
+    def __init__(self, stage_shown: Stage, objective: Objective) -> None:
         self._stage = stage_shown
-        self._budget = budget
-        self._dense = dense
+        self._objective = objective
         self._best: Evaluation | None = None
         self._failures = 0
         self._overrun = math.inf
@@ -104,17 +104,18 @@ class BestSoFar:
         """Take one more evaluation into account and show where the search stands."""
         self._failures += evaluation.failed
         if evaluation.cost is not None:
-            self._overrun = min(self._overrun, self._budget.overrun(evaluation.cost))
-        if evaluation.cost is not None and self._budget.met_by(evaluation.cost):
-            best = self._best.score if self._best else -math.inf
-            if evaluation.score > best:
-                self._best = evaluation
+            self._overrun = min(self._overrun, self._objective.budget.overrun(evaluation.cost))
+        known = [self._best] if self._best is not None else []
+        self._best = self._objective.best([*known, evaluation])
         self._stage.advance(number, self._describe())
 
     def _describe(self) -> str:
         failures = f", {self._failures} failed" if self._failures else ""
         if self._best is None:
+            floor = self._objective.floor
+            if floor is not None and self._overrun <= 0:
+                return f"nothing above the score of {floor:.3f} yet{failures}"
             nearest = f", nearest {self._overrun:.0%} over" if math.isfinite(self._overrun) else ""
             return f"nothing within the budget yet{nearest}{failures}"
-        cost = shares(self._best.cost, self._dense.cost, self._budget)
+        cost = shares(self._best.cost, self._objective.dense.cost, self._objective.budget)
         return f"best {self._best.score:.3f} at {cost}{failures}"

@@ -130,8 +130,9 @@ def verdict(outcome: Outcome) -> str:
 def _report(outcome: Outcome, rows: Sequence[ResultRow]) -> Report:
     settings, problem = outcome.settings, outcome.problem
     pruned = outcome.finished[1:]
+    targets = ", ".join(problem.dense.cost.parts) or outcome.target.name
     return Report(
-        title=f"{settings.model.path or settings.model.name} on {outcome.target.name}",
+        title=f"{settings.model.path or settings.model.name} on {targets}",
         verdict=verdict(outcome),
         rows=rows,
         courses=outcome.courses,

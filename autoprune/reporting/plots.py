@@ -42,7 +42,8 @@ def latency_against_accuracy(
     )
     if budget.latency is not None:
         axes.axvline(budget.latency * unit, color="grey", linestyle="--", linewidth=1, label="budget")
-    axes.set_xlabel("latency per batch (us)")
+    several = f", combined share of {len(dense.cost.parts)} targets" if dense.cost.parts else ""
+    axes.set_xlabel(f"latency per batch on {dense.cost.target.name} (us){several}")
     axes.set_ylabel("score on the reward split\n(before fine-tuning)")
     axes.legend(fontsize=8)
     return _svg(figure)

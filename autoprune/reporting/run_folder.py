@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
 from autoprune.errors import SettingsError
-from autoprune.settings import SearchSettings, from_config
+from autoprune.settings import CompareSettings, SearchSettings, from_config
+
+S = TypeVar("S", SearchSettings, CompareSettings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,16 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def comparison(self) -> Path:
+        """The figures of a comparison, also of one that is under way."""
+        return self.path / "comparison.json"
+
+    @property
+    def comparison_report(self) -> Path:
+        """The report of a comparison."""
+        return self.path / "comparison.html"
+
+    @property
     def tensorboard(self) -> Path:
         """Learning curves."""
         return self.path / "tensorboard"
@@ -78,7 +90,7 @@ class RunFolder:
         """The settings the run was begun with."""
         return self.path / "settings.json"
 
-    def save_settings(self, settings: SearchSettings) -> None:
+    def save_settings(self, settings: SearchSettings | CompareSettings) -> None:
         """Write the settings, so that the run can be resumed, from any folder: paths become absolute."""
         data = dataclasses.asdict(settings)
         for part, name in (("model", "path"), ("data", "path"), ("data", "dir")):
@@ -86,8 +98,11 @@ class RunFolder:
                 data[part][name] = str(Path(data[part][name]).absolute())
         write_json(self.settings, data)
 
-    def load_settings(self) -> SearchSettings:
+    def load_settings(self, schema: type[S] = SearchSettings) -> S:
         """The settings that the run was begun with.
+
+        Args:
+            schema: of the command.
 
         Raises:
             SettingsError: there are none, or they cannot be read.
@@ -96,7 +111,7 @@ class RunFolder:
             data = json.loads(self.settings.read_text())
         except (OSError, ValueError) as error:
             raise SettingsError(f"'{self.path}' is not a run folder that can be resumed: {error}") from error
-        return from_config(OmegaConf.create(data), SearchSettings)
+        return from_config(OmegaConf.create(data), schema)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -48,35 +48,48 @@ HEADERS = (
 
 
 def result_cells(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
-    """The result table as text, row by row under `HEADERS`; shares are of the first row."""
+    """The result table as text, row by row under `HEADERS`; shares are of the first row.
+
+    A model that was costed on several targets has a line for each of them.
+    """
     dense = rows[0].cost
     cells = []
     for row in rows:
-        cost = row.cost
-        total, dense_total = cost.memory.total, dense.memory.total
-        cells.append(
-            (
-                row.name,
-                f"{row.test_accuracy:.2%}",
-                seconds(cost.latency),
-                f"{cost.latency / dense.latency:.1%}",
-                byte_count(total),
-                f"{total / dense_total:.1%}" if total and dense_total else "-",
-                f"{cost.parameters:,}",
-                f"{cost.flops / cost.target.batch_size / 1e6:.2f}",
-                f"{row.keep_ratio:.0%}",
-            )
-        )
+        if not row.cost.parts:
+            cells.append(_cells(row, row.name, row.cost, dense))
+        for number, (target, cost) in enumerate(row.cost.parts.items()):
+            line = _cells(row, f"{row.name}, {target}", cost, dense.parts[target])
+            # What is the same on every target stands once.
+            cells.append(line if number == 0 else (line[0], "", *line[2:6], "", "", ""))
     return cells
+
+
+def _cells(row: ResultRow, name: str, cost: CostReport, dense: CostReport) -> tuple[str, ...]:
+    """One line of the result table: a model on one target."""
+    total, dense_total = cost.memory.total, dense.memory.total
+    return (
+        name,
+        f"{row.test_accuracy:.2%}",
+        seconds(cost.latency),
+        f"{cost.latency / dense.latency:.1%}",
+        byte_count(total),
+        f"{total / dense_total:.1%}" if total and dense_total else "-",
+        f"{cost.parameters:,}",
+        f"{cost.flops / cost.target.batch_size / 1e6:.2f}",
+        f"{row.keep_ratio:.0%}",
+    )
 
 
 def result_caption(cost: CostReport) -> str:
     """What kind of figures the table holds."""
     target = cost.target
-    memory = " HBM: weights, activations and code." if cost.memory.total else ""
-    where = cost.provenance.get("device", "this host")
+    reports = list(cost.parts.values()) or [cost]
+    memory = " HBM: weights, activations and code." if any(report.memory.total for report in reports) else ""
+    devices = [(report.target.name, report.provenance.get("device", "this host"), report.kind) for report in reports]
+    kinds = " and ".join(dict.fromkeys(kind for _, _, kind in devices))
+    where = ", ".join(f"{name} ({device})" for name, device, _ in devices)
     return (
-        f"Latency per batch of {target.batch_size} on {target.name} ({where}), {target.dtype}: {cost.kind}.{memory} "
+        f"Latency per batch of {target.batch_size} on {where}, {target.dtype}: {kinds}.{memory} "
         "Test accuracy after fine-tuning, taken once."
     )
 
@@ -92,13 +105,17 @@ def result_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def shares(cost: CostReport, dense: CostReport, budget: Budget) -> str:
-    """How much of the dense model's cost is left, of that which the budget limits."""
+    """How much of the dense model's cost is left, of that which the budget limits, or of the latency without a limit.
+
+    On several targets it is their combined share.
+    """
     parts = []
-    if budget.latency is not None:
+    if budget.latency is not None or budget.memory is None:
         parts.append(f"{cost.latency / dense.latency:.1%} of the dense latency")
     if budget.memory is not None and cost.memory.total and dense.memory.total:
         parts.append(f"{cost.memory.total / dense.memory.total:.1%} of the dense memory")
-    return " and ".join(parts)
+    several = f" ({cost.provenance['combined']} of {len(cost.parts)} targets)" if cost.parts else ""
+    return " and ".join(parts) + several
 
 
 def seconds(value: float | None) -> str:

@@ -2,10 +2,17 @@
 
 `problem.py` says what a searcher is given, `objective.py` what it is paid for, `searcher.py` what it promises,
 `scorer.py` how its plans are scored and `steering.py` how guesses of their cost change them; `uniform.py`,
-`random_search.py` and `rl.py` are searchers; `policy.py` stores what an agent has learnt.
+`random_search.py`, `greedy.py`, `evolution.py`, `bayes.py` and `rl.py` are searchers; `choices.py` turns plans into
+vectors for them, `extras.py` finds libraries that only some need; `policy.py` stores what an agent has learnt.
 """
 
-from autoprune.searchers import random_search, uniform  # noqa: F401 - importing a searcher enters it
+from autoprune.searchers import (  # noqa: F401 - importing a searcher enters it
+    bayes,
+    evolution,
+    greedy,
+    random_search,
+    uniform,
+)
 from autoprune.searchers.objective import REWARDS, Objective
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import EvaluationsSpent, Scorer

@@ -1,20 +1,24 @@
 """What a search is for: every searcher maximises the same reward, and the same rule says which plan is best.
 
-A reward is a sum of named terms. `autoprune.settings.RewardSettings` names it and gives its weights.
+A reward is a sum of named terms. `autoprune.settings.RewardSettings` names it and gives its weights. In the formulas
+below, the relative score is the evaluation's over the dense model's, and overrun is the largest relative excess over a
+limit of the budget, 0 within it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoprune.records import Budget, Evaluation
 from autoprune.registry import Registry
 from autoprune.settings import RewardSettings
+from autoprune.settings.budget import FLOORED
 
 Reward = Callable[[Evaluation, Evaluation, Budget, RewardSettings], Mapping[str, float]]
 
 REWARDS: Registry[Reward] = Registry("reward")
 
-FAILED = -1.0  # A plan that could not be scored: worse than any that could.
+FAILED = -1.0  # At most, for a plan that could not be scored.
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,23 +35,35 @@ class Objective:
     dense: Evaluation
     settings: RewardSettings
 
+    @property
+    def floor(self) -> float | None:
+        """The score below which no plan is a result; None when the reward has no floor."""
+        return floor_of(self.dense, self.settings) if self.settings.name in FLOORED else None
+
     def terms(self, evaluation: Evaluation) -> Mapping[str, float]:
         """The named terms of a plan's reward; their sum is the reward.
+
+        A plan that could not be scored is paid as one that is as slow as the dense model and always wrong would be,
+        and not more than -1.
 
         Raises:
             UnknownNameError: there is no such reward.
         """
+        reward = REWARDS.get(self.settings.name)
         if evaluation.failed:
-            return {"failed": FAILED}
-        return REWARDS.get(self.settings.name)(evaluation, self.dense, self.budget, self.settings)
+            worthless = replace(self.dense, accuracy=0.0, score=0.0)
+            return {"failed": min(FAILED, sum(reward(worthless, self.dense, self.budget, self.settings).values()))}
+        return reward(evaluation, self.dense, self.budget, self.settings)
 
     def reward(self, evaluation: Evaluation) -> float:
         """The sum of the terms."""
         return float(sum(self.terms(evaluation).values()))
 
     def met_by(self, evaluation: Evaluation) -> bool:
-        """Whether a plan was scored and is within every limit."""
-        return evaluation.cost is not None and not evaluation.failed and self.budget.met_by(evaluation.cost)
+        """Whether a plan was scored and is within every limit, the floor of the score among them."""
+        if evaluation.cost is None or evaluation.failed or not self.budget.met_by(evaluation.cost):
+            return False
+        return self.floor is None or evaluation.score >= self.floor
 
     def best(self, evaluations: Iterable[Evaluation]) -> Evaluation | None:
         """Of the plans that may be a result the one of the highest reward, of equal ones the fastest; None if none."""
@@ -55,25 +71,107 @@ class Objective:
         return max(able, key=lambda e: (self.reward(e), -e.cost.latency), default=None)
 
 
+def floor_of(dense: Evaluation, settings: RewardSettings) -> float:
+    """The score that a plan must keep, for a share of the dense model's."""
+    return settings.accuracy_floor * dense.score
+
+
 @REWARDS.add("accuracy_within_budget")
 def accuracy_within_budget(
     evaluation: Evaluation, dense: Evaluation, budget: Budget, settings: RewardSettings
 ) -> Mapping[str, float]:
-    """Score relative to the dense model's, less a penalty proportional to how far the plan is over the budget."""
+    """Relative score - penalty x overrun."""
     return {
-        "accuracy": evaluation.score / max(dense.score, 1e-9),
-        "over_budget": -settings.penalty * max(0.0, budget.overrun(evaluation.cost)),
+        "accuracy": _relative(evaluation, dense),
+        "over_budget": -settings.penalty * _overrun(evaluation, budget),
+    }
+
+
+@REWARDS.add("latency_at_accuracy")
+def latency_at_accuracy(
+    evaluation: Evaluation, dense: Evaluation, budget: Budget, settings: RewardSettings
+) -> Mapping[str, float]:
+    """1 - latency / dense latency - penalty x (max(0, 1 - score / floor) + overrun).
+
+    The floor is `reward.accuracy_floor` times the dense model's score. A plan below it is no result, however fast; the
+    budget, where there is one, holds besides. The penalty must be above 1 for a plan at the floor to be paid more than
+    one of no latency and no score.
+    """
+    floor = max(floor_of(dense, settings), 1e-9)
+    return {
+        "time_saved": 1 - evaluation.cost.latency / dense.cost.latency,
+        "below_floor": -settings.penalty * max(0.0, 1 - evaluation.score / floor),
+        "over_budget": -settings.penalty * _overrun(evaluation, budget),
     }
 
 
 @REWARDS.add("mnasnet")
 def mnasnet(evaluation: Evaluation, dense: Evaluation, budget: Budget, settings: RewardSettings) -> Mapping[str, float]:
-    """Score x (latency / limit) ^ exponent (Tan et al., 2019, arXiv 1807.11626, equation 2), soft on both sides.
+    """Relative score x (latency / limit) ^ w (Tan et al., 2019, arXiv 1807.11626, equations 2 and 3).
 
-    Without a latency limit, latency is taken relative to the dense model's. The product enters as two terms: the
-    accuracy, and what the factor changes.
+    w is `exponent_within` for plans within the limit and `exponent` above it: alpha and beta of the paper, which takes
+    alpha = beta = -0.07 (soft, the default) or alpha = 0 and beta = -1 (hard). Without a latency limit, latency is
+    taken relative to the dense model's. The product enters as two terms: the score, and what the factor changes.
     """
     limit = budget.latency if budget.latency is not None else dense.cost.latency
-    score = evaluation.score / max(dense.score, 1e-9)
-    factor = (evaluation.cost.latency / limit) ** settings.exponent
+    within = settings.exponent if settings.exponent_within is None else settings.exponent_within
+    exponent = within if evaluation.cost.latency <= limit else settings.exponent
+    score = _relative(evaluation, dense)
+    factor = (evaluation.cost.latency / limit) ** exponent
     return {"accuracy": score, "latency": score * factor - score}
+
+
+@REWARDS.add("amc_error")
+def amc_error(
+    evaluation: Evaluation, dense: Evaluation, budget: Budget, settings: RewardSettings
+) -> Mapping[str, float]:
+    """-(1 - score) - penalty x overrun: AMC's reward for resource-constrained compression, R = -Error.
+
+    He et al., 2018, arXiv 1802.03494, Search Protocols. AMC keeps every plan within the budget by clipping its actions;
+    here the penalty does, or `search.project=true`.
+    """
+    return {"error": -_error(evaluation), "over_budget": -settings.penalty * _overrun(evaluation, budget)}
+
+
+@REWARDS.add("amc_flops")
+def amc_flops(
+    evaluation: Evaluation, dense: Evaluation, budget: Budget, settings: RewardSettings
+) -> Mapping[str, float]:
+    """-(1 - score) x log(FLOPs per image): AMC's reward for accuracy-guaranteed compression, R = -Error x log(FLOPs).
+
+    He et al., 2018, arXiv 1802.03494, Search Protocols. Two operations per multiply-accumulate, where AMC counts one.
+    It does not look at the budget, which only says which plans may be a result: `search.project=true` keeps plans
+    there.
+    """
+    return {"error_by_flops": -_error(evaluation) * _log(evaluation.cost.flops / evaluation.cost.target.batch_size)}
+
+
+@REWARDS.add("amc_latency")
+def amc_latency(
+    evaluation: Evaluation, dense: Evaluation, budget: Budget, settings: RewardSettings
+) -> Mapping[str, float]:
+    """-(1 - score) x log(latency per batch in nanoseconds): `amc_flops` with what a TPU takes instead of operations.
+
+    In nanoseconds the logarithm is positive: below one unit, the formula would pay for errors.
+    """
+    return {"error_by_latency": -_error(evaluation) * _log(evaluation.cost.latency * 1e9)}
+
+
+def _relative(evaluation: Evaluation, dense: Evaluation) -> float:
+    """The score relative to the dense model's."""
+    return evaluation.score / max(dense.score, 1e-9)
+
+
+def _overrun(evaluation: Evaluation, budget: Budget) -> float:
+    """The largest relative excess over a limit, 0 within the budget."""
+    return max(0.0, budget.overrun(evaluation.cost))
+
+
+def _error(evaluation: Evaluation) -> float:
+    """What the score lacks of 1."""
+    return 1 - evaluation.score
+
+
+def _log(value: float) -> float:
+    """The natural logarithm, which stays above 0: an error is never paid for."""
+    return math.log(max(value, 2.0))

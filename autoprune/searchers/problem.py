@@ -15,8 +15,9 @@ class Problem:
         groups: the prunable groups, in data-flow order.
         legal: the widths that each group may be cut to.
         objective: what plans are paid for, and which may be a result.
-        anchor: the largest keep ratio that, used for every group, is known to meet the budget. Searchers that need
-            somewhere to start, start there.
+        anchor: the largest keep ratio that, used for every group, is known to meet the budget; under a reward with an
+            accuracy floor, the least one found that meets the budget and the floor. Searchers that need somewhere to
+            start, start there.
     """
 
     groups: tuple[ChannelGroup, ...]

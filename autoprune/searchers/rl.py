@@ -1,4 +1,4 @@
-"""Searches with an agent of Stable-Baselines3.
+"""Searches with an agent of Stable-Baselines3, or of sb3-contrib where that is installed.
 
 The environment is handed in: it scores plans through the same `Scorer` as every searcher, one evaluation per
 episode. The last evaluation is spent on the plan of the learnt policy without exploration, or on uniform pruning when
@@ -6,8 +6,10 @@ nothing has met the budget.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,12 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 from autoprune.errors import SettingsError
 from autoprune.registry import Registry, suggestion
+from autoprune.searchers.extras import extra
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import EvaluationsSpent, Scorer, needs_anchor
 from autoprune.settings import AgentSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,21 @@ class AgentKind:
     """An SB3 algorithm and how it is set up for episodes this short and this few.
 
     Attributes:
-        algorithm: the SB3 class.
+        algorithm: gives the SB3 class.
         options: from steps per episode and number of episodes to keyword arguments of the class.
+        actor: from the policy to the modules between observation and mean action, of which linear ones are layers; None
+            for an actor that remembers earlier steps, which a stored policy cannot.
         squash: whether the deterministic actor ends in tanh.
         activation: between the actor's layers.
+        policy: name of the SB3 policy.
     """
 
-    algorithm: type[BaseAlgorithm]
+    algorithm: Callable[[], type[BaseAlgorithm]]
     options: Callable[[int, int, AgentSettings], dict[str, Any]]
+    actor: Callable[[Any], Sequence[torch.nn.Module]] | None
     squash: bool
     activation: str
+    policy: str = "MlpPolicy"
 
 
 def _off_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
@@ -81,22 +91,56 @@ def _ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
     }
 
 
+def _recurrent_ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+    options = _ppo(steps, episodes, settings)
+    return {**options, "policy_kwargs": {**options["policy_kwargs"], "lstm_hidden_size": settings.net[0]}}
+
+
+def _contributed(name: str, agent: str) -> type[BaseAlgorithm]:
+    """A class of sb3-contrib.
+
+    Raises:
+        SettingsError: sb3-contrib is not installed.
+    """
+    return getattr(extra("sb3_contrib", f"agent={agent}"), name)
+
+
+def _gaussian_actor(policy: Any) -> list[torch.nn.Module]:
+    return [*policy.actor.latent_pi, policy.actor.mu]
+
+
+def _deterministic_actor(policy: Any) -> list[torch.nn.Module]:
+    return list(policy.actor.mu)
+
+
+def _on_policy_actor(policy: Any) -> list[torch.nn.Module]:
+    return [*policy.mlp_extractor.policy_net, policy.action_net]
+
+
 AGENTS: Registry[AgentKind] = Registry("agent")
-AGENTS.add("sac")(AgentKind(SAC, _sac, squash=True, activation="relu"))
-AGENTS.add("td3")(AgentKind(TD3, _deterministic, squash=True, activation="relu"))
-AGENTS.add("ddpg")(AgentKind(DDPG, _deterministic, squash=True, activation="relu"))
-AGENTS.add("ppo")(AgentKind(PPO, _ppo, squash=False, activation="tanh"))
+AGENTS.add("sac")(AgentKind(lambda: SAC, _sac, _gaussian_actor, squash=True, activation="relu"))
+AGENTS.add("td3")(AgentKind(lambda: TD3, _deterministic, _deterministic_actor, squash=True, activation="relu"))
+AGENTS.add("ddpg")(AgentKind(lambda: DDPG, _deterministic, _deterministic_actor, squash=True, activation="relu"))
+AGENTS.add("ppo")(AgentKind(lambda: PPO, _ppo, _on_policy_actor, squash=False, activation="tanh"))
+# Truncated quantile critics (Kuznetsov et al., 2020, arXiv 2005.04269): SAC with a distribution for a critic.
+TQC = partial(_contributed, "TQC", "tqc")
+AGENTS.add("tqc")(AgentKind(TQC, _sac, _gaussian_actor, squash=True, activation="relu"))
+# PPO whose actor and critic each have an LSTM, which carries what was done to earlier groups.
+RECURRENT = partial(_contributed, "RecurrentPPO", "recurrent_ppo")
+AGENTS.add("recurrent_ppo")(
+    AgentKind(RECURRENT, _recurrent_ppo, None, squash=False, activation="tanh", policy="MlpLstmPolicy")
+)
 
 
 def check_agent(settings: AgentSettings) -> AgentKind:
     """The kind of agent that is asked for.
 
     Raises:
-        SettingsError: an option is none of the SB3 class's, or its value is refused.
+        SettingsError: an option is none of the SB3 class's, or its value is refused, or sb3-contrib is missing.
         UnknownNameError: there is no such agent.
     """
     kind = AGENTS.get(settings.name)
-    known = set(inspect.signature(kind.algorithm).parameters) - {"policy", "env", "seed", "device", "verbose"}
+    known = set(inspect.signature(kind.algorithm()).parameters) - {"policy", "env", "seed", "device", "verbose"}
     for option in settings.options:
         if option not in known:
             raise SettingsError(f"agent.options do not fit {settings.name}: '{option}'. {suggestion(option, known)}")
@@ -120,7 +164,7 @@ def _made(
     """
     options = {**kind.options(steps, episodes, settings), **settings.options}
     try:
-        return kind.algorithm("MlpPolicy", env, seed=seed, device="cpu", verbose=0, **options)
+        return kind.algorithm()(kind.policy, env, seed=seed, device="cpu", verbose=0, **options)
     except (AssertionError, TypeError, ValueError) as error:
         raise SettingsError(f"agent.options do not fit {settings.name}: {error}") from error
 
@@ -134,7 +178,8 @@ class RlSearcher:
         log_folder: where TensorBoard files go, or None.
 
     Attributes:
-        actor: after the search, the layers of the learnt actor as `policy.Policy` wants them, and how to read them.
+        actor: after the search, the layers of the learnt actor as `policy.Policy` wants them, and how to read them;
+            None where it has a memory and cannot be stored so.
     """
 
     def __init__(
@@ -160,11 +205,9 @@ class RlSearcher:
             if scorer.left > 1:
                 episodes = scorer.left - 1
                 agent.learn(episodes * len(problem.groups), callback=_Watch(scorer))
-            self.actor = {
-                **actor_layers(agent),
-                "squash": self._kind.squash,
-                "activation": self._kind.activation,
-            }
+            self.actor = stored_actor(self._kind, agent)
+            if self.actor is None:
+                logger.info("%s has a memory: its policy is not stored, its plans are", self._settings.name)
             if needs_anchor(problem, scorer):
                 scorer.evaluate(problem.anchor)
             else:
@@ -204,20 +247,17 @@ class _Watch(BaseCallback):
 def _roll_out(agent: BaseAlgorithm, env: gymnasium.Env) -> None:
     """One episode without exploration."""
     observation, _ = env.reset()
-    ended = False
+    ended, memory, begins = False, None, np.ones(1, bool)
     while not ended:
-        action, _ = agent.predict(observation, deterministic=True)
+        action, memory = agent.predict(observation, state=memory, episode_start=begins, deterministic=True)
         observation, _, ended, _, _ = env.step(action)
+        begins = np.zeros(1, bool)
 
 
-def actor_layers(agent: BaseAlgorithm) -> dict[str, Any]:
-    """The linear layers from observation to mean action, of any of the agents here."""
-    policy = agent.policy
-    if isinstance(agent, SAC):
-        modules = [*policy.actor.latent_pi, policy.actor.mu]
-    elif isinstance(agent, PPO):
-        modules = [*policy.mlp_extractor.policy_net, policy.action_net]
-    else:
-        modules = list(policy.actor.mu)
-    linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
-    return {"layers": tuple((m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear)}
+def stored_actor(kind: AgentKind, agent: BaseAlgorithm) -> dict[str, Any] | None:
+    """The linear layers from observation to mean action and how to read them; None for an actor with a memory."""
+    if kind.actor is None:
+        return None
+    linear = [module for module in kind.actor(agent.policy) if isinstance(module, torch.nn.Linear)]
+    layers = tuple((m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear)
+    return {"layers": layers, "squash": kind.squash, "activation": kind.activation}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from autoprune.cost.surrogate import Surrogate
+from autoprune.errors import CostError
 from autoprune.evaluation import Evaluator
 from autoprune.records import CostReport, Evaluation
 from autoprune.searchers.problem import Problem
@@ -65,12 +66,15 @@ class Scorer:
         """Evaluations that can still be asked for."""
         return self.evaluations - self.used
 
-    def evaluate(self, keep_ratios: float | Mapping[str, float], means: str = "") -> Evaluation:
+    def evaluate(
+        self, keep_ratios: float | Mapping[str, float], means: str = "", *, steered: bool = True
+    ) -> Evaluation:
         """Score the plan for these keep ratios.
 
         Args:
             keep_ratios: of every group, or by group name.
             means: by what means the searcher came upon the plan, such as `policy`; empty is the searcher's name.
+            steered: whether guesses may bring the plan onto the budget first; not where it was costed, or is a probe.
 
         Raises:
             EvaluationsSpent: none is left.
@@ -78,7 +82,7 @@ class Scorer:
         """
         if self.left <= 0:
             raise EvaluationsSpent
-        if self._steering is not None and isinstance(keep_ratios, Mapping):
+        if steered and self._steering is not None and isinstance(keep_ratios, Mapping):
             keep_ratios = self._steering.plan(keep_ratios)
         evaluation = self._evaluator.evaluate(keep_ratios)
         self.used += 1
@@ -103,3 +107,17 @@ class Scorer:
 def needs_anchor(problem: Problem, scorer: Scorer) -> bool:
     """Whether one evaluation is left and none met the budget: then it is best spent on the anchor, which does."""
     return scorer.left == 1 and problem.objective.best(scorer.course) is None
+
+
+def meets_budget(problem: Problem, scorer: Scorer, keep_ratios: float | Mapping[str, float]) -> bool:
+    """Whether a plan is within the budget, by compiling it if there is a limit; one that cannot be compiled is not.
+
+    Raises:
+        PlanError: a ratio or group name cannot be.
+    """
+    if not problem.budget.limited:
+        return True
+    try:
+        return problem.budget.met_by(scorer.cost(keep_ratios))
+    except CostError:
+        return False

@@ -40,7 +40,7 @@ class Steering:
 
     def promising(self, keep_ratios: Mapping[str, float]) -> bool:
         """Whether a plan may meet the budget: False only when it is guessed to miss it by more than guesses err."""
-        if not self._screen or not self._surrogate.ready:
+        if not self._screen or not self._budget.limited or not self._surrogate.ready:
             return True
         return self._overrun(keep_ratios) <= self._margin()
 
@@ -53,7 +53,8 @@ class Steering:
         Args:
             keep_ratios: of every prunable group; one that is not named keeps everything.
         """
-        if not self._project or not self._surrogate.ready:
+        # Without a limit, every plan could be widened until it is the dense one.
+        if not self._project or not self._budget.limited or not self._surrogate.ready:
             return keep_ratios
         target, minimum = -self._margin(), self._legal.minimum
         candidate = keep_ratios

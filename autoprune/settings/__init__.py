@@ -4,26 +4,26 @@ Each field's sentence is its documentation; the defaults a command starts from a
 commands sees a `DictConfig`.
 """
 
-from autoprune.settings.commands import MeasureSettings, SearchSettings
+from autoprune.settings.budget import BudgetSettings, RewardSettings
+from autoprune.settings.commands import CompareSettings, MeasureSettings, SearchSettings
 from autoprune.settings.parts import (
     AgentSettings,
-    BudgetSettings,
     Constraints,
     DataSettings,
     EvaluationSettings,
     ImportanceSettings,
     LimitsSettings,
     ModelSettings,
-    RewardSettings,
     SearcherSettings,
-    TargetSettings,
     TrainingSettings,
 )
 from autoprune.settings.reading import from_config
+from autoprune.settings.target import TargetSettings
 
 __all__ = [
     "AgentSettings",
     "BudgetSettings",
+    "CompareSettings",
     "Constraints",
     "DataSettings",
     "EvaluationSettings",

@@ -1,22 +1,22 @@
 """Everything that a command reads, one class each."""
 
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
+from autoprune.settings.budget import BudgetSettings, RewardSettings, check_budget
 from autoprune.settings.checking import check
 from autoprune.settings.parts import (
     AgentSettings,
-    BudgetSettings,
     Constraints,
     DataSettings,
     EvaluationSettings,
     ImportanceSettings,
     LimitsSettings,
     ModelSettings,
-    RewardSettings,
     SearcherSettings,
-    TargetSettings,
     TrainingSettings,
 )
+from autoprune.settings.target import TargetSettings
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,128 @@ class SearchSettings:
     def __post_init__(self) -> None:
         wanted = "one file here; `python -m autoprune.measure` takes several"
         check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
+        check_budget(self.budget, self.reward, several=bool(self.target.also))
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Everything that `python -m autoprune.compare` reads; the parts are those of a search.
+
+    Attributes:
+        searchers: what is compared: names of searchers, and `rl:AGENT` for an agent other than that of `agent`.
+        latencies: budgets, each searched by itself: shares of the dense latency, above 0 and at most 1.
+        memories: likewise of the dense model's device memory.
+        seeds: each searcher searches with each of them, and what it finds is fine-tuned with the same seed.
+        controls: `scratch` trains every searched plan from new weights for as many epochs as base model and fine-tuning
+            took together, `scratch:SEARCHER` that searcher's plans only; `dense` fine-tunes the dense model.
+        uniform_curve: uniform plans that are fine-tuned, with each seed, for the curve of accuracy against latency.
+        seed: of the base model and of random importance.
+        resume: run folder of an interrupted comparison to go on with, or null.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
+    constraints: Constraints = field(default_factory=Constraints)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    search: LimitsSettings = field(default_factory=LimitsSettings)
+    searchers: list[str] = field(default_factory=lambda: ["uniform", "random", "greedy", "evolution", "rl"])
+    latencies: list[float] = field(default_factory=lambda: [0.7, 0.5])
+    memories: list[float] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    controls: list[str] = field(default_factory=lambda: ["scratch", "dense"])
+    uniform_curve: int = 6
+    seed: int = 0
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        wanted = "one file here; `python -m autoprune.measure` takes several"
+        check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
+        _check_list("searchers", self.searchers, [self._made_by(searcher) for searcher in self.searchers])
+        for searcher in self.searchers:
+            kind, colon, agent = searcher.partition(":")
+            named = bool(agent) and kind == "rl" if colon else bool(kind)
+            check(named, "searchers", "names of searchers, or rl:AGENT such as rl:ppo", searcher)
+        for option in ("latencies", "memories"):
+            shares = getattr(self, option)
+            _check_list(option, shares, shares, empty=True)
+            for share in shares:
+                check(0 < share <= 1, option, "shares of the dense model's, above 0 and at most 1 (0.5 is half)", share)
+        check(bool(self.latencies or self.memories), "latencies", "given, or else memories: there is no budget", "none")
+        _check_list("seeds", self.seeds, self.seeds)
+        for seed in self.seeds:
+            check(0 <= seed < 2**32, "seeds", "whole numbers from 0 to 4294967295", seed)
+        _check_list("controls", self.controls, self.controls, empty=True)
+        for control in self.controls:
+            known = control in ("dense", "scratch", *(f"scratch:{searcher}" for searcher in self.searchers))
+            check(known, "controls", "dense, scratch, or scratch: and one of the searchers", control)
+        check(self.uniform_curve >= 0, "uniform_curve", "0 or more", self.uniform_curve)
+
+    @property
+    def budgets(self) -> dict[str, BudgetSettings]:
+        """The budgets by what they are called in names and tables."""
+        latencies = {f"{share:g}": BudgetSettings(share, None) for share in self.latencies}
+        return latencies | {f"memory {share:g}": BudgetSettings(None, share) for share in self.memories}
+
+    def search_settings(
+        self, searcher: str | None = None, budget: str | None = None, seed: int | None = None
+    ) -> SearchSettings:
+        """The settings of one search of the comparison, or of what all of them share.
+
+        Args:
+            searcher: as in `searchers`; None is the first one.
+            budget: as in `budgets`; None limits what any of the budgets limits.
+            seed: of the search; None is that of the base model.
+        """
+        kind, _, _ = (searcher or self.searchers[0]).partition(":")
+        tightest = BudgetSettings(min(self.latencies, default=None), min(self.memories, default=None))
+        return SearchSettings(
+            model=self.model,
+            data=self.data,
+            target=self.target,
+            budget=tightest if budget is None else self.budgets[budget],
+            reward=self.reward,
+            searcher=SearcherSettings(kind),
+            agent=self._agent(searcher or self.searchers[0]),
+            importance=self.importance,
+            constraints=self.constraints,
+            evaluation=self.evaluation,
+            training=self.training,
+            search=self.search,
+            seed=self.seed if seed is None else seed,
+        )
+
+    def _agent(self, searcher: str) -> AgentSettings:
+        """The agent of a searcher; options are those of the agent they were given for."""
+        _, _, name = searcher.partition(":")
+        return self.agent if name in ("", self.agent.name) else replace(self.agent, name=name, options={})
+
+    def _made_by(self, searcher: str) -> str:
+        """The searcher with its agent, so that one that is named in two ways is found."""
+        return f"rl:{self.agent.name}" if searcher == "rl" else searcher
+
+
+def _check_list(
+    option: str, values: Sequence[Hashable], told_apart: Sequence[Hashable], *, empty: bool = False
+) -> None:
+    """Refuse an empty list, unless it may be, and values that are given twice.
+
+    Args:
+        option: its name, for messages.
+        values: of the option.
+        told_apart: for each value what must differ from the others'.
+        empty: whether it may be.
+
+    Raises:
+        SettingsError: the list cannot be used.
+    """
+    check(empty or len(values) > 0, option, "one value or more, such as [a,b]", "an empty list")
+    twice = [value for value, key in zip(values, told_apart, strict=True) if told_apart.count(key) > 1]
+    check(not twice, option, "different from each other", f"{', '.join(map(str, twice))} in {list(values)}")
 
 
 @dataclass(frozen=True)
@@ -74,3 +196,4 @@ class MeasureSettings:
 
     def __post_init__(self) -> None:
         check(self.sweep in (None, "uniform"), "sweep", "uniform, or null", self.sweep)
+        check(not self.target.also, "target.also", "left empty here; target=all costs on every TPU", self.target.also)

@@ -6,6 +6,7 @@ from typing import Any
 from autoprune.settings.checking import check
 
 _NORMALISATIONS = ("mean", "max", "sum", "none")
+SCORES = ("accuracy", "likelihood", "agreement")
 
 
 @dataclass(frozen=True)
@@ -44,88 +45,24 @@ class DataSettings:
         dir: folder with the data set's files, where it has some.
         path: the file, for `npz`.
         reward_size: images in the reward split; a number below 1 is a share of the training images.
-        seed: of the split.
+        train_size: training images used, drawn from those that the reward split leaves; null is all.
+        seed: of the splits.
     """
 
     name: str = "digits"
     dir: str | None = None
     path: str | None = None
     reward_size: float = 0.2
+    train_size: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        enough = self.train_size is None or self.train_size >= 1
+        check(enough, "data.train_size", "1 or more, or null", self.train_size)
         for option, reader in (("path", "npz"), ("dir", "fashion_mnist")):
             value = getattr(self, option)
             read = value is None or self.name not in {"digits", "fashion_mnist", "npz"} - {reader}
             check(read, f"data.{option}", f"given with data={reader}; data={self.name} does not read it", value)
-
-
-@dataclass(frozen=True)
-class TargetSettings:
-    """What the model shall be fast on.
-
-    Attributes:
-        name: `tpu_v2`, `tpu_v3`, `tpu_v4`, `tpu_v5e`, `tpu_v5p`, `tpu_v6e`, `tpu7x`, `cpu`, `auto`; `all` to measure.
-        batch_size: images per inference call on one device.
-        dtype: `bfloat16` or `float32`.
-        cache: where compilations are remembered: `auto` is a file in the user's cache folder, `ro` reads that file and
-            writes nothing, `off` or null keeps nothing, anything else is the path of a file.
-        route: how models reach the TPU compiler: `keras` rebuilds them on JAX, `tensorflow` takes what TensorFlow
-            traces, for layers that exist there only; `auto` is `keras` unless the first model cannot go that way.
-        processes: how many TPU compilers may run at once; each uses about two cores and 1.5 GB. Null is one for every
-            two cores, as many as fit in memory, 1 to 4.
-    """
-
-    name: str = "auto"
-    batch_size: int = 128
-    dtype: str = "bfloat16"
-    cache: str | None = "auto"
-    route: str = "auto"
-    processes: int | None = None
-
-    def __post_init__(self) -> None:
-        known = ("auto", "keras", "tensorflow")
-        check(self.route in known, "target.route", f"one of {', '.join(known)}", self.route)
-        enough = self.processes is None or self.processes >= 1
-        check(enough, "target.processes", "1 or more, or null", self.processes)
-        # In YAML, `off` and `on` are truth values, and become text again because the option takes text.
-        switches = {"off": "off", "no": "off", "false": "off", "on": "auto", "yes": "auto", "true": "auto"}
-        object.__setattr__(self, "cache", switches.get(str(self.cache).lower(), self.cache))
-
-
-@dataclass(frozen=True)
-class BudgetSettings:
-    """Limits that the result must meet, as shares of the dense model's cost.
-
-    Attributes:
-        latency: share of the dense latency, above 0 and at most 1; null is no limit.
-        memory: share of the dense model's device memory, likewise.
-    """
-
-    latency: float | None = 0.6
-    memory: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("latency", "memory"):
-            value = getattr(self, name)
-            wanted = "a share of the dense model's, above 0 and at most 1 (0.5 is half), or null"
-            check(value is None or 0 < value <= 1, f"budget.{name}", wanted, value)
-        check(self.latency is not None or self.memory is not None, "budget", "a latency or memory limit", "none")
-
-
-@dataclass(frozen=True)
-class RewardSettings:
-    """What the agent is paid for.
-
-    Attributes:
-        name: a registered reward: `accuracy_within_budget`, `mnasnet`.
-        penalty: cost of being over the budget by its whole size, in units of the dense accuracy.
-        exponent: how latency weighs against accuracy, for `mnasnet`.
-    """
-
-    name: str = "accuracy_within_budget"
-    penalty: float = 2.0
-    exponent: float = -0.07
 
 
 @dataclass(frozen=True)
@@ -163,15 +100,29 @@ class EvaluationSettings:
     Attributes:
         batch_size: images per forward pass on this host.
         recalibration_images: training images from which batch-norm statistics are estimated anew.
+        recovery: what is done to a pruned model before that: `none`, `reconstruction` (the layers behind the removed
+            channels are fitted by least squares to what they gave before) or `tuning` (a few optimiser steps with
+            distillation from the dense model).
+        recovery_images: training images for the recovery.
+        tuning_steps: optimiser steps, for `tuning`.
+        score: what tells plans apart: `accuracy` on the reward split, `likelihood` (the geometric mean of the
+            probabilities of the right classes) or `agreement` (the same for the dense model's probabilities: the
+            exponential of minus the divergence from them).
     """
 
     batch_size: int = 256
     recalibration_images: int = 512
+    recovery: str = "none"
+    recovery_images: int = 512
+    tuning_steps: int = 10
+    score: str = "accuracy"
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "evaluation.batch_size", "1 or more", self.batch_size)
-        enough = self.recalibration_images >= 1
-        check(enough, "evaluation.recalibration_images", "1 or more", self.recalibration_images)
+        for name in ("recalibration_images", "recovery_images", "tuning_steps"):
+            check(getattr(self, name) >= 1, f"evaluation.{name}", "1 or more", getattr(self, name))
+        for name, known in (("recovery", ("none", "reconstruction", "tuning")), ("score", SCORES)):
+            check(getattr(self, name) in known, f"evaluation.{name}", f"one of {', '.join(known)}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -186,6 +137,10 @@ class TrainingSettings:
         fine_tune_learning_rate: peak when fine-tuning.
         weight_decay: decoupled weight decay of AdamW.
         warm_up: share of the steps in which the learning rate rises.
+        distillation: weight of the dense model's probabilities beside the labels when fine-tuning, from 0 to 1.
+        temperature: of those probabilities; the larger, the more the small ones count.
+        augmentation: what is done to training images anew in every epoch: `none`, `shift` (by up to an eighth of
+            either side, filled with zeros) or `shift_flip` (and half of them mirrored).
     """
 
     epochs: int = 20
@@ -195,11 +150,18 @@ class TrainingSettings:
     fine_tune_learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     warm_up: float = 0.1
+    distillation: float = 0.5
+    temperature: float = 2.0
+    augmentation: str = "none"
 
     def __post_init__(self) -> None:
         check(self.epochs >= 1, "training.epochs", "1 or more", self.epochs)
         check(self.batch_size >= 1, "training.batch_size", "1 or more", self.batch_size)
         check(self.after_pruning >= 0, "training.fine_tune_epochs", "0 or more", self.fine_tune_epochs)
+        check(0 <= self.distillation <= 1, "training.distillation", "from 0 to 1", self.distillation)
+        check(self.temperature > 0, "training.temperature", "above 0", self.temperature)
+        known = ("none", "shift", "shift_flip")
+        check(self.augmentation in known, "training.augmentation", f"one of {', '.join(known)}", self.augmentation)
 
     @property
     def after_pruning(self) -> int:
@@ -212,7 +174,7 @@ class AgentSettings:
     """The SB3 agent.
 
     Attributes:
-        name: `sac`, `td3`, `ddpg` or `ppo`.
+        name: `sac`, `td3`, `ddpg` or `ppo`; of sb3-contrib `tqc` or `recurrent_ppo`.
         options: keyword arguments of the SB3 class, such as `learning_rate`.
         warm_up: share of the evaluations in which actions are random (off-policy agents only).
         net: units of the hidden layers of actor and critic.
@@ -247,7 +209,8 @@ class SearcherSettings:
     """What proposes plans.
 
     Attributes:
-        name: `rl`, `random` or `uniform`.
+        name: `rl`, `greedy`, `evolution`, `bayes`, `random`, or a rule set by hand: `uniform`, `uniform_skip`,
+            `uniform_width`.
     """
 
     name: str = "rl"

@@ -62,7 +62,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
         seed=settings.seed,
         on_progress=on_progress,
     )
-    _settle(model, data, settings)
+    settle(model, data, settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, path)
@@ -71,7 +71,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     return model
 
 
-def _settle(model: Any, data: Dataset, settings: SearchSettings) -> None:
+def settle(model: Any, data: Dataset, settings: SearchSettings) -> None:
     """Estimate batch-norm statistics anew where that is better: after few steps the moving ones are far behind."""
     moving, score = model.get_weights(), accuracy(model, data.reward, settings.evaluation.batch_size)
     images = data.train.images[: settings.evaluation.recalibration_images]
@@ -82,12 +82,15 @@ def _settle(model: Any, data: Dataset, settings: SearchSettings) -> None:
 
 def _cached(settings: SearchSettings, data: Dataset) -> Path:
     """Where a trained architecture is kept."""
+    evaluation = {name: getattr(settings.evaluation, name) for name in ("batch_size", "recalibration_images")}
     training = dataclasses.asdict(settings.training)
-    training.pop("fine_tune_epochs")
-    training.pop("fine_tune_learning_rate")
+    for name in ("fine_tune_epochs", "fine_tune_learning_rate", "distillation", "temperature"):
+        training.pop(name)
+    if training["augmentation"] == "none":
+        training.pop("augmentation")
     key = cache_key(
         recipe=RECIPE,
-        evaluation=dataclasses.asdict(settings.evaluation),
+        evaluation=evaluation,
         model=dataclasses.asdict(settings.model),
         data=data.fingerprint(),
         training=training,

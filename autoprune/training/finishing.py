@@ -1,17 +1,22 @@
 """From the evaluation of a plan to a finished model: pruned in place, fine-tuned, tested once, costed as it is."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
+from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.recalibration import recalibrate
+from autoprune.models.distilling import predicted_log_probabilities
 from autoprune.planning import Planner
-from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
+from autoprune.records import Budget, CostReport, Evaluation, Plan, SurgeryReport
+from autoprune.searchers.objective import Objective
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
 from autoprune.training.fit import OnProgress, TrainingError, TrainingRecord, train
@@ -67,25 +72,43 @@ class Finisher:
         self._settings = settings
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
+        self._teacher: np.ndarray | None = None
 
-    def finish(self, name: str, evaluation: Evaluation, on_progress: OnProgress | None = None) -> Finished:
+    def finish(
+        self,
+        name: str,
+        evaluation: Evaluation,
+        on_progress: OnProgress | None = None,
+        *,
+        seed: int | None = None,
+        whole_too: bool = False,
+    ) -> Finished:
         """Prune the model in place, fine-tune and test it. A plan that keeps everything is tested as it is.
 
         When fine-tuning diverges, the model stays as it was pruned, with a warning: a search is not lost for that.
+
+        Args:
+            name: whose plan it is.
+            evaluation: of the plan.
+            on_progress: called as the fine-tuning goes on.
+            seed: of the fine-tuning; None is that of the settings.
+            whole_too: also fine-tune a plan that keeps everything.
 
         Raises:
             CostError: the finished model cannot be costed.
         """
         self._surgeon.restore(self._snapshot)
         settings, data, model = self._settings, self._data, self._model
+        teacher = self._taught_by_dense()
         plan = self._planner.plan(evaluation.keep_ratios)
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
-        epochs = settings.training.after_pruning if surgery.changes else 0
+        epochs = settings.training.after_pruning if surgery.changes or whole_too else 0
         if surgery.changes:
             images = data.train.images[: settings.evaluation.recalibration_images]
             recalibrate(model, images, settings.evaluation.batch_size)
-        record = self._fine_tune(name, epochs, on_progress)
+        seed = settings.seed if seed is None else seed
+        record = self._fine_tune(name, epochs, seed, teacher, on_progress)
         batch_size = settings.evaluation.batch_size
         return Finished(
             name,
@@ -103,7 +126,17 @@ class Finisher:
         """Make the model the dense one again."""
         self._surgeon.restore(self._snapshot)
 
-    def _fine_tune(self, name: str, epochs: int, on_progress: OnProgress | None) -> TrainingRecord:
+    def _taught_by_dense(self) -> np.ndarray | None:
+        """What the dense model, which the model is now, says of the training images; None without distillation."""
+        training = self._settings.training
+        if self._teacher is None and training.distillation > 0 and training.after_pruning > 0:
+            images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
+            self._teacher = predicted_log_probabilities(self._model, images, batch_size)
+        return self._teacher
+
+    def _fine_tune(
+        self, name: str, epochs: int, seed: int, teacher: np.ndarray | None, on_progress: OnProgress | None
+    ) -> TrainingRecord:
         pruned = self._model.get_weights()
         settings = self._settings
         try:
@@ -113,8 +146,9 @@ class Finisher:
                 settings.training,
                 epochs=epochs,
                 learning_rate=settings.training.fine_tune_learning_rate,
-                seed=settings.seed,
+                seed=seed,
                 on_progress=on_progress,
+                teacher=teacher,
             )
         except TrainingError as error:
             logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
@@ -130,33 +164,71 @@ class Finisher:
 
 def finish_all(
     finisher: Finisher,
-    dense: Evaluation,
+    objective: Objective,
     best: Mapping[str, Evaluation],
     progress: Callable[[str], AbstractContextManager[OnProgress]],
 ) -> tuple[tuple[Finished, ...], Finished]:
     """Finish the dense model and each searcher's best plan; the model ends as the best of these.
 
-    The best is the one most accurate on the reward split after fine-tuning; of equal ones, the last searcher's.
-    Whatever interrupts this leaves the model dense.
+    The best is the one most accurate on the reward split after fine-tuning; of equal ones, the last searcher's. Under a
+    reward with an accuracy floor it is the fastest of those that are above it then. A finished model that is over the
+    budget as it was compiled in the end is no result: it is left out, with a warning. Whatever interrupts this leaves
+    the model dense.
 
     Args:
         finisher: of the dense model.
-        dense: its evaluation.
+        objective: what the search was for; it has the dense model's evaluation.
         best: each searcher's best evaluation within the budget, by name; at least one.
         progress: from a searcher's name to what shows its fine-tuning.
 
     Returns:
         All as finished, the dense model first; and the one that the model now is.
+
+    Raises:
+        BudgetError: no finished model is within the budget.
+        CostError: a finished model cannot be costed.
     """
     try:
-        finished = [finisher.finish("dense", dense)]
+        dense = finisher.finish("dense", objective.dense)
+        finished = []
         for name, evaluation in best.items():
             with progress(name) as show:
                 finished.append(finisher.finish(name, evaluation, show))
-        kept = max(reversed(finished[1:]), key=lambda done: done.reward_accuracy)
+        results = _within(finished, objective.budget)
+        kept = _chosen(dense, results, objective)
         if kept is not finished[-1]:
             finisher.bring_back(kept)
     except BaseException:
         finisher.undo()
         raise
-    return tuple(finished), kept
+    return (dense, *results), kept
+
+
+def _within(finished: Sequence[Finished], budget: Budget) -> list[Finished]:
+    """Those that keep the promise that the budget is, by the cost of the model as it is finished.
+
+    Raises:
+        BudgetError: none does.
+    """
+    found = [done for done in finished if budget.met_by(done.cost)]
+    over = {done.name: budget.overrun(done.cost) for done in finished if not budget.met_by(done.cost)}
+    for name, excess in over.items():
+        logger.warning("%s is no result: its finished model is %.2f %% over the budget", name, 100 * excess)
+    if not found:
+        raise BudgetError(
+            "No finished model is within the budget, though its plan was when it was scored: "
+            f"{', '.join(f'{name} is {excess:.2%} over' for name, excess in over.items())}. Where costs are measured, "
+            "they vary: ask for a little less, or search on a machine that does nothing else."
+        )
+    return found
+
+
+def _chosen(dense: Finished, results: Sequence[Finished], objective: Objective) -> Finished:
+    """The best of the results by what the search was for, the last of equal ones."""
+    if objective.floor is not None:
+        floor = objective.settings.accuracy_floor * dense.reward_accuracy
+        above = [done for done in results if done.reward_accuracy >= floor]
+        if above:
+            return min(reversed(above), key=lambda done: done.cost.latency)
+        logger.warning("after fine-tuning no plan is above the accuracy floor: the most accurate one is kept")
+    return max(reversed(results), key=lambda done: done.reward_accuracy)

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from autoprune.data import Dataset
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, DataError
 from autoprune.models import keras_internals
+from autoprune.models.distilling import DistillationLoss, taught
 from autoprune.models.head import gives_logits, loss_for
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.settings import TrainingSettings
+from autoprune.training.augmentation import AUGMENTATIONS, Augmented
 
 OnProgress = Callable[[float, dict[str, float]], None]
 
@@ -47,6 +50,7 @@ def train(
     learning_rate: float,
     seed: int,
     on_progress: OnProgress | None = None,
+    teacher: np.ndarray | None = None,
 ) -> TrainingRecord:
     """Train in place, and keep the weights of the epoch that is best on the reward split (never the test split).
 
@@ -55,12 +59,14 @@ def train(
     Args:
         model: a classifier whose output is probabilities, logits or one probability.
         data: trained on its training split.
-        settings: batch size, weight decay, warm-up.
+        settings: batch size, weight decay, warm-up, augmentation, distillation.
         epochs: number of passes; 0 changes nothing.
         learning_rate: peak of the schedule.
         seed: of the order of images and of dropout.
         on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
             logs, which hold `val_accuracy` after whole epochs only.
+        teacher: (n, classes) logarithms of another model's probabilities for the training images, to learn from them
+            too; they are of the images as they are, also where these are changed in training.
 
     Raises:
         TrainingError: the loss became infinite or not a number.
@@ -74,17 +80,21 @@ def train(
     with safe_convolutions(model):
         model.compile(
             keras.optimizers.AdamW(_schedule(learning_rate, steps, settings), weight_decay=settings.weight_decay),
-            loss_for(model),
-            metrics=[_metric_for(model)],
+            loss_for(model) if teacher is None else _distillation(model, settings),
+            metrics=[_metric_for(model, taught=teacher is not None)],
             jit_compile=False,
         )
+        targets, checked = data.train.labels, data.reward.labels
+        if teacher is not None:
+            targets = taught(targets, teacher)
+            # The loss of the reward split is not looked at: any teacher does there.
+            checked = taught(checked, np.zeros((len(checked), teacher.shape[1]), np.float32))
         try:
             history = model.fit(
-                data.train.images,
-                data.train.labels,
-                batch_size=settings.batch_size,
+                **_fed(data.train.images, targets, settings, seed),
                 epochs=epochs,
-                validation_data=(data.reward.images, data.reward.labels),
+                validation_data=(data.reward.images, checked),
+                validation_batch_size=settings.batch_size,
                 callbacks=callbacks,
                 verbose=0,
             ).history
@@ -113,11 +123,49 @@ def _schedule(peak: float, steps: int, settings: TrainingSettings) -> keras.opti
     )
 
 
-def _metric_for(model: Any) -> str | keras.metrics.Metric:
+def _fed(images: np.ndarray, targets: np.ndarray, settings: TrainingSettings, seed: int) -> dict[str, Any]:
+    """What `fit` gets for the training images: arrays, or batches that are made as they are needed."""
+    if settings.augmentation == "none":
+        return {"x": images, "y": targets, "batch_size": settings.batch_size}
+    if images.ndim != 4:
+        raise DataError(
+            f"training.augmentation={settings.augmentation} moves images of shape (height, width, channels). Received "
+            f"{images.shape[1:]}: set training.augmentation=none."
+        )
+    change = AUGMENTATIONS[settings.augmentation]
+    return {"x": Augmented(images, targets, change, batch_size=settings.batch_size, seed=seed)}
+
+
+def _distillation(model: Any, settings: TrainingSettings) -> DistillationLoss:
+    return DistillationLoss(settings.distillation, settings.temperature, from_logits=gives_logits(model))
+
+
+def _metric_for(model: Any, *, taught: bool) -> str | keras.metrics.Metric:
     """Accuracy by the threshold that belongs to the output."""
     if model.outputs[0].shape[-1] == 1:
-        return keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if gives_logits(model) else 0.5)
-    return "accuracy"
+        metric = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if gives_logits(model) else 0.5)
+        return _OfLabels(metric) if taught else metric
+    return _OfLabels(keras.metrics.SparseCategoricalAccuracy("accuracy")) if taught else "accuracy"
+
+
+class _OfLabels(keras.metrics.Metric):
+    """A metric of the labels alone, where a teacher's probabilities stand beside them."""
+
+    def __init__(self, inner: keras.metrics.Metric) -> None:
+        super().__init__(name=inner.name)
+        self._inner = inner
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch."""
+        self._inner.update_state(y_true[:, :1], y_pred, sample_weight)
+
+    def result(self) -> Any:
+        """The inner metric's."""
+        return self._inner.result()
+
+    def reset_state(self) -> None:
+        """Start anew."""
+        self._inner.reset_state()
 
 
 class _BestWeights(keras.callbacks.Callback):

@@ -9,7 +9,7 @@ from places import FASHION
 from autoprune.data import from_arrays, load_data
 from autoprune.data.fashion_mnist import read_idx
 from autoprune.data.splits import DATASETS
-from autoprune.errors import DataError, UnknownNameError
+from autoprune.errors import DataError, SettingsError, UnknownNameError
 from autoprune.settings import DataSettings
 
 
@@ -34,6 +34,34 @@ def test_splits_are_disjoint_and_together_everything():
     assert not train & reward
     assert not (train | reward) & test
     assert len(data.train) + len(data.reward) + len(data.test) == 1797
+
+
+def test_fewer_training_images_are_among_more_and_leave_the_other_splits_alone():
+    whole, some, few = (load_data(DataSettings(reward_size=300, train_size=size)) for size in (None, 500, 100))
+    assert (len(some.train), len(few.train)) == (500, 100)
+    assert rows(few.train) < rows(some.train) < rows(whole.train)
+    for data in (some, few):
+        np.testing.assert_array_equal(data.reward.images, whole.reward.images)
+        np.testing.assert_array_equal(data.test.images, whole.test.images)
+    assert len({data.fingerprint() for data in (whole, some, few)}) == 3
+
+
+def test_the_seed_draws_the_training_images():
+    first, again, other = (load_data(DataSettings(train_size=100, seed=seed)) for seed in (0, 0, 1))
+    assert rows(first.train) == rows(again.train) != rows(other.train)
+
+
+def test_more_training_images_than_there_are():
+    assert len(load_data(DataSettings(reward_size=300, train_size=1137)).train) == 1137
+    expected = "reward split of 300 images leaves 1137 of 1437 for training. Received: data.train_size=1138"
+    with pytest.raises(DataError, match=expected):
+        load_data(DataSettings(reward_size=300, train_size=1138))
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_no_training_images(size):
+    with pytest.raises(SettingsError, match=f"data.train_size must be 1 or more, or null. Received: {size}"):
+        DataSettings(train_size=size)
 
 
 def test_the_seed_moves_the_reward_split_and_never_the_test_split():

@@ -248,7 +248,7 @@ def test_journal_of_another_version_is_refused(tmp_path):
     Journal(tmp_path / "j.sqlite", {}).close()
     with sqlite3.connect(tmp_path / "j.sqlite") as database:
         database.execute("UPDATE meta SET value = '99' WHERE key = 'version'")
-    with pytest.raises(JournalError, match="not a journal of version 1"):
+    with pytest.raises(JournalError, match="not a journal of version 2"):
         Journal(tmp_path / "j.sqlite", {})
 
 

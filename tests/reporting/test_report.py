@@ -9,7 +9,15 @@ import toy
 
 from autoprune.records import Budget
 from autoprune.reporting.html import Report, write_report
-from autoprune.reporting.tables import HEADERS, ResultRow, byte_count, result_cells, seconds
+from autoprune.reporting.tables import (
+    HEADERS,
+    ResultRow,
+    byte_count,
+    result_caption,
+    result_cells,
+    seconds,
+    shares,
+)
 
 
 def row(name, ratio, accuracy):
@@ -24,6 +32,30 @@ def test_shares_are_of_the_dense_model():
     cells = [dict(zip(HEADERS[:4], cell[:4], strict=True)) for cell in result_cells(ROWS)]
     assert [cell["of dense"] for cell in cells] == ["100.0%", "50.0%", "25.0%"]
     assert cells[1]["test accuracy"] == "97.00%"
+
+
+def test_a_model_has_a_line_for_each_of_several_targets():
+    """Each with the figures of that target; what is the same on all stands once."""
+
+    def joint(name, latency, other):
+        cost = toy.evaluation_of(1.0).cost
+        parts = {"tpu_v5e": replace(cost, latency=latency), "tpu_v3": replace(cost, target=other_target, latency=other)}
+        combined = replace(cost, latency=9.0, parts=parts, provenance={"combined": "worst"})
+        return ResultRow(name, 0.97, 0.97, 0.9, combined, 0.5)
+
+    other_target = replace(toy.TARGET, name="tpu_v3")
+    rows = [joint("dense", 1.0, 4.0), joint("rl", 0.5, 3.0)]
+    cells = result_cells(rows)
+    assert [line[0] for line in cells] == ["dense, tpu_v5e", "dense, tpu_v3", "rl, tpu_v5e", "rl, tpu_v3"]
+    assert [line[3] for line in cells] == ["100.0%", "100.0%", "50.0%", "75.0%"]
+    assert [line[1] for line in cells] == ["97.00%", "", "97.00%", ""]
+    assert {len(line) for line in cells} == {len(HEADERS)}
+    assert "on tpu_v5e (this host), tpu_v3 (this host)" in result_caption(rows[0].cost)
+    assert shares(rows[1].cost, rows[0].cost, Budget(0.5)) == "100.0% of the dense latency (worst of 2 targets)"
+
+
+def test_without_a_limit_the_share_of_the_latency_is_told():
+    assert shares(ROWS[1].cost, ROWS[0].cost, Budget()) == "50.0% of the dense latency"
 
 
 def test_memory_that_is_unknown_is_a_dash():

@@ -1,5 +1,7 @@
 """What a plan is paid for, and which plan is best."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import toy
@@ -47,7 +49,96 @@ def test_mnasnet_is_the_product_of_the_paper():
 def test_failed_plan_is_paid_worse_than_any_other():
     dense = toy.evaluation_of(1.0)
     failed = Evaluation("k", {}, {}, float("nan"), None, "died")
-    assert terms_of(failed, dense, BUDGETED, RewardSettings()) == {"failed": FAILED}
+    for name in REWARDS:
+        objective = Objective(BUDGETED, dense, RewardSettings(name))
+        assert set(objective.terms(failed)) == {"failed"}
+        worst = min(objective.reward(with_latency(accuracy, share)) for accuracy in (0, 0.5, 1) for share in (0.2, 1))
+        assert objective.reward(failed) <= min(FAILED, worst)
+
+
+def test_mnasnet_can_be_hard_as_in_the_paper():
+    """Alpha 0 and beta -1: within the limit latency does not count, above it by its whole excess."""
+    dense, hard = toy.evaluation_of(1.0), RewardSettings("mnasnet", exponent=-1.0, exponent_within=0.0)
+    score = 0.5 / dense.score
+    assert sum(terms_of(with_latency(0.5, 0.25), dense, BUDGETED, hard).values()) == pytest.approx(score)
+    assert sum(terms_of(with_latency(0.5, 1.0), dense, BUDGETED, hard).values()) == pytest.approx(score / 2)
+    soft = RewardSettings("mnasnet", exponent=-0.07, exponent_within=-0.07)
+    for latency in (0.25, 1.0):
+        plan = with_latency(0.5, latency)
+        assert terms_of(plan, dense, BUDGETED, soft) == terms_of(plan, dense, BUDGETED, RewardSettings("mnasnet"))
+
+
+def test_mnasnet_without_a_latency_limit_takes_the_dense_latency():
+    dense = toy.evaluation_of(1.0)
+    terms = terms_of(with_latency(0.5, 0.25), dense, Budget(memory=3000), RewardSettings("mnasnet"))
+    assert sum(terms.values()) == pytest.approx(0.5 / dense.score * 0.25**-0.07)
+
+
+def test_amc_rewards_are_those_of_the_paper():
+    dense, plan = toy.evaluation_of(1.0), with_latency(0.7, 0.75)
+    error = 0.3
+    flops = plan.cost.flops / plan.cost.target.batch_size
+
+    def paid(name):
+        return sum(terms_of(plan, dense, BUDGETED, RewardSettings(name)).values())
+
+    assert paid("amc_flops") == pytest.approx(-error * np.log(flops))
+    assert paid("amc_latency") == pytest.approx(-error * np.log(0.75e9))
+    assert paid("amc_error") == pytest.approx(-error - 2.0 * 0.5)
+    assert sum(terms_of(with_latency(0.7, 0.5), dense, BUDGETED, RewardSettings("amc_error")).values()) == (
+        pytest.approx(-error)
+    )
+
+
+def test_an_error_is_never_paid_for():
+    """However small the latency: a logarithm below zero would turn the reward round."""
+    dense = toy.evaluation_of(1.0)
+    for latency in (1e-12, 1e-9, 1e-6):
+        plan = with_latency(0.7, 0.5)
+        plan = replace(plan, cost=replace(plan.cost, latency=latency, flops=1))
+        for name in ("amc_latency", "amc_flops"):
+            assert sum(terms_of(plan, dense, BUDGETED, RewardSettings(name)).values()) < 0
+
+
+# ------------------------------------------------------------------ an accuracy floor
+
+FLOOR = RewardSettings("latency_at_accuracy", accuracy_floor=0.5)
+
+
+def test_above_the_floor_only_latency_counts():
+    dense = toy.evaluation_of(1.0)
+    terms = terms_of(with_latency(0.6, 0.25), dense, Budget(), FLOOR)
+    assert terms == {"time_saved": pytest.approx(0.75), "below_floor": 0.0, "over_budget": 0.0}
+    assert terms_of(with_latency(0.9, 0.25), dense, Budget(), FLOOR) == terms
+
+
+def test_below_the_floor_costs_in_proportion():
+    dense = toy.evaluation_of(1.0)
+    floor = 0.5 * dense.score
+    terms = terms_of(with_latency(0.8 * floor, 0.25), dense, Budget(), replace(FLOOR, penalty=3.0))
+    assert terms["below_floor"] == pytest.approx(-3.0 * 0.2)
+    assert terms_of(with_latency(0.6, 0.75), dense, BUDGETED, FLOOR)["over_budget"] == pytest.approx(-1.0)
+
+
+def test_what_is_below_the_floor_is_no_result():
+    objective = Objective(Budget(), toy.evaluation_of(1.0), FLOOR)
+    slow, fast, wrong = with_latency(0.9, 0.9), with_latency(0.5, 0.3), with_latency(0.49, 0.1)
+    assert objective.floor == pytest.approx(0.5)
+    assert not objective.met_by(wrong)
+    assert objective.met_by(fast)
+    assert objective.best([slow, fast, wrong]) is fast
+    assert objective.best([wrong]) is None
+
+
+def test_a_budget_holds_beside_the_floor():
+    objective = Objective(BUDGETED, toy.evaluation_of(1.0), FLOOR)
+    assert not objective.met_by(with_latency(0.9, 0.9))
+
+
+def test_rewards_without_a_floor_ignore_it():
+    objective = Objective(BUDGETED, toy.evaluation_of(1.0), RewardSettings(accuracy_floor=1.0))
+    assert objective.floor is None
+    assert objective.met_by(with_latency(0.1, 0.5))
 
 
 def test_every_reward_has_a_config_and_finite_terms():

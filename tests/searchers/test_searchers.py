@@ -47,7 +47,7 @@ def test_same_seed_same_course(name):
     assert [e.key for e in first.course] == [e.key for e in again.course]
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "uniform"])
+@pytest.mark.parametrize("name", [name for name in ALL if name != "greedy" and not name.startswith("uniform")])
 def test_another_seed_another_course(name):
     assert [e.key for e in run(name, 12, seed=0).course] != [e.key for e in run(name, 12, seed=1).course]
 
@@ -128,7 +128,7 @@ def test_option_within_an_option_is_checked_too():
 # ------------------------------------------------------------------ budgets
 
 
-@pytest.mark.parametrize(("latency", "memory"), [(0, None), (-0.1, None), (1.5, None), (None, 60), (None, None)])
+@pytest.mark.parametrize(("latency", "memory"), [(0, None), (-0.1, None), (1.5, None), (None, 60)])
 def test_impossible_budgets_are_refused(latency, memory):
     with pytest.raises(SettingsError, match="budget"):
         BudgetSettings(latency=latency, memory=memory)

@@ -1,0 +1,44 @@
+"""What tells plans apart before they are fine-tuned, from one pass over the reward split."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from autoprune.data import Split
+from autoprune.models.distilling import predicted_log_probabilities
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Three figures from 0 to 1, the higher the better.
+
+    Attributes:
+        accuracy: share of the images that are classified correctly.
+        likelihood: geometric mean of the probabilities of the right classes, exp(-cross-entropy).
+        agreement: exp(-divergence), with the Kullback-Leibler divergence of the model's probabilities from the dense
+            model's, averaged over the images; NaN when those were not given.
+    """
+
+    accuracy: float
+    likelihood: float
+    agreement: float
+
+
+def read_signals(model: Any, split: Split, dense: np.ndarray | None, batch_size: int = 256) -> Signals:
+    """Run a model over a split.
+
+    Args:
+        model: a classifier.
+        split: images and labels.
+        dense: (n, classes) logarithms of the dense model's probabilities for these images, if they are known.
+        batch_size: images per forward pass.
+    """
+    found = predicted_log_probabilities(model, split.images, batch_size).astype(np.float64)
+    right = found[np.arange(len(split)), split.labels]
+    agreement = np.nan
+    if dense is not None:
+        agreement = np.exp(-np.mean(np.sum(np.exp(dense) * (dense - found), axis=1)))
+    # Of two classes that are equally probable the second counts, as a threshold at even odds has it.
+    predicted = found[:, 1] >= found[:, 0] if found.shape[1] == 2 else found.argmax(1)
+    return Signals(float(np.mean(predicted == split.labels)), float(np.exp(right.mean())), float(agreement))

@@ -1,0 +1,213 @@
+"""What commands that search share: a model opened for scoring, problems posed and searchers run on the terminal."""
+
+import dataclasses
+import logging
+import types
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.cost import CostModel
+from autoprune.cost.joint import asked_targets, described, open_targets
+from autoprune.cost.layers import layer_dependences
+from autoprune.data import Dataset
+from autoprune.evaluation import Evaluator, Journal
+from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.staircase import staircase_steps, staircase_widths
+from autoprune.models.files import load_model, save_model
+from autoprune.models.fingerprint import weights_fingerprint
+from autoprune.planning import Planner
+from autoprune.planning.calibration import drawn
+from autoprune.planning.importance import IMPORTANCES
+from autoprune.records import CostReport, Evaluation
+from autoprune.reporting.console import BestSoFar, stage, training_stage
+from autoprune.reporting.run_folder import RunFolder
+from autoprune.reporting.tables import shares
+from autoprune.searchers import REWARDS, SEARCHERS, Problem, Scorer, Searcher, Steering
+from autoprune.searchers.extras import checked_searcher
+from autoprune.searchers.posing import absolute, pose
+from autoprune.searchers.signal_watch import SignalWatch
+from autoprune.searchers.uniform import distinct_ratios
+from autoprune.settings import SearchSettings
+from autoprune.training.base_model import base_model
+from envs.making import env_maker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A model opened for searches: whoever searches in it shares scores and compilations.
+
+    Attributes:
+        model: the dense model.
+        data: its data.
+        planner: makes its plans.
+        cost_model: costs them.
+        evaluator: scores them, and keeps what it has scored in the run folder.
+    """
+
+    model: Any
+    data: Dataset
+    planner: Planner
+    cost_model: CostModel
+    evaluator: Evaluator
+
+
+def check_names(settings: SearchSettings) -> None:
+    """Refuse at once what would be refused after minutes of training.
+
+    Raises:
+        SettingsError: an option of the agent is unknown, or a library that searcher or agent needs is missing.
+        TargetError: the target cannot be used here.
+        UnknownNameError: a searcher, agent, reward or importance measure does not exist.
+    """
+    asked_targets(settings.target)
+    REWARDS.get(settings.reward.name)
+    IMPORTANCES.get(settings.importance.name)
+    if settings.searcher.name != "rl":
+        checked_searcher(settings.searcher.name)
+    else:
+        _rl().check_agent(settings.agent)
+
+
+def _rl() -> types.ModuleType:
+    """Torch and SB3 take seconds to import: only when they are needed."""
+    from autoprune.searchers import rl
+
+    return rl
+
+
+def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> Any:
+    """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
+    if folder.dense.exists():
+        return load_model(folder.dense)
+    with training_stage("base model", settings.training.epochs) as show:
+        model = base_model(settings, data, show)
+    check_fit(model, data)
+    save_model(model, folder.dense)
+    return model
+
+
+@contextmanager
+def opened(model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder) -> Iterator[Session]:
+    """A model opened for searches within the block, with the widths that the settings allow.
+
+    Raises:
+        DataError: the data do not fit the model.
+        JournalError: the run folder belongs to another search.
+        TargetError: the target cannot be used here.
+    """
+    check_fit(model, data)
+    importance = settings.importance
+    sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
+    planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
+    with closing(open_targets(settings.target, measured=folder.measured)) as cost_model:
+        identity = _identity(model, data, planner, settings, cost_model)
+        with closing(Journal(folder.journal, identity)) as journal:
+            evaluator = Evaluator(
+                model, planner, data, cost_model=cost_model, journal=journal, settings=settings.evaluation
+            )
+            if settings.constraints.widths == "staircase":
+                _learn_widths(evaluator, settings)
+            yield Session(model, data, planner, cost_model, evaluator)
+
+
+def _identity(
+    model: Any, data: Dataset, planner: Planner, settings: SearchSettings, cost_model: CostModel
+) -> dict[str, Any]:
+    """Everything that an evaluation depends on besides the plan."""
+    # The first cost of a search shows by which route all its models go; it is the dense model's, needed anyway.
+    route = cost_model.submit(model).result().provenance.get("route", "")
+    return {
+        "model": planner.fingerprint,
+        "route": route,
+        "weights": weights_fingerprint(model),
+        "data": data.fingerprint(),
+        "target": described(cost_model),
+        "importance": settings.importance.name,
+        "evaluation": dataclasses.asdict(settings.evaluation),
+    }
+
+
+def _learn_widths(evaluator: Evaluator, settings: SearchSettings) -> None:
+    """Restrict the planner to widths that the target makes worth having."""
+    planner = evaluator.planner
+    layers = layer_dependences(evaluator.model, planner.groups)
+    steps = staircase_steps(planner.legal, layers, settings.constraints.staircase_points)
+    memory = settings.budget.memory is not None
+    with stage("widths", len(steps)) as shown:
+        widths = staircase_widths(evaluator, steps, memory=memory, observe=lambda done: shown.advance(done, ""))
+    planner.restrict(widths)
+    logger.info("widths worth having: %s", "; ".join(f"{name} {list(found)}" for name, found in widths.items()))
+
+
+def posed(session: Session, settings: SearchSettings) -> Problem:
+    """Find where uniform pruning meets the budget, and show how far that is.
+
+    Raises:
+        BudgetError: no uniform plan meets the budget.
+    """
+    evaluator = session.evaluator
+    dense = evaluator.evaluate(1.0)
+
+    with stage("budget", len(distinct_ratios(session.planner.legal))) as shown:
+
+        def observe(number: int, ratio: float, cost: CostReport) -> None:
+            limits = absolute(settings.budget, dense.cost)
+            shown.advance(number, f"keeping {ratio:.0%} of every layer takes {shares(cost, dense.cost, limits)}")
+
+        return pose(evaluator, settings.budget, settings.reward, observe=observe)
+
+
+def made_searcher(session: Session, settings: SearchSettings, log_folder: Path | None = None) -> Searcher:
+    """The searcher that was asked for.
+
+    Args:
+        session: what it searches in.
+        settings: which searcher, and which agent.
+        log_folder: where an agent's TensorBoard files go, or None.
+    """
+    if settings.searcher.name != "rl":
+        return SEARCHERS.get(settings.searcher.name)
+    make_env = env_maker(session.model, session.planner, session.cost_model.target)
+    return _rl().RlSearcher(make_env, settings.agent, log_folder)
+
+
+def run_searcher(
+    name: str,
+    searcher: Searcher,
+    problem: Problem,
+    session: Session,
+    settings: SearchSettings,
+    watch: SignalWatch,
+    make_scorer: type[Scorer] = Scorer,
+) -> Scorer:
+    """Let one searcher use its evaluations, and show how it gets on.
+
+    Args:
+        name: under which its evaluations are noted; what stands before an `@` is the searcher's own.
+        searcher: proposes plans.
+        problem: what it searches for.
+        session: where its plans are scored.
+        settings: how many evaluations, steering, seed.
+        watch: notices when all plans are paid the same.
+        make_scorer: what counts its evaluations.
+
+    Returns:
+        The scorer, with the searcher's course.
+    """
+    limits, evaluator = settings.search, session.evaluator
+    with stage(name, limits.evaluations) as shown:
+        steering = Steering(evaluator.surrogate, problem, project=limits.project, screen=limits.screen)
+        best_so_far, dead_signal = BestSoFar(shown, problem.objective), watch.of(name.split("@")[0])
+
+        def observe(evaluation: Evaluation, number: int) -> None:
+            best_so_far(evaluation, number)
+            dead_signal(evaluation, number)
+
+        scorer = make_scorer(evaluator, name, limits.evaluations, observe, steering)
+        searcher(problem, scorer, settings.seed)
+    return scorer

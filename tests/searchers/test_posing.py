@@ -1,0 +1,171 @@
+"""From a budget to a problem: limits, anchors, and why there may be none."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import toy
+
+from autoprune.errors import BudgetError, CostError, SettingsError
+from autoprune.planning.widths import LegalWidths
+from autoprune.records import Budget, Evaluation
+from autoprune.searchers import SEARCHERS, Scorer
+from autoprune.searchers.posing import absolute, nothing_found, pose
+from autoprune.settings import BudgetSettings, RewardSettings
+
+NO_BUDGET = BudgetSettings(None, None)
+
+
+def floor(share):
+    return RewardSettings("latency_at_accuracy", accuracy_floor=share)
+
+
+@dataclass
+class ToyPlanner:
+    groups: tuple
+    legal: LegalWidths
+
+
+class Posed(toy.ToyEvaluator):
+    """The toy with what a problem is made from; the memory falls with the width too."""
+
+    def __init__(self, refused=()):
+        super().__init__()
+        self.planner = ToyPlanner(toy.problem().groups, toy.problem().legal)
+        self.refused = refused
+
+    def cost(self, keep_ratios):
+        if keep_ratios in self.refused:
+            raise CostError("too strange")
+        return self._with_memory(super().evaluate(keep_ratios)).cost
+
+    def evaluate(self, keep_ratios):
+        return self._with_memory(super().evaluate(keep_ratios))
+
+    def _with_memory(self, evaluation):
+        total = 1000 + 50 * sum(evaluation.widths.values()) // 4
+        return replace(evaluation, cost=replace(evaluation.cost, memory=replace(evaluation.cost.memory, total=total)))
+
+
+def test_the_anchor_is_the_widest_uniform_plan_within_the_budget():
+    assert Posed().evaluate(1.0).cost.latency == pytest.approx(1.0)
+    for budget in (BudgetSettings(0.5), BudgetSettings("500ms"), BudgetSettings("0.5s")):
+        problem = pose(Posed(), budget)
+        assert problem.budget == Budget(pytest.approx(0.5))
+        assert toy.evaluation_of(problem.anchor).widths == dict.fromkeys(toy.NAMES, 32)
+
+
+def test_memory_is_limited_in_bytes():
+    dense = Posed().evaluate(1.0).cost
+    assert absolute(BudgetSettings(None, "2kB"), dense) == Budget(None, 2000)
+    problem = pose(Posed(), BudgetSettings(None, "2kB"))
+    assert Posed().evaluate(problem.anchor).cost.memory.total <= 2000
+
+
+@pytest.mark.parametrize(
+    ("budget", "messages"),
+    [
+        (BudgetSettings(0.05), ["latency 0.05 was asked for, 0.125 to 1 is possible", "shares of the dense model"]),
+        (BudgetSettings("50ms"), ["latency 50ms was asked for, 125ms to 1000ms is possible"]),
+        (BudgetSettings(None, "1kB"), ["memory 1kB was asked for, 1.4kB to 4.2kB is possible"]),
+        (
+            BudgetSettings("50ms", 0.1),
+            [
+                "latency 50ms was asked for, 125ms to 1000ms is possible; memory 0.1 was asked for, 0.334 to 1 is",
+                "The nearest to both, keep ratio 0.1",
+                "has latency 125ms and memory 0.334",
+            ],
+        ),
+    ],
+)
+def test_impossible_budgets_are_answered_with_what_is_possible(budget, messages):
+    """In the units that were asked in, and down to the narrowest plan that the constraints allow."""
+    with pytest.raises(BudgetError) as refused:
+        pose(Posed(), budget)
+    for message in (*messages, "constraints.min_keep_ratio"):
+        assert message in str(refused.value)
+
+
+def test_what_is_named_as_possible_is():
+    for budget in (BudgetSettings(0.125), BudgetSettings("125ms")):
+        assert toy.evaluation_of(pose(Posed(), budget).anchor).widths == dict.fromkeys(toy.NAMES, 8)
+
+
+def test_amounts_that_the_dense_model_meets_leave_nothing_to_do(messages):
+    with pytest.raises(BudgetError, match=r"dense model already meets the budget on tpu_v5e .*takes 1s\)"):
+        pose(Posed(), BudgetSettings("2s"))
+    assert pose(Posed(), BudgetSettings("2s", 0.5)).budget == Budget(2.0, 2100)
+    assert "already meets this limit: budget.latency=2s" in messages()
+
+
+def test_plans_that_cannot_be_costed_are_left_out():
+    with pytest.raises(BudgetError, match="latency 0.05 was asked for, 1 to 1 is possible"):
+        pose(Posed(refused=Everything()), BudgetSettings(0.05))
+
+
+class Everything:
+    def __contains__(self, ratio):
+        return True
+
+
+def test_memory_must_be_told():
+    cost = toy.evaluation_of(1.0).cost
+    cost = replace(cost, memory=replace(cost.memory, total=None))
+    with pytest.raises(BudgetError, match="budget.memory cannot be checked"):
+        absolute(BudgetSettings(None, "1kB"), cost)
+
+
+# ------------------------------------------------------------------ an accuracy floor
+
+
+def test_no_limit_needs_a_reward_with_a_floor():
+    with pytest.raises(SettingsError, match="budget must be a latency or memory limit"):
+        pose(Posed(), NO_BUDGET)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.9, 0.99])
+def test_without_a_budget_the_anchor_is_the_narrowest_uniform_plan_above_the_floor(share):
+    evaluator = Posed()
+    problem = pose(evaluator, NO_BUDGET, floor(share))
+    widths = [width for width in range(8, 65, 8) if toy.evaluation_of(width / 64).score >= share * problem.dense.score]
+    assert toy.evaluation_of(problem.anchor).widths == dict.fromkeys(toy.NAMES, min(widths))
+    assert not problem.budget.limited
+    assert evaluator.calls < 10
+
+
+def test_a_floor_of_everything_is_met_by_the_dense_model():
+    assert pose(Posed(), NO_BUDGET, floor(1.0)).anchor == 1.0
+
+
+def test_a_budget_holds_beside_the_floor(messages):
+    problem = pose(Posed(), BudgetSettings(0.5), floor(0.5))
+    assert problem.objective.met_by(Posed().evaluate(problem.anchor))
+    problem = pose(Posed(), BudgetSettings(0.25), floor(0.99))
+    assert toy.evaluation_of(problem.anchor).widths == dict.fromkeys(toy.NAMES, 16)
+    assert "no uniform plan within the budget is known to reach the score" in messages()
+
+
+def test_a_floor_that_nothing_meets_is_answered_with_the_best_that_was_reached():
+    problem = pose(Posed(), BudgetSettings(0.25), floor(0.99))
+    course = [Posed().evaluate(ratio) for ratio in (1.0, 0.25, 0.125)]
+    assert problem.objective.best(course) is None
+    said = nothing_found(problem, [course, course[:1]])
+    best = toy.evaluation_of(0.25).score
+    assert "No plan reached the accuracy floor: reward.accuracy_floor=0.99" in said
+    assert f"the best of 2 evaluations within the budget has {best:.4f} ({int(1000 * best) / 1000:.3f} of" in said
+
+
+def test_evaluations_that_failed_are_another_matter():
+    failed = Evaluation("f", {}, {}, float("nan"), None, "died")
+    assert "their evaluations failed" in nothing_found(toy.problem(), [[failed]])
+    assert "their evaluations failed" in nothing_found(pose(Posed(), NO_BUDGET, floor(0.5)), [[failed]])
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHERS))
+def test_every_searcher_finds_something_above_the_floor(name):
+    problem = pose(Posed(), NO_BUDGET, floor(0.8))
+    for evaluations in (1, 20):
+        scorer = Scorer(Posed(), name, evaluations)
+        SEARCHERS.get(name)(problem, scorer, 0)
+        best = problem.objective.best(scorer.course)
+        assert best is not None
+        assert best.score >= 0.8 * problem.dense.score
