@@ -6,7 +6,7 @@ import importlib.resources
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +91,39 @@ def check_overrides(command: str, arguments: Sequence[str]) -> str:
         return ""
     groups = config_groups()
     choices = [tuple(argument.split("=", 1)) for argument in given]
+    return _wrong_choice(choices, groups) or _wrong_option(command, choices, groups)
+
+
+def _wrong_choice(choices: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> str:
+    """A message for the first value that cannot be."""
     for key, value in choices:
         if key == "resume" and value != "null" and not Path(value, "settings.json").is_file():
             return f"'{value}' is not a run folder that can be resumed: it has no settings.json."
         group = key.split("@")[0]
         if group in groups and value not in groups[group] and _is_name(value):
             return f"There is no {group} '{value}'. {_near(value, groups[group])}"
+    return ""
+
+
+def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> str:
+    """A message for the first name that the command does not have, or an experiment that is for another command."""
+    chosen = {key: value for key, value in choices if key in groups}
     try:
         with initialize_config_module("conf", version_base="1.3"):
-            chosen = [f"{key}={value}" for key, value in choices if key in groups]
-            config = compose(command, overrides=chosen)
+            own = compose(command)
+            for key in chosen:
+                if key not in own and key != "experiment":
+                    return f"There is no option '{key}'. {_near(key, _keys(own))}"
+            config = compose(command, overrides=[f"{key}={value}" for key, value in chosen.items()])
     except HydraException:
         return ""  # Whatever it is, Hydra says it better in its own words.
-    known = [*_keys(config), *groups]
+    beyond, experiment = [key for key in config if key not in own], chosen.get("experiment")
+    if beyond:
+        return (
+            f"experiment={experiment} is not for `python -m autoprune.{command}`, which has no {', '.join(beyond)}. "
+            f"conf/experiment/{experiment}.yaml says what it is for."
+        )
+    known = [*_keys(config), *(group for group in groups if group in own or group == "experiment")]
     for key, _ in choices:
         if key not in known and not key.startswith("hydra"):
             if any(key.startswith(f"{free}.") for free in ("agent.options",)):

@@ -13,6 +13,7 @@ from autoprune.cost import CostModel
 from autoprune.cost.joint import asked_targets, described, open_targets
 from autoprune.cost.layers import layer_dependences
 from autoprune.data import Dataset
+from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
@@ -22,6 +23,7 @@ from autoprune.planning import Planner
 from autoprune.planning.calibration import drawn
 from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import CostReport, Evaluation
+from autoprune.registry import suggestion
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import shares
@@ -67,8 +69,11 @@ def check_names(settings: SearchSettings) -> None:
     asked_targets(settings.target)
     REWARDS.get(settings.reward.name)
     IMPORTANCES.get(settings.importance.name)
-    if settings.searcher.name != "rl":
-        checked_searcher(settings.searcher.name)
+    name, known = settings.searcher.name, [*SEARCHERS, "rl"]
+    if name not in known:
+        raise UnknownNameError(f"There is no searcher '{name}'. {suggestion(name, known)}")
+    if name != "rl":
+        checked_searcher(name)
     else:
         _rl().check_agent(settings.agent)
 
@@ -144,8 +149,8 @@ def _learn_widths(evaluator: Evaluator, settings: SearchSettings) -> None:
     logger.info("widths worth having: %s", "; ".join(f"{name} {list(found)}" for name, found in widths.items()))
 
 
-def posed(session: Session, settings: SearchSettings) -> Problem:
-    """Find where uniform pruning meets the budget, and show how far that is.
+def posed(session: Session, settings: SearchSettings, name: str = "budget") -> Problem:
+    """Find where uniform pruning meets the budget, and show how far that is, under a name on the terminal.
 
     Raises:
         BudgetError: no uniform plan meets the budget.
@@ -153,7 +158,7 @@ def posed(session: Session, settings: SearchSettings) -> Problem:
     evaluator = session.evaluator
     dense = evaluator.evaluate(1.0)
 
-    with stage("budget", len(distinct_ratios(session.planner.legal))) as shown:
+    with stage(name, len(distinct_ratios(session.planner.legal))) as shown:
 
         def observe(number: int, ratio: float, cost: CostReport) -> None:
             limits = absolute(settings.budget, dense.cost)

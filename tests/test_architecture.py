@@ -9,10 +9,10 @@ from places import ROOT
 
 FLOW = (
     *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
-    *("evaluation", "searchers", "training", "reporting", "envs", "commands"),
+    *("evaluation", "searchers", "training", "comparing", "reporting", "envs", "session", "commands"),
 )
-COMMANDS = {"search", "measure", "session", "cli"}
-HYDRA_HOMES = {"autoprune/cli.py", "autoprune/search.py", "autoprune/measure.py"}
+COMMANDS = {"search", "compare", "measure", "cli"}
+HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS}
 FRAMEWORK_HOMES = {
     "autoprune/cost/worker.py",
     "autoprune/cost/programs.py",

@@ -47,10 +47,9 @@ class Report:
 
 def write_report(report: Report, path: str | Path) -> None:
     """Render the report to a file."""
-    template = files("autoprune.reporting").joinpath("report.html.j2").read_text()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     scatter = plots.latency_against_accuracy(report.courses, report.dense, report.budget, report.chosen)
-    html = environment.from_string(template).render(
+    html = rendered(
+        "report.html.j2",
         title=report.title,
         verdict=report.verdict,
         headers=HEADERS,
@@ -63,3 +62,11 @@ def write_report(report: Report, path: str | Path) -> None:
         settings=report.settings,
     )
     Path(path).write_text(html)
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page from one of the templates here; what it is given is escaped unless it is `Markup`."""
+    folder = files("autoprune.reporting")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    style = Markup(folder.joinpath("style.css.j2").read_text())
+    return environment.from_string(folder.joinpath(template).read_text()).render(style=style, **values)

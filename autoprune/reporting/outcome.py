@@ -142,14 +142,14 @@ def _report(outcome: Outcome, rows: Sequence[ResultRow]) -> Report:
         sizes={group.name: group.size for group in problem.groups},
         plans={done.name: done.plan.widths for done in pruned},
         left_alone=outcome.kept.surgery.left_alone,
-        settings=_flat(dataclasses.asdict(settings)) + _flat({"provenance": dict(problem.dense.cost.provenance)}),
+        settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(problem.dense.cost.provenance)}),
     )
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Nested settings as dotted names and values."""
     rows: list[tuple[str, Any]] = []
     for key, value in data.items():
         name = f"{prefix}{key}"
-        rows += _flat(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
+        rows += flat(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
     return rows

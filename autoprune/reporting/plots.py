@@ -46,7 +46,7 @@ def latency_against_accuracy(
     axes.set_xlabel(f"latency per batch on {dense.cost.target.name} (us){several}")
     axes.set_ylabel("score on the reward split\n(before fine-tuning)")
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def best_so_far(courses: Mapping[str, Sequence[Evaluation]], budget: Budget) -> str:
@@ -62,7 +62,7 @@ def best_so_far(courses: Mapping[str, Sequence[Evaluation]], budget: Budget) -> 
     axes.set_xlabel("evaluations")
     axes.set_ylabel("best within the budget")
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def widths(sizes: Mapping[str, int], plans: Mapping[str, Mapping[str, int]]) -> str:
@@ -88,10 +88,10 @@ def widths(sizes: Mapping[str, int], plans: Mapping[str, Mapping[str, int]]) -> 
     axes.invert_yaxis()
     axes.set_xlabel("channels")
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure as an SVG element; text stays text, and the same figure gives the same file."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "autoprune"}):

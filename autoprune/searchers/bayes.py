@@ -19,7 +19,6 @@ from autoprune.searchers.scorer import Scorer
 from autoprune.searchers.searcher import SEARCHERS
 
 FIRST = 10  # Plans before the model has a say: the anchor, and draws around it as `random` makes them.
-DRAWS = 50  # At most, for a plan that is guessed to meet the budget.
 
 
 def bayes(problem: Problem, scorer: Scorer, seed: int) -> None:
@@ -32,13 +31,14 @@ def bayes(problem: Problem, scorer: Scorer, seed: int) -> None:
     scores = Scores(problem, scorer, choices)
     if not choices.names:
         return
-    draws = _Draws(problem, scorer, choices, scores, np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
     with _calm(extra("optuna", "searcher=bayes")) as optuna:
         study = _Study(optuna, choices, seed)
         study.add(choices.anchor, scores.of(choices.anchor))
         while scorer.left > 0 and not scores.complete:
-            wanted = draws.around_anchor() if len(scores) < FIRST else study.proposal()
-            indices = draws.new_near(wanted)
+            first = len(scores) < FIRST
+            wanted = _around_anchor(problem, choices, generator) if first else study.proposal()
+            indices = scores.new_near(wanted, generator)
             study.add(indices, scores.of(indices))
 
 
@@ -70,36 +70,10 @@ class _Study:
         self._study.add_trial(trial)
 
 
-class _Draws:
-    """Plans drawn at random."""
-
-    def __init__(
-        self, problem: Problem, scorer: Scorer, choices: Choices, scores: Scores, generator: np.random.Generator
-    ) -> None:
-        self._problem = problem
-        self._scorer = scorer
-        self._choices = choices
-        self._scores = scores
-        self._generator = generator
-
-    def around_anchor(self) -> Indices:
-        """A plan as `random` draws it."""
-        offsets = self._generator.uniform(-1, 1, len(self._choices.names))
-        anchor, minimum = self._problem.anchor, self._problem.legal.minimum
-        return self._choices.nearest([ratio_around(anchor, offset, minimum) for offset in offsets])
-
-    def new_near(self, indices: Indices) -> Indices:
-        """The plan itself, or the first on a random walk from it that is new and, if one is soon found, promising."""
-        values, steps = np.array(indices), 0
-        while indices in self._scores or (steps < DRAWS and not self._promising(indices)):
-            group = self._generator.integers(len(values))
-            moved = values[group] + self._generator.choice([-1, 1])
-            values[group] = np.clip(moved, 0, self._choices.last[group])
-            indices, steps = tuple(values.tolist()), steps + 1
-        return indices
-
-    def _promising(self, indices: Indices) -> bool:
-        return self._scorer.promising(self._choices.plan(indices))
+def _around_anchor(problem: Problem, choices: Choices, generator: np.random.Generator) -> Indices:
+    """A plan as `random` draws it."""
+    offsets = generator.uniform(-1, 1, len(choices.names))
+    return choices.nearest([ratio_around(problem.anchor, offset, problem.legal.minimum) for offset in offsets])
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from autoprune.searchers.scorer import Scorer
 
 Indices = tuple[int, ...]
 
+STEPS = 200  # At most, towards a plan that is guessed to meet the budget.
+
 
 class Choices:
     """The groups of a problem that have a choice, and plans as one index of a legal width for each of them.
@@ -87,3 +89,19 @@ class Scores:
         if indices not in self._known:
             self._known[indices] = self._objective.reward(self._scorer.evaluate(self._choices.plan(indices)))
         return self._known[indices]
+
+    def new_near(self, indices: Indices, generator: np.random.Generator) -> Indices:
+        """The plan itself, or the first on a random walk from it that has not been scored and is promising.
+
+        The walk narrows plans that are guessed to miss the budget, where guesses screen, and gives up on guesses after
+        a while. At least one plan must be left.
+        """
+        values, steps = np.array(indices), 0
+        while True:
+            promising = steps >= STEPS or self._scorer.promising(self._choices.plan(indices))
+            if promising and indices not in self:
+                return indices
+            group = generator.integers(len(values))
+            moved = values[group] + (generator.choice([-1, 1]) if promising else -1)
+            values[group] = np.clip(moved, 0, self._choices.last[group])
+            indices, steps = tuple(values.tolist()), steps + 1

@@ -33,7 +33,7 @@ class SignalWatch:
         """What a `Scorer` shall call with each evaluation of one course.
 
         Args:
-            searcher: its name; `uniform` is never ended.
+            searcher: its name; `uniform` and its like are never ended.
 
         Raises:
             SignalError: by what is returned, when the signal is dead.
@@ -50,7 +50,7 @@ class SignalWatch:
             if len(course) == SUSPICIOUS:
                 logger.warning(self._complaint(searcher, evaluation, len(course)))
             worse = evaluation.score < self._objective.dense.score
-            if len(course) >= DEAD and searcher != "uniform" and len(self._paid) == 1 and worse:
+            if len(course) >= DEAD and not searcher.startswith("uniform") and len(self._paid) == 1 and worse:
                 raise SignalError(self._complaint(searcher, evaluation, len(course)))
 
         return watch

@@ -23,7 +23,7 @@ def learnt(name, evaluations=6):
     return rl, scorer
 
 
-@pytest.mark.parametrize("name", list(AGENTS))
+@pytest.mark.parametrize("name", [name for name in AGENTS if AGENTS.get(name).actor is not None])
 def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
     rl, scorer = learnt(name, 20)
     assert toy.problem().objective.best(scorer.course[:-1]), "else the last evaluation is not the policy's"

@@ -29,6 +29,8 @@ def regret(name, evaluations, seed, **options):
 
 
 ALL = [*SEARCHERS, *AGENTS]
+FAMILIES = {"uniform", "uniform_skip", "uniform_width"}  # They have a few plans, and score no other.
+SEEDLESS = {*FAMILIES, "greedy"}  # Nothing in them is drawn.
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -37,19 +39,47 @@ def test_no_searcher_uses_more_than_its_evaluations(name):
         scorer = run(name, evaluations)
         assert scorer.used <= evaluations
         assert len(scorer.course) == scorer.used
-        if name != "uniform":
+        if name not in FAMILIES:
             assert scorer.used == evaluations
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_same_seed_same_course(name):
-    first, again = (run(name, 25, seed=3) for _ in range(2))
+    first, again = (run(name, 16, seed=3) for _ in range(2))
     assert [e.key for e in first.course] == [e.key for e in again.course]
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "greedy" and not name.startswith("uniform")])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in SEEDLESS])
 def test_another_seed_another_course(name):
     assert [e.key for e in run(name, 12, seed=0).course] != [e.key for e in run(name, 12, seed=1).course]
+
+
+# Measured over 20 seeds (bayes: 6), each with its worst: greedy 0.000, bayes 0.000 (0.000), evolution 0.008 (0.018),
+# random 0.033 (0.060); the uniform ones, which have no seed, 0.0776 with or without skipping and rounding down.
+MOST = {"greedy": (1, 0.001), "bayes": (2, 0.004), "evolution": (20, 0.015), "random": (20, 0.045)}
+MOST |= dict.fromkeys(FAMILIES, (1, 0.0777))
+
+
+@pytest.mark.parametrize("name", list(SEARCHERS))
+def test_regret_on_the_toy(name):
+    """How far the best of 60 evaluations is from the best of 4,096 plans, on average over seeds."""
+    seeds, most = MOST[name]
+    assert np.mean([regret(name, 60, seed) for seed in range(seeds)]) < most
+
+
+# Share of the last third of plans that is within the budget. Measured: of agents with a learning rate of nothing 0.75
+# (ddpg, td3: their first actor is uniform pruning, with noise) and 0.48 to 0.58; learning, 0.98 and 0.78 to 0.95.
+WITHIN = {**dict.fromkeys(AGENTS, 0.65), "ddpg": 0.85, "td3": 0.85}
+
+
+@pytest.mark.parametrize("name", list(AGENTS))
+def test_agents_learn_on_the_toy(name):
+    """Two seeds, 60 evaluations. Regret was 0.012 to 0.048, where uniform pruning has 0.078."""
+    courses = [run(name, 60, seed).course for seed in range(2)]
+    objective = toy.problem().objective
+    regrets = [toy.best_accuracy() - objective.best(course).accuracy for course in courses]
+    assert np.mean(regrets) < 0.065
+    assert np.mean([objective.met_by(evaluation) for course in courses for evaluation in course[-21:-1]]) > WITHIN[name]
 
 
 def test_an_agent_beats_random_on_the_toy():
@@ -61,7 +91,7 @@ def test_an_agent_beats_random_on_the_toy():
     assert np.mean(agent) < 0.01
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "uniform"])
+@pytest.mark.parametrize("name", ALL)
 def test_every_searcher_has_something_within_the_budget(name):
     """However few its evaluations."""
     for seed in range(4):

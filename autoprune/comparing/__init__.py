@@ -1,0 +1,13 @@
+"""Searchers x budgets x seeds -> what each found, finished alike -> what may be concluded.
+
+`cells.py` says what is searched, `matching.py` finds the hand-set plan that is as fast as a searched one, `jobs.py`
+says what is to be finished, `controls.py` trains a control and `record.py` keeps what is done; `summary.py` draws the
+`conclusions.py` by the pure functions of `statistics.py`.
+"""
+
+from autoprune.comparing.cells import Cell, Run, TimedScorer, cells_of
+from autoprune.comparing.conclusions import Summary
+from autoprune.comparing.record import PlanResult, Record
+from autoprune.comparing.summary import summarise
+
+__all__ = ["Cell", "PlanResult", "Record", "Run", "Summary", "TimedScorer", "cells_of", "summarise"]

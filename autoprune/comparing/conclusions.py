@@ -1,0 +1,181 @@
+"""What a comparison concludes, as records: for the terminal, the report and the file."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.comparing import statistics
+from autoprune.comparing.record import PlanResult
+from autoprune.comparing.statistics import Interval, Point
+
+UNIFORM, SCRATCH, DENSE = "hand-set uniform", "from scratch", "dense, tuned"
+ALL = "all"  # Budgets of one kind taken together.
+
+
+@dataclass(frozen=True)
+class Found:
+    """A searched plan as it was finished with one seed, and what it is compared with.
+
+    Attributes:
+        searcher: that found it.
+        budget: that it keeps.
+        seed: of its fine-tuning.
+        tested: the finished plan.
+        uniform: the hand-set plan that is as cheap, finished with the same seed; None if there is none.
+        excess: by how much that costs more, as a share; None likewise.
+        scratch: the same network trained from scratch; None where it was not.
+        score: of the plan in the search.
+    """
+
+    searcher: str
+    budget: str
+    seed: int
+    tested: PlanResult
+    uniform: PlanResult | None
+    excess: float | None
+    scratch: PlanResult | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One searcher at one budget, over the seeds.
+
+    Attributes:
+        searcher: its name.
+        budget: its name.
+        accuracy: test accuracy.
+        score: mean of what the search maximised, before fine-tuning.
+        latency: mean share of the dense latency.
+        memory: mean share of the dense model's memory; None where the target cannot tell.
+        uniform: test accuracy of the hand-set plans that are as cheap; None for hand-set searchers, or without any.
+        excess: least and largest share by which these cost more (below 0: less); None likewise.
+        unmatched: plans that are cheaper than every hand-set one, so that nothing stands against them.
+        speed_up: mean of dense latency over latency.
+        speed_up_kept: speed-up over what the FLOPs promise; None without FLOPs.
+        evaluations: mean number that the searcher used.
+    """
+
+    searcher: str
+    budget: str
+    accuracy: Interval
+    score: float
+    latency: float
+    memory: float | None
+    uniform: Interval | None
+    excess: tuple[float, float] | None
+    unmatched: int
+    speed_up: float
+    speed_up_kept: Interval | None
+    evaluations: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more accurate a searcher's plans are than a reference's, in paired differences.
+
+    Attributes:
+        searcher: whose plans.
+        reference: than what: `hand-set uniform` (as cheap), a searcher (same budget and seed), `from scratch` (the same
+            network) or `dense, tuned`.
+        budget: where; `all` are all budgets of the kind.
+        kind: of the budgets, `latency` or `memory`.
+        interval: of the difference in test accuracy.
+    """
+
+    searcher: str
+    reference: str
+    budget: str
+    kind: str
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class CostRatio:
+    """What uniform pruning costs at the accuracy of a searcher's plans, over what these cost.
+
+    Attributes:
+        searcher: whose plans.
+        budget: where; `all` are all budgets of the kind.
+        kind: what cost, `latency` or `memory`.
+        interval: geometric mean and interval of the ratios; above 1 the searched plans are cheaper.
+        bound: empty, or `>=`, `<=`, `~` when some of the ratios are bounds: those whose accuracy lies beyond the curve
+            of uniform plans count as the end of that curve.
+        bounds: how many are.
+    """
+
+    searcher: str
+    budget: str
+    kind: str
+    interval: Interval
+    bound: str
+    bounds: int
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval excludes one, and no bound speaks for more than is known."""
+        agreeing = statistics.AT_LEAST if self.interval.mean > 1 else statistics.AT_MOST
+        return self.interval.excludes(1.0) and self.bound in (statistics.EXACT, agreeing)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """How a searcher got on at one budget: means over the seeds of its best reward so far.
+
+    Attributes:
+        evaluations: pairs of evaluations and the mean.
+        seconds: pairs of seconds and the mean.
+    """
+
+    evaluations: list[tuple[int, float]]
+    seconds: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a comparison comes to.
+
+    Attributes:
+        rows: by budget and searcher.
+        differences: in accuracy.
+        ratios: in cost at equal accuracy.
+        volumes: by kind of budget and searcher, the hypervolume of its plans over all budgets of that kind.
+        corners: by kind the reference point of the hypervolume: share of the dense cost, and test accuracy.
+        dense: the dense model as it was trained.
+        dense_tuned: the dense model fine-tuned as long as the plans; None where it was not.
+        uniform: by kind and seed the points of hand-set plans: cost and test accuracy.
+        found: every searched plan.
+        curves: by budget and searcher.
+    """
+
+    rows: list[Row]
+    differences: list[Difference]
+    ratios: list[CostRatio]
+    volumes: dict[str, dict[str, Interval]]
+    corners: dict[str, Point]
+    dense: PlanResult
+    dense_tuned: Interval | None
+    uniform: dict[str, dict[int, list[Point]]]
+    found: list[Found]
+    curves: dict[str, dict[str, Curves]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The conclusions as plain data, without what the record has anyway."""
+        plain = {
+            name: getattr(self, name) for name in ("rows", "differences", "ratios", "volumes", "corners", "curves")
+        }
+        return {**_plain(plain), "dense_tuned": _plain(self.dense_tuned)}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as plain data, intervals as they write themselves."""
+    if isinstance(value, Interval):
+        return value.to_json()
+    if dataclasses.is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

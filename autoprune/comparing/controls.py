@@ -1,0 +1,126 @@
+"""The control that asks what pruning is for: is it the weights that were kept, or only the widths that were found?
+
+Liu et al., 2019 (arXiv 1810.05270): a pruned network that is trained from new weights often ends where the fine-tuned
+one does.
+"""
+
+import logging
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.comparing.record import FROM_SCRATCH, PlanResult
+from autoprune.cost import CostModel
+from autoprune.data import Dataset
+from autoprune.evaluation.accuracy import accuracy
+from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.planning import Planner
+from autoprune.records import Evaluation
+from autoprune.settings import SearchSettings
+from autoprune.surgery import Surgeon
+from autoprune.training import train
+from autoprune.training.base_model import settle
+from autoprune.training.fit import OnProgress, TrainingError
+
+logger = logging.getLogger(__name__)
+
+
+class FromScratch:
+    """Trains the networks of plans from new weights, as long as base model and fine-tuning took together.
+
+    The pruned network is built anew from its own config, which draws every weight from the layer's initialiser under
+    the seed. It is trained by the base model's schedule (`training.learning_rate`, which suits new weights) for
+    `training.epochs` and the epochs of fine-tuning, with the same batches, weight decay, augmentation and choice of the
+    best epoch, and with the dense model as its teacher throughout, as the fine-tuned network has it.
+
+    Args:
+        model: the dense model; it is dense again whenever a method returns.
+        planner: made the plans.
+        data: trained on its training split, tested on its test split.
+        cost_model: costs the networks.
+        settings: the recipe.
+    """
+
+    def __init__(
+        self, model: Any, planner: Planner, data: Dataset, *, cost_model: CostModel, settings: SearchSettings
+    ) -> None:
+        self._model = model
+        self._planner = planner
+        self._data = data
+        self._cost_model = cost_model
+        self._settings = settings
+        self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
+        self._snapshot = self._surgeon.snapshot()
+        self._teacher: np.ndarray | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Of the training."""
+        return self._settings.training.epochs + self._settings.training.after_pruning
+
+    def finish(self, name: str, evaluation: Evaluation, seed: int, on_progress: OnProgress | None = None) -> PlanResult:
+        """Train the network of a plan, and test it.
+
+        When the training diverges, the network is tested with the best weights that it had, with a warning.
+
+        Args:
+            name: whose plan it is, for messages.
+            evaluation: of the plan.
+            seed: of the new weights and the training.
+            on_progress: called as the training goes on.
+
+        Raises:
+            CostError: the network cannot be costed.
+        """
+        settings, data = self._settings, self._data
+        batch_size = settings.evaluation.batch_size
+        teacher = self._taught_by_dense()
+        with self._surgeon.pruned(self._planner.plan(evaluation.keep_ratios), self._snapshot):
+            pending = self._cost_model.submit(self._model)
+            network = renewed(self._model, seed)
+        epochs = 0
+        try:
+            record = train(
+                network,
+                data,
+                settings.training,
+                epochs=self.epochs,
+                learning_rate=settings.training.learning_rate,
+                seed=seed,
+                on_progress=on_progress,
+                teacher=teacher,
+            )
+            epochs = record.epochs
+        except TrainingError as error:
+            logger.warning("%s: training from scratch diverged. %s", name, error)
+        settle(network, data, settings)
+        cost = pending.result()
+        return PlanResult(
+            evaluation.key,
+            FROM_SCRATCH,
+            seed,
+            accuracy(network, data.test, batch_size),
+            accuracy(network, data.reward, batch_size),
+            cost.latency,
+            cost.memory.total,
+            cost.flops,
+            cost.parameters,
+            epochs,
+        )
+
+    def _taught_by_dense(self) -> np.ndarray | None:
+        """What the dense model says of the training images; None without distillation."""
+        if self._teacher is None and self._settings.training.distillation > 0:
+            images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
+            self._teacher = predicted_log_probabilities(self._model, images, batch_size)
+        return self._teacher
+
+
+def renewed(model: Any, seed: int) -> Any:
+    """A model of the same config with new weights, as its initialisers draw them under a seed.
+
+    An initialiser that was given a seed of its own draws the same weights under every seed, as everywhere in Keras.
+    """
+    keras.utils.set_random_seed(seed)
+    return type(model).from_config(model.get_config())

@@ -1,0 +1,75 @@
+"""Which plans are to be finished, by which recipe and with which seeds; each of them once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autoprune.comparing.cells import Cell, cells_of, is_hand_set
+from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, tested_name
+from autoprune.records import Evaluation
+from autoprune.settings import CompareSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One plan to finish.
+
+    Attributes:
+        whose: for the terminal.
+        evaluation: of the plan.
+        recipe: `as it is`, `fine-tuned` or `from scratch`.
+        seed: of the training; None where there is none.
+    """
+
+    whose: str
+    evaluation: Evaluation
+    recipe: str
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """Under which the result is remembered."""
+        return tested_name(self.evaluation.key, self.recipe, self.seed)
+
+
+def jobs_of(settings: CompareSettings, record: Record) -> list[Job]:
+    """Everything to be finished, in order, without repeats: one plan may stand for several searchers."""
+    by_name: dict[str, Job] = {}
+    for job in _wanted(settings, record):
+        by_name.setdefault(job.name, job)
+    return list(by_name.values())
+
+
+def scratch_searchers(settings: CompareSettings) -> set[str]:
+    """The searchers whose plans are trained from scratch too; those that are set by hand only if they are named."""
+    named = {control.partition(":")[2] for control in settings.controls if control.startswith("scratch:")}
+    if "scratch" in settings.controls:
+        named |= {searcher for searcher in settings.searchers if not is_hand_set(searcher)}
+    return named
+
+
+def _wanted(settings: CompareSettings, record: Record) -> Iterator[Job]:
+    yield Job("dense", record.dense, AS_IT_IS, None)
+    for cell in cells_of(settings):
+        yield from _searched(cell, record)
+    if "dense" in settings.controls:
+        for seed in settings.seeds:
+            yield Job("dense, tuned", record.dense, FINE_TUNED, seed)
+    for evaluation in record.curve:
+        for seed in settings.seeds:
+            yield Job("uniform curve", evaluation, FINE_TUNED, seed)
+    scratch = scratch_searchers(settings)
+    for cell in cells_of(settings):
+        best = record.runs[cell.name].best
+        if cell.searcher in scratch and best is not None:
+            for seed in cell.seeds:
+                yield Job(f"{cell.name} from scratch", best, FROM_SCRATCH, seed)
+
+
+def _searched(cell: Cell, record: Record) -> Iterator[Job]:
+    """A cell's best plan, and what stands against it."""
+    best, match = record.runs[cell.name].best, record.matches.get(cell.name)
+    for seed in cell.seeds:
+        if best is not None:
+            yield Job(cell.name, best, FINE_TUNED, seed)
+        if match is not None:
+            yield Job(f"uniform for {cell.name}", match.evaluation, FINE_TUNED, seed)

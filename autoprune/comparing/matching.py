@@ -1,0 +1,150 @@
+"""The hand-set plan that stands against a searched one: as fast, the best of the rules that engineers use.
+
+Uniform plans are few, so that hardly any is exactly as fast as a searched plan. The hand-set plan may be 1 % slower; it
+is never more than that, and often less: what is left of the difference is told.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.errors import CostError
+from autoprune.evaluation import Evaluator
+from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
+from autoprune.records import CostReport, Evaluation
+from autoprune.searchers.uniform import hand_set_plans
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 0.01  # By which a hand-set plan may cost more than the searched one it stands against.
+
+LATENCY, MEMORY = "latency", "memory"
+
+
+def amount(cost: CostReport, kind: str) -> float:
+    """What a plan takes of what a budget limits: seconds for `latency`, bytes for `memory`."""
+    return cost.latency if kind == LATENCY else cost.memory.total
+
+
+def kind_of(budget: str) -> str:
+    """Which of the two a budget limits, by its name in `CompareSettings.budgets`."""
+    return MEMORY if budget.startswith(MEMORY) else LATENCY
+
+
+@dataclass(frozen=True, eq=False)
+class HandSetPlan:
+    """A plan that follows a rule.
+
+    Attributes:
+        rule: such as `uniform`.
+        keep_ratios: of every group.
+        cost: on the target.
+    """
+
+    rule: str
+    keep_ratios: Mapping[str, float]
+    cost: CostReport
+
+
+def costed_families(
+    evaluator: Evaluator, rules: Sequence[str], observe: Callable[[int], None] | None = None
+) -> list[HandSetPlan]:
+    """Every plan of the rules with its cost, each rule's from wide to narrow. Costs also teach the surrogate.
+
+    Args:
+        evaluator: of the dense model.
+        rules: names of hand-set searchers.
+        observe: called with the number of plans that are done.
+    """
+    found, legal = [], evaluator.planner.legal
+    every = [(rule, plan) for rule in rules for plan in hand_set_plans(rule, legal)]
+    for number, (rule, plan) in enumerate(every, start=1):
+        try:
+            found.append(HandSetPlan(rule, plan, evaluator.cost(plan)))
+        except CostError as error:
+            logger.warning("a plan of %s is left out: %s", rule, error)
+        if observe is not None:
+            observe(number)
+    return found
+
+
+def widest_within(plans: Sequence[HandSetPlan], most: float, kind: str) -> list[HandSetPlan]:
+    """For each rule the widest of its plans, which are given from wide to narrow, that takes no more than so much."""
+    widest: dict[str, HandSetPlan] = {}
+    for plan in plans:
+        if amount(plan.cost, kind) <= most:
+            widest.setdefault(plan.rule, plan)
+    return list(widest.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The hand-set plan that stands against a searched one.
+
+    Attributes:
+        rule: that it follows.
+        evaluation: of it.
+        excess: by how much it costs more than the searched plan, as a share; below 0 it costs less.
+    """
+
+    rule: str
+    evaluation: Evaluation
+    excess: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"rule": self.rule, "excess": self.excess, "evaluation": evaluation_to_json(self.evaluation)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Match":
+        """The inverse of `to_json`."""
+        return cls(data["rule"], evaluation_from_json(data["evaluation"]), data["excess"])
+
+
+def matched(evaluator: Evaluator, plans: Sequence[HandSetPlan], searched: Evaluation, kind: str) -> Match | None:
+    """The best hand-set plan that takes at most 1 % more than a searched one; None if all take more.
+
+    The widest plan of each rule is scored, as any plan is, and charged to nobody: the highest score is the best.
+
+    Args:
+        evaluator: of the dense model.
+        plans: from `costed_families`.
+        searched: the plan to match.
+        kind: what is matched, `latency` or `memory`.
+    """
+    taken = amount(searched.cost, kind)
+    candidates = widest_within(plans, (1 + TOLERANCE) * taken, kind)
+    scored = [(plan, evaluator.evaluate(plan.keep_ratios)) for plan in candidates]
+    able = [(plan, evaluation) for plan, evaluation in scored if not evaluation.failed]
+    if not able:
+        return None
+    plan, evaluation = max(able, key=lambda pair: (pair[1].score, -amount(pair[0].cost, kind)))
+    return Match(plan.rule, evaluation, amount(plan.cost, kind) / taken - 1)
+
+
+def curve_plans(plans: Sequence[HandSetPlan], count: int, lowest: float) -> list[HandSetPlan]:
+    """Plans of the rule `uniform` for a curve: as evenly spaced in log-latency as they come, none slower for nothing.
+
+    Args:
+        plans: from `costed_families`.
+        count: how many at most; the dense plan is not one of them.
+        lowest: latency in seconds below which the curve need not go; the next faster plan is its end.
+    """
+    flat = [plan for plan in plans if plan.rule == "uniform"]
+    falling: list[HandSetPlan] = []
+    for plan in flat:
+        if not falling or plan.cost.latency < falling[-1].cost.latency:
+            falling.append(plan)
+    useful = [plan for plan in falling[1:] if plan.cost.latency > lowest]
+    able = falling[1 : len(useful) + 2]
+    if count <= 0 or len(able) <= count:
+        return able[: max(count, 0)]
+    slowest, fastest = able[0].cost.latency, able[-1].cost.latency
+    chosen: dict[int, HandSetPlan] = {}
+    for step in range(count):
+        wanted = slowest * (fastest / slowest) ** (step / max(count - 1, 1))
+        left = [number for number in range(len(able)) if number not in chosen]
+        nearest = min(left, key=lambda number: abs(able[number].cost.latency / wanted - 1))
+        chosen[nearest] = able[nearest]
+    return [chosen[number] for number in sorted(chosen)]

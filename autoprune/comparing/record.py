@@ -1,0 +1,165 @@
+"""What a comparison has done so far, kept as it comes: a killed comparison goes on, and nothing is done twice."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.comparing.cells import Run
+from autoprune.comparing.matching import Match
+from autoprune.errors import JournalError
+from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
+from autoprune.records import Evaluation
+from autoprune.training.finishing import Finished
+
+FORMAT = "autoprune.comparison"
+VERSION = 1
+
+AS_IT_IS, FINE_TUNED, FROM_SCRATCH = "as it is", "fine-tuned", "from scratch"
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan that was finished and tested, once.
+
+    Attributes:
+        key: of the plan.
+        recipe: `as it is`, `fine-tuned` or `from scratch`.
+        seed: of the training; None where there was none.
+        test_accuracy: on the test split.
+        reward_accuracy: on the reward split, which chose the best epoch.
+        latency: of the finished model, in seconds per batch.
+        memory: bytes of device memory; None where the target cannot tell.
+        flops: per batch.
+        parameters: of the finished model.
+        epochs: of the training that chose the weights; 0 where there was none, or where it diverged.
+    """
+
+    key: str
+    recipe: str
+    seed: int | None
+    test_accuracy: float
+    reward_accuracy: float
+    latency: float
+    memory: int | None
+    flops: int
+    parameters: int
+    epochs: int
+
+    @classmethod
+    def of(cls, finished: Finished, recipe: str, seed: int | None) -> "PlanResult":
+        """What is kept of a finished model."""
+        cost = finished.cost
+        return cls(
+            finished.evaluation.key,
+            recipe,
+            seed,
+            finished.test_accuracy,
+            finished.reward_accuracy,
+            cost.latency,
+            cost.memory.total,
+            cost.flops,
+            cost.parameters,
+            finished.training.epochs,
+        )
+
+    @property
+    def name(self) -> str:
+        """Under which it is remembered."""
+        return tested_name(self.key, self.recipe, self.seed)
+
+    def taken(self, kind: str) -> float | None:
+        """Latency in seconds or memory in bytes, by the kind's name."""
+        return getattr(self, kind)
+
+
+def tested_name(key: str, recipe: str, seed: int | None) -> str:
+    """The name of a plan finished by a recipe with a seed: searchers that found the same plan share the result."""
+    return f"{key}/{recipe}" + ("" if seed is None else f"/{seed}")
+
+
+class Record:
+    """Everything that a comparison has done, written anew whenever something was added.
+
+    Args:
+        about: settings, target and whatever else says what is compared; plain data.
+        write: takes the whole record as plain data, and keeps it.
+        stored: what was written before; None to begin with.
+
+    Attributes:
+        dense: the evaluation of the dense model, once it is known.
+        anchors: for each budget the largest flat keep ratio within it.
+        runs: by cell name.
+        matches: for each searched cell by name the hand-set plan that stands against its best; None if there is none.
+        curve: evaluations of the uniform plans for the curve.
+        tested: every finished plan, by name.
+        seconds: wall time of all earlier processes together.
+
+    Raises:
+        JournalError: what was stored is of another format or version.
+    """
+
+    def __init__(
+        self,
+        about: Mapping[str, Any],
+        write: Callable[[Mapping[str, Any]], None],
+        stored: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._about = about
+        self._write = write
+        self.conclusions: Mapping[str, Any] | None = None
+        stored = stored or {"format": FORMAT, "version": VERSION}
+        if stored.get("format") != FORMAT or stored.get("version") != VERSION:
+            raise JournalError(
+                f"Expected a comparison of version {VERSION}. Received: format={stored.get('format')!r}, "
+                f"version={stored.get('version')!r}. Move it away to start anew."
+            )
+        self.dense: Evaluation | None = None
+        if stored.get("dense"):
+            self.dense = evaluation_from_json(stored["dense"])
+        self.anchors: dict[str, float] = dict(stored.get("anchors", {}))
+        self.runs = {name: Run.from_json(data) for name, data in stored.get("runs", {}).items()}
+        self.matches = {
+            name: None if data is None else Match.from_json(data) for name, data in stored.get("matches", {}).items()
+        }
+        self.curve = [evaluation_from_json(data) for data in stored.get("curve", [])]
+        self.tested = {name: PlanResult(**data) for name, data in stored.get("tested", {}).items()}
+        self.seconds: float = stored.get("seconds", 0.0)
+
+    def save(self) -> None:
+        """Write everything."""
+        self._write(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "ended": self.conclusions is not None,
+                **self._about,
+                "dense": None if self.dense is None else evaluation_to_json(self.dense),
+                "anchors": self.anchors,
+                **(self.conclusions or {}),
+                "runs": {name: run.to_json() for name, run in self.runs.items()},
+                "matches": {name: match and match.to_json() for name, match in self.matches.items()},
+                "curve": [evaluation_to_json(evaluation) for evaluation in self.curve],
+                "tested": {name: dataclasses.asdict(done) for name, done in self.tested.items()},
+                "seconds": self.seconds,
+            }
+        )
+
+    def add_run(self, name: str, run: Run) -> None:
+        """Keep what a cell's search came to."""
+        self.runs[name] = run
+        self.save()
+
+    def add_tested(self, tested: PlanResult) -> None:
+        """Keep a finished plan."""
+        self.tested[tested.name] = tested
+        self.save()
+
+    def conclude(self, conclusions: Mapping[str, Any]) -> None:
+        """Add what follows from it; the comparison has ended."""
+        self.conclusions = conclusions
+        self.save()
+
+    def find(self, key: str, recipe: str, seed: int | None) -> PlanResult | None:
+        """A plan as it was finished by a recipe with a seed, if it was."""
+        return self.tested.get(tested_name(key, recipe, seed))

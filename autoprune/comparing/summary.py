@@ -1,0 +1,222 @@
+"""From what a comparison has done to what may be concluded; every figure is after fine-tuning, on the test split."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from autoprune.comparing import statistics
+from autoprune.comparing.cells import cells_of, is_hand_set
+from autoprune.comparing.conclusions import (
+    ALL,
+    DENSE,
+    SCRATCH,
+    UNIFORM,
+    CostRatio,
+    Curves,
+    Difference,
+    Found,
+    Row,
+    Summary,
+)
+from autoprune.comparing.jobs import scratch_searchers
+from autoprune.comparing.matching import kind_of
+from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, PlanResult, Record
+from autoprune.comparing.statistics import Interval, Matched, Point
+from autoprune.settings import CompareSettings
+
+
+def summarise(settings: CompareSettings, record: Record) -> Summary:
+    """Draw the conclusions of a comparison in which everything was finished."""
+    found = list(_found(settings, record))
+    dense = record.find(record.dense.key, AS_IT_IS, None)
+    uniform = {kind: _uniform_points(settings, record, found, kind) for kind in _kinds(settings)}
+    tuned = [record.find(record.dense.key, FINE_TUNED, seed) for seed in settings.seeds]
+    tuned_accuracies = [done.test_accuracy for done in tuned if done is not None]
+    corners = {kind: _corner(found, dense, kind) for kind in uniform}
+    return Summary(
+        rows=list(_rows(settings, record, found, dense)),
+        differences=list(_differences(settings, record, found)),
+        ratios=list(_ratios(settings, found, uniform)),
+        volumes={kind: _volumes(settings, found, dense, kind, corners[kind]) for kind in uniform},
+        corners=corners,
+        dense=dense,
+        dense_tuned=statistics.student_interval(tuned_accuracies) if tuned_accuracies else None,
+        uniform=uniform,
+        found=found,
+        curves=_curves(settings, record),
+    )
+
+
+def _kinds(settings: CompareSettings) -> list[str]:
+    return list(dict.fromkeys(kind_of(budget) for budget in settings.budgets))
+
+
+def _found(settings: CompareSettings, record: Record) -> Iterator[Found]:
+    scratch = scratch_searchers(settings)
+    for cell in cells_of(settings):
+        best, match = record.runs[cell.name].best, record.matches.get(cell.name)
+        for seed in cell.seeds if best is not None else ():
+            yield Found(
+                cell.searcher,
+                cell.budget,
+                seed,
+                record.find(best.key, FINE_TUNED, seed),
+                None if match is None else record.find(match.evaluation.key, FINE_TUNED, seed),
+                None if match is None else match.excess,
+                record.find(best.key, FROM_SCRATCH, seed) if cell.searcher in scratch else None,
+                best.score,
+            )
+
+
+def _of(found: Sequence[Found], searcher: str, budgets: Sequence[str]) -> list[Found]:
+    """A searcher's plans at some budgets."""
+    return [plan for plan in found if plan.searcher == searcher and plan.budget in budgets]
+
+
+def _spans(settings: CompareSettings) -> Iterator[tuple[str, str, list[str]]]:
+    """Each budget by itself, then all of a kind where there are several: name, kind, budgets."""
+    for kind in _kinds(settings):
+        budgets = [budget for budget in settings.budgets if kind_of(budget) == kind]
+        for budget in budgets:
+            yield budget, kind, [budget]
+        if len(budgets) > 1:
+            yield ALL, kind, budgets
+
+
+def _rows(settings: CompareSettings, record: Record, found: Sequence[Found], dense: PlanResult) -> Iterator[Row]:
+    used = {cell.name: len(record.runs[cell.name].keys) for cell in cells_of(settings)}
+    for budget in settings.budgets:
+        for searcher in settings.searchers:
+            plans = _of(found, searcher, [budget])
+            if plans:
+                names = [cell.name for cell in cells_of(settings) if (cell.searcher, cell.budget) == (searcher, budget)]
+                yield _row(plans, dense, _mean([used[name] for name in names]))
+
+
+def _row(plans: Sequence[Found], dense: PlanResult, evaluations: float) -> Row:
+    tested, matches = [plan.tested for plan in plans], [plan for plan in plans if plan.uniform is not None]
+    excesses = [plan.excess for plan in matches]
+    known = dense.memory is not None and all(done.memory is not None for done in tested)
+    hand_set = is_hand_set(plans[0].searcher)
+    kept = [
+        statistics.speed_up_kept((dense.latency, dense.flops), (done.latency, done.flops))
+        for done in tested
+        if done.flops
+    ]
+    return Row(
+        searcher=plans[0].searcher,
+        budget=plans[0].budget,
+        accuracy=statistics.student_interval([done.test_accuracy for done in tested]),
+        score=_mean([plan.score for plan in plans]),
+        latency=_mean([done.latency / dense.latency for done in tested]),
+        memory=_mean([done.memory / dense.memory for done in tested]) if known else None,
+        uniform=statistics.student_interval([plan.uniform.test_accuracy for plan in matches]) if matches else None,
+        excess=(min(excesses), max(excesses)) if excesses else None,
+        unmatched=0 if hand_set else len(plans) - len(matches),
+        speed_up=_mean([dense.latency / done.latency for done in tested]),
+        speed_up_kept=statistics.student_interval(kept) if kept else None,
+        evaluations=evaluations,
+    )
+
+
+def references_of(settings: CompareSettings) -> list[str]:
+    """What searchers are compared with, in order: as cheap uniform plans, other ways to search, and the controls."""
+    others = [name for name in settings.searchers if not is_hand_set(name) and not name.startswith("rl")]
+    scratch = [SCRATCH] if any(control.startswith("scratch") for control in settings.controls) else []
+    return [UNIFORM, *others, *scratch, *([DENSE] if "dense" in settings.controls else [])]
+
+
+def _differences(settings: CompareSettings, record: Record, found: Sequence[Found]) -> Iterator[Difference]:
+    for budget, kind, budgets in _spans(settings):
+        for searcher in settings.searchers:
+            for reference in references_of(settings):
+                of = _reference(reference, record, found)
+                plans = _of(found, searcher, budgets)
+                pairs = [(plan.tested, of(plan)) for plan in plans if searcher != reference and of(plan) is not None]
+                if pairs:
+                    interval = statistics.paired_interval(*zip(*_accuracies(pairs), strict=True))
+                    yield Difference(searcher, reference, budget, kind, interval)
+
+
+def _accuracies(pairs: Sequence[tuple[PlanResult, PlanResult]]) -> list[tuple[float, float]]:
+    return [(one.test_accuracy, other.test_accuracy) for one, other in pairs]
+
+
+def _reference(name: str, record: Record, found: Sequence[Found]) -> Callable[[Found], PlanResult | None]:
+    """From a searched plan to what it is compared with."""
+    if name == UNIFORM:
+        return lambda plan: plan.uniform
+    if name == SCRATCH:
+        return lambda plan: plan.scratch
+    if name == DENSE:
+        return lambda plan: record.find(record.dense.key, FINE_TUNED, plan.seed)
+    theirs = {(plan.budget, plan.seed): plan.tested for plan in found if plan.searcher == name}
+    return lambda plan: theirs.get((plan.budget, plan.seed))
+
+
+def _uniform_points(
+    settings: CompareSettings, record: Record, found: Sequence[Found], kind: str
+) -> dict[int, list[Point]]:
+    """For each seed every hand-set plan that was fine-tuned with it, the dense model among them."""
+    keys = {evaluation.key for evaluation in record.curve} | {record.dense.key}
+    keys |= {plan.tested.key for plan in found if is_hand_set(plan.searcher)}
+    keys |= {plan.uniform.key for plan in found if plan.uniform is not None}
+    points: dict[int, list[Point]] = {}
+    for seed in settings.seeds:
+        tested = [record.find(key, FINE_TUNED, seed) for key in sorted(keys)]
+        points[seed] = [(done.taken(kind), done.test_accuracy) for done in tested if done and done.taken(kind)]
+    return points
+
+
+def _ratios(
+    settings: CompareSettings, found: Sequence[Found], uniform: Mapping[str, Mapping[int, list[Point]]]
+) -> Iterator[CostRatio]:
+    for budget, kind, budgets in _spans(settings):
+        for searcher in settings.searchers:
+            plans = [plan for plan in _of(found, searcher, budgets) if uniform[kind][plan.seed]]
+            if is_hand_set(searcher) or not plans:
+                continue
+            matched: list[Matched] = [
+                statistics.cost_at_accuracy(uniform[kind][plan.seed], plan.tested.test_accuracy) for plan in plans
+            ]
+            ratios = [match.cost / plan.tested.taken(kind) for match, plan in zip(matched, plans, strict=True)]
+            bounds = [match.bound for match in matched]
+            interval, beyond = statistics.geometric_interval(ratios), sum(map(bool, bounds))
+            yield CostRatio(searcher, budget, kind, interval, statistics.joint_bound(bounds), beyond)
+
+
+def _corner(found: Sequence[Found], dense: PlanResult, kind: str) -> Point:
+    """The worst of both: the dense model's cost, and the least accuracy of any searched plan."""
+    plans = [plan for plan in found if kind_of(plan.budget) == kind]
+    return (1.0, min((plan.tested.test_accuracy for plan in plans), default=dense.test_accuracy))
+
+
+def _volumes(
+    settings: CompareSettings, found: Sequence[Found], dense: PlanResult, kind: str, corner: Point
+) -> dict[str, Interval]:
+    """For each searcher, over the seeds, the hypervolume of its plans at all budgets of a kind."""
+    volumes = {}
+    budgets = [budget for budget in settings.budgets if kind_of(budget) == kind]
+    for searcher in settings.searchers:
+        plans = _of(found, searcher, budgets)
+        by_seed = {plan.seed: [] for plan in plans}
+        for plan in plans:
+            by_seed[plan.seed].append((plan.tested.taken(kind) / dense.taken(kind), plan.tested.test_accuracy))
+        if by_seed:
+            values = [statistics.hypervolume(points, corner) for points in by_seed.values()]
+            volumes[searcher] = statistics.student_interval(values)
+    return volumes
+
+
+def _curves(settings: CompareSettings, record: Record) -> dict[str, dict[str, Curves]]:
+    curves: dict[str, dict[str, Curves]] = {budget: {} for budget in settings.budgets}
+    for budget in settings.budgets:
+        for searcher in settings.searchers:
+            names = [cell.name for cell in cells_of(settings) if (cell.searcher, cell.budget) == (searcher, budget)]
+            runs = [record.runs[name] for name in names]
+            best = [statistics.best_so_far(run.rewards) for run in runs]
+            seconds = statistics.mean_over_time(best, [run.seconds for run in runs])
+            curves[budget][searcher] = Curves(statistics.mean_curve(best), seconds)
+    return curves
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,275 @@
+"""`python -m autoprune.compare`, as a user runs it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from running import command, run_in
+
+from autoprune.cli import check_overrides
+from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.session import check_names
+from autoprune.settings import AgentSettings, CompareSettings
+
+TINY = [
+    *("model=plain_cnn", "model.width=0.5", "constraints.multiple_of=32", "training.epochs=2", "data.train_size=500"),
+    *("search.evaluations=3", "searchers=[uniform,random,rl]", "latencies=[0.9]", "seeds=[0,1]"),
+    *("controls=[scratch:rl,dense]", "uniform_curve=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One whole comparison, for all tests that look at what it leaves."""
+    return run_in(tmp_path_factory.mktemp("compare"), *TINY, module="compare")
+
+
+def comparison_of(folder):
+    return json.loads((folder / "comparison.json").read_text())
+
+
+def timeless(value):
+    """Plain data without what a clock told."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def test_the_run_folder_holds_everything(finished):
+    folder, _ = finished
+    names = {path.name for path in folder.iterdir()}
+    assert {"comparison.json", "comparison.html", "dense.keras", "evaluations.sqlite", "settings.json"} <= names
+    assert not [name for name in names if "partial" in name]
+    assert list((folder / "tensorboard" / "rl@0.9" / "0").glob("events.out.tfevents*"))
+
+
+def test_every_searcher_had_equal_evaluations_and_hand_set_ones_searched_once(finished):
+    runs = comparison_of(finished[0])["runs"]
+    assert set(runs) == {"uniform@0.9", "random@0.9/0", "random@0.9/1", "rl@0.9/0", "rl@0.9/1"}
+    assert len(runs.pop("uniform@0.9")["keys"]) <= 3
+    assert {len(run["keys"]) for run in runs.values()} == {3}
+
+
+def test_budgets_are_kept_and_uniform_plans_are_as_fast(finished):
+    data = comparison_of(finished[0])
+    limit = 0.9 * data["dense"]["cost"]["latency"]
+    for run in data["runs"].values():
+        assert run["best"]["cost"]["latency"] <= limit
+    assert set(data["matches"]) == {"random@0.9/0", "random@0.9/1", "rl@0.9/0", "rl@0.9/1"}
+    for name, match in data["matches"].items():
+        searched = data["runs"][name]["best"]["cost"]["latency"]
+        assert match["evaluation"]["cost"]["latency"] <= 1.01 * searched
+        assert match["excess"] == pytest.approx(match["evaluation"]["cost"]["latency"] / searched - 1)
+
+
+def test_plans_are_finished_alike_and_once(finished):
+    data = comparison_of(finished[0])
+    tested = list(data["tested"].values())
+    assert len({(t["key"], t["recipe"], t["seed"]) for t in tested}) == len(tested)
+    epochs = {t["recipe"]: t["epochs"] for t in tested}
+    assert epochs == {"as it is": 0, "fine-tuned": 1, "from scratch": 3}
+    best = {run["best"]["key"] for name, run in data["runs"].items() if name.startswith("rl")}
+    assert {t["key"] for t in tested if t["recipe"] == "from scratch"} == best
+    tuned = {(t["key"], t["seed"]) for t in tested if t["recipe"] == "fine-tuned"}
+    assert {(data["dense"]["key"], 0), (data["dense"]["key"], 1)} <= tuned
+
+
+def test_new_weights_are_not_the_kept_ones(finished):
+    """A network from scratch ends elsewhere than the fine-tuned one, and with another seed elsewhere again."""
+    tested = comparison_of(finished[0])["tested"]
+    scratch = [t for t in tested.values() if t["recipe"] == "from scratch"]
+    for one in scratch:
+        assert one["test_accuracy"] != tested[f"{one['key']}/fine-tuned/{one['seed']}"]["test_accuracy"]
+        assert one["test_accuracy"] > 0.15
+
+
+def test_tables_and_verdicts_are_printed(finished):
+    folder, done = finished
+    said = " ".join(done.stdout.split())
+    for words in (
+        "After fine-tuning",
+        "Differences",
+        "Cost at equal accuracy",
+        "rl over the best hand-set uniform plan of the same latency:",
+        "reference point latency 100% of dense",
+        f"Report: {folder}/comparison.html",
+    ):
+        assert words in said
+    assert "Traceback" not in done.stderr
+    # Nothing is said of a difference whose interval contains zero.
+    intervals = [item["interval"] for item in comparison_of(folder)["differences"]]
+    assert said.count("more accurate.") <= sum(interval["low"] > 0 for interval in intervals if interval["n"] > 1)
+
+
+def test_the_page_needs_nothing_else(finished):
+    page = (finished[0] / "comparison.html").read_text()
+    assert page.count("<svg") == 3
+    assert not re.search(r'(src|href)="(?!#)|@import|url\(http', page)
+    for words in (
+        "test accuracy after fine-tuning (%)",
+        "latency per batch (us)",
+        "compiler estimate",
+        "One base model",
+    ):
+        assert words in page
+
+
+def test_a_comparison_that_has_ended_is_not_done_again(finished, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in finished[0].iterdir() if path.suffix != ".log"}
+    done = command(f"resume={finished[0]}", module="compare", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"This comparison has ended: its report is {finished[0]}/comparison.html" in done.stdout.replace("\n", "")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
+def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path):
+    """Ctrl-C while it searches, then a kill while it fine-tunes; what was finished is not done again."""
+    first = started(*TINY, cwd=tmp_path)
+    stop(first, tmp_path, lambda data: len(data["runs"]) >= 3, signal.SIGINT)
+    said = first.stdout.read().decode()
+    first.stdout.close()
+    assert first.returncode == 130
+    assert "python -m autoprune.compare resume=" in said
+    assert "Traceback" not in said
+    (folder,) = [path.parent for path in tmp_path.glob("outputs/compare/*/*/comparison.json")]
+    searched = comparison_of(folder)["runs"]
+
+    second = started(f"resume={folder}", cwd=tmp_path)
+    stop(second, tmp_path, lambda data: len(data["tested"]) >= 4, signal.SIGKILL)
+    second.stdout.close()
+    tuned = comparison_of(folder)
+    assert not tuned["ended"]
+    assert {name: tuned["runs"][name] for name in searched} == searched
+
+    done = command(f"resume={folder}", module="compare", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    resumed, whole = comparison_of(folder), comparison_of(finished[0])
+    assert resumed["runs"] == {**resumed["runs"], **tuned["runs"]}
+    assert timeless(resumed) == timeless(whole)
+    assert resumed["seconds"] > 0
+
+
+def started(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "autoprune.compare", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def stop(process, folder, reached, sign):
+    """Wait until a running comparison has come so far, then end it."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end and process.poll() is None:
+        for path in folder.glob("outputs/compare/*/*/comparison.json"):
+            if reached(json.loads(path.read_text())):
+                process.send_signal(sign)
+                process.wait(timeout=120)
+                return
+        time.sleep(0.02)
+    raise AssertionError("the comparison ended before it could be stopped")
+
+
+# ------------------------------------------------------------------ bad input
+
+
+def test_resume_takes_no_other_option(finished):
+    done = command(f"resume={finished[0]}", "search.evaluations=9", module="compare", cwd=finished[0].parents[3])
+    assert done.returncode == 2
+    assert "give resume=FOLDER alone" in done.stderr
+
+
+def test_an_impossible_budget_is_answered_before_anything_is_searched(tmp_path):
+    arguments = [argument for argument in TINY if not argument.startswith("latencies")]
+    done = command(*arguments, "latencies=[0.9,0.01]", module="compare", cwd=tmp_path)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "latency 0.01 was asked for, 0." in said
+    assert "to 1 is possible" in said
+    (path,) = tmp_path.glob("outputs/compare/*/*/comparison.json")
+    assert json.loads(path.read_text())["runs"] == {}
+
+
+def test_bad_input_gets_a_clear_error(tmp_path):
+    done = command("searchers=[uniform,rondom]", module="compare", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "There is no searcher 'rondom'. Did you mean 'random'?" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "message"),
+    [
+        (
+            "compare",
+            "experiment=quick",
+            "experiment=quick is not for `python -m autoprune.compare`, which has no budget.",
+        ),
+        ("compare", "searcher=random", "There is no option 'searcher'. Did you mean searchers"),
+        ("compare", "latency=[0.5]", "There is no option 'latency'. Did you mean latencies"),
+        ("compare", "resume=nowhere", "'nowhere' is not a run folder that can be resumed"),
+        ("search", "experiment=fashion_small", "experiment=fashion_small is not for `python -m autoprune.search`"),
+    ],
+)
+def test_options_that_the_command_does_not_have(name, argument, message):
+    """What every command asks before Hydra starts."""
+    assert message in check_overrides(name, [argument])
+
+
+@pytest.mark.parametrize("argument", ["experiment=fashion_small", "searchers=[rl]", "memories=[0.5]", "agent=ppo"])
+def test_options_that_it_has(argument):
+    assert check_overrides("compare", [argument]) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"searchers": ["rl", "rl"]}, "searchers must be different from each other. Received: rl, rl in"),
+        ({"searchers": ["rl", "rl:td3"]}, "searchers must be different from each other. Received: rl, rl:td3 in"),
+        ({"searchers": ["random:ppo"]}, "searchers must be names of searchers, or rl:AGENT such as rl:ppo"),
+        ({"searchers": ["rl:"]}, "searchers must be names of searchers, or rl:AGENT such as rl:ppo"),
+        ({"searchers": [""]}, "searchers must be names of searchers"),
+        ({"latencies": []}, "latencies must be given, or else memories"),
+        ({"latencies": [0.5, 0.5]}, "latencies must be different from each other. Received: 0.5, 0.5 in"),
+        ({"latencies": [0.5, 1.5]}, "latencies must be shares of the dense model's, above 0 and at most 1"),
+        ({"latencies": [0.0]}, "latencies must be shares of the dense model's"),
+        ({"memories": [-1.0]}, "memories must be shares of the dense model's"),
+        ({"seeds": []}, "seeds must be one value or more"),
+        ({"seeds": [1, 1]}, "seeds must be different from each other. Received: 1, 1 in"),
+        ({"seeds": [-1]}, "seeds must be whole numbers from 0"),
+        ({"controls": ["scrath"]}, "controls must be dense, scratch, or scratch: and one of the searchers"),
+        ({"controls": ["scratch:bayes"]}, "controls must be dense, scratch, or scratch: and one of the searchers"),
+        ({"uniform_curve": -1}, "uniform_curve must be 0 or more"),
+    ],
+)
+def test_lists_that_cannot_be(options, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        CompareSettings(**options)
+
+
+@pytest.mark.parametrize(
+    ("searcher", "message"),
+    [
+        ("rll", "There is no searcher 'rll'. Did you mean 'rl'?"),
+        ("uniform_skp", "There is no searcher 'uniform_skp'. Did you mean 'uniform_skip'?"),
+        ("rl:ppoo", "There is no agent 'ppoo'. Did you mean 'ppo'?"),
+    ],
+)
+def test_names_that_do_not_exist(searcher, message):
+    settings = CompareSettings(searchers=[searcher], controls=[])
+    with pytest.raises(UnknownNameError, match=re.escape(message)):
+        check_names(settings.search_settings(searcher))
+
+
+def test_options_belong_to_the_agent_that_they_were_given_for():
+    settings = CompareSettings(agent=AgentSettings("td3", {"tau": 0.1}), searchers=["rl", "rl:ppo"])
+    check_names(settings.search_settings("rl"))
+    check_names(settings.search_settings("rl:ppo"))
+    assert settings.search_settings("rl").agent.options == {"tau": 0.1}
+    assert settings.search_settings("rl:ppo").agent.options == {}

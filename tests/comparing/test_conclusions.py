@@ -1,0 +1,316 @@
+"""From plans to conclusions, in a world where every figure is known: no network is trained here."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import toy
+
+from autoprune.comparing import PlanResult, Record, Run, TimedScorer, cells_of, summarise
+from autoprune.comparing.jobs import jobs_of, scratch_searchers
+from autoprune.comparing.matching import HandSetPlan, Match, curve_plans, matched, widest_within
+from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
+from autoprune.errors import JournalError
+from autoprune.reporting.comparison import text_tables, verdicts
+from autoprune.searchers import SEARCHERS
+from autoprune.settings import CompareSettings
+
+RATIOS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
+CHOICES = {"searchers": ["uniform", "random", "rl"], "latencies": [0.5], "seeds": [0, 1, 2], "uniform_curve": 2}
+SETTINGS = CompareSettings(**CHOICES, controls=["scratch:rl", "dense"])
+
+
+def flat(ratio, rule="uniform", slower=1.0):
+    cost = toy.evaluation_of(ratio).cost
+    return HandSetPlan(rule, dict.fromkeys(toy.NAMES, ratio), replace(cost, latency=slower * cost.latency))
+
+
+FAMILY = [flat(ratio) for ratio in RATIOS]
+# What is best in the toy: the groups that take time and are worth little go first.
+BEST = toy.evaluation_of(dict(zip(toy.NAMES, (1.0, 0.375, 1.0, 0.25), strict=True)))
+
+
+# ------------------------------------------------------------------ matching
+
+
+def test_the_hand_set_plan_may_be_one_per_cent_slower():
+    assert [plan.cost.latency for plan in widest_within(FAMILY, 0.5, "latency")] == [0.5]
+    searched = replace(BEST, cost=replace(BEST.cost, latency=0.5 / 1.0099))
+    match = matched(toy.ToyEvaluator(), FAMILY, searched, "latency")
+    assert match.evaluation.widths == dict.fromkeys(toy.NAMES, 32)
+    assert match.excess == pytest.approx(0.0099)
+    searched = replace(BEST, cost=replace(BEST.cost, latency=0.5 / 1.0101))
+    match = matched(toy.ToyEvaluator(), FAMILY, searched, "latency")
+    assert match.evaluation.widths == dict.fromkeys(toy.NAMES, 24)
+    assert match.excess == pytest.approx(0.375 * 1.0101 / 0.5 - 1)
+
+
+def test_the_best_rule_stands_for_all_of_them():
+    whole = {"a": 1.0, "b": 0.5, "c": 1.0, "d": 0.25}
+    skip = HandSetPlan("uniform_skip", whole, toy.evaluation_of(whole).cost)
+    match = matched(toy.ToyEvaluator(), [*FAMILY, skip], BEST, "latency")
+    assert match.rule == "uniform"
+    searched = replace(BEST, cost=replace(BEST.cost, latency=0.52))
+    match = matched(toy.ToyEvaluator(), [*FAMILY, skip], searched, "latency")
+    assert match.rule == "uniform_skip"
+    assert Match.from_json(json.loads(json.dumps(match.to_json()))).evaluation == match.evaluation
+
+
+def test_nothing_stands_against_what_is_faster_than_every_hand_set_plan():
+    searched = replace(BEST, cost=replace(BEST.cost, latency=0.1))
+    assert matched(toy.ToyEvaluator(), FAMILY, searched, "latency") is None
+
+
+def test_memory_is_matched_under_a_memory_budget():
+    memory = replace(BEST.cost.memory, total=2999)
+    searched = replace(BEST, cost=replace(BEST.cost, memory=memory))
+    # In the toy all plans take the same memory: 3,000, within 1 % of it, so that the widest is the dense one.
+    match = matched(toy.ToyEvaluator(), FAMILY, searched, "memory")
+    assert match.evaluation.widths == dict.fromkeys(toy.NAMES, 64)
+
+
+def test_curve_leaves_out_the_dense_plan_and_what_is_slow_for_nothing():
+    family = [*FAMILY[:3], flat(0.625, slower=2.0), *FAMILY[4:], flat(0.5, "uniform_skip")]
+    ratios = [plan.keep_ratios["a"] for plan in curve_plans(family, 9, 0.3)]
+    assert ratios == [0.875, 0.75, 0.5, 0.375, 0.25]
+    assert [plan.keep_ratios["a"] for plan in curve_plans(family, 9, 0.4)] == ratios[:-1]
+    assert [plan.keep_ratios["a"] for plan in curve_plans(family, 3, 0.3)] == [0.875, 0.5, 0.25]
+    assert curve_plans(family, 0, 0.3) == []
+
+
+# ------------------------------------------------------------------ cells and jobs
+
+
+def test_cells_are_all_searchers_with_all_seeds_and_hand_set_ones_once():
+    names = [cell.name for cell in cells_of(replace(SETTINGS, latencies=[0.5, 0.25], memories=[0.3], seeds=[3, 1]))]
+    assert names[:3] == ["uniform@0.5", "random@0.5/3", "rl@0.5/3"]
+    assert "rl@memory 0.3/1" in names
+    assert len(names) == len(set(names)) == 3 * (1 + 2 * 2)
+
+
+def test_cells_have_their_own_settings():
+    settings = replace(SETTINGS, searchers=["uniform", "rl", "rl:ppo"], seeds=[7])
+    uniform, td3, ppo = (cell.settings(settings) for cell in cells_of(settings))
+    assert (uniform.searcher.name, uniform.seed, uniform.budget.latency) == ("uniform", 7, 0.5)
+    assert (td3.searcher.name, td3.agent.name) == ("rl", "td3")
+    assert (ppo.searcher.name, ppo.agent.name) == ("rl", "ppo")
+
+
+def ran(name, best):
+    return Run((best.key,), (0.9,), (1.0,), 2, best)
+
+
+def record_of(settings=SETTINGS, written=None):
+    """A comparison in which rl found the best plan, and random what uniform has."""
+    record = Record({"settings": {}}, lambda data: None if written is None else written.append(data))
+    record.dense = toy.evaluation_of(1.0)
+    record.curve = [toy.evaluation_of(ratio) for ratio in (0.75, 0.25)]
+    for cell in cells_of(settings):
+        record.runs[cell.name] = ran(cell.name, BEST if cell.searcher == "rl" else toy.evaluation_of(0.5))
+        if cell.searcher != "uniform":
+            excess = 0.5 / record.runs[cell.name].best.cost.latency - 1
+            record.matches[cell.name] = Match("uniform", toy.evaluation_of(0.5), excess)
+    return record
+
+
+def finish(record, settings=SETTINGS):
+    """Test accuracies are those of the toy, a little more or less by seed, and less from scratch."""
+    for job in jobs_of(settings, record):
+        luck = 0.001 * (job.seed or 0) * (1 if job.evaluation.key == BEST.key else 2)
+        accuracy = job.evaluation.accuracy + luck - (0.01 + luck if job.recipe == FROM_SCRATCH else 0)
+        cost = job.evaluation.cost
+        numbers = (accuracy, accuracy, cost.latency, cost.memory.total, cost.flops, 1000, 2)
+        record.add_tested(PlanResult(job.evaluation.key, job.recipe, job.seed, *numbers))
+
+
+def test_every_plan_is_finished_once_with_every_seed():
+    jobs = jobs_of(SETTINGS, record_of())
+    kinds = [(job.evaluation.key, job.recipe, job.seed) for job in jobs]
+    half, dense = toy.evaluation_of(0.5).key, toy.evaluation_of(1.0).key
+    assert len(kinds) == len(set(kinds))
+    assert set(kinds) == {
+        (dense, AS_IT_IS, None),
+        *((key, FINE_TUNED, seed) for key in (half, BEST.key, dense) for seed in (0, 1, 2)),
+        *((toy.evaluation_of(ratio).key, FINE_TUNED, seed) for ratio in (0.75, 0.25) for seed in (0, 1, 2)),
+        *((BEST.key, FROM_SCRATCH, seed) for seed in (0, 1, 2)),
+    }
+
+
+def test_scratch_is_for_what_was_searched_unless_it_is_named():
+    assert scratch_searchers(SETTINGS) == {"rl"}
+    assert scratch_searchers(replace(SETTINGS, controls=["scratch"])) == {"random", "rl"}
+    assert scratch_searchers(replace(SETTINGS, controls=["scratch:uniform", "scratch:rl"])) == {"uniform", "rl"}
+
+
+def test_scorer_charges_what_an_evaluation_took_when_it_was_first_scored():
+    class Slow(toy.ToyEvaluator):
+        def evaluate(self, keep_ratios):
+            return replace(super().evaluate(keep_ratios), seconds=100.0)
+
+    problem = toy.problem()
+    scorer = TimedScorer(Slow(), "random@0.5/0", 5)
+    SEARCHERS.get("random")(problem, scorer, 0)
+    run = Run.of(scorer, problem)
+    assert len(run.keys) == len(run.rewards) == len(run.seconds) == 5
+    assert all(100 <= seconds < 101 for seconds in run.seconds)
+    assert run.best == problem.objective.best(scorer.course)
+    again = Run.from_json(json.loads(json.dumps(run.to_json())))
+    assert again.to_json() == run.to_json()
+    within = [problem.objective.met_by(evaluation) for evaluation in scorer.course]
+    assert [reward is not None for reward in run.rewards] == within
+
+
+# ------------------------------------------------------------------ the record
+
+
+def test_record_is_written_whenever_something_is_added_and_comes_back():
+    written = []
+    record = record_of(written=written)
+    finish(record)
+    assert len(written) == len(record.tested)
+    again = Record({"settings": {}}, written.append, json.loads(json.dumps(written[-1])))
+    again.save()
+    assert json.loads(json.dumps(written[-1])) == json.loads(json.dumps(written[-2]))
+    assert again.find(BEST.key, FINE_TUNED, 1) == record.find(BEST.key, FINE_TUNED, 1)
+    assert again.find(BEST.key, FINE_TUNED, 9) is None
+
+
+@pytest.mark.parametrize("stored", [{"format": "autoprune.metrics", "version": 1}, {"format": "autoprune.comparison"}])
+def test_record_of_another_kind_is_refused(stored):
+    with pytest.raises(JournalError, match="Expected a comparison of version 1. Received: format="):
+        Record({}, lambda data: None, stored)
+
+
+# ------------------------------------------------------------------ conclusions
+
+
+@pytest.fixture(scope="module")
+def summary():
+    record = record_of()
+    finish(record)
+    return summarise(SETTINGS, record)
+
+
+def difference(summary, searcher, reference):
+    (found,) = [d for d in summary.differences if (d.searcher, d.reference) == (searcher, reference)]
+    return found.interval
+
+
+def test_rows_hold_what_was_finished(summary):
+    rows = {row.searcher: row for row in summary.rows}
+    assert rows["rl"].accuracy.mean == pytest.approx(BEST.accuracy + 0.001)
+    assert rows["rl"].accuracy.count == rows["uniform"].accuracy.count == 3
+    assert rows["rl"].latency == pytest.approx(BEST.cost.latency)
+    assert rows["rl"].uniform.mean == pytest.approx(toy.evaluation_of(0.5).accuracy + 0.002)
+    assert rows["rl"].excess == (pytest.approx(0.5 / BEST.cost.latency - 1),) * 2
+    assert rows["uniform"].uniform is None
+    assert rows["rl"].speed_up_kept.mean == pytest.approx(1 / BEST.cost.latency)
+
+
+def test_differences_are_paired_by_seed(summary):
+    """The luck of a seed is twice as large for what is not the best plan: what is left are 0, -0.001 and -0.002."""
+    gain = BEST.accuracy - toy.evaluation_of(0.5).accuracy
+    for reference in ("hand-set uniform", "random"):
+        interval = difference(summary, "rl", reference)
+        assert interval.mean == pytest.approx(gain - 0.001)
+        assert interval.high - interval.mean == pytest.approx(4.30265 * 0.001 / 3**0.5, rel=1e-4)
+        assert interval.excludes_zero
+    assert difference(summary, "random", "hand-set uniform").mean == 0
+    assert difference(summary, "rl", "from scratch").mean == pytest.approx(0.011)
+    assert not [d for d in summary.differences if d.searcher == "uniform" and d.reference == "hand-set uniform"]
+    assert not [d for d in summary.differences if d.searcher == "random" and d.reference == "from scratch"]
+
+
+def test_uniform_plans_take_longer_for_the_same_accuracy(summary):
+    (ratio,) = [r for r in summary.ratios if r.searcher == "rl"]
+    assert ratio.interval.mean > 1.1
+    assert ratio.bound == ""
+    assert ratio.differs
+
+
+def test_an_accuracy_that_uniform_plans_never_reach_is_a_bound():
+    settings = replace(SETTINGS, controls=[], uniform_curve=0)
+    record = record_of(settings)
+    record.curve = []
+    finish(record, settings)
+    (ratio,) = [r for r in summarise(settings, record).ratios if r.searcher == "rl"]
+    assert (ratio.bound, ratio.bounds) == (">=", 3)
+    assert ratio.interval.mean == pytest.approx(0.5 / BEST.cost.latency)
+
+
+def test_hypervolume_of_one_budget_is_a_rectangle(summary):
+    corner = summary.corners["latency"]
+    assert corner == (1.0, pytest.approx(toy.evaluation_of(0.5).accuracy))
+    expected = (1 - BEST.cost.latency) * (BEST.accuracy + 0.001 - corner[1])
+    assert summary.volumes["latency"]["rl"].mean == pytest.approx(expected)
+
+
+def test_budgets_are_also_taken_together():
+    settings = replace(SETTINGS, latencies=[0.5, 0.6])
+    record = record_of(settings)
+    finish(record, settings)
+    found = {d.budget: d.interval.count for d in summarise(settings, record).differences if d.searcher == "rl"}
+    assert found == {"0.5": 3, "0.6": 3, "all": 6}
+
+
+def test_a_searcher_that_found_nothing_has_no_row_and_is_told_of():
+    record = record_of()
+    for name in [name for name in record.runs if name.startswith("random")]:
+        record.runs[name] = Run(("key",), (None,), (1.0,), 0, None)
+        record.matches.pop(name)
+    finish(record)
+    summary = summarise(SETTINGS, record)
+    assert {row.searcher for row in summary.rows} == {"uniform", "rl"}
+    assert "random found no plan within any budget." in verdicts(SETTINGS, summary)
+    assert text_tables(SETTINGS, summary)
+
+
+def test_conclusions_are_json(summary):
+    data = json.loads(json.dumps(summary.to_json(), allow_nan=False))
+    assert {"rows", "differences", "ratios", "volumes", "corners", "curves", "dense_tuned"} == set(data)
+    assert data["differences"][0]["interval"]["n"] == 3
+
+
+# ------------------------------------------------------------------ words
+
+
+def test_verdict_says_what_the_interval_allows(summary):
+    random, rl = verdicts(SETTINGS, summary)
+    assert rl.startswith("rl over the best hand-set uniform plan of the same latency: +")
+    assert "n = 3): more accurate." in rl
+    assert "up to" not in rl
+    assert "(95 % +0.00 to +0.00, n = 3): no difference beyond chance." in random
+
+
+def test_verdict_tells_of_uniform_plans_that_are_not_as_fast():
+    record = record_of()
+    record.matches["rl@0.5/0"] = replace(record.matches["rl@0.5/0"], excess=-0.034)
+    record.matches["rl@0.5/1"] = None
+    finish(record)
+    rl = verdicts(SETTINGS, summarise(SETTINGS, record))[-1]
+    assert "n = 2)" in rl
+    assert "The nearest uniform plans are up to 3.4% faster than the searched ones." in rl
+    assert "1 of 3 searched plans are faster than every uniform one." in rl
+
+
+def test_one_seed_gives_no_interval_and_no_verdict():
+    settings = replace(SETTINGS, seeds=[1])
+    record = record_of(settings)
+    finish(record, settings)
+    summary = summarise(settings, record)
+    assert all("in one pair: too few for an interval" in sentence for sentence in verdicts(settings, summary))
+    assert not any("*" in cell for table in text_tables(settings, summary) for row in table.rows for cell in row)
+
+
+def test_tables_hold_the_figures(summary):
+    results, differences, costs = text_tables(SETTINGS, summary)
+    cells = {row[1]: dict(zip(results.headers, row, strict=True)) for row in results.rows}
+    assert cells["rl"]["budget"] == "latency 0.5"
+    assert cells["rl"]["test accuracy"].startswith(f"{100 * (BEST.accuracy + 0.001):.2f} ± ")
+    assert cells["rl"]["latency"] == f"{BEST.cost.latency:.1%}"
+    assert cells["uniform"]["uniform as fast"] == "-"
+    rl = dict(zip(differences.headers, next(row for row in differences.rows if row[1] == "rl"), strict=True))
+    assert rl["over hand-set uniform"].endswith("*")
+    assert rl["over from scratch"].startswith("+1.10")
+    assert "n pairs" in differences.caption
+    assert "reference point latency 100% of dense" in costs.caption

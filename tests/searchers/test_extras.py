@@ -1,0 +1,82 @@
+"""Searchers and agents of the extra `search`: always in the tables, refused at once where a library is missing."""
+
+import sys
+
+import numpy as np
+import pytest
+import toy
+
+from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.searchers import SEARCHERS, Scorer
+from autoprune.searchers.extras import checked_searcher
+from autoprune.searchers.rl import AGENTS, RlSearcher, _roll_out
+from autoprune.session import check_names
+from autoprune.settings import AgentSettings, SearcherSettings, SearchSettings, TargetSettings
+
+INSTALL = r'pip install "autoprune\[search\]"'
+SETTINGS = {
+    "evolution": ("cmaes", {"searcher": SearcherSettings("evolution")}),
+    "bayes": ("optuna", {"searcher": SearcherSettings("bayes")}),
+    "tqc": ("sb3_contrib", {"agent": AgentSettings("tqc")}),
+    "recurrent_ppo": ("sb3_contrib", {"agent": AgentSettings("recurrent_ppo")}),
+}
+
+
+def settings(**options):
+    return SearchSettings(target=TargetSettings("cpu"), **options)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_missing_library_is_named_before_anything_is_trained(name, monkeypatch):
+    library, options = SETTINGS[name]
+    monkeypatch.setitem(sys.modules, library, None)
+    assert name in SEARCHERS or name in AGENTS
+    with pytest.raises(SettingsError, match=f"={name} needs {library}, which cannot be imported .*{INSTALL}"):
+        check_names(settings(**options))
+
+
+@pytest.mark.parametrize("name", ["evolution", "bayes"])
+def test_a_missing_library_costs_no_evaluation(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, SETTINGS[name][0], None)
+    scorer = Scorer(toy.ToyEvaluator(), name, 5)
+    with pytest.raises(SettingsError, match=INSTALL):
+        SEARCHERS.get(name)(toy.problem(), scorer, 0)
+    assert scorer.used == 0
+
+
+def test_what_needs_no_library_runs_without_any(monkeypatch):
+    for library, _ in SETTINGS.values():
+        monkeypatch.setitem(sys.modules, library, None)
+    for name in ("uniform", "uniform_skip", "uniform_width", "random", "greedy"):
+        check_names(settings(searcher=SearcherSettings(name)))
+    for name in ("td3", "ddpg", "sac", "ppo"):
+        check_names(settings(agent=AgentSettings(name)))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_is_installed_is_not_refused(name):
+    check_names(settings(**SETTINGS[name][1]))
+
+
+def test_unknown_searcher_suggests_the_near_one():
+    with pytest.raises(UnknownNameError, match="no searcher 'greedi'. Did you mean 'greedy'"):
+        checked_searcher("greedi")
+
+
+def test_a_policy_with_a_memory_is_not_stored(messages):
+    rl = RlSearcher(toy.make_env, AgentSettings("recurrent_ppo"))
+    rl(toy.problem(), Scorer(toy.ToyEvaluator(), "rl", 4), 0)
+    assert rl.actor is None
+    assert "recurrent_ppo has a memory: its policy is not stored" in messages()
+
+
+def test_the_last_plan_is_made_with_the_memory_of_the_earlier_groups():
+    told = []
+
+    class Remembering:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            told.append((state, bool(episode_start[0]), deterministic))
+            return np.zeros(1), len(told)
+
+    _roll_out(Remembering(), toy.make_env(toy.problem(), Scorer(toy.ToyEvaluator(), "x", 1)))
+    assert told == [(None, True, True), (1, False, True), (2, False, True), (3, False, True)]
