@@ -34,7 +34,7 @@ from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import SearchSettings
 from autoprune.training.base_model import base_model
-from envs.making import env_maker
+from envs.making import EnvMaker
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def made_searcher(session: Session, settings: SearchSettings, log_folder: Path |
     """
     if settings.searcher.name != "rl":
         return SEARCHERS.get(settings.searcher.name)
-    make_env = env_maker(session.model, session.planner, session.cost_model.target)
+    make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
     return _rl().RlSearcher(make_env, settings.agent, log_folder)
 
 

@@ -5,51 +5,95 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.searchers import Problem, Scorer
+from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.policy import Policy
 from autoprune.settings import SearchSettings
 from envs import ENV_ID
 from envs.action import MEANING
 from envs.facts import read_facts
+from envs.imagined_env import ImaginedPruningEnv, ImaginedTask
 from envs.observation import FEATURES, Situation, shares
 from envs.pruning_env import PruningTask
 
+MISSED = 0.3  # Reward that a certain miss of the budget costs an imagined plan, besides the reward's own penalty.
 
-def env_maker(model: Any, planner: Planner, target: Target) -> Callable[[Problem, Scorer], gymnasium.Env]:
-    """What `RlSearcher` needs: makes the environment of a problem around a scorer.
+
+class EnvMaker:
+    """What `RlSearcher` needs: makes environments of problems of one model around a scorer.
 
     Args:
         model: the dense model; its facts are read now.
         planner: made for the model.
         target: what the cost is for.
     """
-    facts = read_facts(model, planner)
 
-    def make(problem: Problem, scorer: Scorer) -> gymnasium.Env:
-        latency, memory = shares(problem.budget, problem.dense)
-        minimum = problem.legal.minimum
-        guess = latency_guess(problem, scorer)
-        situation = Situation(facts, latency, memory, problem.anchor, minimum, target, guess)
+    def __init__(self, model: Any, planner: Planner, target: Target) -> None:
+        self._facts = read_facts(model, planner)
+        self._target = target
+
+    def __call__(self, problem: Problem, scorer: Scorer) -> gymnasium.Env:
+        """An environment in which every episode is an evaluation by the scorer."""
+        situation = self._situation(problem, latency_guess(problem, scorer))
         task = PruningTask(situation, problem.legal, problem.objective, scorer.evaluate)
         return gymnasium.make(ENV_ID, task=task)
 
-    return make
+    def imagined(self, problem: Problem, scorer: Scorer, imagination: Imagination, count: int) -> ImaginedPruningEnv:
+        """Episodes side by side that are paid by guesses."""
+        return imagined_env(self._situation(problem), problem, scorer, imagination, count)
+
+    def _situation(self, problem: Problem, *guess: Callable[[Sequence[float]], float | None]) -> Situation:
+        latency, memory = shares(problem.budget, problem.dense)
+        minimum = problem.legal.minimum
+        return Situation(self._facts, latency, memory, problem.anchor, minimum, self._target, *guess)
 
 
 def latency_guess(problem: Problem, scorer: Scorer) -> Callable[[Sequence[float]], float | None]:
     """The share of the dense latency that the scorer's surrogate guesses for keep ratios, once it has learnt."""
+    guesses = latency_guesses(problem, scorer)
 
     def guess(keep_ratios: Sequence[float]) -> float | None:
-        if scorer.surrogate is None or not scorer.surrogate.ready:
-            return None
-        names = (group.name for group in problem.groups)
-        widths = problem.legal.all_nearest(dict(zip(names, keep_ratios, strict=True)))
-        return scorer.surrogate.predict(widths).latency / problem.dense.cost.latency
+        found = guesses(np.array([keep_ratios]))
+        return None if found is None else float(found[0])
 
     return guess
+
+
+def latency_guesses(problem: Problem, scorer: Scorer) -> Callable[[np.ndarray], np.ndarray | None]:
+    """The same for (m, groups) keep ratios."""
+    groups = problem.groups
+
+    def guesses(keep_ratios: np.ndarray) -> np.ndarray | None:
+        if scorer.surrogate is None or not scorer.surrogate.ready:
+            return None
+        widths = [
+            [problem.legal.nearest(group.name, ratio) for group, ratio in zip(groups, one, strict=True)]
+            for one in keep_ratios
+        ]
+        return scorer.surrogate.predict_all(np.array(widths, float))[0] / problem.dense.cost.latency
+
+    return guesses
+
+
+def imagined_env(
+    situation: Situation, problem: Problem, scorer: Scorer, imagination: Imagination, count: int
+) -> ImaginedPruningEnv:
+    """Imagined episodes of a problem: rewards are expected ones, less those of plans that may miss the budget.
+
+    A plan that is guessed to meet the budget only just would be the best place for an agent, and half of such plans
+    miss it: what a plan is paid is weighed by how likely it is to be a result.
+    """
+
+    def rewards(widths: np.ndarray) -> np.ndarray:
+        guesses = imagination.guesses(widths)
+        return guesses.rewards - (1 - guesses.within) * MISSED
+
+    task = ImaginedTask(situation, problem.legal, latency_guesses(problem, scorer), rewards)
+    return ImaginedPruningEnv(task, count)
 
 
 def learnt_policy(

@@ -129,6 +129,24 @@ class Surrogate:
         memory = None if self._memory is None else max(self._memory.predict(features), 0.0)
         return Guess(max(self._latency.predict(features), 0.0), memory)
 
+    def predict_all(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Guess what many plans cost.
+
+        Args:
+            widths: (m, groups) channels left, in the order of the groups.
+
+        Returns:
+            (m,) seconds per batch, and (m,) bytes of device memory or None.
+
+        Raises:
+            ValueError: fewer than 12 plans have been seen.
+        """
+        if self._latency is None:
+            self._learn()
+        features = self._space.features(np.asarray(widths, float))
+        memory = None if self._memory is None else np.maximum(self._memory.predict_all(features), 0.0)
+        return np.maximum(self._latency.predict_all(features), 0.0), memory
+
     def _learn(self) -> None:
         if not self.ready:
             raise ValueError(f"A guess needs {LEAST} plans or more. Seen: {len(self._seen)}")
@@ -173,7 +191,6 @@ class _Space:
             for index, owned in axis.owners:
                 self._share[row, index] += owned
         self._sizes = sizes
-        self._tiles = np.array(TILES, float)[:, None]
         own = [[axes.index(axis) for axis in layer.axes if axis.owners] for layer in layers]
         self._work = [(layer.flops, columns) for layer, columns in zip(layers, own, strict=True)]
         self.terms = {}
@@ -192,11 +209,16 @@ class _Space:
         return [*own, *around, *tiles], [OWN] * len(own) + [NEAR] * len(around) + [TILE] * len(tiles)
 
     def features(self, widths: np.ndarray) -> np.ndarray:
-        """All features of a plan: log2 of each axis's length, share of each tile left empty, widths, operations."""
-        left = 1 - self._share @ (1 - widths / self._sizes)
+        """All features of plans: log2 of each axis's length, share of each tile left empty, widths, operations.
+
+        Args:
+            widths: (groups,) of one plan, or (m, groups).
+        """
+        left = 1 - (1 - widths / self._sizes) @ self._share.T
         lengths = self._dense * left
-        empty = (np.ceil(lengths / self._tiles - 1e-9) * self._tiles - lengths) / self._tiles
-        work = sum(flops * math.prod(left[column] for column in columns) for flops, columns in self._work)
+        parts = [np.log2(lengths)]
+        parts += [(np.ceil(lengths / tile - 1e-9) * tile - lengths) / tile for tile in TILES]
+        work = sum(flops * math.prod(left[..., column] for column in columns) for flops, columns in self._work)
         # Many widths together weigh as much as one.
-        each = np.log2(widths) / math.sqrt(len(widths))
-        return np.concatenate([np.log2(lengths), empty.ravel(), each, [math.log2(max(work, 1))]])
+        parts += [np.log2(widths) / math.sqrt(widths.shape[-1]), np.log2(np.maximum(work, 1))[..., None]]
+        return np.concatenate(parts, axis=-1)

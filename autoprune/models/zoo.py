@@ -36,7 +36,7 @@ def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, w
     """An untrained model.
 
     Args:
-        name: a registered architecture: `small_resnet`, `plain_cnn`, `resnet20`, `vgg16`.
+        name: a registered architecture: `small_resnet`, `plain_cnn`, `resnet20`, `vgg16`, `mobilenet_v2`.
         input_shape: shape of one image, or None for what the network is known for.
         classes: number of classes, or None likewise.
         width: factor on every layer's number of channels.
@@ -120,6 +120,37 @@ def _vgg16(shape: tuple[int, ...], classes: int, width: float) -> Any:
     return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="vgg16")
 
 
+def _inverted_residual(x: Any, channels: int, name: str, *, expansion: int, stride: int) -> Any:
+    """A 1x1 convolution up, a depthwise one, a 1x1 convolution down; a shortcut where the shape stays."""
+    inner = x
+    if expansion > 1:
+        inner = _conv_bn(inner, expansion * x.shape[-1], f"{name}_expand", kernel=1)
+    inner = layers.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise")(inner)
+    inner = layers.BatchNormalization(momentum=0.9, name=f"{name}_depthwise_bn")(inner)
+    inner = layers.ReLU(name=f"{name}_depthwise_relu")(inner)
+    inner = _conv_bn(inner, channels, f"{name}_project", kernel=1, relu=False)
+    return layers.Add(name=f"{name}_add")([x, inner]) if stride == 1 and x.shape[-1] == channels else inner
+
+
+def _mobilenet_v2(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """MobileNetV2 for small images: 2.2 million parameters.
+
+    Sandler et al., 2018 (arXiv 1801.04381), table 2, with stride 1 in the stem and in the first two stages and ReLU in
+    the place of ReLU6.
+    """
+    image = keras.Input(shape, name="image")
+    x = _conv_bn(image, _scaled(32, width), "stem")
+    stages = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    for stage, (expansion, channels, count, stride) in enumerate(stages, start=1):
+        for block in range(1, count + 1):
+            name, steps = f"stage{stage}_block{block}", stride if block == 1 else 1
+            x = _inverted_residual(x, _scaled(channels, width), name, expansion=expansion, stride=steps)
+    x = _conv_bn(x, _scaled(1280, width), "head", kernel=1)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="mobilenet_v2")
+
+
+ARCHITECTURES.add("mobilenet_v2")(Architecture(_mobilenet_v2, (32, 32, 3)))
 ARCHITECTURES.add("small_resnet")(Architecture(_small_resnet, (8, 8, 1)))
 ARCHITECTURES.add("resnet20")(Architecture(_resnet20, (32, 32, 3)))
 ARCHITECTURES.add("plain_cnn")(Architecture(_plain_cnn, (28, 28, 1)))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -21,10 +21,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from autoprune.errors import SettingsError
 from autoprune.registry import Registry, suggestion
+from autoprune.searchers.dyna import EPISODES, Dyna
 from autoprune.searchers.extras import extra
+from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import EvaluationsSpent, Scorer, needs_anchor
 from autoprune.settings import AgentSettings
@@ -44,6 +47,7 @@ class AgentKind:
         squash: whether the deterministic actor ends in tanh.
         activation: between the actor's layers.
         policy: name of the SB3 policy.
+        imagines: whether it learns in imagined episodes, see `autoprune.searchers.dyna`.
     """
 
     algorithm: Callable[[], type[BaseAlgorithm]]
@@ -52,6 +56,7 @@ class AgentKind:
     squash: bool
     activation: str
     policy: str = "MlpPolicy"
+    imagines: bool = False
 
 
 def _off_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
@@ -91,6 +96,19 @@ def _ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
     }
 
 
+def _dyna_ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+    """One round of imagined episodes between two updates."""
+    return {
+        "learning_rate": 1e-3,
+        "n_steps": steps,
+        "batch_size": EPISODES * steps // 4,
+        "n_epochs": 4,
+        "gamma": 1.0,
+        "gae_lambda": 1.0,
+        "policy_kwargs": {"net_arch": list(settings.net), "log_std_init": -0.7},
+    }
+
+
 def _recurrent_ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
     options = _ppo(steps, episodes, settings)
     return {**options, "policy_kwargs": {**options["policy_kwargs"], "lstm_hidden_size": settings.net[0]}}
@@ -122,6 +140,9 @@ AGENTS.add("sac")(AgentKind(lambda: SAC, _sac, _gaussian_actor, squash=True, act
 AGENTS.add("td3")(AgentKind(lambda: TD3, _deterministic, _deterministic_actor, squash=True, activation="relu"))
 AGENTS.add("ddpg")(AgentKind(lambda: DDPG, _deterministic, _deterministic_actor, squash=True, activation="relu"))
 AGENTS.add("ppo")(AgentKind(lambda: PPO, _ppo, _on_policy_actor, squash=False, activation="tanh"))
+AGENTS.add("dyna_ppo")(
+    AgentKind(lambda: PPO, _dyna_ppo, _on_policy_actor, squash=False, activation="tanh", imagines=True)
+)
 # Truncated quantile critics (Kuznetsov et al., 2020, arXiv 2005.04269): SAC with a distribution for a critic.
 TQC = partial(_contributed, "TQC", "tqc")
 AGENTS.add("tqc")(AgentKind(TQC, _sac, _gaussian_actor, squash=True, activation="relu"))
@@ -144,7 +165,8 @@ def check_agent(settings: AgentSettings) -> AgentKind:
     for option in settings.options:
         if option not in known:
             raise SettingsError(f"agent.options do not fit {settings.name}: '{option}'. {suggestion(option, known)}")
-    _made(kind, settings, _Blank(), steps=2, episodes=4, seed=0)
+    blank = DummyVecEnv([_Blank] * EPISODES) if kind.imagines else _Blank()
+    _made(kind, settings, blank, steps=2, episodes=4, seed=0)
     return kind
 
 
@@ -155,7 +177,7 @@ class _Blank(gymnasium.Env):
 
 
 def _made(
-    kind: AgentKind, settings: AgentSettings, env: gymnasium.Env, *, steps: int, episodes: int, seed: int
+    kind: AgentKind, settings: AgentSettings, env: gymnasium.Env | VecEnv, *, steps: int, episodes: int, seed: int
 ) -> BaseAlgorithm:
     """The agent for an environment.
 
@@ -169,11 +191,23 @@ def _made(
         raise SettingsError(f"agent.options do not fit {settings.name}: {error}") from error
 
 
+class Environments(Protocol):
+    """Makes environments for the agents of a model."""
+
+    def __call__(self, problem: Problem, scorer: Scorer) -> gymnasium.Env:
+        """The environment of a problem, in which every episode is an evaluation by the scorer."""
+        ...
+
+    def imagined(self, problem: Problem, scorer: Scorer, imagination: Imagination, count: int) -> Any:
+        """Episodes side by side that are paid by guesses: a `VecEnv` with `Episodes.plans`."""
+        ...
+
+
 class RlSearcher:
     """A searcher that trains an agent on the environment.
 
     Args:
-        make_env: makes the environment around a scorer.
+        make_env: makes the environment around a scorer, and imagined ones.
         settings: which agent, its options.
         log_folder: where TensorBoard files go, or None.
 
@@ -184,7 +218,7 @@ class RlSearcher:
 
     def __init__(
         self,
-        make_env: Callable[[Problem, Scorer], gymnasium.Env],
+        make_env: Environments,
         settings: AgentSettings,
         log_folder: str | Path | None = None,
     ) -> None:
@@ -200,24 +234,43 @@ class RlSearcher:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            env = self._make_env(problem, scorer)
-            agent = self._make_agent(env, len(problem.groups), scorer.left, seed)
-            if scorer.left > 1:
-                episodes = scorer.left - 1
-                agent.learn(episodes * len(problem.groups), callback=_Watch(scorer))
-            self.actor = stored_actor(self._kind, agent)
-            if self.actor is None:
-                logger.info("%s has a memory: its policy is not stored, its plans are", self._settings.name)
-            if needs_anchor(problem, scorer):
-                scorer.evaluate(problem.anchor)
+            if self._kind.imagines:
+                self._imagine(problem, scorer, seed)
             else:
-                _roll_out(agent, env)
+                self._try(problem, scorer, seed)
         except EvaluationsSpent:
             return
         finally:
             torch.set_num_threads(threads)
 
-    def _make_agent(self, env: gymnasium.Env, steps: int, episodes: int, seed: int) -> BaseAlgorithm:
+    def _try(self, problem: Problem, scorer: Scorer, seed: int) -> None:
+        """Every episode is an evaluation."""
+        env = self._make_env(problem, scorer)
+        agent = self._make_agent(env, len(problem.groups), scorer.left, seed)
+        if scorer.left > 1:
+            episodes = scorer.left - 1
+            agent.learn(episodes * len(problem.groups), callback=_Watch(scorer))
+        self._conclude(agent, env, problem, scorer)
+
+    def _imagine(self, problem: Problem, scorer: Scorer, seed: int) -> None:
+        """Hundreds of imagined episodes for each evaluation."""
+        imagination = Imagination(problem, scorer)
+        episodes = self._make_env.imagined(problem, scorer, imagination, EPISODES)
+        agent = self._make_agent(episodes, len(problem.groups), scorer.left, seed)
+        Dyna(problem, scorer, imagination, episodes, agent, warm_up=self._settings.warm_up, seed=seed).run()
+        self._conclude(agent, self._make_env(problem, scorer), problem, scorer)
+
+    def _conclude(self, agent: BaseAlgorithm, env: gymnasium.Env, problem: Problem, scorer: Scorer) -> None:
+        """Hold on to what has been learnt, and score its plan, or the anchor if nothing has met the budget."""
+        self.actor = stored_actor(self._kind, agent)
+        if self.actor is None:
+            logger.info("%s has a memory: its policy is not stored, its plans are", self._settings.name)
+        if needs_anchor(problem, scorer):
+            scorer.evaluate(problem.anchor)
+        else:
+            _roll_out(agent, env)
+
+    def _make_agent(self, env: gymnasium.Env | VecEnv, steps: int, episodes: int, seed: int) -> BaseAlgorithm:
         agent = _made(self._kind, self._settings, env, steps=steps, episodes=episodes, seed=seed)
         if self._log_folder is not None:
             agent.set_logger(configure(str(self._log_folder), ["tensorboard"]))

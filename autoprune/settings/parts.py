@@ -14,7 +14,8 @@ class ModelSettings:
     """Which model.
 
     Attributes:
-        name: an architecture of the zoo (`small_resnet`, `plain_cnn`, `resnet20`, `vgg16`), or `file`.
+        name: an architecture of the zoo (`small_resnet`, `plain_cnn`, `resnet20`, `vgg16`,
+            `mobilenet_v2`), or `file`.
         path: the `.keras` file, for `file`; to measure, also a list of files.
         width: factor on every layer's channels, for architectures of the zoo.
         input_shape: shape of one image; by default the data's, or what the architecture is known for.

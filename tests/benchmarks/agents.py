@@ -32,7 +32,7 @@ from autoprune.searchers.posing import pose
 from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import AgentSettings, BudgetSettings, DataSettings, ModelSettings, SearchSettings
 from autoprune.training.base_model import base_model
-from envs.making import env_maker
+from envs.making import EnvMaker
 
 RESULTS = Path(__file__).parent / "results" / "agents.json"
 
@@ -57,7 +57,7 @@ def main() -> None:
         problem = pose(evaluator, BudgetSettings(latency=arguments.latency))
         SEARCHERS.get("uniform")(problem, Scorer(evaluator, "before", arguments.evaluations), 0)
         taught = evaluator.surrogate
-        make_env = env_maker(model, planner, cost_model.target)
+        make_env = EnvMaker(model, planner, cost_model.target)
         for seed in range(arguments.seeds):
             for name in arguments.searchers:
                 if f"{name}/{seed}" in results["runs"]:

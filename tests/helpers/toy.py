@@ -16,6 +16,7 @@ from autoprune.searchers import Objective, Problem
 from autoprune.settings import Constraints, RewardSettings
 from envs import ENV_ID
 from envs.facts import GroupFacts, ModelFacts
+from envs.making import imagined_env
 from envs.observation import Situation
 from envs.pruning_env import PruningTask
 
@@ -87,11 +88,22 @@ def facts():
     return ModelFacts(groups, tuple(LayerDependence(f"g{n}", TIME[n], (Axis(1, ((n, 1.0),)),)) for n in range(4)))
 
 
-def make_env(problem, scorer):
-    """The environment of the toy, around anything with an `evaluate`."""
-    situation = Situation(facts(), BUDGET, 1.0, problem.anchor, problem.legal.minimum, TARGET)
-    task = PruningTask(situation, problem.legal, problem.objective, scorer.evaluate)
-    return gymnasium.make(ENV_ID, task=task)
+class Environments:
+    """Makes environments of the toy, around anything with an `evaluate`."""
+
+    def __call__(self, problem, scorer):
+        task = PruningTask(situation(problem), problem.legal, problem.objective, scorer.evaluate)
+        return gymnasium.make(ENV_ID, task=task)
+
+    def imagined(self, problem, scorer, imagination, count):
+        return imagined_env(situation(problem), problem, scorer, imagination, count)
+
+
+def situation(problem):
+    return Situation(facts(), BUDGET, 1.0, problem.anchor, problem.legal.minimum, TARGET)
+
+
+make_env = Environments()
 
 
 def best_accuracy():

@@ -1,0 +1,147 @@
+"""Model-based search with an agent: it learns in imagination, and only what looks best there is scored.
+
+Dyna (Sutton, 1991), in the form that DyNA-PPO gave it for designs that are expensive to try (Angermueller et al., 2020,
+ICLR): an on-policy agent plays many imagined episodes, paid by guesses of score and cost, between one real evaluation
+and the next. An evaluation takes seconds and teaches the guesses; an imagined episode takes a millisecond. Besides what
+the policy proposes, plans near the best ones are thought about: small steps are better found by looking than by chance.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from autoprune.planning.widths import ratio_around
+from autoprune.searchers.imagination import Imagination
+from autoprune.searchers.problem import Problem
+from autoprune.searchers.scorer import Scorer
+
+EPISODES = 64  # Imagined side by side.
+FIRST_ROUNDS = 12  # Rounds of as many episodes before the policy proposes for the first time.
+ROUNDS = 3  # Rounds between two evaluations.
+NEIGHBOURS = 256  # Plans near the best ones that are thought about each time.
+PARENTS = 5  # Best plans whose neighbours these are.
+DRAWS = 64  # Random plans of which the warm-up takes one.
+USED = 0.8  # Share of the budget that a plan of the warm-up shall use, where draws allow it.
+
+
+class Episodes(Protocol):
+    """Imagined episodes; `plans` holds the widths (m, groups) of those that ended last."""
+
+    plans: np.ndarray
+
+
+class Dyna:
+    """One model-based search.
+
+    Args:
+        problem: what is searched for.
+        scorer: scores plans.
+        imagination: guesses what they are worth.
+        episodes: imagined by it.
+        agent: on-policy, on these episodes.
+        warm_up: share of the evaluations that go to random plans.
+        seed: of the random plans and of the neighbours.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        scorer: Scorer,
+        imagination: Imagination,
+        episodes: Episodes,
+        agent: BaseAlgorithm,
+        *,
+        warm_up: float,
+        seed: int,
+    ) -> None:
+        self._problem = problem
+        self._scorer = scorer
+        self._imagination = imagination
+        self._episodes = episodes
+        self._agent = agent
+        self._warm_up = max(2, round(warm_up * scorer.evaluations))
+        self._generator = np.random.default_rng(seed)
+        self._names = [group.name for group in problem.groups]
+        self._sizes = np.array([group.size for group in problem.groups], float)
+
+    def run(self) -> None:
+        """Use all evaluations but one: the anchor, random plans, then what looks best. Of a single one, that one."""
+        self._scorer.evaluate(self._problem.anchor, "anchor")
+        self._imagination.learn()
+        while self._scorer.left > 1 and self._scorer.used < self._warm_up:
+            self._score(self._random_plan(), "warm-up")
+            self._imagination.learn()
+        self._practise(FIRST_ROUNDS)
+        while self._scorer.left > 1:
+            plan, means = self._most_promising()
+            self._score(plan, means)
+            self._imagination.learn()
+            self._practise(ROUNDS)
+
+    def _score(self, widths: np.ndarray, means: str) -> None:
+        ratios = dict(zip(self._names, (widths / self._sizes).tolist(), strict=True))
+        self._scorer.evaluate(ratios, means, steered=False)
+
+    def _practise(self, rounds: int) -> None:
+        self._agent.learn(rounds * EPISODES * len(self._names), reset_num_timesteps=False)
+
+    def _random_plan(self) -> np.ndarray:
+        """A draw around the anchor, nearly uniform or wild, that is guessed to use the budget and not to miss it."""
+        anchor, minimum = self._problem.anchor, self._problem.legal.minimum
+        draws = self._generator.uniform(-1, 1, (DRAWS, len(self._names))) * self._generator.uniform(0.2, 1, (DRAWS, 1))
+        draws = draws + self._generator.uniform(-0.3, 0.5, (DRAWS, 1))
+        plans = np.array(
+            [self._legal([ratio_around(anchor, draw, minimum) for draw in one]) for one in draws], dtype=float
+        )
+        within = self._imagination.guesses(plans).within
+        used = self._imagination.costs(plans)[0] / (self._problem.budget.latency or np.inf)
+        # The first draw of the best kind there is; new ones before known ones.
+        known = np.array([tuple(plan) in self._known() for plan in plans])
+        worth = (within > 0.5) * 2 + (used > USED) * 1 - known * 4
+        return plans[int(worth.argmax())]
+
+    def _legal(self, ratios: list[float]) -> list[int]:
+        legal = self._problem.legal
+        return [legal.nearest(name, ratio) for name, ratio in zip(self._names, ratios, strict=True)]
+
+    def _known(self) -> set[tuple[float, ...]]:
+        return {tuple(float(e.widths[name]) for name in self._names) for e in self._scorer.course}
+
+    def _most_promising(self) -> tuple[np.ndarray, str]:
+        """Of the policy's plans and the neighbours of the best the one of the highest expected improvement."""
+        proposed, near = self._policy_plans(), np.array(list(self._neighbours()))
+        plans = np.concatenate([proposed, near])
+        guesses = self._imagination.guesses(plans)
+        known = self._known()
+        new = np.array([tuple(plan) not in known for plan in plans])
+        # Where nothing promises an improvement, what is most likely within the budget.
+        worth = np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.within, -np.inf)
+        chosen = int(worth.argmax())
+        return plans[chosen], "policy" if chosen < len(proposed) else "refinement"
+
+    def _policy_plans(self) -> np.ndarray:
+        """Plans of the policy as it is now: with exploration, and one without."""
+        plans = []
+        for deterministic in (False, True):
+            observation = self._episodes.reset()
+            for _ in self._names:
+                actions, _ = self._agent.predict(observation, deterministic=deterministic)
+                observation, *_ = self._episodes.step(actions)
+            plans.append(self._episodes.plans if not deterministic else self._episodes.plans[:1])
+        return np.concatenate(plans)
+
+    def _neighbours(self) -> Iterator[np.ndarray]:
+        """Plans that differ from one of the best in up to three groups, by a few widths each."""
+        objective, legal = self._problem.objective, self._problem.legal
+        able = sorted(self._scorer.course, key=lambda e: (objective.met_by(e), objective.reward(e)), reverse=True)
+        parents = [[evaluation.widths[name] for name in self._names] for evaluation in able[:PARENTS]]
+        widths = [legal.of(name) for name in self._names]
+        for _ in range(NEIGHBOURS):
+            plan = list(parents[self._generator.integers(len(parents))])
+            for group in self._generator.choice(len(plan), min(self._generator.integers(1, 4), len(plan)), False):
+                position = widths[group].index(plan[group])
+                step = self._generator.choice([-3, -2, -1, 1, 2, 3], p=[0.05, 0.15, 0.3, 0.3, 0.15, 0.05])
+                plan[group] = widths[group][int(np.clip(position + step, 0, len(widths[group]) - 1))]
+            yield np.array(plan, float)

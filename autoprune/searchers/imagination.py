@@ -1,0 +1,111 @@
+"""What an agent can find out about plans without scoring them: guesses of their score and cost, as rewards.
+
+Costs come from the surrogate, which knows the network's layers; where there is none, or it has not learnt yet, they are
+learnt from the scored plans as scores are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import norm
+
+from autoprune.records import CostReport, Evaluation, Memory
+from autoprune.searchers.problem import Problem
+from autoprune.searchers.score_model import ScoreModel
+from autoprune.searchers.scorer import Scorer
+
+UNSURE = 0.03  # Relative error of a guessed cost, before it is known how large it is.
+FAILED = 0.0  # Score of a plan that could not be scored.
+
+
+@dataclass(frozen=True, eq=False)
+class Guesses:
+    """What some plans are thought to be worth.
+
+    Attributes:
+        rewards: (m,) expected rewards.
+        deviations: (m,) their standard deviations, as far as they come from the score.
+        within: (m,) probability that each is within the budget.
+    """
+
+    rewards: np.ndarray
+    deviations: np.ndarray
+    within: np.ndarray
+
+    def improvement(self, best: float) -> np.ndarray:
+        """(m,) Expected improvement over a reward (Jones et al., 1998), times the probability of being a result."""
+        deviations = np.maximum(self.deviations, 1e-9)
+        ahead = (self.rewards - best) / deviations
+        return self.within * deviations * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
+
+
+class Imagination:
+    """Guesses rewards of plans from the plans that one searcher has had scored.
+
+    Args:
+        problem: groups, budget and what plans are paid.
+        scorer: whose course is learnt from.
+    """
+
+    def __init__(self, problem: Problem, scorer: Scorer) -> None:
+        self._problem = problem
+        self._scorer = scorer
+        self._names = [group.name for group in problem.groups]
+        self._score = ScoreModel(len(self._names))
+        self._latency = ScoreModel(len(self._names))
+        self._dense = problem.dense.cost
+
+    def learn(self) -> None:
+        """Take all of the course into account, and the dense model."""
+        seen = [self._problem.dense, *self._scorer.course]
+        widths = np.array([[evaluation.widths[name] for name in self._names] for evaluation in seen], float)
+        scores = np.array([FAILED if e.failed or math.isnan(e.score) else e.score for e in seen])
+        self._score.learn(widths, scores)
+        costed = [number for number, evaluation in enumerate(seen) if evaluation.cost is not None]
+        latencies = np.log([seen[number].cost.latency for number in costed])
+        self._latency.learn(widths[costed], latencies)
+
+    def costs(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """(m,) latencies in seconds and (m,) bytes of device memory, or None, of (m, groups) plans."""
+        surrogate = self._scorer.surrogate
+        if surrogate is not None and surrogate.ready:
+            return surrogate.predict_all(widths)
+        return np.exp(self._latency.predict(widths)[0]), None
+
+    def guesses(self, widths: np.ndarray) -> Guesses:
+        """What plans are worth.
+
+        Args:
+            widths: (m, groups) channels left, in the order of the groups.
+        """
+        scores, deviations = self._score.predict(widths)
+        latencies, memories = self.costs(widths)
+        rewards, excess = np.empty(len(widths)), np.empty(len(widths))
+        budget, objective = self._problem.budget, self._problem.objective
+        for number, (score, latency) in enumerate(zip(scores, latencies, strict=True)):
+            memory = None if memories is None else float(memories[number])
+            rewards[number] = objective.reward(self._evaluation(widths[number], score, float(latency), memory))
+            excess[number] = budget.excess(float(latency), memory)
+        within = norm.cdf(-excess / self._error())
+        return Guesses(rewards, deviations / max(self._problem.dense.score, 1e-9), within)
+
+    def best(self) -> float:
+        """The reward of the best plan so far; of none, that of the dense model's score at no score at all."""
+        found = self._problem.objective.best(self._scorer.course)
+        return 0.0 if found is None else self._problem.objective.reward(found)
+
+    def _error(self) -> float:
+        """Standard deviation of a guessed cost relative to the true one: of normal errors, 1.25 times their mean."""
+        error = None if self._scorer.surrogate is None else self._scorer.surrogate.error
+        return UNSURE if error is None else max(1.25 * error.latency, 1e-3)
+
+    def _evaluation(self, widths: Sequence[float], score: float, latency: float, memory: float | None) -> Evaluation:
+        """As if the plan had been scored."""
+        share = np.prod(np.array(widths) / [group.size for group in self._problem.groups]) ** (2 / len(widths))
+        cost: CostReport = replace(self._dense, latency=latency, flops=max(int(self._dense.flops * share), 1))
+        if memory is not None:
+            kept: Memory = replace(cost.memory, total=int(memory))
+            cost = replace(cost, memory=kept)
+        return Evaluation("", {}, {}, float(score), cost)
