@@ -31,7 +31,8 @@ from autoprune.models import zoo
 from autoprune.planning import Planner
 from autoprune.planning.widths import ratio_around
 from autoprune.records import Budget, Target
-from autoprune.searchers import Problem, Steering
+from autoprune.searchers import Objective, Problem, Steering
+from autoprune.settings import RewardSettings
 
 RESULTS = Path(__file__).parent / "results" / "search_speed.json"
 SEARCH, IN_TURN, REMEMBERED, PROJECTED, BLIND = (
@@ -112,7 +113,8 @@ def timed(function: Callable[[], Any]) -> float:
 def evaluations(ways: Ways, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of every plan's evaluation, way by way."""
     dense = ways.evaluators[SEARCH].evaluate(1.0)
-    problem = Problem(ways.planner.groups, ways.planner.legal, Budget(0.6 * dense.cost.latency), dense, 0.6)
+    objective = Objective(Budget(0.6 * dense.cost.latency), dense, RewardSettings())
+    problem = Problem(ways.planner.groups, ways.planner.legal, objective, 0.6)
     teacher = ways.evaluators[PROJECTED]
     for ratios in ways.plans(arguments.taught, seed=1):
         teacher.cost(ratios)
