@@ -81,9 +81,10 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
     with opened(model, data, settings, folder) as session:
         problem = posed(session, settings)
         searcher = made_searcher(session, settings, folder.tensorboard)
-        courses, watch = {}, SignalWatch(problem.objective)
+        courses, means, watch = {}, {}, SignalWatch(problem.objective)
         for label, propose in {"uniform": SEARCHERS.get("uniform"), name: searcher}.items():
-            courses[label] = run_searcher(label, propose, problem, session, settings, watch).course
+            scorer = run_searcher(label, propose, problem, session, settings, watch)
+            courses[label], means[label] = scorer.course, scorer.means
         policy = learnt_policy(getattr(searcher, "actor", None), settings, model.name, session.cost_model.target)
         if policy is not None:
             save_policy(policy, folder.policy)
@@ -106,6 +107,7 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
         kept,
         time.perf_counter() - start,
         session.evaluator.surrogate.error,
+        means,
     )
     write_outcome(outcome, folder)
     return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)

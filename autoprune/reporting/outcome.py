@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune.cost.surrogate import GuessError
@@ -35,6 +35,7 @@ class Outcome:
         kept: the finished plan that the saved model holds.
         seconds: wall time from the first evaluation to the last test.
         guesses: how good the surrogate's guesses of cost were; None when it made none.
+        means: for each searcher by what means it came upon each of its plans, such as `policy` or `refinement`.
     """
 
     settings: SearchSettings
@@ -46,6 +47,7 @@ class Outcome:
     kept: Finished
     seconds: float
     guesses: GuessError | None = None
+    means: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
@@ -78,6 +80,7 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "plans": {done.name: plan_to_json(done.plan) for done in outcome.finished},
         "fine_tuning": {done.name: dataclasses.asdict(done.training) for done in outcome.finished},
         "courses": {name: [evaluation_to_json(e) for e in course] for name, course in outcome.courses.items()},
+        "means": {name: list(means) for name, means in outcome.means.items()},
         "seconds": outcome.seconds,
         "guesses": dataclasses.asdict(outcome.guesses) if outcome.guesses else None,
     }
@@ -104,6 +107,17 @@ def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset) -> lis
     return found
 
 
+def found_by(outcome: Outcome) -> str:
+    """A sentence on how the saved plan was come upon; empty where the name of its searcher says it all."""
+    name = outcome.kept.name
+    for number, evaluation in enumerate(outcome.courses.get(name, ()), start=1):
+        if evaluation.key == outcome.kept.evaluation.key:
+            means = [*outcome.means.get(name, ()), *[name] * number][number - 1]
+            by = "" if means == name else f", by {means}"
+            return f" It was evaluation {number} of {len(outcome.courses[name])}{by}."
+    return ""
+
+
 def verdict(outcome: Outcome) -> str:
     """One sentence: what is in the saved model, and how the search compares with uniform pruning."""
     by_name = {done.name: done for done in outcome.finished}
@@ -113,7 +127,7 @@ def verdict(outcome: Outcome) -> str:
     kept = outcome.kept
     held = (
         f"The saved model holds the {kept.name} plan: {kept.test_accuracy:.2%} test accuracy (dense "
-        f"{dense.test_accuracy:.2%}) at {shares(kept.cost, dense.cost, outcome.problem.budget)}."
+        f"{dense.test_accuracy:.2%}) at {shares(kept.cost, dense.cost, outcome.problem.budget)}.{found_by(outcome)}"
     )
     if searched is None:
         return f"{held} The search itself found no plan within the budget."

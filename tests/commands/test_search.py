@@ -99,6 +99,14 @@ def test_the_policy_can_be_loaded(finished):
     assert policy.act(np.zeros(len(FEATURES), np.float32)).shape == (1,)
 
 
+def test_it_is_told_by_what_means_the_saved_plan_was_found(finished):
+    metrics = metrics_of(finished[0])
+    for name, course in metrics["courses"].items():
+        assert len(metrics["means"][name]) == len(course)
+    report = (finished[0] / "report.html").read_text()
+    assert re.search(rf"It was evaluation \d+ of {len(metrics['courses'][metrics['kept']])}", report)
+
+
 def test_guesses_of_cost_are_judged(finished):
     """On the plans of the search itself, each guessed before it was compiled."""
     guesses = metrics_of(finished[0])["guesses"]
