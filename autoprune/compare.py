@@ -21,15 +21,16 @@ from autoprune.comparing.matching import HandSetPlan, costed_families, curve_pla
 from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
 from autoprune.cost.joint import described
 from autoprune.data import load_data
-from autoprune.errors import BudgetError, JournalError, SettingsError
+from autoprune.errors import BudgetError, JournalError
 from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.resuming import begun, has_ended, interruptible
 from autoprune.searchers import Problem
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import hand_set_plans
 from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
-from autoprune.settings import CompareSettings, from_config
+from autoprune.settings import CompareSettings
 from autoprune.training.finishing import Finisher
 
 logger = logging.getLogger(__name__)
@@ -179,29 +180,11 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings = from_config(config, CompareSettings)
-    folder = RunFolder.make(cli.run_folder())
-    if settings.resume is not None:
-        if cli.overrides() != [f"resume={settings.resume}"]:
-            raise SettingsError(
-                "A resumed comparison takes all its settings from its folder: give resume=FOLDER alone."
-            )
-        settings = folder.load_settings(CompareSettings)
-        if folder.comparison_report.exists():
-            CONSOLE.print(f"This comparison has ended: its report is {folder.comparison_report}", soft_wrap=True)
-            return
-    else:
-        folder.save_settings(settings)
-    try:
+    settings, folder = begun(config, CompareSettings, "comparison")
+    if has_ended(folder.comparison_report, "comparison"):
+        return
+    with interruptible("compare", folder, "Everything that was done"):
         summary = run(settings, folder)
-    except KeyboardInterrupt:
-        CONSOLE.print(
-            f"\nInterrupted. Everything that was done is in {folder.path}. Go on with:\n"
-            f"  python -m autoprune.compare resume={folder.path}",
-            soft_wrap=True,
-            highlight=False,
-        )
-        raise
     for table in comparison_tables(settings, summary):
         CONSOLE.print(table)
     for sentence in verdicts(settings, summary):

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from autoprune import cli
 from autoprune.data import Dataset, load_data
-from autoprune.errors import BudgetError, SettingsError
+from autoprune.errors import BudgetError
 from autoprune.models.files import save_model
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Plan, Target
@@ -26,12 +26,13 @@ from autoprune.reporting.console import CONSOLE, training_stage
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
+from autoprune.resuming import begun, has_ended, interruptible
 from autoprune.searchers import SEARCHERS, Problem
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.session import check_names, dense_model, made_searcher, opened, posed, run_searcher
-from autoprune.settings import BudgetSettings, SearchSettings, from_config
+from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 from envs.making import learnt_policy
 
@@ -173,27 +174,11 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings = from_config(config, SearchSettings)
-    folder = RunFolder.make(cli.run_folder())
-    if settings.resume is not None:
-        if cli.overrides() != [f"resume={settings.resume}"]:
-            raise SettingsError("A resumed search takes all its settings from its folder: give resume=FOLDER alone.")
-        settings = folder.load_settings()
-        if folder.metrics.exists():
-            CONSOLE.print(f"This search has ended: its report is {folder.report}", soft_wrap=True, highlight=False)
-            return
-    else:
-        folder.save_settings(settings)
-    try:
+    settings, folder = begun(config, SearchSettings, "search")
+    if has_ended(folder.report, "search"):
+        return
+    with interruptible("search", folder, "Every evaluation so far"):
         result = run(settings, folder)
-    except KeyboardInterrupt:
-        CONSOLE.print(
-            f"\nInterrupted. Every evaluation so far is in {folder.path}. Go on with:\n"
-            f"  python -m autoprune.search resume={folder.path}",
-            soft_wrap=True,
-            highlight=False,
-        )
-        raise
     CONSOLE.print(result_table(result_rows(result.finished)))
     kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
     CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)

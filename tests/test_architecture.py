@@ -11,8 +11,8 @@ FLOW = (
     *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
     *("evaluation", "searchers", "training", "comparing", "reporting", "envs", "session", "commands"),
 )
-COMMANDS = {"search", "compare", "measure", "cli"}
-HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS}
+COMMANDS = {"search", "compare", "measure", "cli", "resuming"}
+HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"resuming"}}
 FRAMEWORK_HOMES = {
     "autoprune/cost/worker.py",
     "autoprune/cost/programs.py",

@@ -1,0 +1,58 @@
+"""What commands share that can be interrupted: they begin in a run folder, or go on in one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import DictConfig
+
+from autoprune import cli
+from autoprune.errors import SettingsError
+from autoprune.reporting.console import CONSOLE
+from autoprune.reporting.run_folder import RunFolder
+from autoprune.settings import CompareSettings, SearchSettings, from_config
+
+S = TypeVar("S", SearchSettings, CompareSettings)
+
+
+def begun(config: DictConfig, schema: type[S], what: str) -> tuple[S, RunFolder]:
+    """The settings and the run folder: new ones, or those of the run that `resume` names.
+
+    Args:
+        config: of the command line.
+        schema: of the command's settings.
+        what: the command makes, such as `search`.
+
+    Raises:
+        SettingsError: something else was given beside `resume`, or the folder holds no run.
+    """
+    settings, folder = from_config(config, schema), RunFolder.make(cli.run_folder())
+    if settings.resume is None:
+        folder.save_settings(settings)
+        return settings, folder
+    if cli.overrides() != [f"resume={settings.resume}"]:
+        raise SettingsError(f"A resumed {what} takes all its settings from its folder: give resume=FOLDER alone.")
+    return folder.load_settings(schema), folder
+
+
+def has_ended(report: Path, what: str) -> bool:
+    """Whether a run has come to its end already; then that is said."""
+    if report.exists():
+        CONSOLE.print(f"This {what} has ended: its report is {report}", soft_wrap=True, highlight=False)
+    return report.exists()
+
+
+@contextmanager
+def interruptible(command: str, folder: RunFolder, kept: str) -> Iterator[None]:
+    """Ctrl-C within the block is answered with what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        CONSOLE.print(
+            f"\nInterrupted. {kept} is in {folder.path}. Go on with:\n"
+            f"  python -m autoprune.{command} resume={folder.path}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        raise
