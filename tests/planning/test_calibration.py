@@ -223,20 +223,21 @@ def test_a_search_reads_importance_from_a_seeded_part_of_the_training_split(monk
     import sys
 
     import autoprune.search  # noqa: F401 - the name `autoprune.search` is a function to the outside
+    from autoprune import session
     from autoprune.reporting.run_folder import RunFolder
     from autoprune.settings import ImportanceSettings, SearchSettings
 
-    module, given = sys.modules["autoprune.search"], []
+    given = []
 
     def stop(model, **options):
         given.append(options)
         raise PlanError("seen")
 
-    monkeypatch.setattr(module, "Planner", stop)
+    monkeypatch.setattr(session, "Planner", stop)
     model = keras.Sequential([keras.Input(digits.input_shape), layers.Flatten(), layers.Dense(10)])
     settings = SearchSettings(importance=ImportanceSettings("taylor", reduction="max", images=40), seed=3)
     with pytest.raises(PlanError, match="seen"):
-        module.search_model(model, digits, settings, RunFolder.make(tmp_path))
+        sys.modules["autoprune.search"].search_model(model, digits, settings, RunFolder.make(tmp_path))
     assert given[0]["importance"] == settings.importance
     data = given[0]["data"]
     assert len(data) == 40
