@@ -2,22 +2,24 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from autoprune.planning import Planner
+from autoprune.planning.widths import LegalWidths
 from autoprune.records import Target
 from autoprune.searchers import Problem, Scorer
 from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.policy import Policy
 from autoprune.settings import SearchSettings
 from envs import ENV_ID
-from envs.action import MEANING
+from envs.action import MEANING, keep_ratio
 from envs.facts import read_facts
 from envs.imagined_env import ImaginedPruningEnv, ImaginedTask
-from envs.observation import FEATURES, Situation, shares
+from envs.observation import FEATURES, Situation, observe, shares
 from envs.pruning_env import PruningTask
 
 MISSED = 0.3  # Reward that a certain miss of the budget costs an imagined plan, besides the reward's own penalty.
@@ -46,10 +48,31 @@ class EnvMaker:
         """Episodes side by side that are paid by guesses."""
         return imagined_env(self._situation(problem), problem, scorer, imagination, count)
 
+    def rolled_out(self, problem: Problem, scorer: Scorer, policy: Policy) -> Callable[[float], dict[str, float]]:
+        """From the keep ratio that action 0 stands for to the keep ratios that a policy chooses, by group name."""
+        situation = self._situation(problem, latency_guess(problem, scorer))
+        return lambda anchor: rolled_out(policy, replace(situation, anchor=anchor), problem.legal)
+
     def _situation(self, problem: Problem, *guess: Callable[[Sequence[float]], float | None]) -> Situation:
         latency, memory = shares(problem.budget, problem.dense)
         minimum = problem.legal.minimum
         return Situation(self._facts, latency, memory, problem.anchor, minimum, self._target, *guess)
+
+
+def rolled_out(policy: Policy, situation: Situation, legal: LegalWidths) -> dict[str, float]:
+    """The keep ratios that a policy chooses, group by group, without exploration; nothing is scored.
+
+    Args:
+        policy: a stored one.
+        situation: of the episode.
+        legal: widths of the groups.
+    """
+    chosen, previous = {}, 0.0
+    for group in situation.facts.groups:
+        action = policy.act(observe(situation, list(chosen.values()), previous))
+        chosen[group.name] = keep_ratio(action, legal.of(group.name), situation.anchor, situation.minimum)
+        previous = float(np.clip(action[0], -1, 1))
+    return chosen
 
 
 def latency_guess(problem: Problem, scorer: Scorer) -> Callable[[Sequence[float]], float | None]:

@@ -13,11 +13,11 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from autoprune.planning.widths import ratio_around
+from autoprune.searchers.agents import EPISODES, attach
 from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import Scorer
 
-EPISODES = 64  # Imagined side by side.
 FIRST_ROUNDS = 12  # Rounds of as many episodes before the policy proposes for the first time.
 ROUNDS = 3  # Rounds between two evaluations.
 NEIGHBOURS = 256  # Plans near the best ones that are thought about each time.
@@ -43,6 +43,7 @@ class Dyna:
         agent: on-policy, on these episodes.
         warm_up: share of the evaluations that go to random plans.
         seed: of the random plans and of the neighbours.
+        trained: whether the agent knows something already: then its plans take the place of the random ones.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Dyna:
         *,
         warm_up: float,
         seed: int,
+        trained: bool = False,
     ) -> None:
         self._problem = problem
         self._scorer = scorer
         self._imagination = imagination
         self._episodes = episodes
         self._agent = agent
+        self._trained = trained
         self._warm_up = max(2, round(warm_up * scorer.evaluations))
         self._generator = np.random.default_rng(seed)
         self._names = [group.name for group in problem.groups]
@@ -68,39 +71,52 @@ class Dyna:
 
     def run(self) -> None:
         """Use all evaluations but one: the anchor, random plans, then what looks best. Of a single one, that one."""
+        self.begin()
+        while self._scorer.left > 1:
+            self.go_on()
+
+    def begin(self) -> None:
+        """The anchor and the plans of the warm-up; then the agent practises."""
         self._scorer.evaluate(self._problem.anchor, "anchor")
         self._imagination.learn()
         while self._scorer.left > 1 and self._scorer.used < self._warm_up:
-            self._score(self._random_plan(), "warm-up")
+            self._score(self._first_plan(), "policy" if self._trained else "warm-up")
             self._imagination.learn()
-        self._practise(FIRST_ROUNDS)
-        while self._scorer.left > 1:
-            plan, means = self._most_promising()
-            self._score(plan, means)
-            self._imagination.learn()
-            self._practise(ROUNDS)
+        self.practise(FIRST_ROUNDS)
+
+    def go_on(self) -> None:
+        """One more plan is scored, and the agent practises with what is known by then."""
+        plan, means = self._most_promising()
+        self._score(plan, means)
+        self._imagination.learn()
+        self.practise(ROUNDS)
+
+    def practise(self, rounds: int) -> None:
+        """Let the agent learn from imagined episodes: so many times all that are side by side."""
+        steps = len(self._names)
+        attach(self._agent, self._episodes, steps)
+        self._agent.learn(rounds * EPISODES * steps, reset_num_timesteps=False)
 
     def _score(self, widths: np.ndarray, means: str) -> None:
         ratios = dict(zip(self._names, (widths / self._sizes).tolist(), strict=True))
         self._scorer.evaluate(ratios, means, steered=False)
 
-    def _practise(self, rounds: int) -> None:
-        self._agent.learn(rounds * EPISODES * len(self._names), reset_num_timesteps=False)
-
-    def _random_plan(self) -> np.ndarray:
-        """A draw around the anchor, nearly uniform or wild, that is guessed to use the budget and not to miss it."""
-        anchor, minimum = self._problem.anchor, self._problem.legal.minimum
-        draws = self._generator.uniform(-1, 1, (DRAWS, len(self._names))) * self._generator.uniform(0.2, 1, (DRAWS, 1))
-        draws = draws + self._generator.uniform(-0.3, 0.5, (DRAWS, 1))
-        plans = np.array(
-            [self._legal([ratio_around(anchor, draw, minimum) for draw in one]) for one in draws], dtype=float
-        )
+    def _first_plan(self) -> np.ndarray:
+        """A plan that is guessed to use the budget and not to miss it, from before there is much to guess with."""
+        plans = self._policy_plans() if self._trained else self._random_plans()
         within = self._imagination.guesses(plans).within
         used = self._imagination.costs(plans)[0] / (self._problem.budget.latency or np.inf)
         # The first draw of the best kind there is; new ones before known ones.
         known = np.array([tuple(plan) in self._known() for plan in plans])
         worth = (within > 0.5) * 2 + (used > USED) * 1 - known * 4
         return plans[int(worth.argmax())]
+
+    def _random_plans(self) -> np.ndarray:
+        """Draws around the anchor, nearly uniform or wild."""
+        anchor, minimum = self._problem.anchor, self._problem.legal.minimum
+        draws = self._generator.uniform(-1, 1, (DRAWS, len(self._names))) * self._generator.uniform(0.2, 1, (DRAWS, 1))
+        draws = draws + self._generator.uniform(-0.3, 0.5, (DRAWS, 1))
+        return np.array([self._legal([ratio_around(anchor, draw, minimum) for draw in one]) for one in draws], float)
 
     def _legal(self, ratios: list[float]) -> list[int]:
         legal = self._problem.legal

@@ -4,7 +4,7 @@ Four groups of 64 channels. The first channels of a group bring most of what it 
 plan within the budget removes from the groups that matter least for the time they save.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import gymnasium
 import numpy as np
@@ -16,7 +16,7 @@ from autoprune.searchers import Objective, Problem
 from autoprune.settings import Constraints, RewardSettings
 from envs import ENV_ID
 from envs.facts import GroupFacts, ModelFacts
-from envs.making import imagined_env
+from envs.making import imagined_env, rolled_out
 from envs.observation import Situation
 from envs.pruning_env import PruningTask
 
@@ -71,13 +71,13 @@ class ToyEvaluator:
         return evaluation_of(keep_ratios).cost
 
 
-def problem():
-    """Half the latency; uniform plans that keep half of everything meet it."""
+def problem(budget=BUDGET):
+    """By default half the latency; uniform plans that keep half of everything meet it."""
     size = np.arange(SIZE)
     groups = tuple(ChannelGroup(n, SIZE, True, "", (Member(n, "kernel", 3, "produces", size),)) for n in NAMES)
     dense = evaluation_of(1.0)
-    objective = Objective(Budget(BUDGET), dense, RewardSettings())
-    return Problem(groups, LegalWidths(groups, CONSTRAINTS), objective, 0.5)
+    objective = Objective(Budget(budget), dense, RewardSettings())
+    return Problem(groups, LegalWidths(groups, CONSTRAINTS), objective, np.floor(budget * 8) / 8)
 
 
 def facts():
@@ -98,17 +98,20 @@ class Environments:
     def imagined(self, problem, scorer, imagination, count):
         return imagined_env(situation(problem), problem, scorer, imagination, count)
 
+    def rolled_out(self, problem, scorer, policy):
+        return lambda anchor: rolled_out(policy, replace(situation(problem), anchor=anchor), problem.legal)
+
 
 def situation(problem):
-    return Situation(facts(), BUDGET, 1.0, problem.anchor, problem.legal.minimum, TARGET)
+    return Situation(facts(), problem.budget.latency, 1.0, problem.anchor, problem.legal.minimum, TARGET)
 
 
 make_env = Environments()
 
 
-def best_accuracy():
+def best_accuracy(budget=BUDGET):
     """The best plan within the budget, by trying all 4,096."""
     widths = np.arange(8, SIZE + 1, 8) / SIZE
     grid = np.stack(np.meshgrid(*[widths] * 4, indexing="ij"), -1).reshape(-1, 4)
-    inside = grid @ np.array(TIME) <= BUDGET + 1e-12
+    inside = grid @ np.array(TIME) <= budget + 1e-12
     return float(accuracy_of(grid[inside]).max())

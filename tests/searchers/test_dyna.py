@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from autoprune.searchers import Scorer
-from autoprune.searchers.dyna import EPISODES
+from autoprune.searchers.agents import EPISODES
 from autoprune.searchers.imagination import Guesses, Imagination
 from autoprune.searchers.rl import RlSearcher
 from autoprune.searchers.score_model import ScoreModel

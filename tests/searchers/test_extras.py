@@ -8,8 +8,9 @@ import toy
 
 from autoprune.errors import SettingsError, UnknownNameError
 from autoprune.searchers import SEARCHERS, Scorer
+from autoprune.searchers.agents import AGENTS
 from autoprune.searchers.extras import checked_searcher
-from autoprune.searchers.rl import AGENTS, RlSearcher, _roll_out
+from autoprune.searchers.rl import RlSearcher, roll_out
 from autoprune.session import check_names
 from autoprune.settings import AgentSettings, SearcherSettings, SearchSettings, TargetSettings
 
@@ -78,5 +79,5 @@ def test_the_last_plan_is_made_with_the_memory_of_the_earlier_groups():
             told.append((state, bool(episode_start[0]), deterministic))
             return np.zeros(1), len(told)
 
-    _roll_out(Remembering(), toy.make_env(toy.problem(), Scorer(toy.ToyEvaluator(), "x", 1)))
+    roll_out(Remembering(), toy.make_env(toy.problem(), Scorer(toy.ToyEvaluator(), "x", 1)))
     assert told == [(None, True, True), (1, False, True), (2, False, True), (3, False, True)]

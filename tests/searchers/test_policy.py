@@ -8,8 +8,9 @@ import toy
 
 from autoprune.errors import PolicyError
 from autoprune.searchers import Scorer
+from autoprune.searchers.agents import AGENTS
 from autoprune.searchers.policy import load_policy, save_policy
-from autoprune.searchers.rl import AGENTS, RlSearcher
+from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import AgentSettings, SearchSettings
 from envs import ENV_ID
 from envs.making import learnt_policy

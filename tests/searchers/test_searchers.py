@@ -7,8 +7,9 @@ import toy
 from autoprune.errors import BudgetError, SettingsError, UnknownNameError
 from autoprune.records import Budget
 from autoprune.searchers import SEARCHERS, EvaluationsSpent, Scorer
+from autoprune.searchers.agents import AGENTS
 from autoprune.searchers.posing import absolute
-from autoprune.searchers.rl import AGENTS, RlSearcher
+from autoprune.searchers.rl import RlSearcher
 from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import AgentSettings, BudgetSettings
 
