@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "apply_plan": "autoprune.surgery",
     "channel_rule": "autoprune.graph",
+    "export_model": "autoprune.models.exporting",
     "find_groups": "autoprune.graph",
     "layer_editor": "autoprune.surgery",
     "load_plan": "autoprune.planning.plan_file",

@@ -21,6 +21,10 @@ class ModelError(AutopruneError):
     """A model is missing, cannot be read, or cannot be pruned."""
 
 
+class ExportError(AutopruneError):
+    """A model cannot be written in a format, or what was written gives other outputs."""
+
+
 class DataError(AutopruneError):
     """A data set is missing, cannot be read, or does not fit the model."""
 

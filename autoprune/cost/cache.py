@@ -8,7 +8,6 @@ crash: whatever is wrong with the file or the disk is said once, and the search 
 import hashlib
 import json
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -19,20 +18,13 @@ from typing import Any
 
 from autoprune.cost import cache_file
 from autoprune.records import CostReport, Memory, Target
+from autoprune.settings.places import user_cache_folder
 
 logger = logging.getLogger(__name__)
 
 SIZE_LIMIT = 256 * 2**20
 # What a write that failed, for a full disk perhaps, is not tried again for: each try may wait for a lock.
 _PAUSE_SECONDS = 60
-
-
-def user_cache_folder() -> Path:
-    """Where autoprune keeps what can be computed again: AUTOPRUNE_CACHE, or a folder in the user's cache."""
-    chosen = os.environ.get("AUTOPRUNE_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autoprune"
 
 
 def report_from_json(data: Mapping[str, Any]) -> CostReport:

@@ -4,7 +4,8 @@
 with a seed; the test split is what the data set calls test, and nothing but the final report reads it.
 """
 
-from autoprune.data import digits, fashion_mnist, npz  # noqa: F401 - importing a loader enters it
+from autoprune.data import cifar, digits, fashion_mnist, image_folder, npz, tfds  # noqa: F401 - importing a loader enters it
 from autoprune.data.splits import Dataset, Split, from_arrays, load_data
+from autoprune.data.streaming import LazyImages
 
-__all__ = ["Dataset", "Split", "from_arrays", "load_data"]
+__all__ = ["Dataset", "LazyImages", "Split", "from_arrays", "load_data"]

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from autoprune.data.splits import DATASETS, RawData, Split
+from autoprune.data.splits import DATASETS, Labelled, RawData
 from autoprune.settings import DataSettings
 
 # The data set has no test split of its own: the same fifth is set aside for everyone, whatever `data.seed`.
@@ -20,4 +20,4 @@ def load(settings: DataSettings) -> RawData:
         images, bunch.target.astype(np.int64), test_size=_TEST_SHARE, random_state=0, stratify=bunch.target
     )
     train_images, test_images, train_labels, test_labels = parts
-    return RawData(Split(train_images, train_labels), Split(test_images, test_labels))
+    return RawData(Labelled(train_images, train_labels), Labelled(test_images, test_labels), white=1.0, classes=10)

@@ -7,23 +7,22 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from autoprune.data.splits import DATASETS, RawData, Split
+from autoprune.data.splits import DATASETS, Labelled, RawData
 from autoprune.errors import DataError
 from autoprune.settings import DataSettings
-
-_FILES = {"train": "train", "test": "t10k"}
 
 
 @DATASETS.add("fashion_mnist")
 def load(settings: DataSettings) -> RawData:
     """Read the four IDX files in `data.dir`, or let Keras find or download them. Pixels are scaled to 0..1."""
     if settings.dir is None:
-        return _from_keras()
-    folder = Path(settings.dir)
-    return RawData(*(_read_split(folder, prefix) for prefix in _FILES.values()))
+        train, test = _from_keras()
+    else:
+        train, test = (_read_split(Path(settings.dir), prefix) for prefix in ("train", "t10k"))
+    return RawData(train, test, white=1.0, classes=10)
 
 
-def _from_keras() -> RawData:
+def _from_keras() -> tuple[Labelled, Labelled]:
     try:
         train, test = keras.datasets.fashion_mnist.load_data()
     except Exception as error:
@@ -31,13 +30,14 @@ def _from_keras() -> RawData:
             f"Fashion-MNIST is not in Keras's cache and could not be downloaded ({error}). Put the four files "
             "train-images-idx3-ubyte.gz, ... in a folder and name it with data.dir=FOLDER."
         ) from error
-    return RawData(*(Split(_scaled(images), labels.astype(np.int64)) for images, labels in (train, test)))
+    train, test = (Labelled(_scaled(images), labels.astype(np.int64)) for images, labels in (train, test))
+    return train, test
 
 
-def _read_split(folder: Path, prefix: str) -> Split:
+def _read_split(folder: Path, prefix: str) -> Labelled:
     images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz")
-    return Split(_scaled(images), labels.astype(np.int64))
+    return Labelled(_scaled(images), labels.astype(np.int64))
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:

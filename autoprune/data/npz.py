@@ -5,9 +5,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
-from autoprune.data.splits import DATASETS, RawData, Split, as_images, as_labels
+from autoprune.data.splits import DATASETS, Labelled, RawData, as_images, as_labels, fifth_aside
 from autoprune.errors import DataError
 from autoprune.settings import DataSettings
 
@@ -30,16 +29,16 @@ def load(settings: DataSettings) -> RawData:
         raise DataError("data=npz needs data.path=FILE.npz. " + _EXPECTED)
     arrays = _read(Path(settings.path))
     if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
-        train = Split(as_images(arrays["x_train"]), as_labels(arrays["y_train"]))
-        return RawData(train, Split(as_images(arrays["x_test"]), as_labels(arrays["y_test"])))
+        train = Labelled(as_images(arrays["x_train"]), as_labels(arrays["y_train"]))
+        return RawData(train, Labelled(as_images(arrays["x_test"]), as_labels(arrays["y_test"])))
     if {"x", "y"} <= arrays.keys():
         images, labels = as_images(arrays["x"]), as_labels(arrays["y"])
         if len(images) != len(labels):
             raise DataError(f"'{settings.path}' holds {len(images)} images but {len(labels)} labels.")
         if len(images) < 5:
             raise DataError(f"'{settings.path}' holds {len(images)} images: too few to set a test split aside.")
-        parts = train_test_split(images, labels, test_size=0.2, random_state=0)
-        return RawData(Split(parts[0], parts[2]), Split(parts[1], parts[3]))
+        train, test = fifth_aside(len(images))
+        return RawData(Labelled(images[train], labels[train]), Labelled(images[test], labels[test]))
     raise DataError(f"'{settings.path}' holds the arrays {sorted(arrays) or 'none'}. {_EXPECTED}")
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from sklearn.model_selection import train_test_split
 
+from autoprune.data.fitting import fitted, preparation_for
+from autoprune.data.streaming import ImageSource, LazyImages, part
 from autoprune.errors import DataError
 from autoprune.registry import Registry
-from autoprune.settings import DataSettings
+from autoprune.settings import DataSettings, ModelSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +20,12 @@ class Split:
     """Images and labels.
 
     Attributes:
-        images: (n, *input shape) float32, ready to be fed to the model.
+        images: (n, *input shape) float32, ready to be fed to the model; images that are read as they are needed give
+            that for a slice or an integer array, see `LazyImages`.
         labels: (n,) int64 class numbers.
     """
 
-    images: np.ndarray
+    images: np.ndarray | LazyImages
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -29,7 +33,11 @@ class Split:
 
     def head(self, count: int) -> "Split":
         """The first `count` images."""
-        return Split(self.images[:count], self.labels[:count])
+        return self.part(slice(count))
+
+    def part(self, index: slice | np.ndarray) -> "Split":
+        """Some of the images, by a slice or an integer array; none is read for that."""
+        return Split(part(self.images, index), self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +64,52 @@ class Dataset:
         return self.train.images.shape[1:]
 
     def fingerprint(self) -> str:
-        """Hash of the splits. 16 hexadecimal digits."""
+        """Hash of the splits. 16 hexadecimal digits.
+
+        Of images that are read as they are needed, it is of which they are (files and their sizes) and how they are
+        prepared.
+        """
         digest = hashlib.sha256()
         for split in (self.train, self.reward, self.test):
-            digest.update(np.ascontiguousarray(split.images).tobytes())
+            if isinstance(split.images, LazyImages):
+                digest.update(split.images.identity.encode())
+            else:
+                digest.update(np.ascontiguousarray(split.images).tobytes())
             digest.update(np.ascontiguousarray(split.labels).tobytes())
         return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
-class RawData:
-    """What a loader gives: labelled training and test images, not split further."""
+class Labelled:
+    """What a loader gives: images, in memory or where they are, and labels.
 
-    train: Split
-    test: Split
+    Attributes:
+        images: (n, *input shape) float32, or a source that reads one image at a time.
+        labels: (n,) int64 class numbers.
+    """
+
+    images: np.ndarray | ImageSource
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class RawData:
+    """Labelled training and test images, not split further and not prepared for a model.
+
+    Attributes:
+        train: for training and rewards.
+        test: for the final report.
+        white: what white is in images in memory; None if they are not known to be pixels.
+        classes: number of classes, or None: as many as the labels say.
+    """
+
+    train: Labelled
+    test: Labelled
+    white: float | None = None
+    classes: int | None = None
 
 
 Loader = Callable[[DataSettings], RawData]
@@ -77,15 +117,20 @@ Loader = Callable[[DataSettings], RawData]
 DATASETS: Registry[Loader] = Registry("data set")
 
 
-def load_data(settings: DataSettings) -> Dataset:
-    """Load a data set and cut the reward split from its training images.
+def load_data(settings: DataSettings, model: ModelSettings | None = None) -> Dataset:
+    """Load a data set, fit its images to a model, and cut the reward split from the training images.
+
+    Args:
+        settings: which data.
+        model: which model they are for: its input size and its preprocessing are the defaults of the data's.
 
     Raises:
         UnknownNameError: there is no such data set.
         DataError: the data are missing or malformed, or too few for the split.
+        ModelError: the file of the model cannot be read.
+        SettingsError: the preprocessing does not exist.
     """
-    raw = DATASETS.get(settings.name)(settings)
-    return split(settings, raw)
+    return split(settings, DATASETS.get(settings.name)(settings), model)
 
 
 def from_arrays(
@@ -110,8 +155,8 @@ def from_arrays(
     Raises:
         DataError: labels or images cannot be used, or are too few.
     """
-    train = Split(as_images(x_train), as_labels(y_train))
-    raw = RawData(train, Split(as_images(x_test), as_labels(y_test)))
+    train = Labelled(as_images(x_train), as_labels(y_train))
+    raw = RawData(train, Labelled(as_images(x_test), as_labels(y_test)))
     return split(DataSettings("arrays", reward_size=reward_size, seed=seed), raw)
 
 
@@ -142,7 +187,13 @@ def as_labels(array: np.ndarray) -> np.ndarray:
     return flat[:, 0].astype(np.int64)
 
 
-def split(settings: DataSettings, raw: RawData) -> Dataset:
+def fifth_aside(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the training and of the test images of a data set without a test split, whatever `data.seed`."""
+    train, test = train_test_split(np.arange(count), test_size=0.2, random_state=0)
+    return train, test
+
+
+def split(settings: DataSettings, raw: RawData, model: ModelSettings | None = None) -> Dataset:
     """Cut the reward split: a random subset of the training images, drawn with the seed.
 
     Of what is left, `data.train_size` images are used, if it is given: the first ones in the same random order, so that
@@ -169,13 +220,21 @@ def split(settings: DataSettings, raw: RawData) -> Dataset:
                 f"Received: data.train_size={settings.train_size}"
             )
         train = train[: settings.train_size]
+    preparation = preparation_for(settings, model, raw.train.images, raw.white)
+    whole = Split(fitted(raw.train.images, preparation, raw.white), raw.train.labels)
     return Dataset(
-        name=settings.name if settings.path is None else Path(settings.path).name,
-        train=Split(raw.train.images[train], raw.train.labels[train]),
-        reward=Split(raw.train.images[reward], raw.train.labels[reward]),
-        test=raw.test,
-        classes=int(max(raw.train.labels.max(), raw.test.labels.max())) + 1,
+        name=_name(settings),
+        train=whole.part(train),
+        reward=whole.part(reward),
+        test=Split(fitted(raw.test.images, preparation, raw.white), raw.test.labels),
+        classes=raw.classes or int(max(raw.train.labels.max(), raw.test.labels.max())) + 1,
     )
+
+
+def _name(settings: DataSettings) -> str:
+    """What a data set is called: what it is in, if that is the user's own."""
+    own = settings.path or (settings.dir if settings.name == "image_folder" else None)
+    return settings.dataset or (settings.name if own is None else Path(own).name)
 
 
 def check(name: str, raw: RawData) -> None:
@@ -184,19 +243,23 @@ def check(name: str, raw: RawData) -> None:
     Raises:
         DataError: saying what is wrong.
     """
-    for part, some in (("training", raw.train), ("test", raw.test)):
+    for part_name, some in (("training", raw.train), ("test", raw.test)):
         if len(some) == 0:
-            raise DataError(f"The data set '{name}' has no {part} images.")
+            raise DataError(f"The data set '{name}' has no {part_name} images.")
         if len(some.images) != len(some.labels):
             raise DataError(
-                f"The data set '{name}' has {len(some.images)} {part} images but {len(some.labels)} labels."
+                f"The data set '{name}' has {len(some.images)} {part_name} images but {len(some.labels)} labels."
             )
-        if some.labels.min() < 0:
-            raise DataError(f"Labels are class numbers from 0. Received in '{name}': {some.labels.min()}")
-        if not np.isfinite(some.images).all():
-            raise DataError(f"The {part} images of '{name}' contain values that are not finite.")
-    if raw.train.images.shape[1:] != raw.test.images.shape[1:]:
-        raise DataError(
-            f"Training and test images of '{name}' differ in shape: {raw.train.images.shape[1:]} and "
-            f"{raw.test.images.shape[1:]}."
-        )
+        _check_labels(name, some.labels, raw.classes)
+        if isinstance(some.images, np.ndarray) and not np.isfinite(some.images).all():
+            raise DataError(f"The {part_name} images of '{name}' contain values that are not finite.")
+    shapes = [some.images.shape[1:] for some in (raw.train, raw.test) if isinstance(some.images, np.ndarray)]
+    if len(set(shapes)) > 1:
+        raise DataError(f"Training and test images of '{name}' differ in shape: {shapes[0]} and {shapes[1]}.")
+
+
+def _check_labels(name: str, labels: np.ndarray, classes: int | None) -> None:
+    if labels.min() < 0:
+        raise DataError(f"Labels are class numbers from 0. Received in '{name}': {labels.min()}")
+    if classes is not None and labels.max() >= classes:
+        raise DataError(f"'{name}' has {classes} classes, numbered from 0. Received the label {labels.max()}")

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.data import Dataset, Split
+from autoprune.data import Dataset, LazyImages, Split
 from autoprune.errors import DataError
 from autoprune.models.head import gives_logits
 
@@ -26,10 +26,11 @@ def predicted_classes(model: Any, split: Split, batch_size: int = 256) -> np.nda
     return np.concatenate(parts).astype(np.int64)
 
 
-def batches(images: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Consecutive parts of at most `batch_size` images."""
-    for start in range(0, len(images), batch_size):
-        yield images[start : start + batch_size]
+def batches(images: np.ndarray | LazyImages, batch_size: int, count: int | None = None) -> Iterator[np.ndarray]:
+    """Consecutive parts of at most `batch_size` of the images, or of the first `count`; each is read when it is due."""
+    end = len(images) if count is None else min(count, len(images))
+    for start in range(0, end, batch_size):
+        yield images[start : min(start + batch_size, end)]
 
 
 def check_fit(model: Any, data: Dataset) -> None:
@@ -48,7 +49,7 @@ def check_fit(model: Any, data: Dataset) -> None:
     if not fits:
         raise DataError(
             f"The images of '{data.name}' have shape {received}, the model '{model.name}' takes {expected}. Resize "
-            "or reshape the data, or choose a model with that input."
+            "or reshape the data (data.image_size=[height,width,channels] does it), or choose a model with that input."
         )
     outputs = tuple(model.outputs[0].shape[1:])
     if len(outputs) != 1:

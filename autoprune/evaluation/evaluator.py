@@ -142,8 +142,8 @@ class Evaluator:
                 if self._tuning is not None:
                     self._tuning(self.model)
                 batch_size = self._settings.batch_size
-                images = self._data.train.images[: self._settings.recalibration_images]
-                recalibrate(self.model, images, batch_size)
+                some = self._data.train.head(self._settings.recalibration_images)
+                recalibrate(self.model, some.images, batch_size)
                 signals = read_signals(self.model, self._data.reward, self._dense, batch_size)
             cost = pending.result()
         except CostError as failure:
@@ -173,7 +173,8 @@ class Evaluator:
                 yield
             return
         try:
-            apply_with_reconstruction(self._surgeon, plan, self._data.train.images[: self._settings.recovery_images])
+            some = self._data.train.head(self._settings.recovery_images)
+            apply_with_reconstruction(self._surgeon, plan, some.images)
             yield
         finally:
             self._surgeon.restore(self._snapshot)

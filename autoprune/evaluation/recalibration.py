@@ -9,11 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from autoprune.data import LazyImages
 from autoprune.evaluation.accuracy import batches
 from autoprune.models import keras_internals
 
 
-def recalibrate(model: Any, images: np.ndarray, batch_size: int = 256) -> int:
+def recalibrate(model: Any, images: np.ndarray | LazyImages, batch_size: int = 256) -> int:
     """Set the moving mean and variance of every batch norm to the average over batches of these images.
 
     Every layer but the batch norms runs as in inference. Equal weights: batch k enters with weight 1/k, so that
@@ -21,7 +22,7 @@ def recalibrate(model: Any, images: np.ndarray, batch_size: int = 256) -> int:
 
     Args:
         model: the model; its batch norms change.
-        images: (n, *input shape), from the training split.
+        images: (n, *input shape), from the training split; those that are read as needed are read batch by batch.
         batch_size: images per batch.
 
     Returns:
@@ -34,7 +35,7 @@ def recalibrate(model: Any, images: np.ndarray, batch_size: int = 256) -> int:
     momenta = [(layer, layer.momentum) for layer in norms]
     try:
         with keras_internals.batch_statistics_only(norms):
-            for number, batch in enumerate(batches(images[:usable], batch_size)):
+            for number, batch in enumerate(batches(images, batch_size, usable)):
                 for layer in norms:
                     layer.momentum = number / (number + 1)
                 model(batch, training=False)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from autoprune.data import LazyImages
 from autoprune.models import keras_internals
 from autoprune.models.distilling import DistillationLoss, taught
 from autoprune.models.head import gives_logits
@@ -34,7 +35,7 @@ class ShortTuning:
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: np.ndarray | LazyImages,
         labels: np.ndarray,
         teacher: np.ndarray,
         *,

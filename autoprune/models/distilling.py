@@ -50,6 +50,40 @@ def taught(labels: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     return np.concatenate([labels[:, None].astype(np.float32), teacher], axis=1)
 
 
+def hard_loss(labels: Any, log_probabilities: Any, smoothing: float = 0.0) -> Any:
+    """(n,) cross-entropies with labels, of which a share is spread evenly over all classes.
+
+    Label smoothing of Szegedy et al., 2016 (arXiv 1512.00567, section 7): (1 - s) * label + s / classes.
+
+    Args:
+        labels: (n,) class numbers, of any dtype.
+        log_probabilities: (n, classes).
+        smoothing: s, from 0 to below 1.
+    """
+    label = keras.ops.one_hot(keras.ops.cast(labels, "int32"), log_probabilities.shape[-1])
+    hard = -keras.ops.sum(label * log_probabilities, axis=-1)
+    return hard if smoothing == 0 else (1 - smoothing) * hard - smoothing * keras.ops.mean(log_probabilities, axis=-1)
+
+
+class SmoothedLoss(keras.losses.Loss):
+    """Cross-entropy with smoothed labels, see `hard_loss`.
+
+    Args:
+        smoothing: share of a label that is spread over all classes.
+        from_logits: what the network puts out.
+    """
+
+    def __init__(self, smoothing: float, *, from_logits: bool) -> None:
+        super().__init__(name="smoothed_crossentropy")
+        self._smoothing = smoothing
+        self._from_logits = from_logits
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """(n,) losses of (n,) or (n, 1) class numbers and the network's outputs."""
+        log_probabilities = class_log_probabilities(y_pred, from_logits=self._from_logits)
+        return hard_loss(keras.ops.reshape(y_true, (-1,)), log_probabilities, self._smoothing)
+
+
 class DistillationLoss(keras.losses.Loss):
     """Cross-entropy with the labels and with a teacher: (1 - weight) * hard + weight * temperature^2 * soft.
 
@@ -60,19 +94,20 @@ class DistillationLoss(keras.losses.Loss):
         weight: of the teacher, from 0 to 1.
         temperature: above 0; the larger, the more the teacher's small probabilities count.
         from_logits: what the student puts out.
+        smoothing: of the labels, see `hard_loss`.
     """
 
-    def __init__(self, weight: float, temperature: float, *, from_logits: bool) -> None:
+    def __init__(self, weight: float, temperature: float, *, from_logits: bool, smoothing: float = 0.0) -> None:
         super().__init__(name="distillation")
         self._weight = weight
         self._temperature = temperature
         self._from_logits = from_logits
+        self._smoothing = smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """(n,) losses of rows made by `taught` and the student's outputs."""
         student = class_log_probabilities(y_pred, from_logits=self._from_logits)
-        label = keras.ops.one_hot(keras.ops.cast(y_true[:, 0], "int32"), student.shape[-1])
-        hard = -keras.ops.sum(label * student, axis=-1)
+        hard = hard_loss(y_true[:, 0], student, self._smoothing)
         teacher = keras.ops.softmax(y_true[:, 1:] / self._temperature, axis=-1)
         soft = -keras.ops.sum(teacher * keras.ops.log_softmax(student / self._temperature, axis=-1), axis=-1)
         return (1 - self._weight) * hard + self._weight * self._temperature**2 * soft

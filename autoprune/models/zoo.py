@@ -9,7 +9,9 @@ from typing import Any
 
 import keras
 
-from autoprune.registry import Registry
+from autoprune.errors import UnknownNameError
+from autoprune.models import applications
+from autoprune.registry import Registry, suggestion
 
 layers = keras.layers
 
@@ -36,16 +38,32 @@ def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, w
     """An untrained model.
 
     Args:
-        name: a registered architecture: `small_resnet`, `plain_cnn`, `resnet20`, `vgg16`, `mobilenet_v2`.
+        name: a registered architecture: `small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`, `resnet20`,
+            `vgg16`, `mobilenet_v2`; or a network of `keras.applications`, such as `ResNet50`.
         input_shape: shape of one image, or None for what the network is known for.
         classes: number of classes, or None likewise.
-        width: factor on every layer's number of channels.
+        width: factor on every layer's number of channels, in the zoo.
 
     Raises:
+        ModelError: a network of `keras.applications` does not take such images.
         UnknownNameError: there is no such architecture.
     """
+    check_known(name)
+    if name in applications.names():
+        return applications.build(name, input_shape, classes)
     architecture = ARCHITECTURES.get(name)
     return architecture.build(tuple(input_shape or architecture.input_shape), classes or architecture.classes, width)
+
+
+def check_known(name: str) -> None:
+    """Refuse a name that is no architecture's.
+
+    Raises:
+        UnknownNameError: there is none of that name, here or in `keras.applications`.
+    """
+    known = [*ARCHITECTURES, *applications.names()]
+    if name not in known:
+        raise UnknownNameError(f"There is no {ARCHITECTURES.kind} '{name}'. {suggestion(name, known)}")
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -150,6 +168,37 @@ def _mobilenet_v2(shape: tuple[int, ...], classes: int, width: float) -> Any:
     return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="mobilenet_v2")
 
 
+def _small_mobilenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """A stem and four inverted residuals, 32-32-64-64 channels expanded by six: a MobileNetV2 for very small images."""
+    image = keras.Input(shape, name="image")
+    x = _conv_bn(image, _scaled(32, width), "stem")
+    for number, (channels, stride) in enumerate(((32, 1), (32, 1), (64, 2), (64, 1)), start=1):
+        x = _inverted_residual(x, _scaled(channels, width), f"block{number}", expansion=6, stride=stride)
+    x = _conv_bn(x, _scaled(256, width), "head", kernel=1)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="small_mobilenet")
+
+
+def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """Two dense blocks of three convolutions, which read all before them, joined by a 1x1 convolution and pooling.
+
+    After Huang et al., 2017 (arXiv 1608.06993), with normalisation behind the convolutions.
+    """
+    image = keras.Input(shape, name="image")
+    x = _conv_bn(image, _scaled(64, width), "stem")
+    for block, channels in enumerate((64, 96), start=1):
+        if block > 1:
+            x = _conv_bn(x, _scaled(128, width), f"transition{block - 1}", kernel=1)
+            x = layers.AveragePooling2D(2, padding="same", name=f"pool{block - 1}")(x)
+        for number in range(1, 4):
+            new = _conv_bn(x, _scaled(channels, width), f"block{block}_conv{number}")
+            x = layers.Concatenate(name=f"block{block}_concat{number}")([x, new])
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="small_densenet")
+
+
+ARCHITECTURES.add("small_mobilenet")(Architecture(_small_mobilenet, (8, 8, 1)))
+ARCHITECTURES.add("small_densenet")(Architecture(_small_densenet, (8, 8, 1)))
 ARCHITECTURES.add("mobilenet_v2")(Architecture(_mobilenet_v2, (32, 32, 3)))
 ARCHITECTURES.add("small_resnet")(Architecture(_small_resnet, (8, 8, 1)))
 ARCHITECTURES.add("resnet20")(Architecture(_resnet20, (32, 32, 3)))

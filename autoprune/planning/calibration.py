@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from autoprune.data.splits import as_labels
+from autoprune.data.streaming import LazyImages, part
 from autoprune.errors import DataError, PlanError
 
 
@@ -16,7 +17,8 @@ class CalibrationData:
     """Some training images; a few hundred are enough to rank channels.
 
     Attributes:
-        images: (n, *input shape), as the model takes them; for a model of several inputs a list or dict of these.
+        images: (n, *input shape), as the model takes them, in memory or read as needed; for a model of several inputs
+            a list or dict of these.
         labels: (n,) class numbers or (n, classes) one-hot; None for measures that need none.
         batch_size: images per batch. The measure `taylor` averages over batches, so its scores depend on it.
 
@@ -52,8 +54,8 @@ class CalibrationData:
         labels = None if self.labels is None else as_labels(self.labels)
         usable = len(self) // self.batch_size * self.batch_size if whole else 0
         for start in range(0, usable or len(self), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield _taken(self.images, part), None if labels is None else labels[part]
+            batch = slice(start, start + self.batch_size)
+            yield _taken(self.images, batch), None if labels is None else labels[batch]
 
 
 def as_calibration(data: Any) -> CalibrationData | None:
@@ -69,8 +71,8 @@ def as_calibration(data: Any) -> CalibrationData | None:
     return CalibrationData(data)
 
 
-def drawn(images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> CalibrationData:
-    """A random subset of a split, the same for the same seed.
+def drawn(images: np.ndarray | LazyImages, labels: np.ndarray, count: int, seed: int) -> CalibrationData:
+    """A random subset of a split, the same for the same seed; images that are read as needed stay where they are.
 
     Args:
         images: (n, *input shape).
@@ -79,7 +81,7 @@ def drawn(images: np.ndarray, labels: np.ndarray, count: int, seed: int) -> Cali
         seed: of the draw.
     """
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
-    return CalibrationData(images[chosen], labels[chosen])
+    return CalibrationData(part(images, chosen), labels[chosen])
 
 
 def check_images(model: Any, data: CalibrationData) -> None:
@@ -88,7 +90,9 @@ def check_images(model: Any, data: CalibrationData) -> None:
     Raises:
         DataError: naming both shapes.
     """
-    received = [tuple(np.shape(array)[1:]) for array in keras.tree.flatten(data.images)]
+    # Not by `np.shape` alone, which would read images that are read as needed.
+    arrays = keras.tree.flatten(data.images)
+    received = [tuple(getattr(array, "shape", None) or np.shape(array))[1:] for array in arrays]
     expected = [tuple(tensor.shape[1:]) for tensor in model.inputs]
     if len(received) != len(expected) or not all(map(_fits, received, expected)):
         raise DataError(
@@ -102,5 +106,5 @@ def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(received) == len(expected) and all(wanted in (None, size) for size, wanted in known)
 
 
-def _taken(images: Any, part: slice) -> Any:
-    return keras.tree.map_structure(lambda array: array[part], images)
+def _taken(images: Any, batch: slice) -> Any:
+    return keras.tree.map_structure(lambda array: array[batch], images)

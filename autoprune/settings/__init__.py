@@ -6,6 +6,8 @@ commands sees a `DictConfig`.
 
 from autoprune.settings.budget import BudgetSettings, RewardSettings
 from autoprune.settings.commands import CompareSettings, MeasureSettings, SearchSettings
+from autoprune.settings.exporting import ExportSettings
+from autoprune.settings.finetuning import FinetuneSettings, RuntimeSettings
 from autoprune.settings.parts import (
     AgentSettings,
     Constraints,
@@ -17,6 +19,7 @@ from autoprune.settings.parts import (
     SearcherSettings,
     TrainingSettings,
 )
+from autoprune.settings.policies import LearnSettings, ReplaySettings
 from autoprune.settings.reading import from_config
 from autoprune.settings.target import TargetSettings
 
@@ -27,11 +30,16 @@ __all__ = [
     "Constraints",
     "DataSettings",
     "EvaluationSettings",
+    "ExportSettings",
+    "FinetuneSettings",
     "ImportanceSettings",
+    "LearnSettings",
     "LimitsSettings",
     "MeasureSettings",
     "ModelSettings",
+    "ReplaySettings",
     "RewardSettings",
+    "RuntimeSettings",
     "SearchSettings",
     "SearcherSettings",
     "TargetSettings",

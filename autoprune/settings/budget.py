@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,3 +165,14 @@ def check_budget(budget: BudgetSettings, reward: RewardSettings, *, several: boo
         check(limit.is_share or not several, f"budget.{name}", wanted, limit)
     enough = bool(budget.limits) or reward.name in FLOORED
     check(enough, "budget", f"a latency or memory limit; only reward={FLOORED[0]} needs none", "none")
+
+
+def named_budgets(latencies: Sequence[float], memories: Sequence[float]) -> dict[str, BudgetSettings]:
+    """Budgets that each limit one thing, by what they are called in names and tables.
+
+    Args:
+        latencies: shares of the dense latency.
+        memories: shares of the dense model's device memory.
+    """
+    named = {f"{share:g}": BudgetSettings(share, None) for share in latencies}
+    return named | {f"memory {share:g}": BudgetSettings(None, share) for share in memories}

@@ -1,10 +1,9 @@
 """Everything that a command reads, one class each."""
 
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
-from autoprune.settings.budget import BudgetSettings, RewardSettings, check_budget
-from autoprune.settings.checking import check
+from autoprune.settings.budget import BudgetSettings, RewardSettings, check_budget, named_budgets
+from autoprune.settings.checking import check, check_list, check_shares
 from autoprune.settings.parts import (
     AgentSettings,
     Constraints,
@@ -87,21 +86,18 @@ class CompareSettings:
     def __post_init__(self) -> None:
         wanted = "one file here; `python -m autoprune.measure` takes several"
         check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
-        _check_list("searchers", self.searchers, [self._made_by(searcher) for searcher in self.searchers])
+        check_list("searchers", self.searchers, [self._made_by(searcher) for searcher in self.searchers])
         for searcher in self.searchers:
             kind, colon, agent = searcher.partition(":")
             named = bool(agent) and kind == "rl" if colon else bool(kind)
             check(named, "searchers", "names of searchers, or rl:AGENT such as rl:ppo", searcher)
-        for option in ("latencies", "memories"):
-            shares = getattr(self, option)
-            _check_list(option, shares, shares, empty=True)
-            for share in shares:
-                check(0 < share <= 1, option, "shares of the dense model's, above 0 and at most 1 (0.5 is half)", share)
+        check_shares("latencies", self.latencies)
+        check_shares("memories", self.memories)
         check(bool(self.latencies or self.memories), "latencies", "given, or else memories: there is no budget", "none")
-        _check_list("seeds", self.seeds, self.seeds)
+        check_list("seeds", self.seeds, self.seeds)
         for seed in self.seeds:
             check(0 <= seed < 2**32, "seeds", "whole numbers from 0 to 4294967295", seed)
-        _check_list("controls", self.controls, self.controls, empty=True)
+        check_list("controls", self.controls, self.controls, empty=True)
         for control in self.controls:
             known = control in ("dense", "scratch", *(f"scratch:{searcher}" for searcher in self.searchers))
             check(known, "controls", "dense, scratch, or scratch: and one of the searchers", control)
@@ -110,8 +106,7 @@ class CompareSettings:
     @property
     def budgets(self) -> dict[str, BudgetSettings]:
         """The budgets by what they are called in names and tables."""
-        latencies = {f"{share:g}": BudgetSettings(share, None) for share in self.latencies}
-        return latencies | {f"memory {share:g}": BudgetSettings(None, share) for share in self.memories}
+        return named_budgets(self.latencies, self.memories)
 
     def search_settings(
         self, searcher: str | None = None, budget: str | None = None, seed: int | None = None
@@ -149,25 +144,6 @@ class CompareSettings:
     def _made_by(self, searcher: str) -> str:
         """The searcher with its agent, so that one that is named in two ways is found."""
         return f"rl:{self.agent.name}" if searcher == "rl" else searcher
-
-
-def _check_list(
-    option: str, values: Sequence[Hashable], told_apart: Sequence[Hashable], *, empty: bool = False
-) -> None:
-    """Refuse an empty list, unless it may be, and values that are given twice.
-
-    Args:
-        option: its name, for messages.
-        values: of the option.
-        told_apart: for each value what must differ from the others'.
-        empty: whether it may be.
-
-    Raises:
-        SettingsError: the list cannot be used.
-    """
-    check(empty or len(values) > 0, option, "one value or more, such as [a,b]", "an empty list")
-    twice = [value for value, key in zip(values, told_apart, strict=True) if told_apart.count(key) > 1]
-    check(not twice, option, "different from each other", f"{', '.join(map(str, twice))} in {list(values)}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,15 @@ from autoprune.settings.checking import check
 
 _NORMALISATIONS = ("mean", "max", "sum", "none")
 SCORES = ("accuracy", "likelihood", "agreement")
+AUGMENTATIONS = ("none", "shift", "shift_flip", "keras")
+SCHEDULES = ("cosine", "rewinding")
+_KNOWN_DATA = ("digits", "fashion_mnist", "cifar10", "cifar100", "npz", "image_folder", "tfds")
+# Which data sets read an option.
+_READERS = {
+    "path": ("npz",),
+    "dir": ("fashion_mnist", "cifar10", "cifar100", "image_folder", "tfds"),
+    "dataset": ("tfds",),
+}
 
 
 @dataclass(frozen=True)
@@ -14,12 +23,15 @@ class ModelSettings:
     """Which model.
 
     Attributes:
-        name: an architecture of the zoo (`small_resnet`, `plain_cnn`, `resnet20`, `vgg16`,
-            `mobilenet_v2`), or `file`.
+        name: an architecture of the zoo (`small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`,
+            `resnet20`, `vgg16`, `mobilenet_v2`), a network of `keras.applications` by its name there (`ResNet50`), or
+            `file`.
         path: the `.keras` file, for `file`; to measure, also a list of files.
         width: factor on every layer's channels, for architectures of the zoo.
         input_shape: shape of one image; by default the data's, or what the architecture is known for.
         classes: number of classes; by default likewise.
+        weights: of a network of `keras.applications`: `imagenet`, a `.weights.h5` file for this very network, or null
+            for new ones. It is trained unless they come with a classifier for these classes.
     """
 
     name: str = "small_resnet"
@@ -27,6 +39,7 @@ class ModelSettings:
     width: float = 1.0
     input_shape: list[int] | None = None
     classes: int | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         check(self.width > 0, "model.width", "above 0", self.width)
@@ -42,9 +55,18 @@ class DataSettings:
     """Which data, and how they are split.
 
     Attributes:
-        name: a registered data set: `digits`, `fashion_mnist`, `npz`.
+        name: a registered data set: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `npz`, `image_folder`, `tfds`.
         dir: folder with the data set's files, where it has some.
         path: the file, for `npz`.
+        dataset: name in TensorFlow Datasets, for `tfds`.
+        train_split: of that data set, for training images and rewards.
+        test_split: likewise, for the final report.
+        image_size: height and width, and if you like channels, that images are resized to; null is what the model
+            takes, where it says that.
+        crop_to_aspect_ratio: cut images around the middle before they are resized, instead of distorting them.
+        preprocessing: values of the pixels: `none` (0 to 255), `unit` (0 to 1), `tf` (-1 to 1), `caffe`, `torch`, or a
+            network of `keras.applications` for its own; `auto` is that of the model, if it is one of these, and
+            otherwise 0 to 1. An `npz` is left as it is by `auto`.
         reward_size: images in the reward split; a number below 1 is a share of the training images.
         train_size: training images used, drawn from those that the reward split leaves; null is all.
         seed: of the splits.
@@ -56,14 +78,24 @@ class DataSettings:
     reward_size: float = 0.2
     train_size: int | None = None
     seed: int = 0
+    dataset: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    image_size: list[int] | None = None
+    crop_to_aspect_ratio: bool = False
+    preprocessing: str = "auto"
 
     def __post_init__(self) -> None:
         enough = self.train_size is None or self.train_size >= 1
         check(enough, "data.train_size", "1 or more, or null", self.train_size)
-        for option, reader in (("path", "npz"), ("dir", "fashion_mnist")):
+        for option, readers in _READERS.items():
             value = getattr(self, option)
-            read = value is None or self.name not in {"digits", "fashion_mnist", "npz"} - {reader}
-            check(read, f"data.{option}", f"given with data={reader}; data={self.name} does not read it", value)
+            read = value is None or self.name in readers or self.name not in _KNOWN_DATA
+            wanted = f"given with data={' or '.join(readers)}; data={self.name} does not read it"
+            check(read, f"data.{option}", wanted, value)
+        size = self.image_size
+        fits = size is None or (len(size) in (2, 3) and min(size) >= 1)
+        check(fits, "data.image_size", "[height,width], or with channels [height,width,3], or null", size)
 
 
 @dataclass(frozen=True)
@@ -141,7 +173,17 @@ class TrainingSettings:
         distillation: weight of the dense model's probabilities beside the labels when fine-tuning, from 0 to 1.
         temperature: of those probabilities; the larger, the more the small ones count.
         augmentation: what is done to training images anew in every epoch: `none`, `shift` (by up to an eighth of
-            either side, filled with zeros) or `shift_flip` (and half of them mirrored).
+            either side, filled with zeros), `shift_flip` (and half of them mirrored), or `keras`: the layers that
+            `augmentation_layers` names, in that order.
+        augmentation_layers: for `keras`, Keras's layers that change images and leave labels and shapes alone, each
+            with its arguments: `[{RandomRotation: {factor: 0.05}}, {RandomZoom: {height_factor: 0.1}}]`.
+        schedule: of the learning rate when fine-tuning: `cosine`, or `rewinding`: what training from scratch, with
+            `epochs`, `learning_rate` and `warm_up`, had in its last `fine_tune_epochs` (Renda et al., 2020, arXiv
+            2003.02389). For a model that was not trained here, set these to what it was trained with.
+        label_smoothing: probability that is spread over all classes, from 0 to below 1 (Szegedy et al., 2016, arXiv
+            1512.00567); labels alone are smoothed, not a teacher's probabilities.
+        early_stop: epochs without a better accuracy on the reward split after which training ends; null never ends it
+            early. The schedule stays that of all epochs.
     """
 
     epochs: int = 20
@@ -154,6 +196,10 @@ class TrainingSettings:
     distillation: float = 0.5
     temperature: float = 2.0
     augmentation: str = "none"
+    augmentation_layers: list[Any] = field(default_factory=list)
+    schedule: str = "cosine"
+    label_smoothing: float = 0.0
+    early_stop: int | None = None
 
     def __post_init__(self) -> None:
         check(self.epochs >= 1, "training.epochs", "1 or more", self.epochs)
@@ -161,8 +207,19 @@ class TrainingSettings:
         check(self.after_pruning >= 0, "training.fine_tune_epochs", "0 or more", self.fine_tune_epochs)
         check(0 <= self.distillation <= 1, "training.distillation", "from 0 to 1", self.distillation)
         check(self.temperature > 0, "training.temperature", "above 0", self.temperature)
-        known = ("none", "shift", "shift_flip")
-        check(self.augmentation in known, "training.augmentation", f"one of {', '.join(known)}", self.augmentation)
+        check(0 <= self.label_smoothing < 1, "training.label_smoothing", "from 0 to below 1", self.label_smoothing)
+        patient = self.early_stop is None or self.early_stop >= 1
+        check(patient, "training.early_stop", "1 or more epochs, or null", self.early_stop)
+        for option, known in (("augmentation", AUGMENTATIONS), ("schedule", SCHEDULES)):
+            value = getattr(self, option)
+            check(value in known, f"training.{option}", f"one of {', '.join(known)}", value)
+        named = (self.augmentation == "keras") == bool(self.augmentation_layers)
+        wanted = "given with training.augmentation=keras, and only then"
+        check(named, "training.augmentation_layers", wanted, self.augmentation_layers)
+        if self.schedule == "rewinding":
+            rewindable = self.after_pruning <= self.epochs
+            wanted = f"at most training.epochs ({self.epochs}) with training.schedule=rewinding"
+            check(rewindable, "training.fine_tune_epochs", wanted, self.fine_tune_epochs)
 
     @property
     def after_pruning(self) -> int:

@@ -1,0 +1,125 @@
+"""The formats: how a model is written in each, and how what was written is run."""
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.errors import SettingsError
+from autoprune.models.files import save_model
+from autoprune.registry import Registry
+from autoprune.settings.extras import extra
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        name: of the format.
+        filename: of what is written.
+        write: writes a model to a path.
+        run: loads what is at a path and gives its outputs, flat. It is called with the path, inputs in the structure of
+            the model's, and their names, flat.
+        libraries: of the extra of the same name that it needs.
+        tensorflow: whether Keras has to run on TensorFlow.
+    """
+
+    name: str
+    filename: str
+    write: Callable[[Any, Path], None]
+    run: Callable[[Path, Any, Sequence[str]], list[np.ndarray]]
+    libraries: tuple[str, ...] = ()
+    tensorflow: bool = True
+
+
+FORMATS: Registry[Format] = Registry("format")
+_NUMBERED = re.compile(r"output_\d+").fullmatch
+
+
+def check_libraries(entry: Format) -> None:
+    """Refuse a format that cannot be written here.
+
+    Raises:
+        SettingsError: a library is missing, or Keras runs on another backend.
+    """
+    for library in entry.libraries:
+        extra(library, f"formats=[{entry.name}]", entry.name)
+    if entry.tensorflow and keras.backend.backend() != "tensorflow":
+        raise SettingsError(
+            f"The format {entry.name} is written by TensorFlow, and Keras runs on {keras.backend.backend()}. Save the "
+            "model as .keras, and export that with KERAS_BACKEND=tensorflow."
+        )
+
+
+def _run_keras(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
+    model = keras.saving.load_model(path, compile=False)
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(inputs, training=False))]
+
+
+def _write_as(name: str) -> Callable[[Any, Path], None]:
+    """Keras's own export to a format."""
+
+    def write(model: Any, path: Path) -> None:
+        with warnings.catch_warnings():
+            # tf2onnx still looks for what NumPy 1 had.
+            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+            model.export(str(path), format=name, verbose=False)
+
+    return write
+
+
+def _run_saved_model(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
+    import tensorflow as tf
+
+    # Held while it runs: its function does not keep its variables.
+    loaded = tf.saved_model.load(str(path))
+    return [output.numpy() for output in keras.tree.flatten(loaded.serve(inputs))]
+
+
+def _run_litert(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarray]:
+    with warnings.catch_warnings():
+        # TensorFlow names the package that its interpreter moves to; until then it is the same.
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
+        interpreter = _interpreter_module().Interpreter(str(path))
+    runner = interpreter.get_signature_runner()
+    outputs = runner(**_named(list(runner.get_input_details()), names, inputs))
+    # By their number, `output_10` after `output_9`, or by the keys of a dict as Keras flattens it.
+    return [outputs[name] for name in sorted(outputs, key=lambda name: (len(name) if _NUMBERED(name) else 0, name))]
+
+
+def _named(known: Sequence[str], names: Sequence[str], inputs: Any) -> dict[str, np.ndarray]:
+    """The inputs by the names that a file knows them by: the model's, or others in the same order."""
+    arrays = keras.tree.flatten(inputs)
+    return dict(zip(names if set(names) == set(known) else known, arrays, strict=True))
+
+
+def _interpreter_module() -> ModuleType:
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        return tf.lite
+    return interpreter
+
+
+def _run_onnx(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarray]:
+    onnxruntime = extra("onnxruntime", "formats=[onnx]", "onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, _named([entry.name for entry in session.get_inputs()], names, inputs))
+
+
+for _entry in (
+    Format("keras", "model.keras", save_model, _run_keras, tensorflow=False),
+    Format("saved_model", "saved_model", _write_as("tf_saved_model"), _run_saved_model),
+    Format("litert", "model.tflite", _write_as("litert"), _run_litert),
+    Format("onnx", "model.onnx", _write_as("onnx"), _run_onnx, ("onnx", "tf2onnx", "onnxruntime")),
+):
+    FORMATS.add(_entry.name)(_entry)

@@ -1,0 +1,153 @@
+"""What commands read that learn policies and replay them."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from autoprune.settings.budget import BudgetSettings, RewardSettings, named_budgets
+from autoprune.settings.checking import check, check_list, check_shares
+from autoprune.settings.commands import SearchSettings
+from autoprune.settings.parts import (
+    AgentSettings,
+    Constraints,
+    DataSettings,
+    EvaluationSettings,
+    ImportanceSettings,
+    LimitsSettings,
+    ModelSettings,
+    SearcherSettings,
+    TrainingSettings,
+)
+from autoprune.settings.target import TargetSettings
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """What a replay may do besides rolling the policy out.
+
+    Attributes:
+        evaluations: plans that may be scored to adapt the policy, beside the one of the policy as it is.
+        scratch: also search from scratch, with an agent of the same kind and as many evaluations.
+    """
+
+    evaluations: int = 0
+    scratch: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.evaluations >= 0, "replay.evaluations", "0 or more", self.evaluations)
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """Everything that `python -m autoprune.replay` reads; the parts are those of a search.
+
+    Attributes:
+        policy: folder of the policy, or a run folder that has one.
+        replay: how the policy may be adapted.
+        seed: of training and of adaptation.
+        resume: run folder of an interrupted replay to go on with, or null.
+    """
+
+    policy: str | None = None
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
+    constraints: Constraints = field(default_factory=Constraints)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    replay: AdaptationSettings = field(default_factory=AdaptationSettings)
+    seed: int = 0
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        given = bool(self.policy) or self.resume is not None
+        check(given, "policy", "the folder of a policy: policy=RUN/policy", "none")
+
+    def search_settings(self) -> SearchSettings:
+        """The settings of the searches on the new model, each with as many evaluations as the replay has."""
+        return SearchSettings(
+            model=self.model,
+            data=self.data,
+            target=self.target,
+            budget=self.budget,
+            reward=self.reward,
+            searcher=SearcherSettings("replay"),
+            agent=self.agent,
+            importance=self.importance,
+            constraints=self.constraints,
+            evaluation=self.evaluation,
+            training=self.training,
+            search=LimitsSettings(1 + self.replay.evaluations),
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """Everything that `python -m autoprune.learn` reads; the parts are those of a search.
+
+    Attributes:
+        models: networks that the policy is learnt on: architectures of the zoo, and `.keras` files.
+        model: width, input shape and classes of those of the zoo.
+        latencies: budgets of each of them: shares of its dense latency, above 0 and at most 1.
+        memories: likewise of its device memory.
+        search: evaluations of each network at each budget.
+        seed: of training and of the agent.
+        resume: run folder of an interrupted training to go on with, or null.
+    """
+
+    models: list[str] = field(default_factory=lambda: ["plain_cnn", "small_resnet"])
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    latencies: list[float] = field(default_factory=lambda: [0.6])
+    memories: list[float] = field(default_factory=list)
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    agent: AgentSettings = field(default_factory=lambda: AgentSettings("dyna_ppo"))
+    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
+    constraints: Constraints = field(default_factory=Constraints)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    search: LimitsSettings = field(default_factory=LimitsSettings)
+    seed: int = 0
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        check_list("models", self.models, [Path(model).stem for model in self.models])
+        check_shares("latencies", self.latencies)
+        check_shares("memories", self.memories)
+        check(bool(self.latencies or self.memories), "latencies", "given, or else memories: there is no budget", "none")
+        check(self.search.evaluations >= 2, "search.evaluations", "2 or more for each problem", self.search.evaluations)
+
+    @property
+    def budgets(self) -> dict[str, BudgetSettings]:
+        """The budgets by what they are called in names and tables."""
+        return named_budgets(self.latencies, self.memories)
+
+    def search_settings(self, model: str | None = None, budget: str | None = None) -> SearchSettings:
+        """The settings of one of the problems, or of what all budgets of a model share.
+
+        Args:
+            model: as in `models`; None is the first.
+            budget: as in `budgets`; None limits what any of the budgets limits.
+        """
+        name = model or self.models[0]
+        file = name.endswith(".keras")
+        tightest = BudgetSettings(min(self.latencies, default=None), min(self.memories, default=None))
+        return SearchSettings(
+            model=replace(self.model, name="file", path=name) if file else replace(self.model, name=name, path=None),
+            data=self.data,
+            target=self.target,
+            budget=tightest if budget is None else self.budgets[budget],
+            reward=self.reward,
+            agent=self.agent,
+            importance=self.importance,
+            constraints=self.constraints,
+            evaluation=self.evaluation,
+            training=self.training,
+            search=self.search,
+            seed=self.seed,
+        )
