@@ -100,6 +100,8 @@ def _wrong_choice(choices: Sequence[tuple[str, str]], groups: Mapping[str, Seque
         if key == "resume" and value != "null" and not Path(value, "settings.json").is_file():
             return f"'{value}' is not a run folder that can be resumed: it has no settings.json."
         group = key.split("@")[0]
+        if group == "model" and value.startswith("["):
+            return f"One model at a time. A policy of several: python -m autoprune.learn models={value}"
         if group in groups and value not in groups[group] and _is_name(value):
             return f"There is no {group} '{value}'. {_near(value, groups[group])}"
     return ""

@@ -44,7 +44,7 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     """
     for searcher in settings.searchers:
         check_names(settings.search_settings(searcher))
-    data = load_data(settings.data)
+    data = load_data(settings.data, settings.model)
     shared = settings.search_settings()
     with opened(dense_model(shared, data, folder), data, shared, folder) as session:
         record = _record(settings, folder, session)

@@ -11,9 +11,9 @@ from autoprune import cli
 from autoprune.errors import SettingsError
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.settings import CompareSettings, SearchSettings, from_config
+from autoprune.settings import from_config
 
-S = TypeVar("S", SearchSettings, CompareSettings)
+S = TypeVar("S")  # Settings of a command.
 
 
 def begun(config: DictConfig, schema: type[S], what: str) -> tuple[S, RunFolder]:

@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_ou
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
 from autoprune.resuming import begun, has_ended, interruptible
-from autoprune.searchers import SEARCHERS, Problem
+from autoprune.searchers import SEARCHERS, Problem, Searcher
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
-from autoprune.session import check_names, dense_model, made_searcher, opened, posed, run_searcher
+from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
-from envs.making import learnt_policy
+from envs.making import learnt_policy, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class SearchResult:
 def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
     """The whole command: data and base model, then `search_model`."""
     check_names(settings)
-    data = load_data(settings.data)
+    data = load_data(settings.data, settings.model)
     return search_model(dense_model(settings, data, folder), data, settings, folder)
 
 
@@ -76,17 +76,44 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
     Raises:
         AutopruneError: model, data, target or budget cannot be used; the message says which and why.
     """
-    start = time.perf_counter()
     check_names(settings)
     name = settings.searcher.name
+
+    def contest(session: Session) -> dict[str, Searcher]:
+        return {"uniform": SEARCHERS.get("uniform"), name: made_searcher(session, settings, folder.tensorboard)}
+
+    return conducted(model, data, settings, folder, contest)
+
+
+def conducted(
+    model: Any,
+    data: Dataset,
+    settings: SearchSettings,
+    folder: RunFolder,
+    contest: Callable[[Session], Mapping[str, Searcher]],
+) -> SearchResult:
+    """Let searchers search by the same problem with the same number of evaluations, and finish what each has found.
+
+    Args:
+        model: the dense model; it becomes the best of what is found.
+        data: its data.
+        settings: of the search; `settings.searcher.name` is the searcher that the report is about.
+        folder: the run folder.
+        contest: the searchers by name, in their order.
+
+    Raises:
+        AutopruneError: as `search_model`.
+    """
+    start = time.perf_counter()
     with opened(model, data, settings, folder) as session:
         problem = posed(session, settings)
-        searcher = made_searcher(session, settings, folder.tensorboard)
+        searchers = contest(session)
         courses, means, watch = {}, {}, SignalWatch(problem.objective)
-        for label, propose in {"uniform": SEARCHERS.get("uniform"), name: searcher}.items():
+        for label, propose in searchers.items():
             scorer = run_searcher(label, propose, problem, session, settings, watch)
             courses[label], means[label] = scorer.course, scorer.means
-        policy = learnt_policy(getattr(searcher, "actor", None), settings, model.name, session.cost_model.target)
+        actor = getattr(searchers[settings.searcher.name], "actor", None)
+        policy = learnt_policy(actor, training_record(settings, [model.name], session.cost_model.target))
         if policy is not None:
             save_policy(policy, folder.policy)
         finisher = Finisher(model, session.planner, data, cost_model=session.cost_model, settings=settings)
@@ -179,6 +206,11 @@ def _command(config: DictConfig) -> None:
         return
     with interruptible("search", folder, "Every evaluation so far"):
         result = run(settings, folder)
+    show_result(result, folder)
+
+
+def show_result(result: SearchResult, folder: RunFolder) -> None:
+    """Print the table, and where the model and the report are."""
     CONSOLE.print(result_table(result_rows(result.finished)))
     kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
     CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)

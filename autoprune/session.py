@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import types
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,17 @@ def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> A
 
 
 @contextmanager
-def opened(model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder) -> Iterator[Session]:
+def opened(
+    model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder, shared: CostModel | None = None
+) -> Iterator[Session]:
     """A model opened for searches within the block, with the widths that the settings allow.
+
+    Args:
+        model: the dense model.
+        data: its data.
+        settings: of the searches.
+        folder: where the journal is.
+        shared: costs several models; it stays open. None opens one for the settings' targets.
 
     Raises:
         DataError: the data do not fit the model.
@@ -109,7 +118,8 @@ def opened(model: Any, data: Dataset, settings: SearchSettings, folder: RunFolde
     importance = settings.importance
     sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
-    with closing(open_targets(settings.target, measured=folder.measured)) as cost_model:
+    costing = nullcontext(shared) if shared else closing(open_targets(settings.target, measured=folder.measured))
+    with costing as cost_model:
         identity = _identity(model, data, planner, settings, cost_model)
         with closing(Journal(folder.journal, identity)) as journal:
             evaluator = Evaluator(

@@ -1,6 +1,7 @@
 """Makes environments for a searcher, and policies of what was learnt in them."""
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from autoprune.records import Target
 from autoprune.searchers import Problem, Scorer
 from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.policy import Policy
-from autoprune.settings import SearchSettings
+from autoprune.settings import BudgetSettings, SearchSettings
 from envs import ENV_ID
 from envs.action import MEANING, keep_ratio
 from envs.facts import read_facts
@@ -22,6 +23,7 @@ from envs.imagined_env import ImaginedPruningEnv, ImaginedTask
 from envs.observation import FEATURES, Situation, observe, shares
 from envs.pruning_env import PruningTask
 
+LIBRARIES = ("autoprune", "keras", "stable-baselines3", "torch", "gymnasium", "numpy")  # Noted with a policy.
 MISSED = 0.3  # Reward that a certain miss of the budget costs an imagined plan, besides the reward's own penalty.
 
 
@@ -119,27 +121,38 @@ def imagined_env(
     return ImaginedPruningEnv(task, count)
 
 
-def learnt_policy(
-    actor: Mapping[str, Any] | None, settings: SearchSettings, model: str, target: Target
-) -> Policy | None:
-    """What an agent has learnt, ready to be stored, with how it was trained; None when nothing was learnt.
+def learnt_policy(actor: Mapping[str, Any] | None, record: Mapping[str, Any]) -> Policy | None:
+    """What an agent has learnt, ready to be stored; None when nothing was learnt.
 
     Args:
         actor: what `RlSearcher.actor` holds.
-        settings: of the search.
-        model: name of the model.
-        target: what its cost was for.
+        record: how it was trained, from `training_record`.
     """
     if actor is None:
         return None
-    record = {
+    return Policy(**actor, features=FEATURES, meaning=MEANING, environment=ENV_ID, record=record)
+
+
+def training_record(
+    settings: SearchSettings, models: Sequence[str], target: Target, budgets: Sequence[BudgetSettings] | None = None
+) -> dict[str, Any]:
+    """How a policy was trained: it is stored with the policy, and tells later which agent can go on from it.
+
+    Args:
+        settings: of the search.
+        models: names of the models.
+        target: what their cost was for.
+        budgets: on which it was trained; None is that of the settings.
+    """
+    return {
         "agent": settings.agent.name,
         "evaluations": settings.search.evaluations,
         "seed": settings.seed,
-        "model": model,
+        "models": list(models),
         "data": settings.data.name,
         "target": dataclasses.asdict(target),
-        "budget": dataclasses.asdict(settings.budget),
+        "budgets": [dataclasses.asdict(budget) for budget in budgets or [settings.budget]],
         "constraints": dataclasses.asdict(settings.constraints),
+        "evaluation": dataclasses.asdict(settings.evaluation),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
-    return Policy(**actor, features=FEATURES, meaning=MEANING, environment=ENV_ID, record=record)

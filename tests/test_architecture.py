@@ -11,7 +11,7 @@ FLOW = (
     *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
     *("evaluation", "searchers", "training", "comparing", "reporting", "envs", "session", "commands"),
 )
-COMMANDS = {"search", "compare", "measure", "cli", "resuming"}
+COMMANDS = {"export", "search", "finetune", "replay", "learn", "compare", "measure", "cli", "resuming"}
 HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"resuming"}}
 FRAMEWORK_HOMES = {
     "autoprune/cost/worker.py",
@@ -22,6 +22,9 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/host.py",
     "autoprune/cost/live.py",
     "autoprune/cost/attached_worker.py",
+    "autoprune/training/jax_devices.py",
+    "autoprune/training/tensorflow_devices.py",
+    "autoprune/models/exporting/formats.py",
 }
 SOURCES = sorted([*ROOT.glob("autoprune/**/*.py"), *ROOT.glob("envs/**/*.py")])
 

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from autoprune.errors import SettingsError
-from autoprune.settings import CompareSettings, SearchSettings, from_config
+from autoprune.settings import SearchSettings, from_config
 
-S = TypeVar("S", SearchSettings, CompareSettings)
+S = TypeVar("S")  # Settings of a command.
+# Of settings, what is a path.
+PATHS = (("model", "path"), ("data", "path"), ("data", "dir"), ("policy",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,11 @@ class RunFolder:
     def policy(self) -> Path:
         """What the agent learnt."""
         return self.path / "policy"
+
+    @property
+    def replayed(self) -> Path:
+        """The policy that a replay began with."""
+        return self.path / "replayed_policy"
 
     @property
     def journal(self) -> Path:
@@ -90,12 +97,15 @@ class RunFolder:
         """The settings the run was begun with."""
         return self.path / "settings.json"
 
-    def save_settings(self, settings: SearchSettings | CompareSettings) -> None:
-        """Write the settings, so that the run can be resumed, from any folder: paths become absolute."""
+    def save_settings(self, settings: Any) -> None:
+        """Write the settings of a command, so that the run can be resumed, from any folder: paths become absolute."""
         data = dataclasses.asdict(settings)
-        for part, name in (("model", "path"), ("data", "path"), ("data", "dir")):
-            if data[part][name] is not None:
-                data[part][name] = str(Path(data[part][name]).absolute())
+        for *parts, name in PATHS:
+            part = data
+            for key in parts:
+                part = part.get(key, {})
+            if isinstance(part.get(name), str):
+                part[name] = str(Path(part[name]).absolute())
         write_json(self.settings, data)
 
     def load_settings(self, schema: type[S] = SearchSettings) -> S:

@@ -18,6 +18,7 @@ from autoprune.errors import PolicyError
 
 FORMAT = "autoprune.policy"
 VERSION = 1
+BOUNDS = [-1, 1]  # Of every feature.
 ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
 
 
@@ -67,7 +68,7 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
         "version": VERSION,
         "environment": policy.environment,
         "features": list(policy.features),
-        "feature_bounds": [-1, 1],
+        "feature_bounds": BOUNDS,
         "action": policy.meaning,
         "activation": policy.activation,
         "squash": policy.squash,
@@ -81,17 +82,14 @@ def load_policy(folder: str | Path, features: tuple[str, ...], environment: str)
     """Read a policy and check that it speaks of the same things as this version.
 
     Args:
-        folder: written by `save_policy`.
+        folder: written by `save_policy`, or a run folder that has one.
         features: names of the observations that it will be shown.
         environment: id of the environment that it will act in.
 
     Raises:
         PolicyError: a file is missing or malformed, or features or environment differ.
     """
-    folder = Path(folder)
-    for name in ("policy.json", "actor.safetensors"):
-        if not (folder / name).is_file():
-            raise PolicyError(f"'{folder}' is not a policy folder: there is no '{name}'.")
+    folder = _policy_folder(Path(folder))
     try:
         meta = json.loads((folder / "policy.json").read_text())
         tensors = load_file(folder / "actor.safetensors")
@@ -109,17 +107,40 @@ def load_policy(folder: str | Path, features: tuple[str, ...], environment: str)
             tuple(meta["features"]),
             str(meta["action"]),
             meta["environment"],
-            meta["record"],
+            dict(meta["record"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise PolicyError(f"The policy in '{folder}' is malformed: {type(error).__name__}: {error}") from error
     _check_layers(policy, folder)
     return policy
 
 
+def _policy_folder(folder: Path) -> Path:
+    """The folder that holds the files: the one given, or `policy/` in a run folder.
+
+    Raises:
+        PolicyError: there is none, or it is something else.
+    """
+    if folder.is_file():
+        raise PolicyError(
+            f"'{folder}' is a file. A policy is a folder with policy.json and actor.safetensors, such as RUN/policy; "
+            "archives of Stable-Baselines3 hold pickles and are not read."
+        )
+    if not (folder / "policy.json").exists() and (folder / "policy").is_dir():
+        folder = folder / "policy"
+    for name in ("policy.json", "actor.safetensors"):
+        if not (folder / name).is_file():
+            raise PolicyError(f"'{folder}' is not a policy folder: there is no '{name}'.")
+    return folder
+
+
 def _check_words(meta: Mapping[str, Any], features: tuple[str, ...], environment: str) -> None:
     if meta.get("environment") != environment:
         raise PolicyError(f"The policy acts in '{meta.get('environment')}', this version's is '{environment}'.")
+    if meta.get("feature_bounds") != BOUNDS:
+        raise PolicyError(
+            f"The policy reads features within {meta.get('feature_bounds')}, this version's are {BOUNDS}."
+        )
     known = meta.get("features")
     if known != list(features):
         missing = sorted(set(features) - set(known or []))
@@ -134,6 +155,8 @@ def _check_layers(policy: Policy, folder: Path) -> None:
     """Refuse weights whose shapes do not chain from the features to one action."""
     width = len(policy.features)
     for weights, bias in policy.layers:
+        if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+            raise PolicyError(f"The policy in '{folder}' holds weights that are no numbers.")
         if weights.ndim != 2 or weights.shape[1] != width or bias.shape != weights.shape[:1]:
             raise PolicyError(f"The layers of the policy in '{folder}' do not fit each other.")
         width = len(bias)

@@ -1,10 +1,12 @@
 """Stored policies: what SB3 learnt is what NumPy computes, and foreign ones are refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import toy
+from safetensors.numpy import load_file, save_file
 
 from autoprune.errors import PolicyError
 from autoprune.searchers import Scorer
@@ -13,7 +15,7 @@ from autoprune.searchers.policy import load_policy, save_policy
 from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import AgentSettings, SearchSettings
 from envs import ENV_ID
-from envs.making import learnt_policy
+from envs.making import learnt_policy, training_record
 from envs.observation import FEATURES
 
 
@@ -28,7 +30,7 @@ def learnt(name, evaluations=6):
 def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
     rl, scorer = learnt(name, 20)
     assert toy.problem().objective.best(scorer.course[:-1]), "else the last evaluation is not the policy's"
-    save_policy(learnt_policy(rl.actor, SearchSettings(), "toy", toy.TARGET), tmp_path / "policy")
+    save_policy(learnt_policy(rl.actor, training_record(SearchSettings(), ["toy"], toy.TARGET)), tmp_path / "policy")
     policy = load_policy(tmp_path / "policy", FEATURES, ENV_ID)
     assert policy.record["seed"] == 0
     assert policy.record["target"]["name"] == toy.TARGET.name
@@ -44,7 +46,7 @@ def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
 
 def test_files_hold_no_pickle(tmp_path):
     rl, _ = learnt("sac")
-    save_policy(learnt_policy(rl.actor, SearchSettings(), "toy", toy.TARGET), tmp_path)
+    save_policy(learnt_policy(rl.actor, training_record(SearchSettings(), ["toy"], toy.TARGET)), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["actor.safetensors", "policy.json"]
     meta = json.loads((tmp_path / "policy.json").read_text())
     assert (meta["format"], meta["version"], meta["environment"]) == ("autoprune.policy", 1, ENV_ID)
@@ -53,7 +55,7 @@ def test_files_hold_no_pickle(tmp_path):
 @pytest.fixture
 def stored(tmp_path):
     rl, _ = learnt("td3")
-    save_policy(learnt_policy(rl.actor, SearchSettings(), "toy", toy.TARGET), tmp_path)
+    save_policy(learnt_policy(rl.actor, training_record(SearchSettings(), ["toy"], toy.TARGET)), tmp_path)
     return tmp_path
 
 
@@ -78,6 +80,8 @@ def change(folder, **changes):
         (lambda f: change(f, environment="autoprune/ChannelPruning-v9"), "acts in 'autoprune/ChannelPruning-v9'"),
         (lambda f: change(f, features=[*FEATURES[1:], "mood"]), r"lacks \['position'\] and expects \['mood'\]"),
         (lambda f: change(f, features=list(reversed(FEATURES))), "their order counts too"),
+        (lambda f: change(f, feature_bounds=[0, 1]), r"features within \[0, 1\], this version's are"),
+        (lambda f: change(f, record="me"), "malformed: ValueError"),
         (lambda f: change(f, layers=9), "malformed: KeyError"),
         (lambda f: change(f, layers=2), "does not end in one action"),
         (lambda f: change(f, activation="exec"), "unknown activation"),
@@ -94,3 +98,22 @@ def test_actions_stay_within_their_bounds(stored):
     for seed in range(20):
         observation = np.random.default_rng(seed).uniform(-1, 1, len(FEATURES)).astype(np.float32)
         assert np.abs(policy.act(observation)).max() <= 1
+
+
+def test_archives_of_sb3_are_not_read(tmp_path):
+    (tmp_path / "best_model.zip").write_bytes(b"PK")
+    with pytest.raises(PolicyError, match="archives of Stable-Baselines3 hold pickles and are not read"):
+        load_policy(tmp_path / "best_model.zip", FEATURES, ENV_ID)
+
+
+def test_a_run_folder_stands_for_its_policy(stored, tmp_path):
+    shutil.copytree(stored, tmp_path / "run" / "policy")
+    assert load_policy(tmp_path / "run", FEATURES, ENV_ID).features == FEATURES
+
+
+def test_weights_that_are_no_numbers_are_refused(stored):
+    tensors = load_file(stored / "actor.safetensors")
+    tensors["0.bias"][0] = np.nan
+    save_file(tensors, stored / "actor.safetensors")
+    with pytest.raises(PolicyError, match="weights that are no numbers"):
+        load_policy(stored, FEATURES, ENV_ID)

@@ -15,7 +15,7 @@ from autoprune.searchers.replay import Replay, widest_within
 from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import AgentSettings, SearchSettings
 from envs import ENV_ID
-from envs.making import learnt_policy
+from envs.making import learnt_policy, training_record
 from envs.observation import FEATURES
 
 STORED = [name for name in AGENTS if AGENTS.get(name).actor is not None]
@@ -24,7 +24,7 @@ STORED = [name for name in AGENTS if AGENTS.get(name).actor is not None]
 def stored(actor, folder, agent="dyna_ppo"):
     """A policy as a later process would read it."""
     settings = SearchSettings(agent=AgentSettings(agent))
-    save_policy(learnt_policy(actor, settings, "toy", toy.TARGET), folder)
+    save_policy(learnt_policy(actor, training_record(settings, ["toy"], toy.TARGET)), folder)
     return load_policy(folder, FEATURES, ENV_ID)
 
 

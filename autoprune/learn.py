@@ -1,0 +1,175 @@
+"""`python -m autoprune.learn`: one policy from several networks and budgets, for `python -m autoprune.replay`."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from autoprune import cli
+from autoprune.cost.joint import open_targets
+from autoprune.data import Dataset, load_data
+from autoprune.evaluation.journal import evaluation_to_json
+from autoprune.models.zoo import check_known
+from autoprune.records import Evaluation
+from autoprune.reporting.console import CONSOLE, Stage, stage
+from autoprune.reporting.lessons import LessonRow, lessons_table
+from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.searchers import Problem, Scorer, Steering
+from autoprune.searchers.policy import Policy, save_policy
+from autoprune.session import Session, check_names, dense_model, opened, posed
+from autoprune.settings import LearnSettings
+from envs.making import EnvMaker, learnt_policy, training_record
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "autoprune.lessons"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """One network at one budget, opened to learn from.
+
+    Attributes:
+        model: its name.
+        budget: as in `LearnSettings.budgets`.
+        session: where its plans are scored.
+        problem: what its plans are scored for.
+        scorer: counts its evaluations.
+        make_env: makes its environments.
+    """
+
+    model: str
+    budget: str
+    session: Session
+    problem: Problem
+    scorer: Scorer
+    make_env: EnvMaker
+
+
+def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
+    """The whole command: base models, budgets posed, one agent trained on all, its policy stored and looked at.
+
+    Raises:
+        AutopruneError: something that was asked for cannot be; what can be known before any training is said then.
+    """
+    # Imported here: torch takes seconds.
+    from autoprune.searchers.joint import JointLearner, Lesson
+
+    start = time.perf_counter()
+    for model in settings.models:
+        of_model = settings.search_settings(model)
+        check_names(of_model)
+        if of_model.model.name != "file":
+            check_known(of_model.model.name)
+    learner = JointLearner(settings.agent, folder.tensorboard)
+    data = load_data(settings.data, settings.search_settings().model)
+    with _opened(settings, data, folder) as courses:
+        learner([Lesson(course.problem, course.scorer, course.make_env) for course in courses], settings.seed)
+        record = training_record(
+            settings.search_settings(),
+            settings.models,
+            courses[0].session.cost_model.target,
+            list(settings.budgets.values()),
+        )
+        policy = learnt_policy(learner.actor, record)
+        save_policy(policy, folder.policy)
+        rows = [_row(course, policy) for course in courses]
+    _write(settings, courses, rows, time.perf_counter() - start, folder)
+    return rows
+
+
+@contextmanager
+def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterator[list[Course]]:
+    """Every network at every budget, within the block; all share the compiler."""
+    total = len(settings.models) * len(settings.budgets) * settings.search.evaluations
+    courses: list[Course] = []
+    with ExitStack() as stack:
+        costing = stack.enter_context(closing(open_targets(settings.target, measured=folder.measured)))
+        problems = []
+        for model in settings.models:
+            name, of_model = Path(model).stem, settings.search_settings(model)
+            place = RunFolder.make(folder.path / name)
+            dense = dense_model(of_model, data, place)
+            session = stack.enter_context(opened(dense, data, of_model, place, costing))
+            for budget in settings.budgets:
+                named = f"{name} {budget}"
+                problems.append((name, budget, session, posed(session, settings.search_settings(model, budget), named)))
+        shown = stack.enter_context(stage("learning", total))
+        for name, budget, session, problem in problems:
+            scorer = Scorer(
+                session.evaluator,
+                f"learn@{budget}",
+                settings.search.evaluations,
+                lambda evaluation, number, name=name: _show(shown, courses, name, evaluation),
+                Steering(session.evaluator.surrogate, problem, project=settings.search.project),
+            )
+            make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
+            courses.append(Course(name, budget, session, problem, scorer, make_env))
+        yield courses
+
+
+def _show(shown: Stage, courses: Sequence[Course], name: str, evaluation: Evaluation) -> None:
+    score = "failed" if evaluation.failed else f"{evaluation.score:.3f}"
+    shown.advance(sum(course.scorer.used for course in courses), f"{name}: {score}")
+
+
+def _row(course: Course, policy: Policy) -> LessonRow:
+    """What has become of a problem: the policy's own plan, as a replay would have it, beside the best uniform one."""
+    from autoprune.searchers.replay import widest_within
+
+    problem, evaluator = course.problem, course.session.evaluator
+    free = Scorer(evaluator, f"look@{course.budget}", 1)
+    plan = widest_within(problem, free, course.make_env.rolled_out(problem, free, policy))
+    return LessonRow(
+        course.model,
+        course.budget,
+        problem.dense,
+        evaluator.evaluate(problem.anchor),
+        None if plan is None else evaluator.evaluate(plan),
+        problem.objective.best(course.scorer.course),
+    )
+
+
+def _write(
+    settings: LearnSettings, courses: Sequence[Course], rows: Sequence[LessonRow], seconds: float, folder: RunFolder
+) -> None:
+    described: list[Mapping[str, Any]] = [
+        {
+            **row.to_json(),
+            "course": [evaluation_to_json(evaluation) for evaluation in course.scorer.course],
+            "means": course.scorer.means,
+        }
+        for course, row in zip(courses, rows, strict=True)
+    ]
+    figures = {"format": FORMAT, "version": VERSION, "settings": dataclasses.asdict(settings), "seconds": seconds}
+    write_json(folder.metrics, {**figures, "lessons": described})
+
+
+@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="learn")
+def main(config: DictConfig) -> None:
+    """The command."""
+    cli.guarded(lambda: _command(config))
+
+
+def _command(config: DictConfig) -> None:
+    settings, folder = begun(config, LearnSettings, "training")
+    if has_ended(folder.metrics, "training"):
+        return
+    with interruptible("learn", folder, "Every evaluation so far"):
+        rows = run(settings, folder)
+    CONSOLE.print(lessons_table(rows, settings.evaluation.score))
+    told = f"Policy: {folder.policy}\nReplay it with:\n  python -m autoprune.replay policy={folder.policy} model=..."
+    CONSOLE.print(told, soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run_command("learn")

@@ -1,0 +1,124 @@
+"""`python -m autoprune.replay`: a policy learnt elsewhere prunes a new model, as it is or after adapting.
+
+The new model may have another depth, topology or input size, and the target another chip: the features that a policy
+reads mean the same for all.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from autoprune import cli
+from autoprune.data import Dataset, load_data
+from autoprune.reporting.run_folder import RunFolder
+from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.search import SearchResult, conducted, show_result
+from autoprune.searchers import SEARCHERS, Searcher
+from autoprune.searchers.policy import Policy, load_policy, save_policy
+from autoprune.session import Session, check_names, dense_model, made_searcher
+from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
+from envs import ENV_ID
+from envs.making import EnvMaker
+from envs.observation import FEATURES
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
+    """The whole command: policy, data and base model, then `replay_model`.
+
+    Raises:
+        AutopruneError: policy, model, data, target or budget cannot be used; the message says which and why.
+    """
+    policy = load_policy(folder.replayed if folder.replayed.exists() else settings.policy, FEATURES, ENV_ID)
+    searching = _with_agent_of(policy, settings)
+    save_policy(policy, folder.replayed)
+    logger.info("policy: %s", told(policy.record))
+    data = load_data(settings.data, settings.model)
+    model = dense_model(searching, data, folder)
+    return replay_model(policy, model, data, searching, folder, scratch=settings.replay.scratch)
+
+
+def replay_model(
+    policy: Policy, model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder, *, scratch: bool = False
+) -> SearchResult:
+    """Replay a policy on a model, apply the plan in place, fine-tune, and write the run folder.
+
+    Args:
+        policy: a loaded one.
+        model: a built classifier; it is changed.
+        data: its data.
+        settings: of a search; its evaluations but one go to adapting the policy.
+        folder: the run folder.
+        scratch: also search from scratch with as many evaluations.
+
+    Raises:
+        AutopruneError: as `autoprune.search.search_model`.
+    """
+    # Imported here: torch takes seconds.
+    from autoprune.searchers.replay import Replay
+
+    settings = replace(settings, searcher=SearcherSettings("replay"))
+
+    def contest(session: Session) -> dict[str, Searcher]:
+        make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
+        searchers = {"uniform": SEARCHERS.get("uniform")}
+        if scratch:
+            searchers["rl"] = made_searcher(session, replace(settings, searcher=SearcherSettings("rl")))
+        return searchers | {"replay": Replay(make_env, policy, settings.agent, folder.tensorboard)}
+
+    save_policy(policy, folder.policy)
+    return conducted(model, data, settings, folder, contest)
+
+
+def told(record: Mapping[str, Any]) -> str:
+    """Where a policy comes from, in a line; what its record does not say is left out."""
+    models, target = record.get("models"), record.get("target")
+    parts = [
+        f"agent {record['agent']}" if "agent" in record else "",
+        f"learnt on {', '.join(map(str, models))}" if isinstance(models, list) else "",
+        f"with {record['data']}" if "data" in record else "",
+        f"for {target['name']} at batch {target['batch_size']}"
+        if isinstance(target, Mapping) and {"name", "batch_size"} <= target.keys()
+        else "",
+        f"in {record['evaluations']} evaluations of each problem" if "evaluations" in record else "",
+    ]
+    return ", ".join(part for part in parts if part) or "nothing is known of its training"
+
+
+def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
+    """The settings of the searches, by the policy's own agent where one is needed.
+
+    Raises:
+        PolicyError: the policy is to be adapted, and no agent of this version has such an actor.
+    """
+    from autoprune.searchers.agents import settings_of
+
+    searching = settings.search_settings()
+    if settings.replay.evaluations or settings.replay.scratch:
+        searching = replace(searching, agent=settings_of(policy, searching.agent))
+    check_names(replace(searching, searcher=SearcherSettings("rl")))
+    return searching
+
+
+@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="replay")
+def main(config: DictConfig) -> None:
+    """The command."""
+    cli.guarded(lambda: _command(config))
+
+
+def _command(config: DictConfig) -> None:
+    settings, folder = begun(config, ReplaySettings, "replay")
+    if has_ended(folder.report, "replay"):
+        return
+    with interruptible("replay", folder, "Every evaluation so far"):
+        result = run(settings, folder)
+    show_result(result, folder)
+
+
+if __name__ == "__main__":
+    cli.run_command("replay")

@@ -1,0 +1,63 @@
+"""What a policy has learnt on each of several problems, as a table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from autoprune.evaluation.journal import evaluation_to_json
+from autoprune.records import Evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class LessonRow:
+    """A network at a budget, as its policy leaves it.
+
+    Attributes:
+        model: name of the network.
+        budget: name of the budget.
+        dense: the unpruned network.
+        uniform: the best uniform plan within the budget.
+        policy: the policy's own plan, brought onto the budget; None if it has none within it.
+        best: the best plan that was scored in the training; None if none may be a result.
+    """
+
+    model: str
+    budget: str
+    dense: Evaluation
+    uniform: Evaluation
+    policy: Evaluation | None
+    best: Evaluation | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain data."""
+        plans = {name: getattr(self, name) for name in ("dense", "uniform", "policy", "best")}
+        told = {name: None if plan is None else evaluation_to_json(plan) for name, plan in plans.items()}
+        return {"model": self.model, "budget": self.budget, **told}
+
+
+def lessons_table(rows: Sequence[LessonRow], score: str) -> Table:
+    """The table for the terminal.
+
+    Args:
+        rows: one for each problem.
+        score: what a score is: `accuracy`, `likelihood` or `agreement`.
+    """
+    table = Table(
+        caption=f"Score: {score} on the reward split before fine-tuning, and the share of the dense latency.",
+        caption_justify="left",
+    )
+    for header in ("model", "budget", "dense", "uniform", "policy", "best seen"):
+        table.add_column(header, justify="left" if header in ("model", "budget") else "right", no_wrap=True)
+    for row in rows:
+        told = [_told(plan, row.dense) for plan in (row.uniform, row.policy, row.best)]
+        table.add_row(row.model, row.budget, f"{row.dense.score:.4f}", *told)
+    return table
+
+
+def _told(plan: Evaluation | None, dense: Evaluation) -> str:
+    """Score and share of the latency."""
+    if plan is None or plan.failed:
+        return "-"
+    return f"{plan.score:.4f} at {plan.cost.latency / dense.cost.latency:.1%}"
