@@ -16,9 +16,9 @@ class RuntimeSettings:
     """What the steps run on.
 
     Attributes:
-        name: `cpu` and `gpu`, the first one, run Keras's `fit` in this process; `tpu` runs it in a process of its own, on JAX, with the
-            batch divided among all chips of this host (`keras.distribution.DataParallel`); `tpu_tf`, for hosts whose
-            TPU is served by TensorFlow, a loop under `TPUStrategy`, in a process of its own too.
+        name: `cpu` and `gpu`, the first one, run Keras's `fit` in this process; `tpu` runs it in a process of its own,
+            on JAX, with the batch divided among all chips of this host (`keras.distribution.DataParallel`); `tpu_tf`,
+            for hosts whose TPU is served by TensorFlow, a loop under `TPUStrategy`, in a process of its own too.
         precision: on a TPU `mixed_bfloat16`, which computes in bfloat16 and keeps weights in float32, or `float32`;
             null elsewhere: the model computes as it was saved.
         steps_per_execution: steps between two looks at the loss, and so between two signs of progress.

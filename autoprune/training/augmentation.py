@@ -1,12 +1,19 @@
-"""Changes training images a little, anew in every epoch."""
+"""Changes training images a little, anew in every epoch. Every change is drawn from the generator it is given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from autoprune.errors import DataError, SettingsError
+from autoprune.registry import suggestion
+from autoprune.settings import TrainingSettings
+
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+# Keras's layers that change labels too: a batch of images is all that a change sees here.
+_OF_LABELS = ("MixUp", "CutMix")
 
 
 def shift(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -33,36 +40,84 @@ def shift_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray
     return images
 
 
-AUGMENTATIONS: dict[str, Change] = {"shift": shift, "shift_flip": shift_flip}
-
-
-class Augmented(keras.utils.PyDataset):
-    """Shuffled batches of changed images.
+class KerasLayers:
+    """A change made of Keras's own layers, one after the other.
 
     Args:
-        images: (n, height, width, channels).
-        targets: (n, ...) what the network shall give.
-        change: of a batch.
-        batch_size: images per batch; the last may be shorter.
-        seed: of the order and of the changes.
+        specifications: for each layer a mapping from its class's name in `keras.layers` to its arguments.
+
+    Raises:
+        SettingsError: there is no such layer, it changes labels too, or it refuses its arguments.
     """
 
-    def __init__(self, images: np.ndarray, targets: np.ndarray, change: Change, *, batch_size: int, seed: int) -> None:
-        super().__init__()
-        self._images = images
-        self._targets = targets
-        self._change = change
-        self._batch_size = batch_size
-        self._generator = np.random.default_rng(seed)
-        self._order = self._generator.permutation(len(images))
+    def __init__(self, specifications: Sequence[Any]) -> None:
+        self._layers = [_layer(specification) for specification in specifications]
 
-    def __len__(self) -> int:
-        return -(-len(self._images) // self._batch_size)
+    def __call__(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Changed images: (n, height, width, channels) float32, as those that came.
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        return self._change(self._images[chosen], self._generator), self._targets[chosen]
+        Raises:
+            DataError: the layers change the shape of an image.
+        """
+        changed = images
+        for layer in self._layers:
+            reseed(layer.variables, generator)
+            changed = layer(changed, training=True)
+        changed = keras.ops.convert_to_numpy(changed)
+        if changed.shape != images.shape:
+            raise DataError(
+                f"training.augmentation_layers must leave images as large as they are. Received: {images.shape[1:]} "
+                f"became {changed.shape[1:]}"
+            )
+        return changed.astype(np.float32, copy=False)
 
-    def on_epoch_end(self) -> None:
-        """Another order for the next epoch."""
-        self._order = self._generator.permutation(len(self._images))
+
+def reseed(variables: Sequence[Any], generator: np.random.Generator) -> None:
+    """Set every seed among a layer's or model's variables to one that is drawn: what follows depends on it alone."""
+    for variable in variables:
+        if variable.path.endswith("seed_generator_state"):
+            variable.assign(np.array([generator.integers(2**31), 0], dtype=str(variable.dtype)))
+
+
+def _layer(specification: Any) -> Any:
+    if not isinstance(specification, Mapping) or len(specification) != 1:
+        raise SettingsError(
+            "training.augmentation_layers must be a list of layers with their arguments, such as "
+            f"[{{RandomRotation: {{factor: 0.05}}}}]. Received: {specification!r}"
+        )
+    ((name, arguments),) = specification.items()
+    base = keras.layers.RandomFlip.__mro__[1]  # of Keras's layers that change images
+    known = [key for key, value in vars(keras.layers).items() if isinstance(value, type) and issubclass(value, base)]
+    known = [key for key in known if key not in _OF_LABELS]
+    if name not in known:
+        raise SettingsError(f"Keras has no layer '{name}' that changes images alone. {suggestion(str(name), known)}")
+    try:
+        return getattr(keras.layers, name)(**(arguments or {}))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise SettingsError(f"keras.layers.{name} refuses {arguments}: {str(error)[:500]}") from error
+
+
+_CHANGES: dict[str, Change] = {"shift": shift, "shift_flip": shift_flip}
+
+
+def change_for(settings: TrainingSettings, shape: tuple[int, ...]) -> Change | None:
+    """What is done to every batch of training images; None for nothing.
+
+    Args:
+        settings: `augmentation` and its layers.
+        shape: of one image.
+
+    Raises:
+        DataError: these are no images.
+        SettingsError: a layer cannot be used.
+    """
+    if settings.augmentation == "none":
+        return None
+    if len(shape) != 3:
+        raise DataError(
+            f"training.augmentation={settings.augmentation} changes images of shape (height, width, channels). "
+            f"Received {shape}: set training.augmentation=none."
+        )
+    if settings.augmentation == "keras":
+        return KerasLayers(settings.augmentation_layers)
+    return _CHANGES[settings.augmentation]

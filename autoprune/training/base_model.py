@@ -12,7 +12,7 @@ from autoprune.data import Dataset
 from autoprune.errors import ModelError
 from autoprune.evaluation.accuracy import accuracy, check_fit
 from autoprune.evaluation.recalibration import recalibrate
-from autoprune.models import zoo
+from autoprune.models.building import build_model, is_ready
 from autoprune.models.files import load_model, save_model
 from autoprune.settings import SearchSettings
 from autoprune.training.fit import OnProgress, train
@@ -20,18 +20,20 @@ from autoprune.training.fit import OnProgress, train
 logger = logging.getLogger(__name__)
 
 # Raised when the same settings train another model; part of what a kept model is kept under.
-RECIPE = 2
+RECIPE = 3
+_OPTIONAL: tuple[tuple[str, Any], ...] = (("augmentation_layers", []), ("label_smoothing", 0.0), ("early_stop", None))
 
 
 def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress | None = None) -> Any:
     """The model to prune.
 
-    `model=file` loads it. An architecture of the zoo is built for the data and trained; the result is kept in the
-    user's cache folder, by everything it depends on, and loaded the next time.
+    `model=file` loads it, and a network of `keras.applications` that comes with weights for these classes is used as it
+    is. Any other is built for the data and trained; the result is kept in the user's cache folder, by everything it
+    depends on, and loaded the next time.
 
     Raises:
         DataError: the data do not fit the architecture as it was asked for.
-        ModelError: the file is missing or cannot be read.
+        ModelError: a file is missing or cannot be read, or weights cannot be downloaded.
         UnknownNameError: there is no such architecture.
     """
     chosen = settings.model
@@ -39,7 +41,9 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
         if not chosen.path:
             raise ModelError("model=file needs model.path=FILE.keras.")
         return load_model(chosen.path)
-    shape = tuple(chosen.input_shape or data.input_shape)
+    shape, classes = tuple(chosen.input_shape or data.input_shape), chosen.classes or data.classes
+    if is_ready(chosen, classes):
+        return build_model(chosen, shape, classes)
     path = _cached(settings, data)
     if path.exists():
         try:
@@ -50,7 +54,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
             logger.info("base model %s: loaded, as trained before (%s)", chosen.name, path)
             return model
     keras.utils.set_random_seed(settings.seed)
-    model = zoo.build(chosen.name, shape, chosen.classes or data.classes, chosen.width)
+    model = build_model(chosen, shape, classes)
     check_fit(model, data)
     training = settings.training
     train(
@@ -84,10 +88,12 @@ def _cached(settings: SearchSettings, data: Dataset) -> Path:
     """Where a trained architecture is kept."""
     evaluation = {name: getattr(settings.evaluation, name) for name in ("batch_size", "recalibration_images")}
     training = dataclasses.asdict(settings.training)
-    for name in ("fine_tune_epochs", "fine_tune_learning_rate", "distillation", "temperature"):
+    for name in ("fine_tune_epochs", "fine_tune_learning_rate", "distillation", "temperature", "schedule"):
         training.pop(name)
-    if training["augmentation"] == "none":
-        training.pop("augmentation")
+    # What came later counts where it is used only: models that were kept before stay known.
+    for name, unused in (("augmentation", "none"), *_OPTIONAL):
+        if training[name] == unused:
+            training.pop(name)
     key = cache_key(
         recipe=RECIPE,
         evaluation=evaluation,

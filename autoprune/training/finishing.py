@@ -145,7 +145,7 @@ class Finisher:
                 self._data,
                 settings.training,
                 epochs=epochs,
-                learning_rate=settings.training.fine_tune_learning_rate,
+                learning_rate=None,
                 seed=seed,
                 on_progress=on_progress,
                 teacher=teacher,

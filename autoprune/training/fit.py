@@ -1,4 +1,4 @@
-"""Trains a classifier with Keras's `fit`: AdamW, warm-up and cosine, the best epoch by the reward split."""
+"""Trains a classifier: AdamW, warm-up and cosine, the best epoch by the reward split. Steps are Keras's `fit`."""
 
 import math
 from collections.abc import Callable
@@ -9,36 +9,17 @@ import keras
 import numpy as np
 
 from autoprune.data import Dataset
-from autoprune.errors import AutopruneError, DataError
 from autoprune.models import keras_internals
-from autoprune.models.distilling import DistillationLoss, taught
-from autoprune.models.head import gives_logits, loss_for
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.settings import TrainingSettings
-from autoprune.training.augmentation import AUGMENTATIONS, Augmented
+from autoprune.training.augmentation import reseed
+from autoprune.training.batches import Batches
+from autoprune.training.checkpoints import Checkpoints
+from autoprune.training.course import Course, OnProgress, TrainingError, TrainingRecord
+from autoprune.training.task import Task
 
-OnProgress = Callable[[float, dict[str, float]], None]
-
-
-class TrainingError(AutopruneError):
-    """Training cannot go on: the loss is not a number."""
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What happened in a training.
-
-    Attributes:
-        epochs: epochs run.
-        losses: training loss of each epoch.
-        accuracies: accuracy on the reward split after each epoch.
-        best_epoch: the epoch, from 1, whose weights were kept.
-    """
-
-    epochs: int
-    losses: tuple[float, ...]
-    accuracies: tuple[float, ...]
-    best_epoch: int
+# Runs the steps of a task, from where its course is to the end.
+Loop = Callable[[Task, Course], None]
 
 
 def train(
@@ -47,7 +28,7 @@ def train(
     settings: TrainingSettings,
     *,
     epochs: int,
-    learning_rate: float,
+    learning_rate: float | None,
     seed: int,
     on_progress: OnProgress | None = None,
     teacher: np.ndarray | None = None,
@@ -59,9 +40,9 @@ def train(
     Args:
         model: a classifier whose output is probabilities, logits or one probability.
         data: trained on its training split.
-        settings: batch size, weight decay, warm-up, augmentation, distillation.
+        settings: the recipe.
         epochs: number of passes; 0 changes nothing.
-        learning_rate: peak of the schedule.
+        learning_rate: peak of the cosine schedule; None fine-tunes by `settings.schedule`.
         seed: of the order of images and of dropout.
         on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
             logs, which hold `val_accuracy` after whole epochs only.
@@ -69,141 +50,126 @@ def train(
             too; they are of the images as they are, also where these are changed in training.
 
     Raises:
-        TrainingError: the loss became infinite or not a number.
+        DataError: the images cannot be changed as the settings ask for.
+        TrainingError: the loss became infinite or not a number. The weights are those of the best epoch before, or
+            those that the model came with.
     """
-    if epochs == 0:
+    return carry_out(Task(model, data, settings, epochs, learning_rate, seed, teacher), on_progress)
+
+
+def carry_out(
+    task: Task,
+    on_progress: OnProgress | None = None,
+    checkpoints: Checkpoints | None = None,
+    loop: Loop | None = None,
+) -> TrainingRecord:
+    """Do a training, or go on with one that was interrupted.
+
+    Args:
+        task: what is trained, and how.
+        on_progress: as for `train`.
+        checkpoints: where its states are kept; with one there, the training goes on from it, and ends with the same
+            weights as without the interruption, where the device computes the same twice. None keeps none.
+        loop: runs the steps; None is Keras's `fit` on the devices of this process.
+
+    Raises:
+        as `train`.
+        CheckpointError: the checkpoint is damaged, or of another training.
+    """
+    model = task.model
+    if task.epochs == 0:
         return TrainingRecord(0, (), (), 0)
-    keras.utils.set_random_seed(seed)
-    steps = epochs * math.ceil(len(data.train) / settings.batch_size)
-    best = _BestWeights()
-    callbacks = [best, keras.callbacks.TerminateOnNaN(), *([_Progress(on_progress)] if on_progress else [])]
-    with safe_convolutions(model):
-        model.compile(
-            keras.optimizers.AdamW(_schedule(learning_rate, steps, settings), weight_decay=settings.weight_decay),
-            loss_for(model) if teacher is None else _distillation(model, settings),
-            metrics=[_metric_for(model, taught=teacher is not None)],
-            jit_compile=False,
-        )
-        targets, checked = data.train.labels, data.reward.labels
-        if teacher is not None:
-            targets = taught(targets, teacher)
-            # The loss of the reward split is not looked at: any teacher does there.
-            checked = taught(checked, np.zeros((len(checked), teacher.shape[1]), np.float32))
-        try:
-            history = model.fit(
-                **_fed(data.train.images, targets, settings, seed),
-                epochs=epochs,
-                validation_data=(data.reward.images, checked),
-                validation_batch_size=settings.batch_size,
-                callbacks=callbacks,
-                verbose=0,
-            ).history
-        finally:
-            keras_internals.forget_training(model)
-    if not all(math.isfinite(loss) for loss in history["loss"]):
-        best.restore(model)
+    if keras.backend.backend() == "tensorflow":
+        keras.utils.set_random_seed(task.seed)  # on JAX it would import TensorFlow, and nothing here draws by it
+    # A layer's seed is drawn when it is made: two processes that load one file have two.
+    reseed(model.variables, np.random.default_rng(task.seed))
+    course = Course(model, task.epochs, task.settings.early_stop, on_progress, checkpoints)
+    try:
+        (loop or FitLoop())(task, course)
+    finally:
+        keras_internals.forget_training(model)
+    course.restore_best()
+    if course.failure is not None:
         raise TrainingError(
-            f"The loss became {history['loss'][-1]} in epoch {len(history['loss'])}. Lower the learning rate: it was "
-            f"{learning_rate}. The weights are those of the best epoch before."
+            f"The loss became {course.failure} in epoch {course.position.epoch + 1}. Lower the learning rate: it was "
+            f"{task.peak}. The weights are those of the best epoch before."
         )
-    best.restore(model)
-    return TrainingRecord(
-        epochs, tuple(map(float, history["loss"])), tuple(map(float, history["val_accuracy"])), best.epoch
-    )
+    return course.position.record()
 
 
-def _schedule(peak: float, steps: int, settings: TrainingSettings) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up to the peak, then a cosine to zero (Loshchilov & Hutter, 2017, arXiv 1608.03983)."""
-    warm_up = round(settings.warm_up * steps)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warm_up else peak,
-        decay_steps=max(steps - warm_up, 1),
-        warmup_target=peak if warm_up else None,
-        warmup_steps=warm_up,
-    )
+@dataclass(frozen=True)
+class FitLoop:
+    """Runs the steps with `model.fit`.
+
+    Attributes:
+        whole: every batch has the same shape: a shorter last training batch is left out, the last one of the reward
+            split filled up.
+        steps_per_execution: steps between two looks at the loss.
+    """
+
+    whole: bool = False
+    steps_per_execution: int = 1
+
+    def __call__(self, task: Task, course: Course) -> None:
+        """Train until the course ends."""
+        model = task.model
+        batches, reward = task.training_batches(whole=self.whole), task.reward_batches(padded=self.whole)
+        steps = batches.steps
+        with safe_convolutions(model):
+            optimizer = task.optimizer(steps)
+            # The weights of what only fills a batch up count in weighted metrics alone.
+            metrics = {"weighted_metrics" if self.whole else "metrics": [task.metric()]}
+            model.compile(
+                optimizer,
+                task.loss(),
+                **metrics,
+                # Without, Keras on JAX runs operation by operation; TensorFlow compiles graphs of its own.
+                jit_compile=keras.backend.backend() == "jax",
+                steps_per_execution=self.steps_per_execution,
+            )
+            optimizer.build(model.trainable_variables)
+            course.begin(optimizer, batches)
+            while not course.ended:
+                epoch, step = course.position.epoch, course.position.step
+                batches.begin(epoch, step)
+                model.fit(
+                    batches,
+                    initial_epoch=epoch,
+                    # What is left of an epoch is a fit of its own: its length is another one.
+                    epochs=epoch + 1 if step else task.epochs,
+                    validation_data=reward,
+                    shuffle=False,
+                    callbacks=[_Watch(course, batches)],
+                    verbose=0,
+                )
+                if (course.position.epoch, course.position.step) == (epoch, step) and not course.ended:
+                    raise TrainingError("Keras ended the training before its first step: is KERAS_MAX_EPOCHS set?")
 
 
-def _fed(images: np.ndarray, targets: np.ndarray, settings: TrainingSettings, seed: int) -> dict[str, Any]:
-    """What `fit` gets for the training images: arrays, or batches that are made as they are needed."""
-    if settings.augmentation == "none":
-        return {"x": images, "y": targets, "batch_size": settings.batch_size}
-    if images.ndim != 4:
-        raise DataError(
-            f"training.augmentation={settings.augmentation} moves images of shape (height, width, channels). Received "
-            f"{images.shape[1:]}: set training.augmentation=none."
-        )
-    change = AUGMENTATIONS[settings.augmentation]
-    return {"x": Augmented(images, targets, change, batch_size=settings.batch_size, seed=seed)}
+class _Watch(keras.callbacks.Callback):
+    """Tells the course what `fit` does."""
 
-
-def _distillation(model: Any, settings: TrainingSettings) -> DistillationLoss:
-    return DistillationLoss(settings.distillation, settings.temperature, from_logits=gives_logits(model))
-
-
-def _metric_for(model: Any, *, taught: bool) -> str | keras.metrics.Metric:
-    """Accuracy by the threshold that belongs to the output."""
-    if model.outputs[0].shape[-1] == 1:
-        metric = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if gives_logits(model) else 0.5)
-        return _OfLabels(metric) if taught else metric
-    return _OfLabels(keras.metrics.SparseCategoricalAccuracy("accuracy")) if taught else "accuracy"
-
-
-class _OfLabels(keras.metrics.Metric):
-    """A metric of the labels alone, where a teacher's probabilities stand beside them."""
-
-    def __init__(self, inner: keras.metrics.Metric) -> None:
-        super().__init__(name=inner.name)
-        self._inner = inner
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count a batch."""
-        self._inner.update_state(y_true[:, :1], y_pred, sample_weight)
-
-    def result(self) -> Any:
-        """The inner metric's."""
-        return self._inner.result()
-
-    def reset_state(self) -> None:
-        """Start anew."""
-        self._inner.reset_state()
-
-
-class _BestWeights(keras.callbacks.Callback):
-    """Remembers the weights of the epoch with the highest validation accuracy, of equal ones the last."""
-
-    def __init__(self) -> None:
+    def __init__(self, course: Course, batches: Batches) -> None:
         super().__init__()
-        self.epoch = 0
-        self._best = -1.0
-        self._weights: list[Any] | None = None
+        self._course = course
+        self._batches = batches
+        self._first = 0
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Compare."""
-        logs = logs or {}
-        if logs.get("val_accuracy", -1.0) >= self._best and math.isfinite(logs.get("loss", math.nan)):
-            self.epoch, self._best = epoch + 1, logs["val_accuracy"]
-            self._weights = self.model.get_weights()
-
-    def restore(self, model: Any) -> None:
-        """Give the model the best weights seen."""
-        if self._weights is not None:
-            model.set_weights(self._weights)
-
-
-class _Progress(keras.callbacks.Callback):
-    """Tells how far the training is."""
-
-    def __init__(self, on_progress: OnProgress) -> None:
-        super().__init__()
-        self._on_progress = on_progress
-        self._epoch = 0
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Put the batches in the order of the epoch."""
+        self._first = self._course.position.step
+        self._batches.begin(epoch, self._first)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """One more step; the last of an epoch is told with the epoch."""
-        if batch + 1 < self.params["steps"]:
-            self._on_progress(self._epoch + (batch + 1) / self.params["steps"], logs or {})
+        """One more step, or as many as are executed at once."""
+        self._course.step_done(min(self._first + batch + 1, self._course.steps), logs or {"loss": math.nan})
+        self._stop()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """One more epoch."""
-        self._epoch = epoch + 1
-        self._on_progress(float(self._epoch), logs or {})
+        self._course.epoch_done(logs or {})
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._course.failure is not None or self._course.position.stopped:
+            self.model.stop_training = True

@@ -16,6 +16,7 @@ from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning import Planner
 from autoprune.records import Evaluation, Target
 from autoprune.settings import Constraints, ModelSettings, SearchSettings, TrainingSettings
+from autoprune.training import base_model as base_model_module
 from autoprune.training import train
 from autoprune.training.base_model import base_model
 from autoprune.training.finishing import Finisher
@@ -209,6 +210,19 @@ def test_damaged_base_model_is_trained_anew(digits, own_cache, messages):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_base_model_is_kept_under_what_it_depends_on_alone(digits):
+    """What belongs to fine-tuning, and what is not used, makes no other model."""
+
+    def kept(**changes):
+        return base_model_module._cached(SearchSettings(training=TrainingSettings(epochs=3, **changes)), digits)
+
+    same = [{"schedule": "rewinding"}, {"distillation": 0.0}, {"fine_tune_epochs": 1}]
+    assert {kept(**changes) for changes in same} == {kept()}
+    others = [{"label_smoothing": 0.1}, {"early_stop": 2}, {"augmentation": "shift"}, {"batch_size": 32}]
+    others.append({"augmentation": "keras", "augmentation_layers": [{"RandomFlip": {}}]})
+    assert len({kept(**changes) for changes in others} | {kept()}) == len(others) + 1
+
+
 def test_base_model_of_few_steps_is_as_good_as_its_weights(digits):
     """After one epoch the moving statistics are far behind: accuracy would be that of guessing."""
     settings = SearchSettings(model=ModelSettings("plain_cnn", width=0.5), training=TrainingSettings(epochs=1), seed=3)
@@ -236,7 +250,7 @@ def test_every_architecture_has_a_config():
     from autoprune.cli import config_groups
     from autoprune.models.zoo import ARCHITECTURES
 
-    assert set(ARCHITECTURES) | {"file"} == set(config_groups()["model"])
+    assert set(ARCHITECTURES) | {"file", "application"} == set(config_groups()["model"])
 
 
 def test_pruned_model_can_be_fine_tuned(digits):

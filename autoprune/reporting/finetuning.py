@@ -1,0 +1,168 @@
+"""A fine-tuning as a table, curves and a page."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
+
+from autoprune.records import TrainingStepReport
+from autoprune.reporting.costs import CostRow, training_table
+from autoprune.reporting.html import rendered
+from autoprune.reporting.outcome import flat
+from autoprune.reporting.plots import svg
+from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.reporting.tables import byte_count, seconds
+from autoprune.settings import FinetuneSettings
+from autoprune.training.course import TrainingRecord
+from autoprune.training.finetuning import FineTuned
+
+FORMAT = "autoprune.finetuning"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class FinetuneFiles:
+    """Names of what a fine-tuning leaves in its run folder.
+
+    Attributes:
+        folder: the run folder.
+    """
+
+    folder: RunFolder
+
+    @property
+    def model(self) -> Path:
+        """The result."""
+        return self.folder.path / "finetuned.keras"
+
+    @property
+    def curves(self) -> Path:
+        """Loss and accuracy of every epoch."""
+        return self.folder.path / "curves.json"
+
+    @property
+    def step(self) -> Path:
+        """What a training step takes, of a dry run."""
+        return self.folder.path / "training_step.json"
+
+
+def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, files: FinetuneFiles) -> None:
+    """Write `curves.json`, `metrics.json` and, last, `report.html`."""
+    curves = {
+        "epochs": list(range(1, done.record.epochs + 1)),
+        "losses": list(done.record.losses),
+        "reward_accuracies": list(done.record.accuracies),
+        "best_epoch": done.record.best_epoch,
+    }
+    write_json(files.curves, curves)
+    metrics = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": dataclasses.asdict(settings),
+        "reward_accuracy_before": done.before,
+        "reward_accuracy": done.after,
+        "test_accuracy": done.test_accuracy,
+        "training": dataclasses.asdict(done.record),
+        "diverged": done.diverged,
+        "cost": dataclasses.asdict(done.cost) if done.cost else None,
+        "parameters": done.model.count_params(),
+        "seconds": took,
+    }
+    write_json(files.folder.metrics, metrics)
+    page = rendered(
+        "finetuning.html.j2",
+        title=settings.run or settings.model.path,
+        verdict=verdict(done),
+        rows=rows(done),
+        curves=Markup(plot_curves(done.record, done.before)),
+        settings=flat(dataclasses.asdict(settings)),
+    )
+    files.folder.report.write_text(page)
+
+
+def verdict(done: FineTuned) -> str:
+    """One sentence: what came of it, and why it ended."""
+    record = done.record
+    ended = done.diverged or (f"It ended early: {record.stopped}." if record.stopped else "")
+    kept = f"The weights are those of epoch {record.best_epoch} of {record.epochs}, the best on the reward split."
+    if record.best_epoch == 0:
+        kept = "No epoch was finished: the weights are those that it began with."
+    return (
+        f"{done.test_accuracy:.2%} test accuracy; on the reward split {done.before:.2%} before and {done.after:.2%} "
+        f"after. {kept} {ended}"
+    ).strip()
+
+
+def rows(done: FineTuned) -> list[tuple[str, str]]:
+    """Figures by name."""
+    found = [
+        ("reward accuracy before", f"{done.before:.2%}"),
+        ("reward accuracy after", f"{done.after:.2%}"),
+        ("test accuracy, taken once", f"{done.test_accuracy:.2%}"),
+        ("epochs", f"{done.record.epochs}, the best {done.record.best_epoch}"),
+        ("parameters", f"{done.model.count_params():,}"),
+    ]
+    if done.cost is not None:
+        target = done.cost.target
+        where = f"per batch of {target.batch_size} on {target.name}, {target.dtype}: {done.cost.kind}"
+        found.append(("latency", f"{seconds(done.cost.latency)} {where}"))
+        if done.cost.memory.total:
+            found.append(("HBM", byte_count(done.cost.memory.total)))
+    return found
+
+
+def finetuning_table(done: FineTuned) -> Table:
+    """The figures for the terminal."""
+    table = Table(show_header=False)
+    for name, figure in rows(done):
+        table.add_row(name, figure)
+    return table
+
+
+def plot_curves(record: TrainingRecord, before: float) -> str:
+    """Training loss and accuracy on the reward split over the epochs, as SVG."""
+    figure = Figure(figsize=(7.2, 3.6))
+    axes = figure.subplots()
+    epochs = range(1, record.epochs + 1)
+    axes.plot(epochs, record.losses, color="#d95f02", marker=".", label="training loss")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right = axes.twinx()
+    right.plot(range(record.epochs + 1), (before, *record.accuracies), color="#1b9e77", marker=".", label="accuracy")
+    if record.best_epoch:
+        best = record.accuracies[record.best_epoch - 1]
+        right.scatter([record.best_epoch], [best], s=110, facecolors="none", edgecolors="black")
+    right.set_ylabel("accuracy on the reward split")
+    lines = [*axes.get_lines(), *right.get_lines()]
+    axes.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="center right")
+    return svg(figure)
+
+
+def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:
+    """How long a training would take at least, in words.
+
+    Args:
+        report: of one step.
+        images: in the training split.
+        epochs: of the training.
+    """
+    steps = images // report.global_batch_size
+    chips = f"{report.chips:g} chip{'' if report.chips == 1 else 's'} of {report.target.name}"
+    if not report.fits:
+        return f"It does not fit on {chips}: make training.batch_size smaller, or share it among more chips."
+    return (
+        f"It fits. {steps} steps of {report.global_batch_size} images are an epoch, {epochs} epochs take about "
+        f"{seconds(epochs * steps * report.latency)} on {chips}, beside reading the images, the exchange between chips "
+        "and judging: a compiler estimate, not a measurement."
+    )
+
+
+def step_table(model: Any, report: TrainingStepReport) -> Table:
+    """The step's figures for the terminal."""
+    return training_table([CostRow(model.name, report.target.name, report, report.devices)])

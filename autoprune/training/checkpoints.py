@@ -1,0 +1,135 @@
+"""States of a training on disk: one safetensors file, which is replaced whole, never a pickle."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from autoprune.errors import AutopruneError
+
+FORMAT = "autoprune.checkpoint"
+VERSION = 1
+
+
+class CheckpointError(AutopruneError):
+    """A checkpoint is damaged, or belongs to another training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A state of a training.
+
+    Attributes:
+        best: weights of the best epoch so far, in the order of the model's weights.
+        position: where the training was, as plain data.
+    """
+
+    best: list[np.ndarray]
+    position: dict[str, Any]
+
+
+class Checkpoints:
+    """The newest state of one training.
+
+    Args:
+        path: of the file.
+        identity: everything that the training depends on besides the weights it began with, as plain data; a
+            checkpoint with another one is refused.
+        every: steps between states within an epoch; None keeps one at the end of each epoch only.
+
+    Attributes:
+        path, identity, every: likewise.
+    """
+
+    def __init__(self, path: str | Path, identity: Mapping[str, Any], every: int | None = None) -> None:
+        self.path = Path(path)
+        self.identity = json.loads(json.dumps(identity))  # as it is read from a file
+        self.every = every
+
+    def save(self, variables: Sequence[np.ndarray], best: Sequence[np.ndarray], position: Mapping[str, Any]) -> None:
+        """Put a state in the place of the last one: a process that dies meanwhile leaves that.
+
+        Args:
+            variables: of model and optimiser, in their order.
+            best: weights of the best epoch.
+            position: where the training is, as plain data.
+        """
+        tensors = {f"variable.{number}": array for number, array in enumerate(variables)}
+        tensors |= {f"best.{number}": array for number, array in enumerate(best)}
+        head = {"format": FORMAT, "version": VERSION, "identity": self.identity, "position": dict(position)}
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
+        save_file(contiguous, partial, {"autoprune": json.dumps(head)})
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())  # a machine that is taken away does not write what it still holds
+        partial.replace(self.path)
+
+    def load(self, variables: Sequence[Any], weights: int) -> Checkpoint | None:
+        """Give the variables the values of the newest state; None, and nothing changed, when there is no state.
+
+        Args:
+            variables: of model and optimiser, in their order, with their shapes.
+            weights: number of the model's weights.
+
+        Raises:
+            CheckpointError: the file is damaged, or of another training.
+        """
+        if not self.path.exists():
+            return None
+        head, tensors = read(self.path)
+        differing = [name for name, value in self.identity.items() if head["identity"].get(name) != value]
+        if differing:
+            raise CheckpointError(
+                f"'{self.path}' is of another training: {', '.join(differing)} changed since. Put back what changed, "
+                "or begin anew in another folder."
+            )
+        values = [tensors.get(f"variable.{number}") for number in range(len(variables))]
+        best = [tensors.get(f"best.{number}") for number in range(weights)]
+        shapes = [None if value is None else value.shape for value in values]
+        if shapes != [tuple(variable.shape) for variable in variables] or any(array is None for array in best):
+            raise CheckpointError(f"'{self.path}' is of another model. Begin anew in another folder.")
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return Checkpoint(best, head["position"])
+
+    def newest(self) -> Checkpoint | None:
+        """The newest state, whatever it belongs to; None when there is none.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        if not self.path.exists():
+            return None
+        head, tensors = read(self.path)
+        best = [tensors[f"best.{number}"] for number in range(sum(name.startswith("best.") for name in tensors))]
+        return Checkpoint(best, head["position"])
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A checkpoint's description, and its arrays by name.
+
+    Raises:
+        CheckpointError: it is damaged, or of another version.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            head = json.loads((file.metadata() or {})["autoprune"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"The checkpoint '{path}' cannot be read: {type(error).__name__}: {error}. Delete it to begin the training "
+            "anew."
+        ) from error
+    if head.get("format") != FORMAT or head.get("version") != VERSION:
+        raise CheckpointError(
+            f"Expected a checkpoint of version {VERSION} in '{path}'. Received: {head.get('format')!r} "
+            f"{head.get('version')!r}"
+        )
+    return head, tensors

@@ -1,0 +1,195 @@
+"""How a training goes, whatever runs its steps: its curves, its best weights, when to stop, when to save.
+
+A loop tells its course of every step and every epoch. From what a course keeps, and the variables of model and
+optimiser, a training can go on in another process as if nothing had happened.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.errors import AutopruneError
+from autoprune.training.batches import Batches
+from autoprune.training.checkpoints import Checkpoints
+
+OnProgress = Callable[[float, dict[str, float]], None]
+
+
+class TrainingError(AutopruneError):
+    """Training cannot go on: the loss is not a number."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What happened in a training.
+
+    Attributes:
+        epochs: epochs run.
+        losses: training loss of each epoch.
+        accuracies: accuracy on the reward split after each epoch.
+        best_epoch: the epoch, from 1, whose weights were kept.
+        stopped: why it ended before its last epoch; empty when it did not.
+    """
+
+    epochs: int
+    losses: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    best_epoch: int
+    stopped: str = ""
+
+
+@dataclass
+class Position:
+    """Where a training is; plain data, kept in checkpoints.
+
+    Attributes:
+        epoch: whole epochs done.
+        step: steps done of the next one.
+        loss: mean training loss of these steps.
+        losses: of whole epochs.
+        accuracies: on the reward split after each.
+        best_epoch: from 1; 0 for none yet.
+        stopped: why it ended before its last epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped: str = ""
+
+    def record(self) -> TrainingRecord:
+        """What happened until here, in whole epochs."""
+        losses, accuracies = tuple(self.losses), tuple(self.accuracies)
+        return TrainingRecord(self.epoch, losses, accuracies, self.best_epoch, self.stopped)
+
+
+class Course:
+    """Follows a training.
+
+    Args:
+        model: in training.
+        epochs: asked for.
+        early_stop: epochs without a better accuracy after which it stops, or None.
+        on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
+            logs, which hold `val_accuracy` after whole epochs only.
+        checkpoints: where states are kept, or None.
+
+    Attributes:
+        position: where it is.
+        steps: of one epoch.
+        failure: the loss that is not a number; None while it is one.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        epochs: int,
+        early_stop: int | None = None,
+        on_progress: OnProgress | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.position = Position()
+        self.steps = 0
+        self.failure: float | None = None
+        self._model = model
+        self._epochs = epochs
+        self._early_stop = early_stop
+        self._on_progress = on_progress
+        self._checkpoints = checkpoints
+        self._variables: Sequence[Any] = ()
+        self._seen: Callable[[int], int] = int
+        self._best = model.get_weights()
+        self._resumed = Position()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.failure is not None or bool(self.position.stopped) or self.position.epoch >= self._epochs
+
+    def begin(self, optimizer: Any, batches: Batches) -> None:
+        """Take up a training whose optimiser has been built, where its last checkpoint left it.
+
+        Args:
+            optimizer: of the model's trainable variables.
+            batches: of an epoch.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read, or is of another training.
+        """
+        self.steps = batches.steps
+        self._seen = batches.seen
+        self._variables = [*self._model.variables, *optimizer.variables]
+        found = self._checkpoints.load(self._variables, len(self._best)) if self._checkpoints else None
+        if found is not None:
+            self._best = found.best
+            self.position = Position(**found.position)
+            self._resumed = dataclasses.replace(self.position)
+
+    def step_done(self, step: int, logs: dict[str, Any]) -> None:
+        """Note steps of an epoch that is under way.
+
+        Args:
+            step: steps of the epoch done so far.
+            logs: `loss`, the mean of the steps that this process did of the epoch.
+        """
+        position = self.position
+        before = position.step
+        position.step, position.loss = step, self._mean_loss(step, logs)
+        if not math.isfinite(position.loss):
+            self.failure = position.loss
+            return
+        if step < self.steps:
+            every = self._checkpoints.every if self._checkpoints else None
+            if every and before // every != step // every:
+                self._save()
+            if self._on_progress is not None:
+                self._on_progress(position.epoch + step / self.steps, {**logs, "loss": position.loss})
+
+    def epoch_done(self, logs: dict[str, float]) -> None:
+        """Note the end of an epoch: keep the weights if they are the best, of equal ones the last.
+
+        Args:
+            logs: `val_accuracy` on the reward split, and others to show.
+        """
+        position = self.position
+        if self.failure is not None:
+            return
+        accuracy = float(logs["val_accuracy"])
+        if not position.accuracies or accuracy >= max(position.accuracies):
+            self._best = self._model.get_weights()
+            position.best_epoch = position.epoch + 1
+        position.epoch += 1
+        position.losses.append(position.loss)
+        position.accuracies.append(accuracy)
+        loss, position.step, position.loss = position.loss, 0, 0.0
+        self._resumed = Position()
+        waited = position.epoch - 1 - int(np.argmax(position.accuracies))
+        if self._early_stop is not None and waited >= self._early_stop and position.epoch < self._epochs:
+            position.stopped = f"no better accuracy on the reward split for {waited} epochs"
+        self._save()
+        if self._on_progress is not None:
+            self._on_progress(float(position.epoch), {**logs, "loss": loss})
+
+    def restore_best(self) -> None:
+        """Give the model the weights of the best epoch, or those that it began with when there is none."""
+        self._model.set_weights(self._best)
+
+    def _mean_loss(self, step: int, logs: dict[str, Any]) -> float:
+        """The mean over all images of the epoch, those before an interruption too."""
+        loss, before, now = float(logs["loss"]), self._seen(self._resumed.step), self._seen(step)
+        return loss if before == 0 else (self._resumed.loss * before + loss * (now - before)) / now
+
+    def _save(self) -> None:
+        if self._checkpoints is not None:
+            if hasattr(self._model, "jax_state_sync"):
+                self._model.jax_state_sync()  # on JAX the variables are empty while an epoch runs
+            arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
+            self._checkpoints.save(arrays, self._best, dataclasses.asdict(self.position))

@@ -1,0 +1,188 @@
+"""A fine-tuning from its first step to the tested model, on whatever it runs."""
+
+import contextlib
+import dataclasses
+import logging
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from autoprune.cost import open_cost_model
+from autoprune.cost.attached import CHIP_OF_KIND
+from autoprune.cost.compiler import layer_modules
+from autoprune.data import Dataset
+from autoprune.errors import SettingsError
+from autoprune.evaluation.accuracy import accuracy
+from autoprune.models.fingerprint import weights_fingerprint
+from autoprune.records import CostReport, Target
+from autoprune.settings import FinetuneSettings
+from autoprune.settings.finetuning import ON_TPU
+from autoprune.training.base_model import settle
+from autoprune.training.checkpoints import Checkpoints
+from autoprune.training.course import OnProgress, Position, TrainingError, TrainingRecord
+from autoprune.training.device_process import Devices, in_precision, train_elsewhere
+from autoprune.training.fit import carry_out
+from autoprune.training.starting import StartFiles
+from autoprune.training.step_check import check_step, devices_of
+from autoprune.training.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """A model that has been fine-tuned.
+
+    Attributes:
+        model: with the weights of the best epoch.
+        record: how the training went.
+        before: accuracy on the reward split before the first step.
+        after: accuracy on the reward split of the result.
+        test_accuracy: of the result, taken once.
+        cost: of the result on the target, if asked for.
+        diverged: why the training stopped, when its loss became no number; empty otherwise.
+    """
+
+    model: Any
+    record: TrainingRecord
+    before: float
+    after: float
+    test_accuracy: float
+    cost: CostReport | None
+    diverged: str
+
+
+def placed(settings: FinetuneSettings) -> AbstractContextManager:
+    """Within it this process computes on the device of the runtime."""
+    name = settings.runtime.name
+    return contextlib.nullcontext() if name in ON_TPU else keras.device(f"{name}:0")
+
+
+def fine_tuned(
+    model: Any, data: Dataset, settings: FinetuneSettings, files: StartFiles, on_progress: OnProgress
+) -> FineTuned:
+    """Fine-tune a model in place, or go on with that; estimate its batch-norm statistics anew; test it once.
+
+    When the loss becomes no number, the weights are those of the best epoch before, with a warning.
+
+    Args:
+        model: as `started` gives it.
+        data: trained, judged and tested on its splits.
+        settings: recipe and runtime.
+        files: what it begins with; checkpoints are kept beside them.
+        on_progress: as for `train`.
+
+    Raises:
+        AutopruneError: as the runtime raises it; the message says what to do.
+    """
+    batch_size = settings.evaluation.batch_size
+    before = accuracy(model, data.reward, batch_size)
+    checkpoints = Checkpoints(
+        files.folder / "checkpoint.safetensors", _identity(model, data, settings), settings.checkpoint_every
+    )
+    run = _on_tpu if settings.runtime.name in ON_TPU else _here
+    diverged = ""
+    try:
+        record = run(model, data, settings, files, checkpoints, on_progress)
+    except TrainingError as error:
+        diverged = str(error)
+        logger.warning("the fine-tuning has been stopped. %s", diverged)
+        record = _restored(model, checkpoints)
+    if settings.training.after_pruning > 0:
+        settle(model, data, settings)
+    return FineTuned(
+        model,
+        record,
+        before,
+        accuracy(model, data.reward, batch_size),
+        accuracy(model, data.test, batch_size),
+        _cost(model, settings) if settings.cost else None,
+        diverged,
+    )
+
+
+def _here(
+    model: Any,
+    data: Dataset,
+    settings: FinetuneSettings,
+    files: StartFiles,
+    checkpoints: Checkpoints,
+    on_progress: OnProgress,
+) -> TrainingRecord:
+    """Train in this process."""
+    epochs = settings.training.after_pruning
+    task = Task(model, data, settings.training, epochs, None, settings.seed, files.taught())
+    return carry_out(task, on_progress, checkpoints)
+
+
+def _on_tpu(
+    model: Any,
+    data: Dataset,
+    settings: FinetuneSettings,
+    files: StartFiles,
+    checkpoints: Checkpoints,
+    on_progress: OnProgress,
+) -> TrainingRecord:
+    """Train in a process of its own, once it is known that a step fits; the model gets the weights in the end."""
+    if settings.training.after_pruning == 0:
+        return TrainingRecord(0, (), (), 0)
+    runtime = settings.runtime
+    request = {
+        "config": in_precision(model, runtime.precision),
+        "model": str(files.model),
+        "model_settings": dataclasses.asdict(settings.model),
+        "data": dataclasses.asdict(settings.data),
+        "training": dataclasses.asdict(settings.training),
+        "steps_per_execution": runtime.steps_per_execution,
+        "rehearse": runtime.rehearse,
+        "epochs": settings.training.after_pruning,
+        "seed": settings.seed,
+        "teacher": str(files.teacher) if files.teacher.exists() else None,
+        "modules": layer_modules(model),
+        "checkpoint": str(checkpoints.path),
+        "identity": checkpoints.identity,
+        "every": checkpoints.every,
+    }
+
+    def on_devices(devices: Devices) -> None:
+        logger.info("the training process has %d devices (%s)", devices.count, devices.kind)
+        chip = CHIP_OF_KIND.get(devices.kind)
+        if settings.slice is not None and chip is not None and devices_of(chip, settings.slice) != devices.count:
+            raise SettingsError(
+                f"slice={settings.slice} is not what is attached to this host: {devices.count} devices of {chip}. "
+                "Leave slice out: all chips of this host are used."
+            )
+        check_step(model, settings, chip, devices.count)
+
+    record = train_elsewhere(request, runtime, files.folder / "training_process", on_devices, on_progress)
+    _restored(model, checkpoints)
+    return record
+
+
+def _restored(model: Any, checkpoints: Checkpoints) -> TrainingRecord:
+    """Give the model the best weights that are kept, if there are any, and tell how the training went until then."""
+    newest = checkpoints.newest()
+    if newest is None:
+        return TrainingRecord(0, (), (), 0)
+    model.set_weights(newest.best)
+    return Position(**newest.position).record()
+
+
+def _identity(model: Any, data: Dataset, settings: FinetuneSettings) -> dict[str, Any]:
+    """What the steps depend on: a checkpoint of others is refused."""
+    return {
+        "model": weights_fingerprint(model),
+        "data": data.fingerprint(),
+        "training": dataclasses.asdict(settings.training),
+        "runtime": dataclasses.asdict(settings.runtime),
+        "seed": settings.seed,
+    }
+
+
+def _cost(model: Any, settings: FinetuneSettings) -> CostReport:
+    target = settings.target
+    described = Target(target.name, target.batch_size, target.dtype)
+    with closing(open_cost_model(described, cache=target.cache, route=target.route)) as cost_model:
+        return cost_model.submit(model).result()

@@ -1,0 +1,120 @@
+"""What a fine-tuning begins with: the pruned model, the plan it was pruned by, and what its teacher says."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoprune.data import Dataset
+from autoprune.errors import ModelError, PlanError
+from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.recalibration import recalibrate
+from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.files import load_model, save_model
+from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.planning.plan_file import load_plan, save_plan
+from autoprune.records import Plan
+from autoprune.settings import FinetuneSettings
+from autoprune.surgery import apply_plan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StartFiles:
+    """Where what a fine-tuning begins with is kept, so that an interrupted one begins with the same.
+
+    Attributes:
+        folder: the run folder.
+    """
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The model as it is before the first step; written last."""
+        return self.folder / "start.keras"
+
+    @property
+    def teacher(self) -> Path:
+        """(n, classes) float32 logarithms of the teacher's probabilities for the training images."""
+        return self.folder / "teacher.npy"
+
+    @property
+    def plan(self) -> Path:
+        """The plan that the model was pruned by."""
+        return self.folder / "plan.json"
+
+    def taught(self) -> np.ndarray | None:
+        """What the teacher says, read from the file as it is needed; None without a teacher."""
+        return np.load(self.teacher, mmap_mode="r", allow_pickle=False) if self.teacher.exists() else None
+
+
+def started(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any:
+    """The model to fine-tune; what it begins with is in the files then.
+
+    Raises:
+        DataError: the data do not fit the model.
+        ModelError: a file is missing or cannot be read, or the run has no result yet.
+        PlanError: the plan is for another model.
+    """
+    if files.model.exists():
+        return load_model(files.model)
+    if settings.run:
+        model, plan, teacher = _of_run(Path(settings.run), settings)
+    else:
+        model, plan, teacher = _of_files(settings)
+    # Before anything is computed: what does not fit is told at once.
+    check_fit(model, data)
+    if teacher is not None:
+        check_fit(teacher, data)
+        probabilities = predicted_log_probabilities(teacher, data.train.images, settings.evaluation.batch_size)
+        _save_array(probabilities, files.teacher)
+    elif settings.training.distillation > 0:
+        logger.info("there is no teacher: the labels alone are learnt from")
+    if plan is not None:
+        if settings.plan:
+            apply_plan(model, plan)
+            images = data.train.images[: settings.evaluation.recalibration_images]
+            recalibrate(model, images, settings.evaluation.batch_size)
+        save_plan(plan, files.plan)
+    save_model(model, files.model)
+    return model
+
+
+def _of_run(folder: Path, settings: FinetuneSettings) -> tuple[Any, Plan, Any | None]:
+    """The pruned model of a run, its plan, and the dense model if it teaches."""
+    for name in ("pruned.keras", "dense.keras", "plan.json"):
+        if not (folder / name).exists():
+            raise ModelError(
+                f"The run '{folder}' has no {name}: expected the folder of a search that has ended. An interrupted one "
+                f"goes on with python -m autoprune.search resume={folder}"
+            )
+    plan, dense = load_plan(folder / "plan.json"), load_model(folder / "dense.keras")
+    if plan.model != architecture_fingerprint(dense):
+        raise PlanError(f"The plan of the run '{folder}' is not for its dense.keras: one of them was changed since.")
+    return load_model(folder / "pruned.keras"), plan, dense if settings.training.distillation > 0 else None
+
+
+def _of_files(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]:
+    """The model of the settings, its plan, and what teaches: the model itself before it is pruned, or another one."""
+    model, teaches = load_model(settings.model.path), settings.training.distillation > 0
+    if settings.teacher and not teaches:
+        logger.warning("the teacher is not asked: training.distillation is 0")
+    plan = load_plan(settings.plan) if settings.plan else None
+    if not teaches:
+        return model, plan, None
+    if settings.teacher:
+        return model, plan, load_model(settings.teacher)
+    return model, plan, load_model(settings.model.path) if plan is not None else None
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    """Write an array to a file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    os.replace(partial, path)

@@ -1,0 +1,128 @@
+"""What a training is about, the same on whatever devices it runs: targets, loss, metric, optimiser, batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.data import Dataset
+from autoprune.models.distilling import DistillationLoss, SmoothedLoss, taught
+from autoprune.models.head import gives_logits, loss_for
+from autoprune.settings import TrainingSettings
+from autoprune.training.augmentation import change_for
+from autoprune.training.batches import Batches, InOrder
+from autoprune.training.schedules import cosine, fine_tuning_schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network to train, and how.
+
+    Attributes:
+        model: a classifier whose output is probabilities, logits or one probability; trained in place.
+        data: trained on its training split, judged by its reward split, never by its test split.
+        settings: batch size, weight decay, warm-up, augmentation, distillation, label smoothing, early stop.
+        epochs: number of passes.
+        learning_rate: peak of the cosine schedule; None fine-tunes by `settings.schedule`.
+        seed: of the order of images, of their changes and of dropout.
+        teacher: (n, classes) logarithms of another model's probabilities for the training images, to learn from them
+            too; they are of the images as they are, also where these are changed in training.
+    """
+
+    model: Any
+    data: Dataset
+    settings: TrainingSettings
+    epochs: int
+    learning_rate: float | None
+    seed: int
+    teacher: np.ndarray | None = None
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        settings = self.settings
+        return settings.learning_rate if settings.schedule == "rewinding" else settings.fine_tune_learning_rate
+
+    def training_batches(self, *, whole: bool = False) -> Batches:
+        """Batches of the training split.
+
+        Args:
+            whole: every batch has the same size.
+
+        Raises:
+            DataError: images cannot be changed as asked for, or with `whole` do not fill a batch.
+        """
+        split, settings = self.data.train, self.settings
+        targets = split.labels if self.teacher is None else taught(split.labels, self.teacher)
+        change = change_for(settings, tuple(split.images.shape[1:]))
+        return Batches(
+            split.images, targets, batch_size=settings.batch_size, seed=self.seed, change=change, whole=whole
+        )
+
+    def reward_batches(self, *, padded: bool = False) -> InOrder:
+        """Batches of the reward split, of the size of training batches."""
+        split = self.data.reward
+        targets = split.labels
+        if self.teacher is not None:
+            # The loss of the reward split is not looked at: any teacher does there.
+            targets = taught(targets, np.zeros((len(targets), self.teacher.shape[1]), np.float32))
+        return InOrder(split.images, targets, batch_size=self.settings.batch_size, padded=padded)
+
+    def loss(self) -> keras.losses.Loss:
+        """Cross-entropy with the labels, smoothed if asked for, and with the teacher if there is one."""
+        settings, from_logits = self.settings, gives_logits(self.model)
+        if self.teacher is not None:
+            return DistillationLoss(
+                settings.distillation,
+                settings.temperature,
+                from_logits=from_logits,
+                smoothing=settings.label_smoothing,
+            )
+        if settings.label_smoothing:
+            return SmoothedLoss(settings.label_smoothing, from_logits=from_logits)
+        return loss_for(self.model)
+
+    def metric(self) -> keras.metrics.Metric:
+        """Accuracy, named so, by the threshold that belongs to the output."""
+        if self.model.outputs[0].shape[-1] == 1:
+            threshold = 0.0 if gives_logits(self.model) else 0.5
+            metric = keras.metrics.BinaryAccuracy("accuracy", threshold=threshold)
+        else:
+            metric = keras.metrics.SparseCategoricalAccuracy("accuracy")
+        return metric if self.teacher is None else _OfLabels(metric)
+
+    def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
+        """AdamW with the task's schedule.
+
+        Args:
+            steps: of one epoch.
+        """
+        settings = self.settings
+        if self.learning_rate is None:
+            schedule = fine_tuning_schedule(settings, self.epochs, steps)
+        else:
+            schedule = cosine(self.learning_rate, self.epochs * steps, settings.warm_up)
+        return keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
+
+
+class _OfLabels(keras.metrics.Metric):
+    """A metric of the labels alone, where a teacher's probabilities stand beside them."""
+
+    def __init__(self, inner: keras.metrics.Metric) -> None:
+        super().__init__(name=inner.name)
+        self._inner = inner
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch."""
+        self._inner.update_state(y_true[:, :1], y_pred, sample_weight)
+
+    def result(self) -> Any:
+        """The inner metric's."""
+        return self._inner.result()
+
+    def reset_state(self) -> None:
+        """Start anew."""
+        self._inner.reset_state()

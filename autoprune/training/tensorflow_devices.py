@@ -1,0 +1,150 @@
+"""A loop of steps under a TensorFlow strategy, for hosts whose TPU is served by TensorFlow."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from autoprune.models.safe_convolutions import safe_convolutions
+from autoprune.training.course import Course
+from autoprune.training.fit import Loop
+from autoprune.training.task import Task
+
+
+class TensorFlowDevices:
+    """The cores of a TPU under `TPUStrategy`, or of a rehearsal logical processors under `MirroredStrategy`.
+
+    Weights are on every device; batch normalisation takes its statistics from each device's share of the batch, and
+    averages the moving ones. The first of the two strategies has not run yet.
+
+    Args:
+        rehearse: number of logical processors; None for a TPU.
+
+    Attributes:
+        count: devices that share a batch.
+        kind: what they are.
+    """
+
+    def __init__(self, rehearse: int | None) -> None:
+        self._strategy = _tpu_strategy() if rehearse is None else _mirrored(rehearse)
+        self.count = self._strategy.num_replicas_in_sync
+        self.kind = "TPU core" if rehearse is None else "cpu"
+
+    def scope(self) -> AbstractContextManager:
+        """The strategy's."""
+        return self._strategy.scope()
+
+    def loop(self, steps_per_execution: int) -> Loop:
+        """Runs the steps on all devices."""
+        return StrategyLoop(self._strategy, steps_per_execution)
+
+
+def _tpu_strategy() -> tf.distribute.Strategy:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _mirrored(count: int) -> tf.distribute.Strategy:
+    (processor,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+    return tf.distribute.MirroredStrategy([f"/cpu:{number}" for number in range(count)])
+
+
+class StrategyLoop:
+    """Runs the steps of a task: batches of one shape, each device a share of every batch, gradients summed.
+
+    Args:
+        strategy: in whose scope the task's model was made, and the loop is called.
+        steps_per_execution: steps that are compiled into one call.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, steps_per_execution: int) -> None:
+        self._strategy = strategy
+        self._at_once = steps_per_execution
+
+    def __call__(self, task: Task, course: Course) -> None:
+        """Train until the course ends."""
+        batches, reward = task.training_batches(whole=True), task.reward_batches(padded=True)
+        optimizer = task.optimizer(batches.steps)
+        optimizer.build(task.model.trainable_variables)
+        with safe_convolutions(task.model):
+            course.begin(optimizer, batches)
+            train = self._training(task, optimizer)
+            judge = self._judging(task)
+            while not course.ended:
+                self._epoch(task, course, batches, train)
+                if course.failure is None:
+                    course.epoch_done({"val_accuracy": judge(self._distributed(reward))})
+
+    def _epoch(self, task: Task, course: Course, batches: Any, train: Any) -> None:
+        """Run what is left of the course's epoch."""
+        first = course.position.step
+        batches.begin(course.position.epoch, first)
+        iterator = iter(self._distributed(batches))
+        total = 0.0
+        while course.position.step < course.steps and course.failure is None:
+            done = course.position.step
+            count = min(self._at_once, course.steps - done)
+            total += float(train(iterator, tf.constant(count)))
+            course.step_done(done + count, {"loss": total / (done + count - first)})
+
+    def _training(self, task: Task, optimizer: Any) -> Any:
+        """A compiled function of an iterator and a number of steps, which gives the sum of their losses."""
+        model, loss_of, strategy = task.model, task.loss(), self._strategy
+
+        def step(images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                outputs = model(images, training=True)
+                # Every device has as many images: the mean over all is the mean of the means. Called as a whole, a loss
+                # of Keras's would divide by the number of devices itself.
+                loss = tf.reduce_mean(loss_of.call(targets, outputs)) + sum(model.losses)
+                shared = loss / strategy.num_replicas_in_sync
+            gradients = tape.gradient(shared, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            return shared
+
+        @tf.function
+        def train(iterator: Any, count: tf.Tensor) -> tf.Tensor:
+            total = 0.0
+            for _ in tf.range(count):
+                losses = strategy.run(step, args=next(iterator))
+                total += strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+            return total
+
+        return train
+
+    def _judging(self, task: Task) -> Any:
+        """A function of distributed batches, which gives the accuracy."""
+        model, metric, strategy = task.model, task.metric(), self._strategy
+
+        def step(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> None:
+            metric.update_state(targets, model(images, training=False), sample_weight=weights)
+
+        @tf.function
+        def judge_batch(batch: Any) -> None:
+            strategy.run(step, args=batch)
+
+        def judge(dataset: Any) -> float:
+            metric.reset_state()
+            for batch in dataset:
+                judge_batch(batch)
+            return float(metric.result())
+
+        return judge
+
+    def _distributed(self, batches: Any) -> Any:
+        """A data set of batches, each to be divided among the devices."""
+        example = batches[0]
+        signature = tuple(tf.TensorSpec(part.shape, part.dtype) for part in example)
+
+        def one_after_the_other() -> Iterator[tuple[np.ndarray, ...]]:
+            for index in range(len(batches)):
+                yield batches[index]
+
+        dataset = tf.data.Dataset.from_generator(one_after_the_other, output_signature=signature)
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return self._strategy.experimental_distribute_dataset(dataset.with_options(options).prefetch(2))
