@@ -20,9 +20,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from autoprune.errors import PolicyError, SettingsError
 from autoprune.registry import Registry, suggestion
-from autoprune.searchers.extras import extra
+from autoprune.searchers.extras import EXTRA
 from autoprune.searchers.policy import Policy
 from autoprune.settings import AgentSettings
+from autoprune.settings.extras import extra
 
 EPISODES = 64  # Imagined side by side.
 
@@ -112,7 +113,7 @@ def _contributed(name: str, agent: str) -> type[BaseAlgorithm]:
     Raises:
         SettingsError: sb3-contrib is not installed.
     """
-    return getattr(extra("sb3_contrib", f"agent={agent}"), name)
+    return getattr(extra("sb3_contrib", f"agent={agent}", EXTRA), name)
 
 
 def _gaussian_actor(policy: Any) -> list[torch.nn.Module]:

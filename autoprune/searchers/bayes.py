@@ -13,10 +13,11 @@ import numpy as np
 
 from autoprune.planning.widths import ratio_around
 from autoprune.searchers.choices import Choices, Indices, Scores
-from autoprune.searchers.extras import NeedsExtra, extra
+from autoprune.searchers.extras import EXTRA, NeedsExtra
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import Scorer
 from autoprune.searchers.searcher import SEARCHERS
+from autoprune.settings.extras import extra
 
 FIRST = 10  # Plans before the model has a say: the anchor, and draws around it as `random` makes them.
 
@@ -32,7 +33,7 @@ def bayes(problem: Problem, scorer: Scorer, seed: int) -> None:
     if not choices.names:
         return
     generator = np.random.default_rng(seed)
-    with _calm(extra("optuna", "searcher=bayes")) as optuna:
+    with _calm(extra("optuna", "searcher=bayes", EXTRA)) as optuna:
         study = _Study(optuna, choices, seed)
         study.add(choices.anchor, scores.of(choices.anchor))
         while scorer.left > 0 and not scores.complete:

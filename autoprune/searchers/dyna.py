@@ -15,8 +15,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from autoprune.planning.widths import ratio_around
 from autoprune.searchers.agents import EPISODES, attach
 from autoprune.searchers.imagination import Imagination
-from autoprune.searchers.problem import Problem
-from autoprune.searchers.scorer import Scorer
 
 FIRST_ROUNDS = 12  # Rounds of as many episodes before the policy proposes for the first time.
 ROUNDS = 3  # Rounds between two evaluations.
@@ -36,9 +34,7 @@ class Dyna:
     """One model-based search.
 
     Args:
-        problem: what is searched for.
-        scorer: scores plans.
-        imagination: guesses what they are worth.
+        imagination: what is searched for, what scores plans, and guesses of what they are worth.
         episodes: imagined by it.
         agent: on-policy, on these episodes.
         warm_up: share of the evaluations that go to random plans.
@@ -48,8 +44,6 @@ class Dyna:
 
     def __init__(
         self,
-        problem: Problem,
-        scorer: Scorer,
         imagination: Imagination,
         episodes: Episodes,
         agent: BaseAlgorithm,
@@ -58,8 +52,8 @@ class Dyna:
         seed: int,
         trained: bool = False,
     ) -> None:
-        self._problem = problem
-        self._scorer = scorer
+        self._problem = problem = imagination.problem
+        self._scorer = scorer = imagination.scorer
         self._imagination = imagination
         self._episodes = episodes
         self._agent = agent

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from autoprune.searchers.choices import Choices, Indices, Scores
-from autoprune.searchers.extras import NeedsExtra, extra
+from autoprune.searchers.extras import EXTRA, NeedsExtra
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import Scorer
 from autoprune.searchers.searcher import SEARCHERS
+from autoprune.settings.extras import extra
 
 SIGMA = 0.2  # First spread of a group, as a share of its legal widths.
 POPULATION = 8  # Small, also for many groups: evaluations are few.
@@ -42,7 +43,7 @@ SEARCHERS.add("evolution")(NeedsExtra("evolution", "cmaes", evolution))
 def _strategy_run(choices: Choices, scores: Scores, scorer: Scorer, seed: int) -> None:
     """Let one strategy evolve until it finds nothing new, or no evaluation is left."""
     last = choices.last.astype(float)
-    strategy = extra("cmaes", "searcher=evolution").CMAwM(
+    strategy = extra("cmaes", "searcher=evolution", EXTRA).CMAwM(
         mean=np.array(scores.best) / last,
         sigma=SIGMA,
         bounds=np.stack([np.zeros_like(last), np.ones_like(last)], axis=1),

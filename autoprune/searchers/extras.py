@@ -1,33 +1,13 @@
 """Libraries that only some searchers and agents need: looked for before anything is trained, imported when needed."""
 
-import importlib
 from dataclasses import dataclass
-from types import ModuleType
 
-from autoprune.errors import SettingsError
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import Scorer
 from autoprune.searchers.searcher import SEARCHERS, Searcher
+from autoprune.settings.extras import extra
 
-INSTALL = 'pip install "autoprune[search]"'
-
-
-def extra(module: str, needed_by: str) -> ModuleType:
-    """A library of the extra `search`.
-
-    Args:
-        module: what is imported, such as `optuna`.
-        needed_by: the option that asks for it, such as `searcher=bayes`.
-
-    Raises:
-        SettingsError: it is not installed; the message has the command.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise SettingsError(
-            f"{needed_by} needs {module}, which cannot be imported ({error}). Try: {INSTALL}"
-        ) from error
+EXTRA = "search"  # The optional extra that brings them.
 
 
 @dataclass(frozen=True)
@@ -50,7 +30,7 @@ class NeedsExtra:
         Raises:
             SettingsError: it is; the message has the command that installs it.
         """
-        extra(self.library, f"searcher={self.name}")
+        extra(self.library, f"searcher={self.name}", EXTRA)
 
     def __call__(self, problem: Problem, scorer: Scorer, seed: int) -> None:
         """Search, where the library is installed."""

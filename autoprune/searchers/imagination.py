@@ -47,11 +47,14 @@ class Imagination:
     Args:
         problem: groups, budget and what plans are paid.
         scorer: whose course is learnt from.
+
+    Attributes:
+        problem, scorer: as given.
     """
 
     def __init__(self, problem: Problem, scorer: Scorer) -> None:
-        self._problem = problem
-        self._scorer = scorer
+        self.problem = problem
+        self.scorer = scorer
         self._names = [group.name for group in problem.groups]
         self._score = ScoreModel(len(self._names))
         self._latency = ScoreModel(len(self._names))
@@ -59,7 +62,7 @@ class Imagination:
 
     def learn(self) -> None:
         """Take all of the course into account, and the dense model."""
-        seen = [self._problem.dense, *self._scorer.course]
+        seen = [self.problem.dense, *self.scorer.course]
         widths = np.array([[evaluation.widths[name] for name in self._names] for evaluation in seen], float)
         scores = np.array([FAILED if e.failed or math.isnan(e.score) else e.score for e in seen])
         self._score.learn(widths, scores)
@@ -69,7 +72,7 @@ class Imagination:
 
     def costs(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(m,) latencies in seconds and (m,) bytes of device memory, or None, of (m, groups) plans."""
-        surrogate = self._scorer.surrogate
+        surrogate = self.scorer.surrogate
         if surrogate is not None and surrogate.ready:
             return surrogate.predict_all(widths)
         return np.exp(self._latency.predict(widths)[0]), None
@@ -83,27 +86,27 @@ class Imagination:
         scores, deviations = self._score.predict(widths)
         latencies, memories = self.costs(widths)
         rewards, excess = np.empty(len(widths)), np.empty(len(widths))
-        budget, objective = self._problem.budget, self._problem.objective
+        budget, objective = self.problem.budget, self.problem.objective
         for number, (score, latency) in enumerate(zip(scores, latencies, strict=True)):
             memory = None if memories is None else float(memories[number])
             rewards[number] = objective.reward(self._evaluation(widths[number], score, float(latency), memory))
             excess[number] = budget.excess(float(latency), memory)
         within = norm.cdf(-excess / self._error())
-        return Guesses(rewards, deviations / max(self._problem.dense.score, 1e-9), within)
+        return Guesses(rewards, deviations / max(self.problem.dense.score, 1e-9), within)
 
     def best(self) -> float:
         """The reward of the best plan so far; of none, that of the dense model's score at no score at all."""
-        found = self._problem.objective.best(self._scorer.course)
-        return 0.0 if found is None else self._problem.objective.reward(found)
+        found = self.problem.objective.best(self.scorer.course)
+        return 0.0 if found is None else self.problem.objective.reward(found)
 
     def _error(self) -> float:
         """Standard deviation of a guessed cost relative to the true one: of normal errors, 1.25 times their mean."""
-        error = None if self._scorer.surrogate is None else self._scorer.surrogate.error
+        error = None if self.scorer.surrogate is None else self.scorer.surrogate.error
         return UNSURE if error is None else max(1.25 * error.latency, 1e-3)
 
     def _evaluation(self, widths: Sequence[float], score: float, latency: float, memory: float | None) -> Evaluation:
         """As if the plan had been scored."""
-        share = np.prod(np.array(widths) / [group.size for group in self._problem.groups]) ** (2 / len(widths))
+        share = np.prod(np.array(widths) / [group.size for group in self.problem.groups]) ** (2 / len(widths))
         cost: CostReport = replace(self._dense, latency=latency, flops=max(int(self._dense.flops * share), 1))
         if memory is not None:
             kept: Memory = replace(cost.memory, total=int(memory))

@@ -88,8 +88,8 @@ class JointLearner:
         ]
         agent = self._make_agent(episodes[0], lessons, seed)
         searches = [
-            Dyna(lesson.problem, lesson.scorer, imagination, imagined, agent, warm_up=self._settings.warm_up, seed=seed)
-            for lesson, imagination, imagined in zip(lessons, imaginations, episodes, strict=True)
+            Dyna(imagination, imagined, agent, warm_up=self._settings.warm_up, seed=seed)
+            for imagination, imagined in zip(imaginations, episodes, strict=True)
         ]
         for search in searches:
             search.begin()

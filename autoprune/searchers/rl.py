@@ -110,7 +110,7 @@ class RlSearcher:
         episodes = self._make_env.imagined(problem, scorer, imagination, EPISODES)
         agent = self._make_agent(episodes, len(problem.groups), scorer.left, seed)
         options = {"warm_up": self._settings.warm_up, "seed": seed, "trained": self._start is not None}
-        Dyna(problem, scorer, imagination, episodes, agent, **options).run()
+        Dyna(imagination, episodes, agent, **options).run()
         self._conclude(agent, self._make_env(problem, scorer), problem, scorer)
 
     def _conclude(self, agent: BaseAlgorithm, env: gymnasium.Env, problem: Problem, scorer: Scorer) -> None:

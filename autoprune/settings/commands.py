@@ -1,6 +1,7 @@
 """Everything that a command reads, one class each."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from autoprune.settings.budget import BudgetSettings, RewardSettings, check_budget, named_budgets
 from autoprune.settings.checking import check, check_list, check_shares
@@ -19,37 +20,55 @@ from autoprune.settings.target import TargetSettings
 
 
 @dataclass(frozen=True)
-class SearchSettings:
-    """Everything that `python -m autoprune.search` reads; the parts say what they are.
+class ScoringSettings:
+    """What every command reads that scores plans; the parts say what they are.
 
     Attributes:
         seed: of training, of the search and of random importance.
-        resume: run folder of an interrupted search to go on with, or null.
+        resume: run folder of an interrupted run to go on with, or null.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     target: TargetSettings = field(default_factory=TargetSettings)
-    budget: BudgetSettings = field(default_factory=BudgetSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
-    searcher: SearcherSettings = field(default_factory=SearcherSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
     importance: ImportanceSettings = field(default_factory=ImportanceSettings)
     constraints: Constraints = field(default_factory=Constraints)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    search: LimitsSettings = field(default_factory=LimitsSettings)
     seed: int = 0
     resume: str | None = None
 
     def __post_init__(self) -> None:
         wanted = "one file here; `python -m autoprune.measure` takes several"
         check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
+
+    def of_search(self, **others: Any) -> "SearchSettings":
+        """The settings of a search with these parts.
+
+        Args:
+            others: what a search has besides, and parts that are others there.
+        """
+        parts = {part.name: getattr(self, part.name) for part in fields(ScoringSettings) if part.name != "resume"}
+        return SearchSettings(**{**parts, **others})
+
+
+@dataclass(frozen=True)
+class SearchSettings(ScoringSettings):
+    """Everything that `python -m autoprune.search` reads; the parts say what they are."""
+
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    searcher: SearcherSettings = field(default_factory=SearcherSettings)
+    search: LimitsSettings = field(default_factory=LimitsSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_budget(self.budget, self.reward, several=bool(self.target.also))
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(ScoringSettings):
     """Everything that `python -m autoprune.compare` reads; the parts are those of a search.
 
     Attributes:
@@ -61,18 +80,8 @@ class CompareSettings:
             took together, `scratch:SEARCHER` that searcher's plans only; `dense` fine-tunes the dense model.
         uniform_curve: uniform plans that are fine-tuned, with each seed, for the curve of accuracy against latency.
         seed: of the base model and of random importance.
-        resume: run folder of an interrupted comparison to go on with, or null.
     """
 
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    target: TargetSettings = field(default_factory=TargetSettings)
-    reward: RewardSettings = field(default_factory=RewardSettings)
-    agent: AgentSettings = field(default_factory=AgentSettings)
-    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
-    constraints: Constraints = field(default_factory=Constraints)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
     search: LimitsSettings = field(default_factory=LimitsSettings)
     searchers: list[str] = field(default_factory=lambda: ["uniform", "random", "greedy", "evolution", "rl"])
     latencies: list[float] = field(default_factory=lambda: [0.7, 0.5])
@@ -80,12 +89,9 @@ class CompareSettings:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     controls: list[str] = field(default_factory=lambda: ["scratch", "dense"])
     uniform_curve: int = 6
-    seed: int = 0
-    resume: str | None = None
 
     def __post_init__(self) -> None:
-        wanted = "one file here; `python -m autoprune.measure` takes several"
-        check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
+        super().__post_init__()
         check_list("searchers", self.searchers, [self._made_by(searcher) for searcher in self.searchers])
         for searcher in self.searchers:
             kind, colon, agent = searcher.partition(":")
@@ -120,18 +126,10 @@ class CompareSettings:
         """
         kind, _, _ = (searcher or self.searchers[0]).partition(":")
         tightest = BudgetSettings(min(self.latencies, default=None), min(self.memories, default=None))
-        return SearchSettings(
-            model=self.model,
-            data=self.data,
-            target=self.target,
+        return self.of_search(
             budget=tightest if budget is None else self.budgets[budget],
-            reward=self.reward,
             searcher=SearcherSettings(kind),
             agent=self._agent(searcher or self.searchers[0]),
-            importance=self.importance,
-            constraints=self.constraints,
-            evaluation=self.evaluation,
-            training=self.training,
             search=self.search,
             seed=self.seed if seed is None else seed,
         )

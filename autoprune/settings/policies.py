@@ -3,21 +3,10 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autoprune.settings.budget import BudgetSettings, RewardSettings, named_budgets
+from autoprune.settings.budget import BudgetSettings, named_budgets
 from autoprune.settings.checking import check, check_list, check_shares
-from autoprune.settings.commands import SearchSettings
-from autoprune.settings.parts import (
-    AgentSettings,
-    Constraints,
-    DataSettings,
-    EvaluationSettings,
-    ImportanceSettings,
-    LimitsSettings,
-    ModelSettings,
-    SearcherSettings,
-    TrainingSettings,
-)
-from autoprune.settings.target import TargetSettings
+from autoprune.settings.commands import ScoringSettings, SearchSettings
+from autoprune.settings.parts import AgentSettings, LimitsSettings, SearcherSettings
 
 
 @dataclass(frozen=True)
@@ -37,56 +26,34 @@ class AdaptationSettings:
 
 
 @dataclass(frozen=True)
-class ReplaySettings:
+class ReplaySettings(ScoringSettings):
     """Everything that `python -m autoprune.replay` reads; the parts are those of a search.
 
     Attributes:
         policy: folder of the policy, or a run folder that has one.
         replay: how the policy may be adapted.
-        seed: of training and of adaptation.
-        resume: run folder of an interrupted replay to go on with, or null.
     """
 
     policy: str | None = None
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    target: TargetSettings = field(default_factory=TargetSettings)
     budget: BudgetSettings = field(default_factory=BudgetSettings)
-    reward: RewardSettings = field(default_factory=RewardSettings)
-    agent: AgentSettings = field(default_factory=AgentSettings)
-    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
-    constraints: Constraints = field(default_factory=Constraints)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
     replay: AdaptationSettings = field(default_factory=AdaptationSettings)
-    seed: int = 0
-    resume: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = bool(self.policy) or self.resume is not None
         check(given, "policy", "the folder of a policy: policy=RUN/policy", "none")
 
     def search_settings(self) -> SearchSettings:
         """The settings of the searches on the new model, each with as many evaluations as the replay has."""
-        return SearchSettings(
-            model=self.model,
-            data=self.data,
-            target=self.target,
+        return self.of_search(
             budget=self.budget,
-            reward=self.reward,
             searcher=SearcherSettings("replay"),
-            agent=self.agent,
-            importance=self.importance,
-            constraints=self.constraints,
-            evaluation=self.evaluation,
-            training=self.training,
             search=LimitsSettings(1 + self.replay.evaluations),
-            seed=self.seed,
         )
 
 
 @dataclass(frozen=True)
-class LearnSettings:
+class LearnSettings(ScoringSettings):
     """Everything that `python -m autoprune.learn` reads; the parts are those of a search.
 
     Attributes:
@@ -95,27 +62,16 @@ class LearnSettings:
         latencies: budgets of each of them: shares of its dense latency, above 0 and at most 1.
         memories: likewise of its device memory.
         search: evaluations of each network at each budget.
-        seed: of training and of the agent.
-        resume: run folder of an interrupted training to go on with, or null.
     """
 
     models: list[str] = field(default_factory=lambda: ["plain_cnn", "small_resnet"])
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    target: TargetSettings = field(default_factory=TargetSettings)
     latencies: list[float] = field(default_factory=lambda: [0.6])
     memories: list[float] = field(default_factory=list)
-    reward: RewardSettings = field(default_factory=RewardSettings)
     agent: AgentSettings = field(default_factory=lambda: AgentSettings("dyna_ppo"))
-    importance: ImportanceSettings = field(default_factory=ImportanceSettings)
-    constraints: Constraints = field(default_factory=Constraints)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
     search: LimitsSettings = field(default_factory=LimitsSettings)
-    seed: int = 0
-    resume: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_list("models", self.models, [Path(model).stem for model in self.models])
         check_shares("latencies", self.latencies)
         check_shares("memories", self.memories)
@@ -137,17 +93,8 @@ class LearnSettings:
         name = model or self.models[0]
         file = name.endswith(".keras")
         tightest = BudgetSettings(min(self.latencies, default=None), min(self.memories, default=None))
-        return SearchSettings(
+        return self.of_search(
             model=replace(self.model, name="file", path=name) if file else replace(self.model, name=name, path=None),
-            data=self.data,
-            target=self.target,
             budget=tightest if budget is None else self.budgets[budget],
-            reward=self.reward,
-            agent=self.agent,
-            importance=self.importance,
-            constraints=self.constraints,
-            evaluation=self.evaluation,
-            training=self.training,
             search=self.search,
-            seed=self.seed,
         )
