@@ -11,7 +11,15 @@ import pytest
 from finished_search import SETTINGS, finished_search
 
 from autoprune import finetune, training_step_cost
-from autoprune.errors import AutopruneError, DataError, ModelError, PlanError, SettingsError, TargetError
+from autoprune.errors import (
+    AutopruneError,
+    DataError,
+    DoesNotFitError,
+    ModelError,
+    PlanError,
+    SettingsError,
+    TargetError,
+)
 from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
 from autoprune.reporting.run_folder import RunFolder
@@ -24,6 +32,7 @@ from autoprune.settings import (
     TrainingSettings,
 )
 from autoprune.training.presence import check_runtime
+from autoprune.training.step_check import check_step
 
 FEW = DataSettings(reward_size=0.25, train_size=200)
 TPU = RuntimeSettings("tpu", "mixed_bfloat16", 8)
@@ -213,7 +222,7 @@ def test_dry_run_does_everything_but_the_steps(search, tmp_path, capsys, compile
     [
         ("3x3", 64, "There is no slice 3x3 of tpu_v5e. Known: 1x1, 2x2, 4x4"),
         ("4x4", 60, "training.batch_size must be a multiple of the 16 devices that share it, such as 48 or 64"),
-        ("1x1", 100_000_000, "A training step does not fit: 100000000 images on each device need .* GiB of the 15"),
+        ("1x1", 100_000_000, "There are 200 training images, fewer than a batch of 100000000"),
     ],
 )
 def test_steps_that_cannot_be_are_refused_in_a_dry_run(search, tmp_path, slice_, batch_size, message):
@@ -221,3 +230,11 @@ def test_steps_that_cannot_be_are_refused_in_a_dry_run(search, tmp_path, slice_,
     settings = of_file(search.pruned, training=training, runtime=TPU, dry_run=True, slice=slice_)
     with pytest.raises(AutopruneError, match=message):
         run(settings, tmp_path)
+
+
+def test_a_step_that_does_not_fit_is_refused_before_it_is_taken(search):
+    training = TrainingSettings(fine_tune_epochs=1, batch_size=100_000_000, distillation=0.0)
+    settings = of_file(search.pruned, training=training, runtime=TPU)
+    with pytest.raises(DoesNotFitError, match="100000000 images on each device need .* GiB of the 15") as refused:
+        check_step(load_model(search.pruned), settings, None, 1)
+    assert refused.value.needed > refused.value.available
