@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from autoprune import cli
 from autoprune.comparing import PlanResult, Record, Run, Summary, TimedScorer, cells_of, summarise
 from autoprune.comparing.cells import is_hand_set
+from autoprune.comparing.choosing import chosen
 from autoprune.comparing.controls import FromScratch
 from autoprune.comparing.jobs import Job, jobs_of
 from autoprune.comparing.matching import HandSetPlan, costed_families, curve_plans, kind_of, matched
@@ -52,8 +53,9 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
             problems = _problems(settings, session, record)
             families = _families(settings, session)
             _search(settings, session, problems, record, folder)
+            _finish(settings, session, record, "finalists")
             _match(settings, session, families, record)
-            _finish(settings, session, record)
+            _finish(settings, session, record, "finishing")
             summary = summarise(settings, record)
         record.conclude(summary.to_json())
     write_comparison(settings, summary, record, session.cost_model.target, folder)
@@ -115,38 +117,40 @@ def _search(
         problem, of_cell = problems[cell.budget], cell.settings(settings)
         searcher = made_searcher(session, of_cell, folder.tensorboard / cell.name)
         scorer = run_searcher(cell.name, searcher, problem, session, of_cell, watches[cell.budget], TimedScorer)
-        done = Run.of(scorer, problem)
-        if done.best is None:
+        done = Run.of(scorer, problem, settings.search.finalists)
+        if not done.finalists:
             logger.warning("%s found no plan that may be a result in %d evaluations", cell.name, len(done.keys))
         record.add_run(cell.name, done)
     evaluator.surrogate = taught
-    if all(done.best is None for done in record.runs.values()):
+    if not any(done.finalists for done in record.runs.values()):
         raise BudgetError("No searcher found a plan that may be a result, at any budget. The warnings above say why.")
 
 
 def _match(settings: CompareSettings, session: Session, families: Sequence[HandSetPlan], record: Record) -> None:
-    """For every searched plan the hand-set one that stands against it, and the plans of the uniform curve."""
+    """For every searched plan the hand-set ones that stand against it, and the plans of the uniform curve."""
     for cell in cells_of(settings):
-        best = record.runs[cell.name].best
-        if best is None or is_hand_set(cell.searcher) or cell.name in record.matches:
+        if is_hand_set(cell.searcher) or cell.name in record.matches:
             continue
-        record.matches[cell.name] = matched(session.evaluator, families, best, kind_of(cell.budget))
+        best = chosen(record.runs[cell.name].finalists, *cell.seeds, settings, record)
+        if best is not None:
+            kind = kind_of(cell.budget)
+            record.matches[cell.name] = matched(session.evaluator, families, best, kind, settings.search.finalists)
     if not record.curve:
-        lowest = 0.8 * min(done.best.cost.latency for done in record.runs.values() if done.best is not None)
-        chosen = curve_plans(families, settings.uniform_curve, lowest)
-        scored = [session.evaluator.evaluate(plan.keep_ratios) for plan in chosen]
+        lowest = 0.8 * min(plan.cost.latency for done in record.runs.values() for plan in done.finalists)
+        plans = curve_plans(families, settings.uniform_curve, lowest)
+        scored = [session.evaluator.evaluate(plan.keep_ratios) for plan in plans]
         record.curve = [evaluation for evaluation in scored if not evaluation.failed]
     record.save()
 
 
-def _finish(settings: CompareSettings, session: Session, record: Record) -> None:
+def _finish(settings: CompareSettings, session: Session, record: Record, name: str) -> None:
     """Fine-tune, or train from scratch, what is not finished yet, and test it once; the model ends dense again."""
     jobs, shared = jobs_of(settings, record), settings.search_settings()
     parts = (session.model, session.planner, session.data)
     finisher = Finisher(*parts, cost_model=session.cost_model, settings=shared)
     anew = FromScratch(*parts, cost_model=session.cost_model, settings=shared)
     try:
-        with stage("finishing", len(jobs)) as shown:
+        with stage(name, len(jobs)) as shown:
             for number, job in enumerate(jobs):
                 if job.name in record.tested:
                     continue

@@ -119,7 +119,10 @@ def conducted(
         finisher = Finisher(model, session.planner, data, cost_model=session.cost_model, settings=settings)
         epochs = max(settings.training.after_pruning, 1)
         finished, kept = finish_all(
-            finisher, problem.objective, _best(courses, problem), lambda name: training_stage(f"{name}: tune", epochs)
+            finisher,
+            problem.objective,
+            _finalists(courses, problem, settings.search.finalists),
+            lambda name: training_stage(f"{name}: tune", epochs),
         )
     for caution in cautions(finished, kept, data):
         logger.warning(caution)
@@ -141,18 +144,18 @@ def conducted(
     return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)
 
 
-def _best(courses: Mapping[str, list[Evaluation]], problem: Problem) -> dict[str, Evaluation]:
-    """Each searcher's best plan within the budget; one that found none is left out, with a warning."""
-    best = {}
+def _finalists(courses: Mapping[str, list[Evaluation]], problem: Problem, count: int) -> dict[str, list[Evaluation]]:
+    """Each searcher's best plans within the budget; one that found none is left out, with a warning."""
+    finalists = {}
     for name, course in courses.items():
-        found = problem.objective.best(course)
-        if found is None:
-            logger.warning("%s found no plan that may be a result in %d evaluations", name, len(course))
+        found = problem.objective.finalists(course, count)
+        if found:
+            finalists[name] = found
         else:
-            best[name] = found
-    if not best:
+            logger.warning("%s found no plan that may be a result in %d evaluations", name, len(course))
+    if not finalists:
         raise BudgetError(nothing_found(problem, courses.values()))
-    return best
+    return finalists
 
 
 def search(

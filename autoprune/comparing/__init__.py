@@ -1,8 +1,8 @@
 """Searchers x budgets x seeds -> what each found, finished alike -> what may be concluded.
 
-`cells.py` says what is searched, `matching.py` finds the hand-set plan that is as fast as a searched one, `jobs.py`
-says what is to be finished, `controls.py` trains a control and `record.py` keeps what is done; `summary.py` draws the
-`conclusions.py` by the pure functions of `statistics.py`.
+`cells.py` says what is searched, `choosing.py` which of a search's finalists counts, `matching.py` finds the hand-set
+plans that are as fast, `jobs.py` says what is to be finished, `controls.py` trains a control and `record.py` keeps what
+is done; `summary.py` draws the `conclusions.py` by the pure functions of `statistics.py`.
 """
 
 from autoprune.comparing.cells import Cell, Run, TimedScorer, cells_of

@@ -66,34 +66,35 @@ class Run:
         rewards: what it was paid for each; None for plans that may be no result.
         seconds: that each took: scoring it, when it was first scored, and what the searcher did before.
         costed: plans of which it only asked the cost.
-        best: the best plan that may be a result; None if there is none.
+        finalists: the best plans that may be a result, of which fine-tuning chooses one; none if there is none.
     """
 
     keys: tuple[str, ...]
     rewards: tuple[float | None, ...]
     seconds: tuple[float, ...]
     costed: int
-    best: Evaluation | None
+    finalists: tuple[Evaluation, ...]
 
     @classmethod
-    def of(cls, scorer: "TimedScorer", problem: Problem) -> "Run":
-        """The run of a searcher that has used its evaluations."""
+    def of(cls, scorer: "TimedScorer", problem: Problem, finalists: int) -> "Run":
+        """The run of a searcher that has used its evaluations, with so many finalists at most."""
         objective, course = problem.objective, scorer.course
         rewards = (objective.reward(done) if objective.met_by(done) else None for done in course)
         keys = (done.key for done in course)
-        return cls(tuple(keys), tuple(rewards), tuple(scorer.seconds), scorer.costed, objective.best(course))
+        best = objective.finalists(course, finalists)
+        return cls(tuple(keys), tuple(rewards), tuple(scorer.seconds), scorer.costed, tuple(best))
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain data."""
-        best = None if self.best is None else evaluation_to_json(self.best)
-        return {**{item.name: getattr(self, item.name) for item in dataclasses.fields(self)}, "best": best}
+        finalists = [evaluation_to_json(evaluation) for evaluation in self.finalists]
+        return {**{item.name: getattr(self, item.name) for item in dataclasses.fields(self)}, "finalists": finalists}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Run":
         """The inverse of `to_json`."""
         lists = {name: tuple(data[name]) for name in ("keys", "rewards", "seconds")}
-        best = None if data["best"] is None else evaluation_from_json(data["best"])
-        return cls(**lists, costed=data["costed"], best=best)
+        finalists = tuple(evaluation_from_json(evaluation) for evaluation in data["finalists"])
+        return cls(**lists, costed=data["costed"], finalists=finalists)
 
 
 class TimedScorer(Scorer):

@@ -9,7 +9,7 @@ from autoprune.comparing import statistics
 from autoprune.comparing.record import PlanResult
 from autoprune.comparing.statistics import Interval, Point
 
-UNIFORM, SCRATCH, DENSE = "hand-set uniform", "from scratch", "dense, tuned"
+UNIFORM, SCRATCH, DENSE, HIGHEST_SCORE = "hand-set uniform", "from scratch", "dense, tuned", "its highest score"
 ALL = "all"  # Budgets of one kind taken together.
 
 
@@ -25,6 +25,7 @@ class Found:
         uniform: the hand-set plan that is as cheap, finished with the same seed; None if there is none.
         excess: by how much that costs more, as a share; None likewise.
         scratch: the same network trained from scratch; None where it was not.
+        first: the finalist of the highest reward in the search, which would stand here had it been the only one.
         score: of the plan in the search.
     """
 
@@ -35,6 +36,7 @@ class Found:
     uniform: PlanResult | None
     excess: float | None
     scratch: PlanResult | None
+    first: PlanResult
     score: float
 
 
@@ -78,7 +80,7 @@ class Difference:
     Attributes:
         searcher: whose plans.
         reference: than what: `hand-set uniform` (as cheap), a searcher (same budget and seed), `from scratch` (the same
-            network) or `dense, tuned`.
+            network), `dense, tuned` or `its highest score` (the searcher's own plan without a choice of finalists).
         budget: where; `all` are all budgets of the kind.
         kind: of the budgets, `latency` or `memory`.
         interval: of the difference in test accuracy.

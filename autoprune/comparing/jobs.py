@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoprune.comparing.cells import Cell, cells_of, is_hand_set
+from autoprune.comparing.choosing import chosen
 from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, tested_name
 from autoprune.records import Evaluation
 from autoprune.settings import CompareSettings
@@ -32,7 +33,10 @@ class Job:
 
 
 def jobs_of(settings: CompareSettings, record: Record) -> list[Job]:
-    """Everything to be finished, in order, without repeats: one plan may stand for several searchers."""
+    """Everything to be finished, in order, without repeats: one plan may stand for several searchers.
+
+    What depends on the choice among finalists is there once these are finished.
+    """
     by_name: dict[str, Job] = {}
     for job in _wanted(settings, record):
         by_name.setdefault(job.name, job)
@@ -59,17 +63,16 @@ def _wanted(settings: CompareSettings, record: Record) -> Iterator[Job]:
             yield Job("uniform curve", evaluation, FINE_TUNED, seed)
     scratch = scratch_searchers(settings)
     for cell in cells_of(settings):
-        best = record.runs[cell.name].best
-        if cell.searcher in scratch and best is not None:
-            for seed in cell.seeds:
+        for seed in cell.seeds if cell.searcher in scratch else ():
+            best = chosen(record.runs[cell.name].finalists, seed, settings, record)
+            if best is not None:
                 yield Job(f"{cell.name} from scratch", best, FROM_SCRATCH, seed)
 
 
 def _searched(cell: Cell, record: Record) -> Iterator[Job]:
-    """A cell's best plan, and what stands against it."""
-    best, match = record.runs[cell.name].best, record.matches.get(cell.name)
+    """A cell's finalists, and those that stand against the one that was chosen."""
     for seed in cell.seeds:
-        if best is not None:
-            yield Job(cell.name, best, FINE_TUNED, seed)
-        if match is not None:
+        for evaluation in record.runs[cell.name].finalists:
+            yield Job(cell.name, evaluation, FINE_TUNED, seed)
+        for match in record.matches.get(cell.name, ()):
             yield Job(f"uniform for {cell.name}", match.evaluation, FINE_TUNED, seed)

@@ -1,4 +1,4 @@
-"""The hand-set plan that stands against a searched one: as fast, the best of the rules that engineers use.
+"""The hand-set plans that stand against a searched one: as fast, the best of the rules that engineers use.
 
 Uniform plans are few, so that hardly any is exactly as fast as a searched plan. The hand-set plan may be 1 % slower; it
 is never more than that, and often less: what is left of the difference is told.
@@ -69,13 +69,20 @@ def costed_families(
     return found
 
 
-def widest_within(plans: Sequence[HandSetPlan], most: float, kind: str) -> list[HandSetPlan]:
-    """For each rule the widest of its plans, which are given from wide to narrow, that takes no more than so much."""
-    widest: dict[str, HandSetPlan] = {}
+def widest_within(plans: Sequence[HandSetPlan], most: float, kind: str, count: int = 1) -> list[HandSetPlan]:
+    """For each rule the widest of its plans, which are given from wide to narrow, that take no more than so much.
+
+    Args:
+        plans: from `costed_families`.
+        most: seconds or bytes.
+        kind: `latency` or `memory`.
+        count: plans of each rule.
+    """
+    widest: dict[str, list[HandSetPlan]] = {}
     for plan in plans:
-        if amount(plan.cost, kind) <= most:
-            widest.setdefault(plan.rule, plan)
-    return list(widest.values())
+        if amount(plan.cost, kind) <= most and len(widest.setdefault(plan.rule, [])) < count:
+            widest[plan.rule].append(plan)
+    return [plan for of_rule in widest.values() for plan in of_rule]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,25 +109,29 @@ class Match:
         return cls(data["rule"], evaluation_from_json(data["evaluation"]), data["excess"])
 
 
-def matched(evaluator: Evaluator, plans: Sequence[HandSetPlan], searched: Evaluation, kind: str) -> Match | None:
-    """The best hand-set plan that takes at most 1 % more than a searched one; None if all take more.
+def matched(
+    evaluator: Evaluator, plans: Sequence[HandSetPlan], searched: Evaluation, kind: str, count: int = 1
+) -> tuple[Match, ...]:
+    """The best hand-set plans that take at most 1 % more than a searched one; none if all take more.
 
-    The widest plan of each rule is scored, as any plan is, and charged to nobody: the highest score is the best.
+    The widest plans of each rule are scored, as any plan is, and charged to nobody: the highest scores are the best.
 
     Args:
         evaluator: of the dense model.
         plans: from `costed_families`.
         searched: the plan to match.
         kind: what is matched, `latency` or `memory`.
+        count: how many at most: as many as the searched plan was chosen from.
     """
     taken = amount(searched.cost, kind)
-    candidates = widest_within(plans, (1 + TOLERANCE) * taken, kind)
+    candidates = widest_within(plans, (1 + TOLERANCE) * taken, kind, count)
     scored = [(plan, evaluator.evaluate(plan.keep_ratios)) for plan in candidates]
-    able = [(plan, evaluation) for plan, evaluation in scored if not evaluation.failed]
-    if not able:
-        return None
-    plan, evaluation = max(able, key=lambda pair: (pair[1].score, -amount(pair[0].cost, kind)))
-    return Match(plan.rule, evaluation, amount(plan.cost, kind) / taken - 1)
+    # Two rules can give the same plan.
+    able = {evaluation.key: (plan, evaluation) for plan, evaluation in reversed(scored) if not evaluation.failed}
+    ranked = sorted(able.values(), key=lambda pair: (-pair[1].score, amount(pair[0].cost, kind)))
+    return tuple(
+        Match(plan.rule, evaluation, amount(plan.cost, kind) / taken - 1) for plan, evaluation in ranked[:count]
+    )
 
 
 def curve_plans(plans: Sequence[HandSetPlan], count: int, lowest: float) -> list[HandSetPlan]:

@@ -13,7 +13,7 @@ from autoprune.records import Evaluation
 from autoprune.training.finishing import Finished
 
 FORMAT = "autoprune.comparison"
-VERSION = 1
+VERSION = 2
 
 AS_IT_IS, FINE_TUNED, FROM_SCRATCH = "as it is", "fine-tuned", "from scratch"
 
@@ -90,7 +90,7 @@ class Record:
         dense: the evaluation of the dense model, once it is known.
         anchors: for each budget the largest flat keep ratio within it.
         runs: by cell name.
-        matches: for each searched cell by name the hand-set plan that stands against its best; None if there is none.
+        matches: for each searched cell by name the hand-set plans that stand against what was chosen of its finalists.
         curve: evaluations of the uniform plans for the curve.
         tested: every finished plan, by name.
         seconds: wall time of all earlier processes together.
@@ -120,7 +120,7 @@ class Record:
         self.anchors: dict[str, float] = dict(stored.get("anchors", {}))
         self.runs = {name: Run.from_json(data) for name, data in stored.get("runs", {}).items()}
         self.matches = {
-            name: None if data is None else Match.from_json(data) for name, data in stored.get("matches", {}).items()
+            name: tuple(Match.from_json(match) for match in data) for name, data in stored.get("matches", {}).items()
         }
         self.curve = [evaluation_from_json(data) for data in stored.get("curve", [])]
         self.tested = {name: PlanResult(**data) for name, data in stored.get("tested", {}).items()}
@@ -138,7 +138,7 @@ class Record:
                 "anchors": self.anchors,
                 **(self.conclusions or {}),
                 "runs": {name: run.to_json() for name, run in self.runs.items()},
-                "matches": {name: match and match.to_json() for name, match in self.matches.items()},
+                "matches": {name: [match.to_json() for match in matches] for name, matches in self.matches.items()},
                 "curve": [evaluation_to_json(evaluation) for evaluation in self.curve],
                 "tested": {name: dataclasses.asdict(done) for name, done in self.tested.items()},
                 "seconds": self.seconds,

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from autoprune.comparing import statistics
 from autoprune.comparing.cells import cells_of, is_hand_set
+from autoprune.comparing.choosing import chosen
 from autoprune.comparing.conclusions import (
     ALL,
     DENSE,
+    HIGHEST_SCORE,
     SCRATCH,
     UNIFORM,
     CostRatio,
@@ -52,16 +54,20 @@ def _kinds(settings: CompareSettings) -> list[str]:
 def _found(settings: CompareSettings, record: Record) -> Iterator[Found]:
     scratch = scratch_searchers(settings)
     for cell in cells_of(settings):
-        best, match = record.runs[cell.name].best, record.matches.get(cell.name)
-        for seed in cell.seeds if best is not None else ():
+        finalists = record.runs[cell.name].finalists
+        matches = {match.evaluation.key: match for match in record.matches.get(cell.name, ())}
+        for seed in cell.seeds if finalists else ():
+            best = chosen(finalists, seed, settings, record)
+            uniform = chosen([match.evaluation for match in matches.values()], seed, settings, record)
             yield Found(
                 cell.searcher,
                 cell.budget,
                 seed,
                 record.find(best.key, FINE_TUNED, seed),
-                None if match is None else record.find(match.evaluation.key, FINE_TUNED, seed),
-                None if match is None else match.excess,
+                None if uniform is None else record.find(uniform.key, FINE_TUNED, seed),
+                None if uniform is None else matches[uniform.key].excess,
                 record.find(best.key, FROM_SCRATCH, seed) if cell.searcher in scratch else None,
+                record.find(finalists[0].key, FINE_TUNED, seed),
                 best.score,
             )
 
@@ -118,10 +124,14 @@ def _row(plans: Sequence[Found], dense: PlanResult, evaluations: float) -> Row:
 
 
 def references_of(settings: CompareSettings) -> list[str]:
-    """What searchers are compared with, in order: as cheap uniform plans, other ways to search, and the controls."""
+    """What searchers are compared with, in order: as cheap uniform plans, other ways to search, and the controls.
+
+    The last is what they would have found without a choice among finalists.
+    """
     others = [name for name in settings.searchers if not is_hand_set(name) and not name.startswith("rl")]
     scratch = [SCRATCH] if any(control.startswith("scratch") for control in settings.controls) else []
-    return [UNIFORM, *others, *scratch, *([DENSE] if "dense" in settings.controls else [])]
+    dense = [DENSE] if "dense" in settings.controls else []
+    return [UNIFORM, *others, *scratch, *dense, *([HIGHEST_SCORE] if settings.search.finalists > 1 else [])]
 
 
 def _differences(settings: CompareSettings, record: Record, found: Sequence[Found]) -> Iterator[Difference]:
@@ -146,6 +156,8 @@ def _reference(name: str, record: Record, found: Sequence[Found]) -> Callable[[F
         return lambda plan: plan.uniform
     if name == SCRATCH:
         return lambda plan: plan.scratch
+    if name == HIGHEST_SCORE:
+        return lambda plan: plan.first
     if name == DENSE:
         return lambda plan: record.find(record.dense.key, FINE_TUNED, plan.seed)
     theirs = {(plan.budget, plan.seed): plan.tested for plan in found if plan.searcher == name}

@@ -78,6 +78,7 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "rows": [row.to_json() for row in rows],
         "kept": outcome.kept.name,
         "plans": {done.name: plan_to_json(done.plan) for done in outcome.finished},
+        "finalists": {done.name: [dataclasses.asdict(one) for one in done.finalists] for done in outcome.finished},
         "fine_tuning": {done.name: dataclasses.asdict(done.training) for done in outcome.finished},
         "courses": {name: [evaluation_to_json(e) for e in course] for name, course in outcome.courses.items()},
         "means": {name: list(means) for name, means in outcome.means.items()},

@@ -6,7 +6,7 @@ limit of the budget, 0 within it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoprune.records import Budget, Evaluation
@@ -19,6 +19,7 @@ Reward = Callable[[Evaluation, Evaluation, Budget, RewardSettings], Mapping[str,
 REWARDS: Registry[Reward] = Registry("reward")
 
 FAILED = -1.0  # At most, for a plan that could not be scored.
+DISTINCT = 0.1  # Plans less unlike each other than this are one plan to whoever fine-tunes a few of them.
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +68,65 @@ class Objective:
 
     def best(self, evaluations: Iterable[Evaluation]) -> Evaluation | None:
         """Of the plans that may be a result the one of the highest reward, of equal ones the fastest; None if none."""
+        return next(iter(self.finalists(evaluations, 1)), None)
+
+    def finalists(self, evaluations: Iterable[Evaluation], count: int) -> list[Evaluation]:
+        """Of the plans that may be a result those of the highest rewards, of equal ones the fastest first.
+
+        A search converges: its best plans are often one plan but for a few channels, of which fine-tuning one tells
+        what fine-tuning the others would. So each finalist differs from those before it, in its widths by `DISTINCT`
+        on average; only where too few do, the best of the rest fill up.
+
+        Args:
+            evaluations: of plans, in any order; repeats count once.
+            count: how many at most.
+        """
         able = [evaluation for evaluation in evaluations if self.met_by(evaluation)]
-        return max(able, key=lambda e: (self.reward(e), -e.cost.latency), default=None)
+        ranked: dict[str, Evaluation] = {}
+        for evaluation in sorted(able, key=lambda e: (-self.reward(e), e.cost.latency)):
+            ranked.setdefault(evaluation.key, evaluation)
+        chosen: dict[str, Evaluation] = {}
+        for key, evaluation in ranked.items():
+            if len(chosen) < count and all(unlikeness(evaluation, other) >= DISTINCT for other in chosen.values()):
+                chosen[key] = evaluation
+        rest = [evaluation for key, evaluation in ranked.items() if key not in chosen]
+        return [*chosen.values(), *rest[: count - len(chosen)]]
+
+
+def least_accuracy(settings: RewardSettings, dense_accuracy: float) -> float | None:
+    """What a finished plan must reach under a reward with a floor; None without.
+
+    Args:
+        settings: of the reward.
+        dense_accuracy: of the dense model, on the same images.
+    """
+    return settings.accuracy_floor * dense_accuracy if settings.name in FLOORED else None
+
+
+def best_finished(
+    settings: RewardSettings, accuracies: Sequence[float], latencies: Sequence[float], dense_accuracy: float
+) -> int:
+    """Which of some finished plans is the best: its place among them, the first of equal ones.
+
+    It is the most accurate one; under a reward with a floor the fastest of those that are above it, if any are.
+
+    Args:
+        settings: of the reward.
+        accuracies: on the reward split after fine-tuning, one or more.
+        latencies: of the finished models.
+        dense_accuracy: of the dense model, on the same images.
+    """
+    least = least_accuracy(settings, dense_accuracy)
+    above = [number for number, accuracy in enumerate(accuracies) if least is not None and accuracy >= least]
+    if above:
+        return min(above, key=latencies.__getitem__)
+    return max(range(len(accuracies)), key=accuracies.__getitem__)
+
+
+def unlikeness(one: Evaluation, other: Evaluation) -> float:
+    """How far two plans of one model are apart: the mean over groups of |log(width / other width)|."""
+    logs = [abs(math.log(width / other.widths[group])) for group, width in one.widths.items()]
+    return sum(logs) / max(len(logs), 1)
 
 
 def floor_of(dense: Evaluation, settings: RewardSettings) -> float:

@@ -250,16 +250,20 @@ class LimitsSettings:
 
     Attributes:
         evaluations: plans that each searcher may score.
+        finalists: how many of each searcher's best plans are fine-tuned; its result is the one that is best then, on
+            the reward split. A score ranks plans as they are before fine-tuning, which is not quite how they end.
         project: bring every proposed plan onto the budget before it is scored, as guesses of its cost allow.
         screen: leave plans unscored that are guessed to miss the budget, where a searcher can propose another.
     """
 
     evaluations: int = 60
+    finalists: int = 1
     project: bool = False
     screen: bool = False
 
     def __post_init__(self) -> None:
         check(self.evaluations >= 1, "search.evaluations", "1 or more", self.evaluations)
+        check(self.finalists >= 1, "search.finalists", "1 or more", self.finalists)
 
 
 @dataclass(frozen=True)

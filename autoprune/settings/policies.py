@@ -16,13 +16,16 @@ class AdaptationSettings:
     Attributes:
         evaluations: plans that may be scored to adapt the policy, beside the one of the policy as it is.
         scratch: also search from scratch, with an agent of the same kind and as many evaluations.
+        finalists: as `search.finalists`.
     """
 
     evaluations: int = 0
     scratch: bool = False
+    finalists: int = 1
 
     def __post_init__(self) -> None:
         check(self.evaluations >= 0, "replay.evaluations", "0 or more", self.evaluations)
+        check(self.finalists >= 1, "replay.finalists", "1 or more", self.finalists)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ReplaySettings(ScoringSettings):
         return self.of_search(
             budget=self.budget,
             searcher=SearcherSettings("replay"),
-            search=LimitsSettings(1 + self.replay.evaluations),
+            search=LimitsSettings(1 + self.replay.evaluations, self.replay.finalists),
         )
 
 

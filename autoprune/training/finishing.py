@@ -1,9 +1,9 @@
 """From the evaluation of a plan to a finished model: pruned in place, fine-tuned, tested once, costed as it is."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,30 @@ from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.models.distilling import predicted_log_probabilities
 from autoprune.planning import Planner
-from autoprune.records import Budget, CostReport, Evaluation, Plan, SurgeryReport
-from autoprune.searchers.objective import Objective
+from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
+from autoprune.searchers.objective import Objective, best_finished, least_accuracy
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
 from autoprune.training.fit import OnProgress, TrainingError, TrainingRecord, train
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the plans of a searcher that were fine-tuned for one of them to be chosen.
+
+    Attributes:
+        key: of the plan.
+        score: in the search.
+        reward_accuracy: on the reward split, after fine-tuning.
+        latency: of the finished model, in seconds per batch.
+    """
+
+    key: str
+    score: float
+    reward_accuracy: float
+    latency: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +55,8 @@ class Finished:
         test_accuracy: on the test split, after fine-tuning.
         cost: of the finished model.
         weights: its weights, to come back to it.
+        finalists: those that it was chosen from, itself too, in the order of their rewards; empty where it was the only
+            one.
     """
 
     name: str
@@ -49,6 +68,7 @@ class Finished:
     test_accuracy: float
     cost: CostReport
     weights: list[Any]
+    finalists: tuple[Finalist, ...] = ()
 
 
 class Finisher:
@@ -165,24 +185,24 @@ class Finisher:
 def finish_all(
     finisher: Finisher,
     objective: Objective,
-    best: Mapping[str, Evaluation],
+    finalists: Mapping[str, Sequence[Evaluation]],
     progress: Callable[[str], AbstractContextManager[OnProgress]],
 ) -> tuple[tuple[Finished, ...], Finished]:
-    """Finish the dense model and each searcher's best plan; the model ends as the best of these.
+    """Finish the dense model and each searcher's finalists; the model ends as the best of these.
 
-    The best is the one most accurate on the reward split after fine-tuning; of equal ones, the last searcher's. Under a
-    reward with an accuracy floor it is the fastest of those that are above it then. A finished model that is over the
-    budget as it was compiled in the end is no result: it is left out, with a warning. Whatever interrupts this leaves
-    the model dense.
+    The best is the one most accurate on the reward split after fine-tuning, of equal ones the fastest finalist and the
+    last searcher's. Under a reward with an accuracy floor it is the fastest of those that are above it then. A finished
+    model that is over the budget as it was compiled in the end is no result: it is left out, with a warning. Whatever
+    interrupts this leaves the model dense.
 
     Args:
         finisher: of the dense model.
         objective: what the search was for; it has the dense model's evaluation.
-        best: each searcher's best evaluation within the budget, by name; at least one.
-        progress: from a searcher's name to what shows its fine-tuning.
+        finalists: each searcher's best evaluations within the budget, by name; at least one each.
+        progress: from a finalist's name to what shows its fine-tuning.
 
     Returns:
-        All as finished, the dense model first; and the one that the model now is.
+        All as finished, the dense model first, then the best of each searcher; and the one that the model now is.
 
     Raises:
         BudgetError: no finished model is within the budget.
@@ -190,13 +210,21 @@ def finish_all(
     """
     try:
         dense = finisher.finish("dense", objective.dense)
-        finished = []
-        for name, evaluation in best.items():
-            with progress(name) as show:
-                finished.append(finisher.finish(name, evaluation, show))
-        results = _within(finished, objective.budget)
-        kept = _chosen(dense, results, objective)
-        if kept is not finished[-1]:
+        rivals, over = {}, {}
+        for label, name, evaluation in _in_turn(finalists):
+            with progress(label) as show:
+                last = finisher.finish(name, evaluation, show)
+            if objective.budget.met_by(last.cost):
+                rivals.setdefault(name, []).append(last)
+            else:
+                over[label] = objective.budget.overrun(last.cost)
+        _tell_of(over, none=not rivals)
+        results = [_winner(of_one, dense, objective) for of_one in rivals.values()]
+        kept = _best(results[::-1], dense, objective)
+        least = least_accuracy(objective.settings, dense.reward_accuracy)
+        if least is not None and kept.reward_accuracy < least:
+            logger.warning("after fine-tuning no plan is above the accuracy floor: the most accurate one is kept")
+        if kept is not last:
             finisher.bring_back(kept)
     except BaseException:
         finisher.undo()
@@ -204,31 +232,45 @@ def finish_all(
     return (dense, *results), kept
 
 
-def _within(finished: Sequence[Finished], budget: Budget) -> list[Finished]:
-    """Those that keep the promise that the budget is, by the cost of the model as it is finished.
+def _in_turn(finalists: Mapping[str, Sequence[Evaluation]]) -> Iterator[tuple[str, str, Evaluation]]:
+    """Every finalist, with what it is called and the name of its searcher."""
+    for name, evaluations in finalists.items():
+        for number, evaluation in enumerate(evaluations, start=1):
+            yield name if len(evaluations) == 1 else f"{name} {number}/{len(evaluations)}", name, evaluation
+
+
+def _best(results: Sequence[Finished], dense: Finished, objective: Objective) -> Finished:
+    """The best of some results by what the search was for, the first of equal ones."""
+    accuracies, latencies = [done.reward_accuracy for done in results], [done.cost.latency for done in results]
+    return results[best_finished(objective.settings, accuracies, latencies, dense.reward_accuracy)]
+
+
+def _winner(rivals: Sequence[Finished], dense: Finished, objective: Objective) -> Finished:
+    """The best of a searcher's finalists, which knows of the others."""
+    best = _best(rivals, dense, objective)
+    if len(rivals) == 1:
+        return best
+    finalists = [
+        Finalist(done.evaluation.key, done.evaluation.score, done.reward_accuracy, done.cost.latency) for done in rivals
+    ]
+    return replace(best, finalists=tuple(finalists))
+
+
+def _tell_of(over: Mapping[str, float], *, none: bool) -> None:
+    """Say which finished models break the promise that the budget is, by their cost as they are finished.
+
+    Args:
+        over: by how much each is over the budget, as a share.
+        none: no other is left.
 
     Raises:
-        BudgetError: none does.
+        BudgetError: none is left.
     """
-    found = [done for done in finished if budget.met_by(done.cost)]
-    over = {done.name: budget.overrun(done.cost) for done in finished if not budget.met_by(done.cost)}
-    for name, excess in over.items():
-        logger.warning("%s is no result: its finished model is %.2f %% over the budget", name, 100 * excess)
-    if not found:
+    for label, excess in over.items():
+        logger.warning("%s is no result: its finished model is %.2f %% over the budget", label, 100 * excess)
+    if none:
         raise BudgetError(
             "No finished model is within the budget, though its plan was when it was scored: "
-            f"{', '.join(f'{name} is {excess:.2%} over' for name, excess in over.items())}. Where costs are measured, "
-            "they vary: ask for a little less, or search on a machine that does nothing else."
+            f"{', '.join(f'{label} is {excess:.2%} over' for label, excess in over.items())}. Where costs are "
+            "measured, they vary: ask for a little less, or search on a machine that does nothing else."
         )
-    return found
-
-
-def _chosen(dense: Finished, results: Sequence[Finished], objective: Objective) -> Finished:
-    """The best of the results by what the search was for, the last of equal ones."""
-    if objective.floor is not None:
-        floor = objective.settings.accuracy_floor * dense.reward_accuracy
-        above = [done for done in results if done.reward_accuracy >= floor]
-        if above:
-            return min(reversed(above), key=lambda done: done.cost.latency)
-        logger.warning("after fine-tuning no plan is above the accuracy floor: the most accurate one is kept")
-    return max(reversed(results), key=lambda done: done.reward_accuracy)

@@ -1,5 +1,6 @@
 """What a plan is paid for, and which plan is best."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import toy
 
 from autoprune.records import Budget, Evaluation
-from autoprune.searchers.objective import FAILED, REWARDS, Objective
+from autoprune.searchers.objective import FAILED, REWARDS, Objective, unlikeness
 from autoprune.settings import RewardSettings
 
 BUDGETED = Budget(latency=0.5)
@@ -164,3 +165,20 @@ def test_best_ignores_what_failed_or_is_over_the_budget():
     inside, tie = toy.evaluation_of(0.5), toy.evaluation_of(0.5)
     assert objective.best([failed, toy.evaluation_of(1.0)]) is None
     assert objective.best([failed, toy.evaluation_of(1.0), toy.evaluation_of(0.25), inside, tie]) is inside
+
+
+def test_finalists_are_the_best_that_are_unlike_each_other():
+    objective = Objective(Budget(0.6), toy.evaluation_of(1.0), RewardSettings())
+    best, near, far, over = (
+        toy.evaluation_of(dict(zip(toy.NAMES, ratios, strict=True)))
+        for ratios in ((1, 0.375, 1, 0.25), (0.875, 0.375, 1, 0.25), (0.5, 0.5, 0.5, 0.5), (1, 1, 1, 1))
+    )
+    rewards = [objective.reward(evaluation) for evaluation in (best, near, far)]
+    assert rewards == sorted(rewards, reverse=True)
+    assert unlikeness(best, near) == pytest.approx(math.log(64 / 56) / 4)
+    course = [far, near, over, best, best]
+    assert objective.finalists(course, 1) == [best]
+    assert objective.finalists(course, 2) == [best, far]
+    assert objective.finalists(course, 3) == [best, far, near], "where too few differ, the best of the rest"
+    assert objective.finalists(course, 9) == [best, far, near]
+    assert objective.finalists([over], 2) == []

@@ -46,7 +46,7 @@ def quiet(name):
 
 def finish(finisher, reward=None, budget=None):
     objective = Objective(budget or Budget(0.5), toy.evaluation_of(1.0), reward or RewardSettings())
-    best = {name: toy.evaluation_of(0.5) for name in finisher.ends if name != "dense"}
+    best = {name: [toy.evaluation_of(0.5)] for name in finisher.ends if name != "dense"}
     finished, kept = finish_all(finisher, objective, best, quiet)
     assert finisher.model == kept.name
     return [done.name for done in finished], kept.name
@@ -67,6 +67,44 @@ def test_when_all_are_over_the_budget_there_is_no_result():
     with pytest.raises(BudgetError, match=r"uniform is 10.00% over, rl is 2.00% over"):
         finish(finisher)
     assert finisher.model == "dense"
+
+
+@dataclass
+class DoneOf(Done):
+    evaluation: object = None
+    finalists: tuple = ()
+
+
+class InOrder(Finisher):
+    """Finishes a searcher's plans one after the other; by name: a list of such pairs."""
+
+    def finish(self, name, evaluation, show=None):
+        if name == "dense":
+            return super().finish(name, evaluation, show)
+        accuracy, latency = self.ends[name].pop(0)
+        self.model = name
+        return DoneOf(name, accuracy, replace(evaluation.cost, latency=latency), evaluation)
+
+
+def test_of_finalists_the_most_accurate_after_fine_tuning_is_the_searchers():
+    wide, narrow = toy.evaluation_of(0.5), toy.evaluation_of(0.25)
+    finisher = InOrder(uniform=[(0.7, 0.5), (0.6, 0.4)], rl=[(0.8, 0.5), (0.9, 0.4), (0.95, 0.6)])
+    labels = []
+
+    @contextmanager
+    def labelled(name):
+        labels.append(name)
+        yield None
+
+    objective = Objective(Budget(0.5), toy.evaluation_of(1.0), RewardSettings())
+    finalists = {"uniform": [wide, narrow], "rl": [wide, narrow, wide]}
+    finished, kept = finish_all(finisher, objective, finalists, labelled)
+    assert labels == ["uniform 1/2", "uniform 2/2", "rl 1/3", "rl 2/3", "rl 3/3"]
+    assert [(done.name, done.reward_accuracy) for done in finished] == [("dense", 1.0), ("uniform", 0.7), ("rl", 0.9)]
+    assert kept is finished[-1]
+    assert finisher.model == "rl"
+    # The third is over the budget as it was compiled in the end.
+    assert [(one.key, one.reward_accuracy) for one in kept.finalists] == [(wide.key, 0.8), (narrow.key, 0.9)]
 
 
 def test_above_an_accuracy_floor_the_fastest_is_kept(messages):
