@@ -12,7 +12,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from running import command, run_in
+from running import command, commands, run_in
 
 QUICK = ["experiment=quick", "search.evaluations=5"]
 
@@ -291,45 +291,59 @@ def test_own_model_and_data(own_files, tmp_path):
 # ------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["model=vgg17"], "There is no model 'vgg17'. Did you mean vgg16?"),
-        (["agent=sacc"], "There is no agent 'sacc'. Did you mean sac?"),
-        (["search.evalutions=3"], "There is no option 'search.evalutions'. Did you mean search.evaluations"),
-        (["traget=tpu_v3"], "There is no option 'traget'. Did you mean target"),
-        (["reward.name=acuracy_within_budget"], "There is no reward 'acuracy_within_budget'. Did you mean"),
-        (["+agent.options.lerning_rate=1"], "do not fit td3: 'lerning_rate'. Did you mean 'learning_rate'?"),
-        (["model.path=X.keras"], "model.path must be given with model=file; model=small_resnet does not read it"),
-        (["data.path=Y.npz"], "data.path must be given with data=npz; data=digits does not read it"),
-        (["target=all"], "target=all is for `python -m autoprune.measure`"),
-        (["budget.latency=1.5"], "budget.latency must be a share"),
-        (["budget.latency=200"], "an amount (200us, 0.3ms), or null. Received: 200"),
-        (["budget.latency=200MiB"], "There is no unit 'MiB' for it"),
-        (["budget.latency=0"], "budget.latency must be a share of the dense model's, above 0"),
-        (["budget.latency=-0.5"], "budget.latency must be a share of the dense model's, above 0"),
-        (["budget.memory=12"], "an amount (12MiB, 500kB), or null. Received: 12"),
-        (["reward.accuracy_floor=1.2"], "reward.accuracy_floor must be a share of the dense model's score"),
-        (["target=tpu_v5e", "target.also=[tpu_v3]", "budget.latency=200us"], "means something else on every target"),
-        (["target=tpu_v5e", "target.also=[tpu_v33]"], "There is no target 'tpu_v33'. Did you mean 'tpu_v3'"),
-        (["budget.latency=null"], "budget must be a latency or memory limit"),
-        (["search.evaluations=0"], "search.evaluations must be 1 or more. Received: 0"),
-        (["search.evaluations=many"], "The option 'search.evaluations' has a wrong value"),
-        (["target.batch_size=0"], "target.batch_size must be 1 or more"),
-        (["target.dtype=bf16"], "There is no dtype 'bf16'. Did you mean 'bfloat16'"),
-        (["model=file"], "model=file needs model.path"),
-        (["model=file", "model.path=none.keras"], "There is no file 'none.keras'"),
-        (["data=npz", "data.path=none.npz"], "There is no file 'none.npz'"),
-        (["data=fashion_mnist", "data.dir=nowhere"], "There is no file 'nowhere/train-images"),
-        (["resume=nowhere"], "'nowhere' is not a run folder that can be resumed"),
-    ],
-)
-def test_bad_input_gets_a_clear_error(tmp_path, arguments, message):
-    done = command(*arguments, cwd=tmp_path)
-    assert done.returncode != 0
-    said = " ".join((done.stdout + done.stderr).split())
-    assert message in said
+BAD_INPUT = [
+    (["model=vgg17"], "There is no model 'vgg17'. Did you mean vgg16?"),
+    (["agent=sacc"], "There is no agent 'sacc'. Did you mean sac?"),
+    (["search.evalutions=3"], "There is no option 'search.evalutions'. Did you mean search.evaluations"),
+    (["traget=tpu_v3"], "There is no option 'traget'. Did you mean target"),
+    (["reward.name=acuracy_within_budget"], "There is no reward 'acuracy_within_budget'. Did you mean"),
+    (["+agent.options.lerning_rate=1"], "do not fit td3: 'lerning_rate'. Did you mean 'learning_rate'?"),
+    (["model.path=X.keras"], "model.path must be given with model=file; model=small_resnet does not read it"),
+    (["data.path=Y.npz"], "data.path must be given with data=npz; data=digits does not read it"),
+    (["target=all"], "target=all is for `python -m autoprune.measure`"),
+    (["budget.latency=1.5"], "budget.latency must be a share"),
+    (["budget.latency=200"], "an amount (200us, 0.3ms), or null. Received: 200"),
+    (["budget.latency=200MiB"], "There is no unit 'MiB' for it"),
+    (["budget.latency=0"], "budget.latency must be a share of the dense model's, above 0"),
+    (["budget.latency=-0.5"], "budget.latency must be a share of the dense model's, above 0"),
+    (["budget.memory=12"], "an amount (12MiB, 500kB), or null. Received: 12"),
+    (["reward.accuracy_floor=1.2"], "reward.accuracy_floor must be a share of the dense model's score"),
+    (["target=tpu_v5e", "target.also=[tpu_v3]", "budget.latency=200us"], "means something else on every target"),
+    (["target=tpu_v5e", "target.also=[tpu_v33]"], "There is no target 'tpu_v33'. Did you mean 'tpu_v3'"),
+    (["budget.latency=null"], "budget must be a latency or memory limit"),
+    (["search.evaluations=0"], "search.evaluations must be 1 or more. Received: 0"),
+    (["search.evaluations=many"], "The option 'search.evaluations' has a wrong value"),
+    (["target.batch_size=0"], "target.batch_size must be 1 or more"),
+    (["target.dtype=bf16"], "There is no dtype 'bf16'. Did you mean 'bfloat16'"),
+    (["model=file"], "model=file needs model.path"),
+    (["model=file", "model.path=none.keras"], "There is no file 'none.keras'"),
+    (["data=npz", "data.path=none.npz"], "There is no file 'none.npz'"),
+    (["data=fashion_mnist", "data.dir=nowhere"], "There is no file 'nowhere/train-images"),
+    (["resume=nowhere"], "'nowhere' is not a run folder that can be resumed"),
+]
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """What each of the bad inputs is answered."""
+    return commands([arguments for arguments, _ in BAD_INPUT], cwd=tmp_path_factory.mktemp("bad"))
+
+
+@pytest.mark.parametrize("number", range(len(BAD_INPUT)), ids=[message for _, message in BAD_INPUT])
+def test_bad_input_gets_a_clear_error(refusals, number):
+    status, printed = refusals[number]
+    assert status != 0
+    said = " ".join(printed.split())
+    assert BAD_INPUT[number][1] in said
     assert "Traceback" not in said
+
+
+def test_a_refused_command_ends_with_status_2(tmp_path):
+    """As a process of its own, and without a line that does not belong to the message."""
+    done = command("budget.latency=0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("SettingsError: budget.latency must be a share of the dense model's, above 0")
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_corrupt_model_file(tmp_path, own_files):
