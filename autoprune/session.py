@@ -17,6 +17,7 @@ from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
+from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
@@ -112,9 +113,12 @@ def opened(
     Raises:
         DataError: the data do not fit the model.
         JournalError: the run folder belongs to another search.
+        ModelError: features are to be distilled, and the model has none that can be found.
         TargetError: the target cannot be used here.
     """
     check_fit(model, data)
+    if settings.training.feature_distillation > 0:
+        check_features(model)
     importance = settings.importance
     sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)

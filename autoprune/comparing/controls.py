@@ -14,7 +14,7 @@ from autoprune.comparing.record import FROM_SCRATCH, PlanResult
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.evaluation.accuracy import accuracy
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.feature_distilling import teachings
 from autoprune.planning import Planner
 from autoprune.records import Evaluation
 from autoprune.settings import SearchSettings
@@ -111,9 +111,10 @@ class FromScratch:
 
     def _taught_by_dense(self) -> np.ndarray | None:
         """What the dense model says of the training images; None without distillation."""
-        if self._teacher is None and self._settings.training.distillation > 0:
+        training = self._settings.training
+        if self._teacher is None and training.needs_teacher:
             images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
-            self._teacher = predicted_log_probabilities(self._model, images, batch_size)
+            self._teacher = teachings(self._model, images, batch_size, features=training.feature_distillation > 0)
         return self._teacher
 
 

@@ -54,7 +54,8 @@ class FinetuneSettings:
             here of data, training, evaluation, target and seed is as it was there.
         plan: plan for the model of `model.path`, which is pruned by it; the whole model teaches.
         model: `file`, with a path; with a run, which network its data were prepared for.
-        teacher: `.keras` file of a model to learn from besides the labels, with `training.distillation` above 0.
+        teacher: `.keras` file of a model to learn from besides the labels, with `training.distillation` or
+            `training.feature_distillation` above 0.
         slice: chips that share a step, such as `2x2`, for the check that it fits; null is one chip.
         dry_run: for `runtime=tpu` and `tpu_tf`: everything but the steps; the step is compiled for the target and the
             slice, and what it takes is told.

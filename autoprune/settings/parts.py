@@ -1,5 +1,6 @@
 """The parts that commands' settings are made of, one for each config group."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,6 +173,9 @@ class TrainingSettings:
         warm_up: share of the steps in which the learning rate rises.
         distillation: weight of the dense model's probabilities beside the labels when fine-tuning, from 0 to 1.
         temperature: of those probabilities; the larger, the more the small ones count.
+        feature_distillation: weight of a term for the features when fine-tuning, 0 for none: how similar the images of
+            a batch are, by what enters the classifier, shall be as it is for the dense model (Tung & Mori, 2019, arXiv
+            1907.09682). The term is small: the paper's weight is 3000.
         augmentation: what is done to training images anew in every epoch: `none`, `shift` (by up to an eighth of
             either side, filled with zeros), `shift_flip` (and half of them mirrored), or `keras`: the layers that
             `augmentation_layers` names, in that order.
@@ -195,6 +199,7 @@ class TrainingSettings:
     warm_up: float = 0.1
     distillation: float = 0.5
     temperature: float = 2.0
+    feature_distillation: float = 0.0
     augmentation: str = "none"
     augmentation_layers: list[Any] = field(default_factory=list)
     schedule: str = "cosine"
@@ -207,6 +212,8 @@ class TrainingSettings:
         check(self.after_pruning >= 0, "training.fine_tune_epochs", "0 or more", self.fine_tune_epochs)
         check(0 <= self.distillation <= 1, "training.distillation", "from 0 to 1", self.distillation)
         check(self.temperature > 0, "training.temperature", "above 0", self.temperature)
+        weight = self.feature_distillation
+        check(0 <= weight < math.inf, "training.feature_distillation", "0 or more", weight)
         check(0 <= self.label_smoothing < 1, "training.label_smoothing", "from 0 to below 1", self.label_smoothing)
         patient = self.early_stop is None or self.early_stop >= 1
         check(patient, "training.early_stop", "1 or more epochs, or null", self.early_stop)
@@ -225,6 +232,11 @@ class TrainingSettings:
     def after_pruning(self) -> int:
         """Epochs of fine-tuning."""
         return (self.epochs + 1) // 2 if self.fine_tune_epochs is None else self.fine_tune_epochs
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether fine-tuning learns from more than the labels, where there is a teacher."""
+        return self.distillation > 0 or self.feature_distillation > 0
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def _cached(settings: SearchSettings, data: Dataset) -> Path:
     """Where a trained architecture is kept."""
     evaluation = {name: getattr(settings.evaluation, name) for name in ("batch_size", "recalibration_images")}
     training = dataclasses.asdict(settings.training)
-    for name in ("fine_tune_epochs", "fine_tune_learning_rate", "distillation", "temperature", "schedule"):
+    of_fine_tuning = ("fine_tune_epochs", "fine_tune_learning_rate", "schedule")
+    for name in (*of_fine_tuning, "distillation", "temperature", "feature_distillation"):
         training.pop(name)
     # What came later counts where it is used only: models that were kept before stay known.
     for name, unused in (("augmentation", "none"), *_OPTIONAL):

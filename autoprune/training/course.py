@@ -75,7 +75,7 @@ class Course:
     """Follows a training.
 
     Args:
-        model: in training.
+        network: in training, as a task gives it.
         epochs: asked for.
         early_stop: epochs without a better accuracy after which it stops, or None.
         on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
@@ -83,6 +83,7 @@ class Course:
         checkpoints: where states are kept, or None.
 
     Attributes:
+        network: in training: what a loop runs.
         position: where it is.
         steps: of one epoch.
         failure: the loss that is not a number; None while it is one.
@@ -90,23 +91,23 @@ class Course:
 
     def __init__(
         self,
-        model: Any,
+        network: Any,
         epochs: int,
         early_stop: int | None = None,
         on_progress: OnProgress | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
+        self.network = network
         self.position = Position()
         self.steps = 0
         self.failure: float | None = None
-        self._model = model
         self._epochs = epochs
         self._early_stop = early_stop
         self._on_progress = on_progress
         self._checkpoints = checkpoints
         self._variables: Sequence[Any] = ()
         self._seen: Callable[[int], int] = int
-        self._best = model.get_weights()
+        self._best = network.get_weights()
         self._resumed = Position()
 
     @property
@@ -126,7 +127,7 @@ class Course:
         """
         self.steps = batches.steps
         self._seen = batches.seen
-        self._variables = [*self._model.variables, *optimizer.variables]
+        self._variables = [*self.network.variables, *optimizer.variables]
         found = self._checkpoints.load(self._variables, len(self._best)) if self._checkpoints else None
         if found is not None:
             self._best = found.best
@@ -164,7 +165,7 @@ class Course:
             return
         accuracy = float(logs["val_accuracy"])
         if not position.accuracies or accuracy >= max(position.accuracies):
-            self._best = self._model.get_weights()
+            self._best = self.network.get_weights()
             position.best_epoch = position.epoch + 1
         position.epoch += 1
         position.losses.append(position.loss)
@@ -180,7 +181,7 @@ class Course:
 
     def restore_best(self) -> None:
         """Give the model the weights of the best epoch, or those that it began with when there is none."""
-        self._model.set_weights(self._best)
+        self.network.set_weights(self._best)
 
     def _mean_loss(self, step: int, logs: dict[str, Any]) -> float:
         """The mean over all images of the epoch, those before an interruption too."""
@@ -189,7 +190,7 @@ class Course:
 
     def _save(self) -> None:
         if self._checkpoints is not None:
-            if hasattr(self._model, "jax_state_sync"):
-                self._model.jax_state_sync()  # on JAX the variables are empty while an epoch runs
+            if hasattr(self.network, "jax_state_sync"):
+                self.network.jax_state_sync()  # on JAX the variables are empty while an epoch runs
             arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
             self._checkpoints.save(arrays, self._best, dataclasses.asdict(self.position))

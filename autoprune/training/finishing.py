@@ -13,7 +13,7 @@ from autoprune.data import Dataset
 from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.recalibration import recalibrate
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.feature_distilling import teachings
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.searchers.objective import Objective, best_finished, least_accuracy
@@ -149,9 +149,9 @@ class Finisher:
     def _taught_by_dense(self) -> np.ndarray | None:
         """What the dense model, which the model is now, says of the training images; None without distillation."""
         training = self._settings.training
-        if self._teacher is None and training.distillation > 0 and training.after_pruning > 0:
+        if self._teacher is None and training.needs_teacher and training.after_pruning > 0:
             images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
-            self._teacher = predicted_log_probabilities(self._model, images, batch_size)
+            self._teacher = teachings(self._model, images, batch_size, features=training.feature_distillation > 0)
         return self._teacher
 
     def _fine_tune(

@@ -46,11 +46,11 @@ def train(
         seed: of the order of images and of dropout.
         on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
             logs, which hold `val_accuracy` after whole epochs only.
-        teacher: (n, classes) logarithms of another model's probabilities for the training images, to learn from them
-            too; they are of the images as they are, also where these are changed in training.
+        teacher: what another model says of the training images, to learn from it too, as for `Task`.
 
     Raises:
         DataError: the images cannot be changed as the settings ask for.
+        ModelError: `settings.feature_distillation` is given, and the model has no features that can be found.
         TrainingError: the loss became infinite or not a number. The weights are those of the best epoch before, or
             those that the model came with.
     """
@@ -83,7 +83,7 @@ def carry_out(
         keras.utils.set_random_seed(task.seed)  # on JAX it would import TensorFlow, and nothing here draws by it
     # A layer's seed is drawn when it is made: two processes that load one file have two.
     reseed(model.variables, np.random.default_rng(task.seed))
-    course = Course(model, task.epochs, task.settings.early_stop, on_progress, checkpoints)
+    course = Course(task.network(), task.epochs, task.settings.early_stop, on_progress, checkpoints)
     try:
         (loop or FitLoop())(task, course)
     finally:
@@ -112,14 +112,14 @@ class FitLoop:
 
     def __call__(self, task: Task, course: Course) -> None:
         """Train until the course ends."""
-        model = task.model
+        network = course.network
         batches, reward = task.training_batches(whole=self.whole), task.reward_batches(padded=self.whole)
         steps = batches.steps
-        with safe_convolutions(model):
+        with safe_convolutions(task.model):
             optimizer = task.optimizer(steps)
             # The weights of what only fills a batch up count in weighted metrics alone.
             metrics = {"weighted_metrics" if self.whole else "metrics": [task.metric()]}
-            model.compile(
+            network.compile(
                 optimizer,
                 task.loss(),
                 **metrics,
@@ -127,12 +127,12 @@ class FitLoop:
                 jit_compile=keras.backend.backend() == "jax",
                 steps_per_execution=self.steps_per_execution,
             )
-            optimizer.build(model.trainable_variables)
+            optimizer.build(network.trainable_variables)
             course.begin(optimizer, batches)
             while not course.ended:
                 epoch, step = course.position.epoch, course.position.step
                 batches.begin(epoch, step)
-                model.fit(
+                network.fit(
                     batches,
                     initial_epoch=epoch,
                     # What is left of an epoch is a fit of its own: its length is another one.

@@ -12,7 +12,7 @@ from autoprune.data import Dataset
 from autoprune.errors import ModelError, PlanError
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.recalibration import recalibrate
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.feature_distilling import check_features, teachings
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import load_plan, save_plan
@@ -40,7 +40,7 @@ class StartFiles:
 
     @property
     def teacher(self) -> Path:
-        """(n, classes) float32 logarithms of the teacher's probabilities for the training images."""
+        """(n, classes) float32 logarithms of the teacher's probabilities for the training images; or with features."""
         return self.folder / "teacher.npy"
 
     @property
@@ -58,7 +58,8 @@ def started(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any
 
     Raises:
         DataError: the data do not fit the model.
-        ModelError: a file is missing or cannot be read, or the run has no result yet.
+        ModelError: a file is missing or cannot be read, the run has no result yet, or features are to be distilled and
+            cannot be found.
         PlanError: the plan is for another model.
     """
     if files.model.exists():
@@ -71,9 +72,12 @@ def started(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any
     check_fit(model, data)
     if teacher is not None:
         check_fit(teacher, data)
-        probabilities = predicted_log_probabilities(teacher, data.train.images, settings.evaluation.batch_size)
-        _save_array(probabilities, files.teacher)
-    elif settings.training.distillation > 0:
+        features = settings.training.feature_distillation > 0
+        if features:
+            check_features(model)
+        said = teachings(teacher, data.train.images, settings.evaluation.batch_size, features=features)
+        _save_array(said, files.teacher)
+    elif settings.training.needs_teacher:
         logger.info("there is no teacher: the labels alone are learnt from")
     if plan is not None:
         if settings.plan:
@@ -96,14 +100,14 @@ def _of_run(folder: Path, settings: FinetuneSettings) -> tuple[Any, Plan, Any | 
     plan, dense = load_plan(folder / "plan.json"), load_model(folder / "dense.keras")
     if plan.model != architecture_fingerprint(dense):
         raise PlanError(f"The plan of the run '{folder}' is not for its dense.keras: one of them was changed since.")
-    return load_model(folder / "pruned.keras"), plan, dense if settings.training.distillation > 0 else None
+    return load_model(folder / "pruned.keras"), plan, dense if settings.training.needs_teacher else None
 
 
 def _of_files(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]:
     """The model of the settings, its plan, and what teaches: the model itself before it is pruned, or another one."""
-    model, teaches = load_model(settings.model.path), settings.training.distillation > 0
+    model, teaches = load_model(settings.model.path), settings.training.needs_teacher
     if settings.teacher and not teaches:
-        logger.warning("the teacher is not asked: training.distillation is 0")
+        logger.warning("the teacher is not asked: training.distillation and training.feature_distillation are 0")
     plan = load_plan(settings.plan) if settings.plan else None
     if not teaches:
         return model, plan, None

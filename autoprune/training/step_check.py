@@ -1,7 +1,7 @@
 """Will a step of a fine-tuning fit on the TPU, and what will it take? Asked of the compiler before the first step.
 
-What is compiled is the step of `autoprune.cost.training_step`: cross-entropy and AdamW. A teacher's probabilities, a
-few numbers for each image, and an output layer that stays in float32 are not in it.
+What is compiled is the step of `autoprune.cost.training_step`: cross-entropy and AdamW. A teacher's probabilities
+and features, an array for each image, and an output layer that stays in float32 are not in it.
 """
 
 import logging

@@ -7,7 +7,9 @@ import keras
 import numpy as np
 
 from autoprune.data import Dataset
+from autoprune.errors import ModelError
 from autoprune.models.distilling import DistillationLoss, SmoothedLoss, taught
+from autoprune.models.feature_distilling import FeatureDistillationLoss, WithFeatures
 from autoprune.models.head import gives_logits, loss_for
 from autoprune.settings import TrainingSettings
 from autoprune.training.augmentation import change_for
@@ -26,8 +28,9 @@ class Task:
         epochs: number of passes.
         learning_rate: peak of the cosine schedule; None fine-tunes by `settings.schedule`.
         seed: of the order of images, of their changes and of dropout.
-        teacher: (n, classes) logarithms of another model's probabilities for the training images, to learn from them
-            too; they are of the images as they are, also where these are changed in training.
+        teacher: what another model says of the training images, to learn from it too, as `teachings` gives it: (n,
+            classes) logarithms of probabilities, with `settings.feature_distillation` (n, classes + d), features
+            behind them; of the images as they are, also where these are changed in training.
     """
 
     model: Any
@@ -37,6 +40,27 @@ class Task:
     learning_rate: float | None
     seed: int
     teacher: np.ndarray | None = None
+
+    @property
+    def _with_features(self) -> bool:
+        return self.teacher is not None and self.settings.feature_distillation > 0
+
+    def network(self) -> Any:
+        """What the steps run: the model, or one of the same variables that gives its features to the loss too.
+
+        Raises:
+            ModelError: features are asked for, and the model has none that can be found, or the teacher tells none.
+        """
+        if not self._with_features:
+            return self.model
+        classes, told = max(self.model.outputs[0].shape[-1], 2), self.teacher.shape[1]
+        if told <= classes:
+            raise ModelError(
+                f"training.feature_distillation needs a teacher's features behind its {classes} logarithms of "
+                f"probabilities. Received: {told} numbers for each image. Make the teacher's array with "
+                "autoprune.models.feature_distilling.teachings(..., features=True)."
+            )
+        return WithFeatures(self.model)
 
     @property
     def peak(self) -> float:
@@ -72,27 +96,31 @@ class Task:
         return InOrder(split.images, targets, batch_size=self.settings.batch_size, padded=padded)
 
     def loss(self) -> keras.losses.Loss:
-        """Cross-entropy with the labels, smoothed if asked for, and with the teacher if there is one."""
+        """Cross-entropy with the labels, smoothed if asked for, and with the teacher if there is one; of `network`."""
         settings, from_logits = self.settings, gives_logits(self.model)
         if self.teacher is not None:
-            return DistillationLoss(
+            loss = DistillationLoss(
                 settings.distillation,
                 settings.temperature,
                 from_logits=from_logits,
                 smoothing=settings.label_smoothing,
             )
+            if not self._with_features:
+                return loss
+            return FeatureDistillationLoss(loss, settings.feature_distillation, self.model.outputs[0].shape[-1])
         if settings.label_smoothing:
             return SmoothedLoss(settings.label_smoothing, from_logits=from_logits)
         return loss_for(self.model)
 
     def metric(self) -> keras.metrics.Metric:
-        """Accuracy, named so, by the threshold that belongs to the output."""
-        if self.model.outputs[0].shape[-1] == 1:
+        """Accuracy, named so, by the threshold that belongs to the output; of `network`."""
+        outputs = self.model.outputs[0].shape[-1]
+        if outputs == 1:
             threshold = 0.0 if gives_logits(self.model) else 0.5
             metric = keras.metrics.BinaryAccuracy("accuracy", threshold=threshold)
         else:
             metric = keras.metrics.SparseCategoricalAccuracy("accuracy")
-        return metric if self.teacher is None else _OfLabels(metric)
+        return metric if self.teacher is None else _OfLabels(metric, outputs)
 
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         """AdamW with the task's schedule.
@@ -109,15 +137,16 @@ class Task:
 
 
 class _OfLabels(keras.metrics.Metric):
-    """A metric of the labels alone, where a teacher's probabilities stand beside them."""
+    """A metric of labels and outputs alone, where a teacher's probabilities, and features, stand beside them."""
 
-    def __init__(self, inner: keras.metrics.Metric) -> None:
+    def __init__(self, inner: keras.metrics.Metric, outputs: int) -> None:
         super().__init__(name=inner.name)
         self._inner = inner
+        self._outputs = outputs
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch."""
-        self._inner.update_state(y_true[:, :1], y_pred, sample_weight)
+        self._inner.update_state(y_true[:, :1], y_pred[:, : self._outputs], sample_weight)
 
     def result(self) -> Any:
         """The inner metric's."""

@@ -69,11 +69,11 @@ class StrategyLoop:
         """Train until the course ends."""
         batches, reward = task.training_batches(whole=True), task.reward_batches(padded=True)
         optimizer = task.optimizer(batches.steps)
-        optimizer.build(task.model.trainable_variables)
+        optimizer.build(course.network.trainable_variables)
         with safe_convolutions(task.model):
             course.begin(optimizer, batches)
-            train = self._training(task, optimizer)
-            judge = self._judging(task)
+            train = self._training(task, course.network, optimizer)
+            judge = self._judging(task, course.network)
             while not course.ended:
                 self._epoch(task, course, batches, train)
                 if course.failure is None:
@@ -91,19 +91,19 @@ class StrategyLoop:
             total += float(train(iterator, tf.constant(count)))
             course.step_done(done + count, {"loss": total / (done + count - first)})
 
-    def _training(self, task: Task, optimizer: Any) -> Any:
+    def _training(self, task: Task, network: Any, optimizer: Any) -> Any:
         """A compiled function of an iterator and a number of steps, which gives the sum of their losses."""
-        model, loss_of, strategy = task.model, task.loss(), self._strategy
+        loss_of, strategy = task.loss(), self._strategy
 
         def step(images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
-                outputs = model(images, training=True)
+                outputs = network(images, training=True)
                 # Every device has as many images: the mean over all is the mean of the means. Called as a whole, a loss
                 # of Keras's would divide by the number of devices itself.
-                loss = tf.reduce_mean(loss_of.call(targets, outputs)) + sum(model.losses)
+                loss = tf.reduce_mean(loss_of.call(targets, outputs)) + sum(network.losses)
                 shared = loss / strategy.num_replicas_in_sync
-            gradients = tape.gradient(shared, model.trainable_variables)
-            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            gradients = tape.gradient(shared, network.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
             return shared
 
         @tf.function
@@ -116,12 +116,12 @@ class StrategyLoop:
 
         return train
 
-    def _judging(self, task: Task) -> Any:
+    def _judging(self, task: Task, network: Any) -> Any:
         """A function of distributed batches, which gives the accuracy."""
-        model, metric, strategy = task.model, task.metric(), self._strategy
+        metric, strategy = task.metric(), self._strategy
 
         def step(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> None:
-            metric.update_state(targets, model(images, training=False), sample_weight=weights)
+            metric.update_state(targets, network(images, training=False), sample_weight=weights)
 
         @tf.function
         def judge_batch(batch: Any) -> None:

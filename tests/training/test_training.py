@@ -216,7 +216,7 @@ def test_a_base_model_is_kept_under_what_it_depends_on_alone(digits):
     def kept(**changes):
         return base_model_module._cached(SearchSettings(training=TrainingSettings(epochs=3, **changes)), digits)
 
-    same = [{"schedule": "rewinding"}, {"distillation": 0.0}, {"fine_tune_epochs": 1}]
+    same = [{"schedule": "rewinding"}, {"distillation": 0.0}, {"feature_distillation": 1.0}, {"fine_tune_epochs": 1}]
     assert {kept(**changes) for changes in same} == {kept()}
     others = [{"label_smoothing": 0.1}, {"early_stop": 2}, {"augmentation": "shift"}, {"batch_size": 32}]
     others.append({"augmentation": "keras", "augmentation_layers": [{"RandomFlip": {}}]})

@@ -15,6 +15,7 @@ from autoprune.models.keras_internals.attributes import (
 from autoprune.models.keras_internals.graph import (
     application_class,
     arguments_of,
+    call_of,
     calls_of,
     entering_tensors,
     graph_of,
@@ -66,6 +67,7 @@ __all__ = [
     "batch_statistics_only",
     "build_shapes",
     "call_arguments",
+    "call_of",
     "calls_of",
     "entering_tensors",
     "forget_compiled_functions",

@@ -89,6 +89,12 @@ def maker_of(tensor: Any) -> Operation:
     return tensor._keras_history.operation
 
 
+def call_of(tensor: Any) -> Node:
+    """The call that made a symbolic tensor."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
 def operations_by_path(model: Any) -> dict[str, Operation]:
     """Every operation of a model by its path: `outer/inner` for those of nested models and for layers within layers."""
     found: dict[str, Operation] = {}
