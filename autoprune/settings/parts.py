@@ -146,10 +146,10 @@ class EvaluationSettings:
 
     batch_size: int = 256
     recalibration_images: int = 512
-    recovery: str = "none"
-    recovery_images: int = 512
+    recovery: str = "tuning"
+    recovery_images: int = 640
     tuning_steps: int = 10
-    score: str = "accuracy"
+    score: str = "likelihood"
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "evaluation.batch_size", "1 or more", self.batch_size)

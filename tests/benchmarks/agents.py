@@ -30,7 +30,14 @@ from autoprune.records import Evaluation, Target
 from autoprune.searchers import SEARCHERS, Problem, Scorer, Steering
 from autoprune.searchers.posing import pose
 from autoprune.searchers.rl import RlSearcher
-from autoprune.settings import AgentSettings, BudgetSettings, DataSettings, ModelSettings, SearchSettings
+from autoprune.settings import (
+    AgentSettings,
+    BudgetSettings,
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    SearchSettings,
+)
 from autoprune.training.base_model import base_model
 from envs.making import EnvMaker
 
@@ -53,7 +60,8 @@ def main() -> None:
         closing(open_cost_model(target)) as cost_model,
         closing(Journal(Path(scratch, "journal.sqlite"), {})) as journal,
     ):
-        evaluator = Evaluator(model, planner, data, cost_model=cost_model, journal=journal)
+        how = EvaluationSettings(recovery=arguments.recovery, score=arguments.score)
+        evaluator = Evaluator(model, planner, data, cost_model=cost_model, journal=journal, settings=how)
         problem = pose(evaluator, BudgetSettings(latency=arguments.latency))
         SEARCHERS.get("uniform")(problem, Scorer(evaluator, "before", arguments.evaluations), 0)
         taught = evaluator.surrogate
@@ -90,6 +98,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--target", default="tpu_v5e")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--latency", type=float, default=0.6)
+    parser.add_argument("--recovery", default="none", help="as evaluation.recovery of a search")
+    parser.add_argument("--score", default="accuracy", help="as evaluation.score of a search")
     parser.add_argument("--out", default=str(RESULTS))
     return parser.parse_args()
 

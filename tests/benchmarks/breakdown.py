@@ -147,7 +147,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--target", default="tpu_v5e")
     parser.add_argument("--latency", type=float, default=0.6)
-    parser.add_argument("--recovery", default="none")
+    parser.add_argument("--recovery", default="tuning", help="as evaluation.recovery of a search")
     parser.add_argument("--out", default=str(RESULTS))
     return parser.parse_args()
 

@@ -32,7 +32,7 @@ from autoprune.planning import Planner
 from autoprune.planning.widths import ratio_around
 from autoprune.records import Budget, Target
 from autoprune.searchers import Objective, Problem, Steering
-from autoprune.settings import RewardSettings
+from autoprune.settings import EvaluationSettings, RewardSettings
 
 RESULTS = Path(__file__).parent / "results" / "search_speed.json"
 SEARCH, IN_TURN, REMEMBERED, PROJECTED, BLIND = (
@@ -92,6 +92,7 @@ class Ways:
                 data,
                 cost_model=Waiting(cost_model) if name == IN_TURN else cost_model,
                 journal=journal,
+                settings=EvaluationSettings(recovery="none", score="accuracy"),
             )
             if name == BLIND:
                 evaluator.surrogate = Nothing()
