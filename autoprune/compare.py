@@ -7,14 +7,12 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from autoprune import cli
 from autoprune.comparing import PlanResult, Record, Run, Summary, TimedScorer, cells_of, summarise
-from autoprune.comparing.cells import is_hand_set
 from autoprune.comparing.choosing import chosen
 from autoprune.comparing.controls import FromScratch
 from autoprune.comparing.jobs import Job, jobs_of
@@ -28,17 +26,19 @@ from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import begun, has_ended, interruptible
 from autoprune.searchers import Problem
+from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.signal_watch import SignalWatch
-from autoprune.searchers.uniform import hand_set_plans
+from autoprune.searchers.uniform import hand_set_plans, is_hand_set
 from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import CompareSettings
+from autoprune.training.course import OnProgress
 from autoprune.training.finishing import Finisher
 
 logger = logging.getLogger(__name__)
 
 
 def run(settings: CompareSettings, folder: RunFolder) -> Summary:
-    """The whole command: budgets posed, cells searched, each best plan finished and tested, then the statistics.
+    """The whole command: budgets posed, cells searched, finalists finished and tested, then what depends on the choice.
 
     Raises:
         AutopruneError: something that was asked for cannot be; what can be known beforehand is said before any search.
@@ -53,9 +53,10 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
             problems = _problems(settings, session, record)
             families = _families(settings, session)
             _search(settings, session, problems, record, folder)
-            _finish(settings, session, record, "finalists")
+            finishers = _Finishers(settings, session)
+            _finish(settings, record, finishers, "finalists")
             _match(settings, session, families, record)
-            _finish(settings, session, record, "finishing")
+            _finish(settings, record, finishers, "finishing")
             summary = summarise(settings, record)
         record.conclude(summary.to_json())
     write_comparison(settings, summary, record, session.cost_model.target, folder)
@@ -117,7 +118,7 @@ def _search(
         problem, of_cell = problems[cell.budget], cell.settings(settings)
         searcher = made_searcher(session, of_cell, folder.tensorboard / cell.name)
         scorer = run_searcher(cell.name, searcher, problem, session, of_cell, watches[cell.budget], TimedScorer)
-        done = Run.of(scorer, problem, settings.search.finalists)
+        done = Run.of(scorer, problem, settings.search.finalists, 0.0 if is_hand_set(cell.searcher) else DISTINCT)
         if not done.finalists:
             logger.warning("%s found no plan that may be a result in %d evaluations", cell.name, len(done.keys))
         record.add_run(cell.name, done)
@@ -131,10 +132,11 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
     for cell in cells_of(settings):
         if is_hand_set(cell.searcher) or cell.name in record.matches:
             continue
-        best = chosen(record.runs[cell.name].finalists, *cell.seeds, settings, record)
+        finalists = record.runs[cell.name].finalists
+        best = chosen(finalists, *cell.seeds, settings, record)
         if best is not None:
             kind = kind_of(cell.budget)
-            record.matches[cell.name] = matched(session.evaluator, families, best, kind, settings.search.finalists)
+            record.matches[cell.name] = matched(session.evaluator, families, best, kind, len(finalists))
     if not record.curve:
         lowest = 0.8 * min(plan.cost.latency for done in record.runs.values() for plan in done.finalists)
         plans = curve_plans(families, settings.uniform_curve, lowest)
@@ -143,38 +145,51 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
     record.save()
 
 
-def _finish(settings: CompareSettings, session: Session, record: Record, name: str) -> None:
+def _finish(settings: CompareSettings, record: Record, finishers: "_Finishers", name: str) -> None:
     """Fine-tune, or train from scratch, what is not finished yet, and test it once; the model ends dense again."""
-    jobs, shared = jobs_of(settings, record), settings.search_settings()
-    parts = (session.model, session.planner, session.data)
-    finisher = Finisher(*parts, cost_model=session.cost_model, settings=shared)
-    anew = FromScratch(*parts, cost_model=session.cost_model, settings=shared)
+    jobs = [job for job in jobs_of(settings, record) if job.name not in record.tested]
     try:
         with stage(name, len(jobs)) as shown:
             for number, job in enumerate(jobs):
-                if job.name in record.tested:
-                    continue
-                epochs = anew.epochs if job.recipe == FROM_SCRATCH else max(settings.training.after_pruning, 1)
+                epochs = finishers.epochs(job)
 
                 def show(
                     done: float, _: Mapping[str, float], job: Job = job, n: int = number, of: int = epochs
                 ) -> None:
                     shown.advance(n + min(done / of, 0.999), f"{job.whose}, seed {job.seed}")
 
-                tested = _finished(job, finisher, anew, show)
+                tested = finishers.finish(job, show)
                 record.add_tested(tested)
                 shown.advance(number + 1, f"{job.whose}: {tested.test_accuracy:.2%}")
     finally:
-        finisher.undo()
+        finishers.undo()
 
 
-def _finished(job: Job, finisher: Finisher, anew: FromScratch, show: Any) -> PlanResult:
-    if job.recipe == FROM_SCRATCH:
-        return anew.finish(job.whose, job.evaluation, job.seed, show)
-    tuned = job.recipe == FINE_TUNED
-    finished = finisher.finish(job.whose, job.evaluation, show, seed=job.seed, whole_too=tuned)
-    finisher.undo()
-    return PlanResult.of(finished, job.recipe, job.seed)
+class _Finishers:
+    """Finish jobs by either recipe; what the teacher says is asked once."""
+
+    def __init__(self, settings: CompareSettings, session: Session) -> None:
+        shared, parts = settings.search_settings(), (session.model, session.planner, session.data)
+        self._tuned_epochs = max(settings.training.after_pruning, 1)
+        self._tuning = Finisher(*parts, cost_model=session.cost_model, settings=shared)
+        self._anew = FromScratch(*parts, cost_model=session.cost_model, settings=shared)
+
+    def epochs(self, job: Job) -> int:
+        """Of a job's training."""
+        return self._anew.epochs if job.recipe == FROM_SCRATCH else self._tuned_epochs
+
+    def finish(self, job: Job, show: OnProgress) -> PlanResult:
+        """Train and test what a job asks for."""
+        if job.recipe == FROM_SCRATCH:
+            return self._anew.finish(job.whose, job.evaluation, job.seed, show)
+        tuned = job.recipe == FINE_TUNED
+        finished = self._tuning.finish(job.whose, job.evaluation, show, seed=job.seed, whole_too=tuned)
+        self._tuning.undo()
+        return PlanResult.of(finished, job.recipe, job.seed)
+
+    def undo(self) -> None:
+        """Make the model the dense one again."""
+        self._tuning.undo()
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="compare")

@@ -28,9 +28,11 @@ from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
 from autoprune.resuming import begun, has_ended, interruptible
 from autoprune.searchers import SEARCHERS, Problem, Searcher
+from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
+from autoprune.searchers.uniform import is_hand_set
 from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
@@ -148,7 +150,7 @@ def _finalists(courses: Mapping[str, list[Evaluation]], problem: Problem, count:
     """Each searcher's best plans within the budget; one that found none is left out, with a warning."""
     finalists = {}
     for name, course in courses.items():
-        found = problem.objective.finalists(course, count)
+        found = problem.objective.finalists(course, count, 0.0 if is_hand_set(name) else DISTINCT)
         if found:
             finalists[name] = found
         else:

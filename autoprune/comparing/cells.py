@@ -9,15 +9,9 @@ from typing import Any
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.records import Evaluation
 from autoprune.searchers import Problem, Scorer
+from autoprune.searchers.objective import DISTINCT
+from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings, SearchSettings
-
-# What is set by hand learns nothing, whatever the seed.
-HAND_SET = "uniform"
-
-
-def is_hand_set(searcher: str) -> bool:
-    """Whether a searcher's plans follow a rule that an engineer would set: those whose name starts with `uniform`."""
-    return searcher.startswith(HAND_SET)
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class Cell:
         searcher: as in `CompareSettings.searchers`.
         budget: as in `CompareSettings.budgets`.
         seed: of the search; None for what is set by hand, which searches once.
-        seeds: with which its best plan is fine-tuned.
+        seeds: with which its finalists are fine-tuned.
     """
 
     searcher: str
@@ -76,12 +70,12 @@ class Run:
     finalists: tuple[Evaluation, ...]
 
     @classmethod
-    def of(cls, scorer: "TimedScorer", problem: Problem, finalists: int) -> "Run":
-        """The run of a searcher that has used its evaluations, with so many finalists at most."""
+    def of(cls, scorer: "TimedScorer", problem: Problem, finalists: int, apart: float = DISTINCT) -> "Run":
+        """The run of a searcher that has used its evaluations, with so many finalists at most, so far apart."""
         objective, course = problem.objective, scorer.course
         rewards = (objective.reward(done) if objective.met_by(done) else None for done in course)
         keys = (done.key for done in course)
-        best = objective.finalists(course, finalists)
+        best = objective.finalists(course, finalists, apart)
         return cls(tuple(keys), tuple(rewards), tuple(scorer.seconds), scorer.costed, tuple(best))
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which of some finalists stands for its searcher: the best after fine-tuning, on the reward split, as in a search."""
+"""Which of some finalists stands for its searcher: the best after fine-tuning, on the reward split."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def chosen(finalists: Sequence[Evaluation], seed: int, settings: CompareSettings
     """The finalist that is the best on the reward split after fine-tuning, the first of equal ones.
 
     Args:
-        finalists: in the order of their rewards.
+        finalists: of one searcher, or those that stand against it.
         seed: of their fine-tuning.
         settings: of the comparison.
         record: what was finished.

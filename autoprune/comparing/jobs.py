@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autoprune.comparing.cells import Cell, cells_of, is_hand_set
+from autoprune.comparing.cells import Cell, cells_of
 from autoprune.comparing.choosing import chosen
 from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, tested_name
 from autoprune.records import Evaluation
+from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
 
 

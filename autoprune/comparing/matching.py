@@ -121,13 +121,16 @@ def matched(
         plans: from `costed_families`.
         searched: the plan to match.
         kind: what is matched, `latency` or `memory`.
-        count: how many at most: as many as the searched plan was chosen from.
+        count: how many at most; as many as the searched plan was chosen from are fair.
     """
     taken = amount(searched.cost, kind)
     candidates = widest_within(plans, (1 + TOLERANCE) * taken, kind, count)
     scored = [(plan, evaluator.evaluate(plan.keep_ratios)) for plan in candidates]
     # Two rules can give the same plan.
-    able = {evaluation.key: (plan, evaluation) for plan, evaluation in reversed(scored) if not evaluation.failed}
+    able: dict[str, tuple[HandSetPlan, Evaluation]] = {}
+    for plan, evaluation in scored:
+        if not evaluation.failed:
+            able.setdefault(evaluation.key, (plan, evaluation))
     ranked = sorted(able.values(), key=lambda pair: (-pair[1].score, amount(pair[0].cost, kind)))
     return tuple(
         Match(plan.rule, evaluation, amount(plan.cost, kind) / taken - 1) for plan, evaluation in ranked[:count]

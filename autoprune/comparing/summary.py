@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from autoprune.comparing import statistics
-from autoprune.comparing.cells import cells_of, is_hand_set
+from autoprune.comparing.cells import cells_of
 from autoprune.comparing.choosing import chosen
 from autoprune.comparing.conclusions import (
     ALL,
@@ -22,6 +22,7 @@ from autoprune.comparing.jobs import scratch_searchers
 from autoprune.comparing.matching import kind_of
 from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, PlanResult, Record
 from autoprune.comparing.statistics import Interval, Matched, Point
+from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
 
 
@@ -29,7 +30,7 @@ def summarise(settings: CompareSettings, record: Record) -> Summary:
     """Draw the conclusions of a comparison in which everything was finished."""
     found = list(_found(settings, record))
     dense = record.find(record.dense.key, AS_IT_IS, None)
-    uniform = {kind: _uniform_points(settings, record, found, kind) for kind in _kinds(settings)}
+    uniform = {kind: _uniform_points(settings, record, kind) for kind in _kinds(settings)}
     tuned = [record.find(record.dense.key, FINE_TUNED, seed) for seed in settings.seeds]
     tuned_accuracies = [done.test_accuracy for done in tuned if done is not None]
     corners = {kind: _corner(found, dense, kind) for kind in uniform}
@@ -164,13 +165,13 @@ def _reference(name: str, record: Record, found: Sequence[Found]) -> Callable[[F
     return lambda plan: theirs.get((plan.budget, plan.seed))
 
 
-def _uniform_points(
-    settings: CompareSettings, record: Record, found: Sequence[Found], kind: str
-) -> dict[int, list[Point]]:
-    """For each seed every hand-set plan that was fine-tuned with it, the dense model among them."""
+def _uniform_points(settings: CompareSettings, record: Record, kind: str) -> dict[int, list[Point]]:
+    """For each seed every hand-set plan that was fine-tuned with it, chosen or not, the dense model among them."""
     keys = {evaluation.key for evaluation in record.curve} | {record.dense.key}
-    keys |= {plan.tested.key for plan in found if is_hand_set(plan.searcher)}
-    keys |= {plan.uniform.key for plan in found if plan.uniform is not None}
+    for cell in cells_of(settings):
+        if is_hand_set(cell.searcher):
+            keys |= {evaluation.key for evaluation in record.runs[cell.name].finalists}
+    keys |= {match.evaluation.key for matches in record.matches.values() for match in matches}
     points: dict[int, list[Point]] = {}
     for seed in settings.seeds:
         tested = [record.find(key, FINE_TUNED, seed) for key in sorted(keys)]

@@ -139,7 +139,8 @@ class Evaluator:
         try:
             with self._pruned(plan):
                 pending = self._cost_model.submit(self.model)
-                if self._tuning is not None:
+                # The dense model has nothing to recover from: a few steps would only unsettle it.
+                if self._tuning is not None and any(ratio < 1 for ratio in plan.keep_ratios.values()):
                     self._tuning(self.model)
                 batch_size = self._settings.batch_size
                 some = self._data.train.head(self._settings.recalibration_images)
@@ -150,7 +151,7 @@ class Evaluator:
             error = str(failure)
             logger.warning("plan %s failed: %s", plan_key(plan), error)
         seconds = time.perf_counter() - start
-        score = getattr(signals, self._settings.score)
+        score = getattr(signals, self._settings.score or "likelihood")
         return Evaluation(
             plan_key(plan), plan.keep_ratios, plan.widths, signals.accuracy, cost, error, seconds, score=score
         )

@@ -92,13 +92,15 @@ def teachings(model: Any, images: Any, batch_size: int = 256, *, features: bool 
     if not features:
         return predicted_log_probabilities(model, images, batch_size)
     network, outputs, from_logits = WithFeatures(model), model.outputs[0].shape[-1], gives_logits(model)
-    parts = []
+    told = np.empty((0, 0), np.float32)
     for start in range(0, len(images), batch_size):
         said = network(images[start : start + batch_size], training=False)
         logarithms = class_log_probabilities(said[:, :outputs], from_logits=from_logits)
-        both = keras.ops.concatenate([logarithms, said[:, outputs:]], axis=-1)
-        parts.append(keras.ops.convert_to_numpy(both))
-    return np.concatenate(parts).astype(np.float32)
+        both = keras.ops.convert_to_numpy(keras.ops.concatenate([logarithms, said[:, outputs:]], axis=-1))
+        if start == 0:  # Of many images that is much: it lies in memory once.
+            told = np.empty((len(images), both.shape[1]), np.float32)
+        told[start : start + len(both)] = both
+    return told
 
 
 def similarities(features: Any) -> Any:
@@ -127,7 +129,8 @@ def similarity_loss(student: Any, teacher: Any) -> Any:
 class FeatureDistillationLoss(keras.losses.Loss):
     """Another loss of outputs and targets, plus a weight times `similarity_loss` of the features behind them.
 
-    A batch's rows are compared with each other: it is of all images that a device is given of a batch.
+    A batch's rows are compared with each other: on JAX those of the whole batch, under a TensorFlow strategy those of
+    each device's share, so that the term is as many times larger there as there are devices.
 
     Args:
         of_outputs: gives (b,) losses of labels and the teacher's logarithms of probabilities, and of outputs.

@@ -10,7 +10,6 @@ from markupsafe import Markup
 from rich.table import Table
 
 from autoprune.comparing import Record, Summary
-from autoprune.comparing.cells import is_hand_set
 from autoprune.comparing.conclusions import ALL, UNIFORM, CostRatio, Difference, Row
 from autoprune.comparing.matching import TOLERANCE, kind_of
 from autoprune.comparing.statistics import Interval
@@ -21,6 +20,7 @@ from autoprune.reporting.html import rendered
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import seconds
+from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
 
 NONE = "-"
@@ -71,8 +71,8 @@ def _results(summary: Summary) -> TextTable:
         + (f", tuned on {_percent(summary.dense_tuned)}" if summary.dense_tuned else "")
         + ". Test accuracy after fine-tuning, with 95 % intervals over the n seeds. Score: mean in the search, before "
         "fine-tuning. Latency and memory: of the dense model's. Uniform as fast: the best hand-set plan that costs at "
-        "most 1 % more than the searched one; its cost: by how much it differs. Of FLOPs': speed-up over what FLOPs "
-        "promise."
+        "most 1 % more than the searched one, chosen from as many finalists; its cost: by how much it differs. Of "
+        "FLOPs': speed-up over what FLOPs promise."
     )
     return TextTable("After fine-tuning", headers, [_result(row) for row in summary.rows], caption)
 
@@ -179,7 +179,9 @@ def _mismatch(item: Difference, summary: Summary) -> str:
     plans = [plan for plan in summary.found if plan.searcher == item.searcher and kind_of(plan.budget) == item.kind]
     excesses, told = [plan.excess for plan in plans if plan.excess is not None], ""
     if min(excesses) < -TOLERANCE:
-        told += f" The nearest uniform plans are up to {-min(excesses):.1%} {word} than the searched ones."
+        told += (
+            f" The uniform plans that stand against it are up to {-min(excesses):.1%} {word} than the searched ones."
+        )
     if len(excesses) < len(plans):
         told += f" {len(plans) - len(excesses)} of {len(plans)} searched plans are {word} than every uniform one."
     return told
@@ -191,8 +193,9 @@ def write_comparison(
     """Write `comparison.html`."""
     scope = (
         f"One base model (seed {settings.seed}), {len(settings.seeds)} seeds of searching and fine-tuning, "
-        f"{settings.search.evaluations} evaluations for each search, latency per batch of {target.batch_size} on "
-        f"{target.name} in {target.dtype}: {record.dense.cost.kind}. Intervals say nothing of other base models."
+        f"{settings.search.evaluations} evaluations and at most {settings.search.finalists} finalists for each search, "
+        f"latency per batch of {target.batch_size} on {target.name} in {target.dtype}: {record.dense.cost.kind}. "
+        "Intervals say nothing of other base models."
     )
     page = rendered(
         "comparison.html.j2",

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autoprune.comparing import Summary
-from autoprune.comparing.cells import is_hand_set
 from autoprune.comparing.conclusions import ALL
 from autoprune.comparing.matching import LATENCY, kind_of
 from autoprune.comparing.statistics import Interval, pareto_front, student_interval
 from autoprune.comparing.summary import references_of
 from autoprune.reporting.plots import svg
+from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

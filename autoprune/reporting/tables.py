@@ -17,7 +17,7 @@ class ResultRow:
         name: `dense`, `uniform` or `searched (...)`.
         test_accuracy: on the test split, after fine-tuning; taken once.
         reward_accuracy: on the reward split, after fine-tuning.
-        one_shot_accuracy: on the reward split, before fine-tuning.
+        one_shot_accuracy: on the reward split as it was scored, before fine-tuning.
         cost: of the final model, costed as it is saved.
         keep_ratio: channels kept over all prunable groups.
     """

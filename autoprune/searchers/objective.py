@@ -70,16 +70,18 @@ class Objective:
         """Of the plans that may be a result the one of the highest reward, of equal ones the fastest; None if none."""
         return next(iter(self.finalists(evaluations, 1)), None)
 
-    def finalists(self, evaluations: Iterable[Evaluation], count: int) -> list[Evaluation]:
+    def finalists(self, evaluations: Iterable[Evaluation], count: int, apart: float = DISTINCT) -> list[Evaluation]:
         """Of the plans that may be a result those of the highest rewards, of equal ones the fastest first.
 
         A search converges: its best plans are often one plan but for a few channels, of which fine-tuning one tells
-        what fine-tuning the others would. So each finalist differs from those before it, in its widths by `DISTINCT`
-        on average; only where too few do, the best of the rest fill up.
+        what fine-tuning the others would. So each finalist differs from those before it; only where too few do, the
+        best of the rest fill up, and stand last.
 
         Args:
             evaluations: of plans, in any order; repeats count once.
             count: how many at most.
+            apart: by how much they differ, see `unlikeness`. Of plans on a line, such as uniform ones, 0 takes the
+                best: those that are far from it are far worse.
         """
         able = [evaluation for evaluation in evaluations if self.met_by(evaluation)]
         ranked: dict[str, Evaluation] = {}
@@ -87,7 +89,7 @@ class Objective:
             ranked.setdefault(evaluation.key, evaluation)
         chosen: dict[str, Evaluation] = {}
         for key, evaluation in ranked.items():
-            if len(chosen) < count and all(unlikeness(evaluation, other) >= DISTINCT for other in chosen.values()):
+            if len(chosen) < count and all(unlikeness(evaluation, other) >= apart for other in chosen.values()):
                 chosen[key] = evaluation
         rest = [evaluation for key, evaluation in ranked.items() if key not in chosen]
         return [*chosen.values(), *rest[: count - len(chosen)]]

@@ -105,7 +105,8 @@ def nothing_found(problem: Problem, courses: Iterable[Sequence[Evaluation]]) -> 
         f"No plan reached the accuracy floor: reward.accuracy_floor={objective.settings.accuracy_floor:g} asks for a "
         f"score of {objective.floor:.4f}, the best of {len(inside)} evaluations within the budget has {best.score:.4f} "
         f"({int(1000 * share) / 1000:.3f} of the dense model's {objective.dense.score:.4f}). Lower the floor, raise or "
-        "drop the budget, let plans recover before they are scored (evaluation.recovery), or allow more evaluations."
+        "drop the budget, let plans recover for longer before they are scored (evaluation.tuning_steps), or allow more "
+        "evaluations."
     )
 
 

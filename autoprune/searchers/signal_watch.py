@@ -62,6 +62,6 @@ class SignalWatch:
             f"The first {count} distinct plans of {searcher} are all paid exactly {paid:.4g} (score "
             f"{evaluation.score:.4f}, dense {dense:.4f}): the reward does not tell plans apart. "
             "Try more images for batch-norm statistics (evaluation.recalibration_images), a larger reward split "
-            "(data.reward_size), recovery before scoring (evaluation.recovery=reconstruction), a finer score "
+            "(data.reward_size), recovery before scoring (evaluation.recovery=tuning), a finer score "
             "(evaluation.score=likelihood), a less aggressive budget or constraints.min_keep_ratio, or another reward."
         )

@@ -24,6 +24,11 @@ Plan = TypeVar("Plan", float, Mapping[str, float])
 HAND_SET: Registry[Callable[[float, LegalWidths], dict[str, float]]] = Registry("hand-set rule")
 
 
+def is_hand_set(searcher: str) -> bool:
+    """Whether a searcher's plans follow a rule that an engineer would set: it learns nothing, whatever the seed."""
+    return searcher in HAND_SET
+
+
 @SEARCHERS.add("uniform")
 def uniform(problem: Problem, scorer: Scorer, seed: int) -> None:
     """Score distinct uniform plans: the anchor, then narrower ones, then those above the budget, for the whole curve.

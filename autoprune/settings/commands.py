@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from autoprune.settings.budget import BudgetSettings, RewardSettings, check_budget, named_budgets
+from autoprune.settings.budget import FLOORED, BudgetSettings, RewardSettings, check_budget, named_budgets
 from autoprune.settings.checking import check, check_list, check_shares
 from autoprune.settings.parts import (
     AgentSettings,
@@ -43,6 +43,10 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         wanted = "one file here; `python -m autoprune.measure` takes several"
         check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
+        if self.evaluation.score is None:
+            # A floor of the accuracy is held by plans of which the accuracy is looked at.
+            score = "accuracy" if self.reward.name in FLOORED else "likelihood"
+            object.__setattr__(self, "evaluation", replace(self.evaluation, score=score))
 
     def of_search(self, **others: Any) -> "SearchSettings":
         """The settings of a search with these parts.

@@ -141,7 +141,8 @@ class EvaluationSettings:
         tuning_steps: optimiser steps, for `tuning`.
         score: what tells plans apart: `accuracy` on the reward split, `likelihood` (the geometric mean of the
             probabilities of the right classes) or `agreement` (the same for the dense model's probabilities: the
-            exponential of minus the divergence from them).
+            exponential of minus the divergence from them). None is the likelihood; the commands make it the accuracy
+            under a reward with an accuracy floor.
     """
 
     batch_size: int = 256
@@ -149,14 +150,19 @@ class EvaluationSettings:
     recovery: str = "tuning"
     recovery_images: int = 640
     tuning_steps: int = 10
-    score: str = "likelihood"
+    score: str | None = None
 
     def __post_init__(self) -> None:
         check(self.batch_size >= 1, "evaluation.batch_size", "1 or more", self.batch_size)
         for name in ("recalibration_images", "recovery_images", "tuning_steps"):
             check(getattr(self, name) >= 1, f"evaluation.{name}", "1 or more", getattr(self, name))
-        for name, known in (("recovery", ("none", "reconstruction", "tuning")), ("score", SCORES)):
-            check(getattr(self, name) in known, f"evaluation.{name}", f"one of {', '.join(known)}", getattr(self, name))
+        for name, known in (("recovery", ("none", "reconstruction", "tuning")), ("score", (*SCORES, None))):
+            check(
+                getattr(self, name) in known,
+                f"evaluation.{name}",
+                f"one of {', '.join(map(str, known))}",
+                getattr(self, name),
+            )
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class TrainingSettings:
         temperature: of those probabilities; the larger, the more the small ones count.
         feature_distillation: weight of a term for the features when fine-tuning, 0 for none: how similar the images of
             a batch are, by what enters the classifier, shall be as it is for the dense model (Tung & Mori, 2019, arXiv
-            1907.09682). The term is small: the paper's weight is 3000.
+            1907.09682). The term is small: the recipe of that name gives it 100.
         augmentation: what is done to training images anew in every epoch: `none`, `shift` (by up to an eighth of
             either side, filled with zeros), `shift_flip` (and half of them mirrored), or `keras`: the layers that
             `augmentation_layers` names, in that order.

@@ -172,10 +172,13 @@ def _restored(model: Any, checkpoints: Checkpoints) -> TrainingRecord:
 
 def _identity(model: Any, data: Dataset, settings: FinetuneSettings) -> dict[str, Any]:
     """What the steps depend on: a checkpoint of others is refused."""
+    training = dataclasses.asdict(settings.training)
+    if training["feature_distillation"] == 0:
+        del training["feature_distillation"]  # which came later: checkpoints that know nothing of it stay known
     return {
         "model": weights_fingerprint(model),
         "data": data.fingerprint(),
-        "training": dataclasses.asdict(settings.training),
+        "training": training,
         "runtime": dataclasses.asdict(settings.runtime),
         "seed": settings.seed,
     }

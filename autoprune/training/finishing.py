@@ -55,8 +55,8 @@ class Finished:
         test_accuracy: on the test split, after fine-tuning.
         cost: of the finished model.
         weights: its weights, to come back to it.
-        finalists: those that it was chosen from, itself too, in the order of their rewards; empty where it was the only
-            one.
+        finalists: those that it was chosen from, itself too, in the order of `Objective.finalists`; empty where it was
+            the only one.
     """
 
     name: str
@@ -190,7 +190,7 @@ def finish_all(
 ) -> tuple[tuple[Finished, ...], Finished]:
     """Finish the dense model and each searcher's finalists; the model ends as the best of these.
 
-    The best is the one most accurate on the reward split after fine-tuning, of equal ones the fastest finalist and the
+    The best is the one most accurate on the reward split after fine-tuning, of equal ones the first finalist and the
     last searcher's. Under a reward with an accuracy floor it is the fastest of those that are above it then. A finished
     model that is over the budget as it was compiled in the end is no result: it is left out, with a warning. Whatever
     interrupts this leaves the model dense.

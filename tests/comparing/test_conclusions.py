@@ -294,7 +294,7 @@ def test_verdict_tells_of_uniform_plans_that_are_not_as_fast():
     finish(record)
     rl = verdicts(SETTINGS, summarise(SETTINGS, record))[-1]
     assert "n = 2)" in rl
-    assert "The nearest uniform plans are up to 3.4% faster than the searched ones." in rl
+    assert "The uniform plans that stand against it are up to 3.4% faster than the searched ones." in rl
     assert "1 of 3 searched plans are faster than every uniform one." in rl
 
 

@@ -58,7 +58,8 @@ def evaluator(cost_model, tmp_path):
     model = made("residual")
     journal = Journal(tmp_path / "journal.sqlite", {})
     planner = Planner(model, constraints=Constraints(multiple_of=1))
-    yield Evaluator(model, planner, dataset(), cost_model=cost_model, journal=journal)
+    plain = EvaluationSettings(recovery="none")
+    yield Evaluator(model, planner, dataset(), cost_model=cost_model, journal=journal, settings=plain)
     journal.close()
 
 

@@ -59,7 +59,7 @@ def test_signals_are_what_they_are_called(trained, digits):
 @pytest.mark.parametrize("recovery", ["reconstruction", "tuning"])
 def test_recovery_helps_and_leaves_the_model_as_it_was(evaluator, trained, recovery):
     before = trained.get_weights()
-    plain = evaluator().evaluate(0.5)
+    plain = evaluator(recovery="none").evaluate(0.5)
     recovered = evaluator(recovery=recovery, tuning_steps=20).evaluate(0.5)
     assert recovered.accuracy > plain.accuracy + 0.05
     assert recovered.cost == plain.cost
@@ -68,7 +68,9 @@ def test_recovery_helps_and_leaves_the_model_as_it_was(evaluator, trained, recov
     assert not trained.compiled
 
 
-@pytest.mark.parametrize("settings", [{}, {"recovery": "tuning", "tuning_steps": 3}, {"recovery": "reconstruction"}])
+@pytest.mark.parametrize(
+    "settings", [{"recovery": "none"}, {"recovery": "tuning", "tuning_steps": 3}, {"recovery": "reconstruction"}]
+)
 @pytest.mark.parametrize("score", ["accuracy", "likelihood", "agreement"])
 def test_same_plan_same_score(evaluator, settings, score):
     """Whatever was scored between; and every kind of score lies between 0 and 1."""
@@ -80,6 +82,13 @@ def test_same_plan_same_score(evaluator, settings, score):
     assert again.evaluate(0.5).score == found.score
     assert 0 < found.score < 1
     assert (found.score == found.accuracy) == (score == "accuracy")
+
+
+def test_the_dense_model_is_not_tuned(evaluator):
+    """It has nothing to recover from; what plans are compared with is the model as it is."""
+    plain, tuned = (evaluator(recovery=recovery, score="likelihood") for recovery in ("none", "tuning"))
+    assert tuned.evaluate(1.0).score == plain.evaluate(1.0).score
+    assert tuned.evaluate(0.5).score > plain.evaluate(0.5).score
 
 
 def test_the_dense_model_agrees_with_itself(evaluator):

@@ -181,4 +181,5 @@ def test_finalists_are_the_best_that_are_unlike_each_other():
     assert objective.finalists(course, 2) == [best, far]
     assert objective.finalists(course, 3) == [best, far, near], "where too few differ, the best of the rest"
     assert objective.finalists(course, 9) == [best, far, near]
+    assert objective.finalists(course, 2, apart=0.0) == [best, near], "of plans on a line the best"
     assert objective.finalists([over], 2) == []

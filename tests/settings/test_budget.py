@@ -9,6 +9,7 @@ from autoprune.errors import SettingsError
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (
     BudgetSettings,
+    EvaluationSettings,
     MeasureSettings,
     RewardSettings,
     SearchSettings,
@@ -155,3 +156,11 @@ def test_settings_survive_the_run_folder(tmp_path):
         folder.save_settings(settings)
         assert folder.load_settings() == settings
         assert from_config(OmegaConf.create(dataclasses.asdict(settings)), SearchSettings) == settings
+
+
+def test_a_floor_of_the_accuracy_makes_accuracy_the_score_unless_another_is_asked_for():
+    floored = RewardSettings("latency_at_accuracy")
+    asked = EvaluationSettings(score="agreement")
+    assert SearchSettings().evaluation.score == "likelihood"
+    assert SearchSettings(reward=floored).evaluation.score == "accuracy"
+    assert SearchSettings(reward=floored, evaluation=asked).evaluation.score == "agreement"
