@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from autoprune import cli
 from autoprune.errors import SettingsError
+from autoprune.reporting import interrupts
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import from_config
@@ -47,7 +48,8 @@ def has_ended(report: Path, what: str) -> bool:
 def interruptible(command: str, folder: RunFolder, kept: str) -> Iterator[None]:
     """Ctrl-C within the block is answered with what is kept and how to go on."""
     try:
-        yield
+        with interrupts.remembered():
+            yield
     except KeyboardInterrupt:
         CONSOLE.print(
             f"\nInterrupted. {kept} is in {folder.path}. Go on with:\n"

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from autoprune.records import Evaluation
+from autoprune.reporting import interrupts
 from autoprune.reporting.tables import shares
 from autoprune.searchers import Objective
 from autoprune.training.fit import OnProgress
@@ -53,7 +54,12 @@ class Stage:
         self._lines = 0
 
     def advance(self, done: float, note: str) -> None:
-        """Show that `done` steps are done; a share of a step counts too."""
+        """Show that `done` steps are done; a share of a step counts too.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed in between and got lost, see `interrupts`.
+        """
+        interrupts.check()
         self._progress.update(self._task, completed=done, note=note)
         # Rounded down, but not where a share that should be whole is short of it by its last bit.
         lines = int(done * _LINES / self._total + 1e-9)
