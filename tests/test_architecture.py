@@ -22,6 +22,7 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/host.py",
     "autoprune/cost/live.py",
     "autoprune/cost/attached_worker.py",
+    "autoprune/evaluation/traced.py",
     "autoprune/training/jax_devices.py",
     "autoprune/training/tensorflow_devices.py",
     "autoprune/models/exporting/formats.py",

@@ -18,6 +18,7 @@ from autoprune.data import Dataset
 from autoprune.errors import CostError
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.journal import Journal
+from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import Signals, read_signals
@@ -75,6 +76,7 @@ class Evaluator:
         self._failed: set[str] = set()
         self._tuning: ShortTuning | None = None
         self._dense: np.ndarray | None = None
+        self._passes: Passes | None = None
         self.surrogate = Surrogate(planner.groups, layer_dependences(model, planner.groups))
 
     def evaluate(self, keep_ratios: KeepRatios) -> Evaluation:
@@ -139,13 +141,7 @@ class Evaluator:
         try:
             with self._pruned(plan):
                 pending = self._cost_model.submit(self.model)
-                # The dense model has nothing to recover from: a few steps would only unsettle it.
-                if self._tuning is not None and any(ratio < 1 for ratio in plan.keep_ratios.values()):
-                    self._tuning(self.model)
-                batch_size = self._settings.batch_size
-                some = self._data.train.head(self._settings.recalibration_images)
-                recalibrate(self.model, some.images, batch_size)
-                signals = read_signals(self.model, self._data.reward, self._dense, batch_size)
+                signals = self._signals({name for name, ratio in plan.keep_ratios.items() if ratio < 1})
             cost = pending.result()
         except CostError as failure:
             error = str(failure)
@@ -156,6 +152,18 @@ class Evaluator:
             plan_key(plan), plan.keep_ratios, plan.widths, signals.accuracy, cost, error, seconds, score=score
         )
 
+    def _signals(self, pruned: set[str]) -> Signals:
+        """Of the model as it is now, with these groups pruned; it is tuned and recalibrated."""
+        batch_size, model = self._settings.batch_size, self.model
+        some = self._data.train.head(self._settings.recalibration_images)
+        few = (some.images[:8],) if self._tuning is None else self._tuning.first(8)
+        compiled = self._passes.compiled(pruned, *few)
+        # The dense model has nothing to recover from: a few steps would only unsettle it.
+        if self._tuning is not None and pruned:
+            self._tuning(model, compiled and compiled.tune)
+        recalibrate(model, some.images, batch_size, compiled and compiled.collect)
+        return read_signals(model, self._data.reward, self._dense, batch_size, compiled)
+
     def _look_at_dense(self) -> None:
         """Ask the dense model, which the model is between plans, what is needed of it; once."""
         settings, data = self._settings, self._data
@@ -165,6 +173,8 @@ class Evaluator:
             some = data.train.head(settings.recovery_images)
             teacher = predicted_log_probabilities(self.model, some.images, settings.batch_size)
             self._tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
+        if self._passes is None:
+            self._passes = Passes(self.model, self._tuning and self._tuning.loss_for(self.model))
 
     @contextmanager
     def _pruned(self, plan: Plan) -> Iterator[None]:

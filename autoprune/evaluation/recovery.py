@@ -4,6 +4,7 @@ One-shot accuracy says little of that: which plan is best after fine-tuning is d
 `tests/benchmarks/fidelity.py` compares the ways.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -53,16 +54,35 @@ class ShortTuning:
         self._weight = weight
         self._temperature = temperature
 
-    def __call__(self, model: Any) -> None:
-        """Tune in place. Only variables change: the model keeps its own compile state and optimiser."""
-        probe = keras.Model(keras_internals.input_structure(model), model.outputs[0], name="short_tuning")
+    def __call__(self, model: Any, tune: Callable[..., None] | None = None) -> None:
+        """Tune in place. Only variables change: the model keeps its own compile state and optimiser.
+
+        Args:
+            model: is tuned.
+            tune: takes the steps in another way, see `TracedNetwork.tune`; by default they are run eagerly.
+        """
         schedule = keras.optimizers.schedules.CosineDecay(self._learning_rate, self._steps)
-        loss = DistillationLoss(self._weight, self._temperature, from_logits=gives_logits(model))
+        if tune is not None:
+            tune(self._batches(), [float(schedule(step)) for step in range(self._steps)])
+            return
+        probe = keras.Model(keras_internals.input_structure(model), model.outputs[0], name="short_tuning")
         # Eagerly: a compiled step would be traced anew for every plan, which takes longer than the steps.
-        probe.compile(keras.optimizers.Adam(schedule), loss, run_eagerly=True, jit_compile=False)
-        batches = len(self._images) // self._batch_size
+        probe.compile(keras.optimizers.Adam(schedule), self.loss_for(model), run_eagerly=True, jit_compile=False)
         with safe_convolutions(model):
-            for step in range(self._steps):
-                start = step % batches * self._batch_size
-                part = slice(start, start + self._batch_size)
-                probe.train_on_batch(self._images[part], self._targets[part])
+            for images, targets in self._batches():
+                probe.train_on_batch(images, targets)
+
+    def loss_for(self, model: Any) -> DistillationLoss:
+        """What a step of tuning makes smaller."""
+        return DistillationLoss(self._weight, self._temperature, from_logits=gives_logits(model))
+
+    def first(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first few images and their targets."""
+        return self._images[:count], self._targets[:count]
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        batches = len(self._images) // self._batch_size
+        for step in range(self._steps):
+            start = step % batches * self._batch_size
+            part = slice(start, start + self._batch_size)
+            yield self._images[part], self._targets[part]

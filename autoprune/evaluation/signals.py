@@ -1,5 +1,6 @@
 """What tells plans apart before they are fine-tuned, from one pass over the reward split."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,13 @@ class Signals:
     agreement: float
 
 
-def read_signals(model: Any, split: Split, dense: np.ndarray | None, batch_size: int = 256) -> Signals:
+def read_signals(
+    model: Any,
+    split: Split,
+    dense: np.ndarray | None,
+    batch_size: int = 256,
+    run: Callable[..., Any] | None = None,
+) -> Signals:
     """Run a model over a split.
 
     Args:
@@ -33,8 +40,9 @@ def read_signals(model: Any, split: Split, dense: np.ndarray | None, batch_size:
         split: images and labels.
         dense: (n, classes) logarithms of the dense model's probabilities for these images, if they are known.
         batch_size: images per forward pass.
+        run: called in place of the model, which is run eagerly otherwise.
     """
-    found = predicted_log_probabilities(model, split.images, batch_size).astype(np.float64)
+    found = predicted_log_probabilities(model, split.images, batch_size, run).astype(np.float64)
     right = found[np.arange(len(split)), split.labels]
     agreement = np.nan
     if dense is not None:

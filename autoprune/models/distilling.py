@@ -4,6 +4,7 @@ Hinton, Vinyals & Dean, 2015 (arXiv 1503.02531). The teacher is run once over th
 probabilities travel beside the labels as one array, so that any Keras training loop can take them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -33,12 +34,21 @@ def _clipped(probabilities: Any) -> Any:
     return keras.ops.clip(probabilities, 1e-7, 1.0)
 
 
-def predicted_log_probabilities(model: Any, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """(n, classes) float32 logarithms of a model's probabilities for images, run eagerly in inference mode."""
-    from_logits = gives_logits(model)
+def predicted_log_probabilities(
+    model: Any, images: np.ndarray, batch_size: int = 256, run: Callable[..., Any] | None = None
+) -> np.ndarray:
+    """(n, classes) float32 logarithms of a model's probabilities for images in inference mode.
+
+    Args:
+        model: a classifier.
+        images: (n, *input shape).
+        batch_size: images per forward pass.
+        run: called in place of the model, which is run eagerly otherwise.
+    """
+    from_logits, run = gives_logits(model), run or model
     parts = [
         keras.ops.convert_to_numpy(
-            class_log_probabilities(model(images[start : start + batch_size], training=False), from_logits=from_logits)
+            class_log_probabilities(run(images[start : start + batch_size], training=False), from_logits=from_logits)
         )
         for start in range(0, len(images), batch_size)
     ]

@@ -53,6 +53,7 @@ from autoprune.models.keras_internals.variables import (
     put_back,
     replace_value,
     shape_of,
+    stand_in,
     storage,
     value_of,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "set_tensor_shape",
     "shape_of",
     "slot_lists",
+    "stand_in",
     "storage",
     "tracked_variables",
     "value_of",

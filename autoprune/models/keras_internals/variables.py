@@ -1,5 +1,7 @@
 """Variables: other storage behind the same object."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -53,6 +55,18 @@ def replace_value(variable: Any, value: np.ndarray) -> None:
         value = keras.ops.convert_to_tensor(value, dtype=variable.dtype)
     variable._initialize(value)
     _refresh_shape(variable)
+
+
+@contextmanager
+def stand_in(pairs: Sequence[tuple[Any, Any]]) -> Iterator[keras.StatelessScope]:
+    """Within the block tensors stand in for variables, and collect what is assigned to them.
+
+    `keras.StatelessScope` itself refuses tensors whose lengths are not known yet.
+    """
+    scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
+    scope.state_mapping.update({id(variable): value for variable, value in pairs})
+    with scope:
+        yield scope
 
 
 def _refresh_shape(variable: Any) -> None:

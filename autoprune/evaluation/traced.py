@@ -1,0 +1,153 @@
+"""A network's passes, compiled once for all widths that it may be pruned to.
+
+A function that is traced for the shapes of one plan is of no use to the next, and tracing takes longer than ten steps
+of tuning. Here the variables are arguments of the function and their lengths are left open, so that one trace serves
+every plan; what runs is as small as the pruned network. `tests/benchmarks/traced.py` compares with running eagerly.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from autoprune.evaluation.recalibration import collecting, recalibrated_layers
+from autoprune.models import keras_internals
+from autoprune.models.safe_convolutions import safe_convolutions
+
+logger = logging.getLogger(__name__)
+
+BETAS, EPSILON = (0.9, 0.999), 1e-7  # Of Adam, as Keras has them.
+
+Values = list[tf.Tensor]
+
+
+class TracedNetwork:
+    """Inference, collecting of statistics and a training step of one model, whatever channels were removed from it.
+
+    Each is traced when it is first needed. Called like the model, it gives what the model gives in inference.
+
+    Args:
+        model: with one input and one output. Its layers must not change but in their widths.
+        loss: of a training step, from targets and outputs to their mean loss; none for a network that is not tuned.
+    """
+
+    def __init__(self, model: Any, loss: Callable[[Any, Any], Any] | None = None) -> None:
+        self._model = model
+        self._norms = recalibrated_layers(model)
+        self._loss = loss
+        self._trained, self._others = model.trainable_variables, model.non_trainable_variables
+        values = ([_open(variable) for variable in self._trained], [_open(variable) for variable in self._others])
+        images = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)
+        number, targets = tf.TensorSpec((), "float32"), tf.TensorSpec((None, None), "float32")
+        self._outputs = _function(self._trace_outputs, *values, images)
+        self._collected = _function(self._trace_statistics, *values, images, number)
+        self._step = _function(
+            self._trace_step, *values, [values[0], values[0]], images, targets, number, number, number
+        )
+
+    def __call__(self, images: np.ndarray, training: bool = False) -> tf.Tensor:
+        """Outputs for (n, *input shape) images, always in inference mode."""
+        return self._outputs(*self._values(), images)
+
+    def collect(self, images: np.ndarray, momentum: float) -> None:
+        """Let the batch norms see a batch; the other layers run as in inference."""
+        self._write([], self._collected(*self._values(), images, momentum))
+
+    def tune(self, batches: Iterable[tuple[np.ndarray, np.ndarray]], rates: Sequence[float]) -> None:
+        """Steps of Adam: Kingma & Ba, 2015, arXiv 1412.6980, in the form at the end of section 2.
+
+        Args:
+            batches: images and targets of each step.
+            rates: learning rate of each step.
+        """
+        trained, others = self._values()
+        moments = [[tf.zeros_like(value) for value in trained] for _ in BETAS]
+        for number, ((images, targets), rate) in enumerate(zip(batches, rates, strict=True), start=1):
+            powers = [beta**number for beta in BETAS]
+            trained, others, moments = self._step(trained, others, moments, images, targets, rate, *powers)
+        self._write(trained, others)
+
+    def complaint(self, images: np.ndarray, targets: np.ndarray | None = None) -> str:
+        """Why the model as it is now cannot be run in this way; empty when it can.
+
+        A layer may need lengths that are known beforehand, or hold something that depends on them. No variable changes.
+
+        Args:
+            images: (n, *input shape), a few.
+            targets: of a training step, for a network that is tuned.
+        """
+        try:
+            found = self(images)
+            self._collected(*self._values(), images, 0.5)
+            if targets is not None:
+                trained, others = self._values()
+                self._step(trained, others, [trained, trained], images, targets, 0.0, *BETAS)
+        except Exception as error:  # whatever a layer or TensorFlow raises
+            logger.debug("not run compiled", exc_info=True)
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        expected = self._model(images, training=False)
+        return "" if np.allclose(found, expected, rtol=1e-3, atol=1e-4) else "its outputs are other ones than eagerly"
+
+    def _values(self) -> tuple[Values, Values]:
+        return [keras_internals.value_of(v) for v in self._trained], [keras_internals.value_of(v) for v in self._others]
+
+    def _write(self, trained: Values, others: Values) -> None:
+        for variable, value in [*zip(self._trained, trained, strict=False), *zip(self._others, others, strict=True)]:
+            keras_internals.storage(variable).assign(value, read_value=False)
+
+    # ------------------------------------------------------------------ traced
+
+    @contextmanager
+    def _holding(self, trained: Values, others: Values) -> Iterator[keras.StatelessScope]:
+        pairs = [*zip(self._trained, trained, strict=True), *zip(self._others, others, strict=True)]
+        with keras_internals.stand_in(pairs) as scope:
+            yield scope
+
+    def _run(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Outputs whose number of classes is known again."""
+        return tf.ensure_shape(self._model(images, training=training), self._model.outputs[0].shape)
+
+    def _kept(self, scope: keras.StatelessScope) -> Values:
+        return [scope.get_current_value(variable) for variable in self._others]
+
+    def _trace_outputs(self, trained: Values, others: Values, images: tf.Tensor) -> tf.Tensor:
+        with self._holding(trained, others):
+            return self._run(images, training=False)
+
+    def _trace_statistics(self, trained: Values, others: Values, images: tf.Tensor, momentum: tf.Tensor) -> Values:
+        with collecting(self._norms, momentum), self._holding(trained, others) as scope:
+            self._model(images, training=False)
+            return self._kept(scope)
+
+    def _trace_step(
+        self, trained: Values, others: Values, moments: list[Values], images: tf.Tensor, targets: tf.Tensor,
+        rate: tf.Tensor, *powers: tf.Tensor,
+    ) -> tuple[Values, Values, list[Values]]:  # fmt: skip
+        with tf.GradientTape() as tape, safe_convolutions(self._model), self._holding(trained, others) as scope:
+            tape.watch(trained)
+            loss = self._loss(targets, self._run(images, training=True)) + sum(self._model.losses)
+        gradients = tape.gradient(loss, trained, unconnected_gradients="zero")
+        means, squares = (
+            [beta * old + (1 - beta) * gradient**power for old, gradient in zip(moment, gradients, strict=True)]
+            for power, beta, moment in zip((1, 2), BETAS, moments, strict=True)
+        )
+        size = rate * tf.sqrt(1 - powers[1]) / (1 - powers[0])
+        moved = [
+            value - size * mean / (tf.sqrt(square) + EPSILON)
+            for value, mean, square in zip(trained, means, squares, strict=True)
+        ]
+        bound = [v.constraint(value) if v.constraint else value for v, value in zip(self._trained, moved, strict=True)]
+        return bound, self._kept(scope), [means, squares]
+
+
+def _open(variable: Any) -> tf.TensorSpec:
+    """Of any lengths."""
+    return tf.TensorSpec([None] * len(keras_internals.shape_of(variable)), variable.dtype)
+
+
+def _function(body: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
+    return tf.function(body, input_signature=signature, autograph=False, jit_compile=False)
