@@ -156,8 +156,7 @@ class Evaluator:
         """Of the model as it is now, with these groups pruned; it is tuned and recalibrated."""
         batch_size, model = self._settings.batch_size, self.model
         some = self._data.train.head(self._settings.recalibration_images)
-        few = (some.images[:8],) if self._tuning is None else self._tuning.first(8)
-        compiled = self._passes.compiled(pruned, *few)
+        compiled = self._passes.compiled(pruned)
         # The dense model has nothing to recover from: a few steps would only unsettle it.
         if self._tuning is not None and pruned:
             self._tuning(model, compiled and compiled.tune)
@@ -173,8 +172,10 @@ class Evaluator:
             some = data.train.head(settings.recovery_images)
             teacher = predicted_log_probabilities(self.model, some.images, settings.batch_size)
             self._tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
-        if self._passes is None:
-            self._passes = Passes(self.model, self._tuning and self._tuning.loss_for(self.model))
+        if self._passes is None and self._tuning is None:
+            self._passes = Passes(self.model, data.train.head(8).images)
+        elif self._passes is None:
+            self._passes = Passes(self.model, *self._tuning.first(8), self._tuning.loss_for(self.model))
 
     @contextmanager
     def _pruned(self, plan: Plan) -> Iterator[None]:

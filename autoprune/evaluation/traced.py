@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 
 BETAS, EPSILON = (0.9, 0.999), 1e-7  # Of Adam, as Keras has them.
 
+_CONVOLUTIONS = (
+    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
+    *(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
+)
+
 Values = list[tf.Tensor]
 
 
@@ -88,7 +94,8 @@ class TracedNetwork:
                 self._step(trained, others, [trained, trained], images, targets, 0.0, *BETAS)
         except Exception as error:  # whatever a layer or TensorFlow raises
             logger.debug("not run compiled", exc_info=True)
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+            first = " ".join(str(error).split())[:200]
+            return f"{type(error).__name__}: {first}"
         expected = self._model(images, training=False)
         return "" if np.allclose(found, expected, rtol=1e-3, atol=1e-4) else "its outputs are other ones than eagerly"
 
@@ -104,7 +111,7 @@ class TracedNetwork:
     @contextmanager
     def _holding(self, trained: Values, others: Values) -> Iterator[keras.StatelessScope]:
         pairs = [*zip(self._trained, trained, strict=True), *zip(self._others, others, strict=True)]
-        with keras_internals.stand_in(pairs) as scope:
+        with _open_filters(self._model), keras_internals.stand_in(pairs) as scope:
             yield scope
 
     def _run(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
@@ -142,6 +149,20 @@ class TracedNetwork:
         ]
         bound = [v.constraint(value) if v.constraint else value for v, value in zip(self._trained, moved, strict=True)]
         return bound, self._kept(scope), [means, squares]
+
+
+@contextmanager
+def _open_filters(model: Any) -> Iterator[None]:
+    """Convolutions reshape their bias to as many filters as they were made with; within the block to any number."""
+    layers = [layer for layer in keras_internals.layers_by_path(model).values() if isinstance(layer, _CONVOLUTIONS)]
+    before = [layer.filters for layer in layers]
+    try:
+        for layer in layers:
+            layer.filters = -1
+        yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer.filters = value
 
 
 def _open(variable: Any) -> tf.TensorSpec:

@@ -5,6 +5,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
@@ -24,10 +25,10 @@ def tuning():
     return ShortTuning(IMAGES, LABELS, TEACHER, steps=4, batch_size=32)
 
 
-def traced_network(model):
-    """As the evaluator has it; the plans may prune anything."""
+def passes_of(model):
+    """As the evaluator has them."""
     tuned = tuning()
-    return Passes(model, tuned.loss_for(model)).compiled({"all"}, *tuned.first(8))
+    return Passes(model, *tuned.first(8), tuned.loss_for(model))
 
 
 def eagerly(model):
@@ -38,25 +39,106 @@ def eagerly(model):
     return outputs, model.get_weights()
 
 
-def compiled(model, traced):
+def compiled(model, passes):
+    traced = passes.compiled({"all"})
     outputs = np.asarray(traced(IMAGES))
     tuning()(model, traced.tune)
     recalibrate(model, IMAGES, 32, traced.collect)
     return outputs, model.get_weights()
 
 
-@pytest.mark.parametrize("name", ["plain_cnn", "vgg16", "resnet20", "small_mobilenet", "small_densenet"])
-def test_it_is_what_runs_eagerly_whatever_was_removed(name):
-    """Tuned weights are close, not equal: rounding differs, and Adam divides by it where gradients are nothing."""
-    keras.utils.set_random_seed(0)
-    model = zoo.build(name, (16, 16, 1), 10, width=0.25)
+def compare(model):
+    """Run every plan both ways. Tuned weights are close, not equal: Adam divides by gradients that are but rounding."""
     surgeon, planner = Surgeon(model), Planner(model)
-    snapshot, traced = surgeon.snapshot(), traced_network(model)
+    snapshot, passes = surgeon.snapshot(), passes_of(model)
     for ratio in PLANS:
         found = []
-        for run in (eagerly, partial(compiled, traced=traced)):
+        for run in (eagerly, partial(compiled, passes=passes)):
             with surgeon.pruned(planner.plan(ratio), snapshot):
                 found.append(run(model))
         np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
         differences = [np.abs(a - b).ravel() for a, b in zip(found[0][1], found[1][1], strict=True)]
         assert np.quantile(np.concatenate(differences), 0.99) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["plain_cnn", "vgg16", "resnet20", "small_mobilenet", "small_densenet"])
+def test_it_is_what_runs_eagerly_whatever_was_removed(name):
+    keras.utils.set_random_seed(0)
+    compare(zoo.build(name, (16, 16, 1), 10, width=0.25))
+
+
+def network(*middle, classes=10):
+    """A convolution, some layers, a convolution, and a head."""
+    keras.utils.set_random_seed(0)
+    x = image = keras.Input((16, 16, 1))
+    for layer in (layers.Conv2D(32, 3), layers.BatchNormalization(), *middle, layers.Conv2D(32, 3, strides=2)):
+        x = layer(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, layers.Dense(classes, activation="sigmoid" if classes == 1 else "softmax")(x))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        [layers.Dropout(0.5), layers.SpatialDropout2D(0.2)],
+        [layers.ActivityRegularization(l2=0.1)],
+        [layers.Conv2D(32, 1, kernel_regularizer="l2", bias_constraint=keras.constraints.NonNeg())],
+        [layers.BatchNormalization(trainable=False), layers.PReLU(shared_axes=[1, 2])],
+        [layers.DepthwiseConv2D(3, use_bias=False), layers.SeparableConv2D(32, 3)],
+        [layers.UnitNormalization()],
+    ],
+    ids=["dropout", "activity", "regularised", "frozen", "depthwise", "normalised"],
+)
+def test_so_it_is_with_what_training_asks_of_layers(middle):
+    """What is dropped depends on a seed that is a variable too."""
+    compare(network(*middle))
+
+
+def test_one_number_that_tells_two_classes_apart():
+    model = network(layers.ReLU(), classes=1)
+    probabilities = np.log(CHANCE.dirichlet(np.ones(2), 96)).astype("float32")
+    tuned = ShortTuning(IMAGES, LABELS % 2, probabilities, steps=4, batch_size=32)
+    passes = Passes(model, *tuned.first(8), tuned.loss_for(model))
+    assert passes.compiled({"all"}) is not None
+
+
+@keras.saving.register_keras_serializable("test_traced")
+class Centred(layers.Layer):
+    """Remembers its width, in a way that no surgeon knows of."""
+
+    def call(self, inputs):
+        return inputs - 1 / (inputs.shape[-1] or 1)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [[layers.GroupNormalization(8)], [layers.DepthwiseConv2D(3)], [layers.Conv2DTranspose(32, 3)], [Centred()]],
+    ids=["groups of channels", "a bias for each channel", "remembers the width", "mistakes the width"],
+)
+def test_what_cannot_be_traced_runs_eagerly(middle, caplog):
+    model = network(*middle)
+    surgeon, plan = Surgeon(model), Planner(model).plan(0.5)
+    with caplog.at_level("INFO"):
+        passes = passes_of(model)
+        with surgeon.pruned(plan, surgeon.snapshot()):
+            assert passes.compiled({"all"}) is None
+    assert "plans are scored eagerly: " in caplog.text
+
+
+def test_it_is_tried_when_a_group_is_pruned_for_the_first_time():
+    passes, tried = Passes(network(layers.ReLU()), IMAGES[:8]), []
+    passes.compiled(set()).complaint = lambda *_: tried.append(1) or ""
+    for pruned in ({"a"}, {"a"}, {"a", "b"}, {"b"}, set(), {"c"}):
+        assert passes.compiled(pruned) is not None
+    assert len(tried) == 3
+    passes.compiled(set()).complaint = lambda *_: "no more"
+    assert passes.compiled({"d"}) is None
+    assert passes.compiled({"a"}) is None
+
+
+def test_trying_changes_nothing():
+    model = network(layers.Dropout(0.5))
+    before = model.get_weights()
+    assert passes_of(model).compiled({"all"}) is not None
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
