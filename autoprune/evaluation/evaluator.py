@@ -172,10 +172,11 @@ class Evaluator:
             some = data.train.head(settings.recovery_images)
             teacher = predicted_log_probabilities(self.model, some.images, settings.batch_size)
             self._tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
-        if self._passes is None and self._tuning is None:
-            self._passes = Passes(self.model, data.train.head(8).images)
-        elif self._passes is None:
-            self._passes = Passes(self.model, *self._tuning.first(8), self._tuning.loss_for(self.model))
+        if self._passes is None:
+            few = (data.train.head(8).images,)
+            if self._tuning is not None:
+                few = (*self._tuning.first(8), self._tuning.loss_for(self.model))
+            self._passes = Passes(self.model, self.planner.all_groups, *few)
 
     @contextmanager
     def _pruned(self, plan: Plan) -> Iterator[None]:

@@ -1,11 +1,13 @@
 """How a pruned model is run: compiled for all widths at once, or eagerly where that cannot be."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+
+from autoprune.records import ChannelGroup
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +21,7 @@ class Passes:
 
     Args:
         model: the dense model. It must not change but in its widths.
+        groups: its channel groups.
         images: (n, *input shape), a few.
         targets: for these images, of a training step; none for a model that is not tuned.
         loss: of a training step, see `TracedNetwork`.
@@ -27,6 +30,7 @@ class Passes:
     def __init__(
         self,
         model: Any,
+        groups: Sequence[ChannelGroup],
         images: np.ndarray,
         targets: np.ndarray | None = None,
         loss: Callable[[Any, Any], Any] | None = None,
@@ -37,7 +41,7 @@ class Passes:
         if keras.backend.backend() == "tensorflow" and keras.config.dtype_policy().name != "mixed_float16":
             from autoprune.evaluation.traced import TracedNetwork  # It imports TensorFlow.
 
-            self._traced = TracedNetwork(model, loss)
+            self._traced = TracedNetwork(model, groups, loss)
             self._try()
 
     def compiled(self, pruned: set[str]) -> Any | None:

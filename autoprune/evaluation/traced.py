@@ -17,6 +17,7 @@ import tensorflow as tf
 from autoprune.evaluation.recalibration import collecting, recalibrated_layers
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
+from autoprune.records import ChannelGroup
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +39,23 @@ class TracedNetwork:
 
     Args:
         model: with one input and one output. Its layers must not change but in their widths.
+        groups: its channel groups. Only lengths that they change are left open: Keras has a convolution compiled by
+            XLA, for every plan anew, where it cannot see that the images have as many channels as the kernel.
         loss: of a training step, from targets and outputs to their mean loss; none for a network that is not tuned.
     """
 
-    def __init__(self, model: Any, loss: Callable[[Any, Any], Any] | None = None) -> None:
+    def __init__(
+        self, model: Any, groups: Sequence[ChannelGroup], loss: Callable[[Any, Any], Any] | None = None
+    ) -> None:
         self._model = model
         self._norms = recalibrated_layers(model)
         self._loss = loss
         self._trained, self._others = model.trainable_variables, model.non_trainable_variables
-        values = ([_open(variable) for variable in self._trained], [_open(variable) for variable in self._others])
+        lengths = _open_lengths(model, groups)
+        values = [
+            [tf.TensorSpec(lengths.get(id(v), keras_internals.shape_of(v)), v.dtype) for v in variables]
+            for variables in (self._trained, self._others)
+        ]
         images = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)
         number, targets = tf.TensorSpec((), "float32"), tf.TensorSpec((None, None), "float32")
         self._outputs = _function(self._trace_outputs, *values, images)
@@ -165,9 +174,14 @@ def _open_filters(model: Any) -> Iterator[None]:
             layer.filters = value
 
 
-def _open(variable: Any) -> tf.TensorSpec:
-    """Of any lengths."""
-    return tf.TensorSpec([None] * len(keras_internals.shape_of(variable)), variable.dtype)
+def _open_lengths(model: Any, groups: Sequence[ChannelGroup]) -> dict[int, list[int | None]]:
+    """By `id` of a variable its shape, with None for the lengths that pruning changes."""
+    operations, shapes = keras_internals.operations_by_path(model), {}
+    for member in (member for group in groups if group.prunable for member in group.members):
+        if not member.is_attribute:
+            variable = keras_internals.layer_variable(operations[member.layer], member.name)
+            shapes.setdefault(id(variable), list(keras_internals.shape_of(variable)))[member.axis] = None
+    return shapes
 
 
 def _function(body: Callable[..., Any], *signature: Any) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ from keras import layers
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
+from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.planning import Planner
 from autoprune.surgery import Surgeon
@@ -28,7 +29,7 @@ def tuning():
 def passes_of(model):
     """As the evaluator has them."""
     tuned = tuning()
-    return Passes(model, *tuned.first(8), tuned.loss_for(model))
+    return Passes(model, find_groups(model), *tuned.first(8), tuned.loss_for(model))
 
 
 def eagerly(model):
@@ -86,8 +87,9 @@ def network(*middle, classes=10):
         [layers.BatchNormalization(trainable=False), layers.PReLU(shared_axes=[1, 2])],
         [layers.DepthwiseConv2D(3, use_bias=False), layers.SeparableConv2D(32, 3)],
         [layers.UnitNormalization()],
+        [layers.Conv2D(32, 3, groups=4)],
     ],
-    ids=["dropout", "activity", "regularised", "frozen", "depthwise", "normalised"],
+    ids=["dropout", "activity", "regularised", "frozen", "depthwise", "normalised", "grouped"],
 )
 def test_so_it_is_with_what_training_asks_of_layers(middle):
     """What is dropped depends on a seed that is a variable too."""
@@ -98,21 +100,20 @@ def test_one_number_that_tells_two_classes_apart():
     model = network(layers.ReLU(), classes=1)
     probabilities = np.log(CHANCE.dirichlet(np.ones(2), 96)).astype("float32")
     tuned = ShortTuning(IMAGES, LABELS % 2, probabilities, steps=4, batch_size=32)
-    passes = Passes(model, *tuned.first(8), tuned.loss_for(model))
+    passes = Passes(model, find_groups(model), *tuned.first(8), tuned.loss_for(model))
     assert passes.compiled({"all"}) is not None
 
 
-@keras.saving.register_keras_serializable("test_traced")
-class Centred(layers.Layer):
-    """Remembers its width, in a way that no surgeon knows of."""
-
-    def call(self, inputs):
-        return inputs - 1 / (inputs.shape[-1] or 1)
+def centred():
+    """A layer that does what depends on its width, in a way that no surgeon knows of."""
+    layer = layers.ReLU()
+    layer.call = lambda inputs: inputs - 1 / (inputs.shape[-1] or 1)
+    return layer
 
 
 @pytest.mark.parametrize(
     "middle",
-    [[layers.GroupNormalization(8)], [layers.DepthwiseConv2D(3)], [layers.Conv2DTranspose(32, 3)], [Centred()]],
+    [[layers.GroupNormalization(8)], [layers.DepthwiseConv2D(3)], [layers.Conv2DTranspose(32, 3)], [centred()]],
     ids=["groups of channels", "a bias for each channel", "remembers the width", "mistakes the width"],
 )
 def test_what_cannot_be_traced_runs_eagerly(middle, caplog):
@@ -126,7 +127,8 @@ def test_what_cannot_be_traced_runs_eagerly(middle, caplog):
 
 
 def test_it_is_tried_when_a_group_is_pruned_for_the_first_time():
-    passes, tried = Passes(network(layers.ReLU()), IMAGES[:8]), []
+    model = network(layers.ReLU())
+    passes, tried = Passes(model, find_groups(model), IMAGES[:8]), []
     passes.compiled(set()).complaint = lambda *_: tried.append(1) or ""
     for pruned in ({"a"}, {"a"}, {"a", "b"}, {"b"}, set(), {"c"}):
         assert passes.compiled(pruned) is not None

@@ -59,14 +59,21 @@ def replace_value(variable: Any, value: np.ndarray) -> None:
 
 @contextmanager
 def stand_in(pairs: Sequence[tuple[Any, Any]]) -> Iterator[keras.StatelessScope]:
-    """Within the block tensors stand in for variables, and collect what is assigned to them.
+    """Within the block tensors stand in for variables, also for their shapes, and collect what is assigned to them.
 
-    `keras.StatelessScope` itself refuses tensors whose lengths are not known yet.
+    `keras.StatelessScope` itself refuses tensors whose lengths are not known yet, which are None here.
     """
     scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
-    scope.state_mapping.update({id(variable): value for variable, value in pairs})
-    with scope:
-        yield scope
+    before = [variable._shape for variable, _ in pairs]
+    try:
+        for variable, value in pairs:
+            scope.state_mapping[id(variable)] = value
+            variable._shape = tuple(value.shape)
+        with scope:
+            yield scope
+    finally:
+        for (variable, _), shape in zip(pairs, before, strict=True):
+            variable._shape = shape
 
 
 def _refresh_shape(variable: Any) -> None:
