@@ -173,7 +173,7 @@ class Evaluator:
             teacher = predicted_log_probabilities(self.model, some.images, settings.batch_size)
             self._tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
         if self._passes is None:
-            few = (data.train.head(8).images,)
+            few = (data.train.images[:8],)
             if self._tuning is not None:
                 few = (*self._tuning.first(8), self._tuning.loss_for(self.model))
             self._passes = Passes(self.model, self.planner.all_groups, *few)

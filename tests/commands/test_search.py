@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from running import command, commands, run_in
 
-QUICK = ["experiment=quick", "search.evaluations=5"]
+QUICK = ["experiment=quick", "search.evaluations=5", "search.finalists=2"]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,17 @@ def test_the_plan_gives_the_pruned_shapes_again(finished):
     apply_plan(dense, load_plan(folder / "plan.json"))
     pruned = keras.saving.load_model(folder / "pruned.keras")
     assert [tuple(w.shape) for w in dense.weights] == [tuple(w.shape) for w in pruned.weights]
+
+
+def test_of_two_finalists_the_better_after_fine_tuning_is_each_searchers_plan(finished):
+    metrics = metrics_of(finished[0])
+    rows = {row["name"]: row for row in metrics["rows"]}
+    for name, course in metrics["courses"].items():
+        finalists = metrics["finalists"][name]
+        assert len(finalists) == 2
+        assert {one["key"] for one in finalists} <= {evaluation["key"] for evaluation in course}
+        best = max(finalists, key=lambda one: one["reward_accuracy"])
+        assert rows[name]["reward_accuracy"] == best["reward_accuracy"]
 
 
 def test_the_policy_can_be_loaded(finished):

@@ -96,8 +96,11 @@ def model():
 
 
 @pytest.mark.parametrize("recovery", ["none", "reconstruction", "tuning"])
-def test_a_plan_scores_as_with_the_same_images_in_memory(folder, model, recovery, compiler, numbers_read, tmp_path):
+def test_a_plan_scores_as_with_the_same_images_in_memory(
+    folder, model, recovery, compiler, numbers_read, tmp_path, caplog
+):
     """Scored batch by batch: no more than a batch of images is ever asked for at once."""
+    caplog.set_level("INFO")
     how = EvaluationSettings(
         batch_size=16, recalibration_images=40, recovery=recovery, recovery_images=32, tuning_steps=2, score="agreement"
     )
@@ -110,6 +113,7 @@ def test_a_plan_scores_as_with_the_same_images_in_memory(folder, model, recovery
         found[name] = [evaluator.evaluate(ratio) for ratio in (1.0, 0.5)]
         journal.close()
     assert not any(evaluation.failed for evaluation in found["lazy"])
+    assert "eagerly" not in caplog.text
     for ours, theirs in zip(found["lazy"], found["whole"], strict=True):
         assert (ours.accuracy, ours.score) == (theirs.accuracy, theirs.score)
     read, asked = numbers_read
