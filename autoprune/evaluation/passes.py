@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from autoprune.models import keras_internals
 from autoprune.records import ChannelGroup
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,9 @@ class Passes:
         self._few = images, targets
         self._tried: set[str] = set()
         self._traced = None
-        if keras.backend.backend() == "tensorflow" and keras.config.dtype_policy().name != "mixed_float16":
+        layers = keras_internals.layers_by_path(model).values()
+        # In half precision gradients have to be scaled, which Keras's own training does.
+        if keras.backend.backend() == "tensorflow" and all(layer.compute_dtype != "float16" for layer in layers):
             from autoprune.evaluation.traced import TracedNetwork  # It imports TensorFlow.
 
             self._traced = TracedNetwork(model, groups, loss)

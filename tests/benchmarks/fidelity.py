@@ -29,13 +29,14 @@ from autoprune.cost import open_cost_model
 from autoprune.cost.regression import OWN, Stack, fit
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation import Evaluator, Journal
+from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import read_signals
 from autoprune.models.distilling import predicted_log_probabilities
 from autoprune.planning import Planner
 from autoprune.planning.widths import ratio_around
-from autoprune.records import Evaluation, Target
+from autoprune.records import Evaluation, Plan, Target
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.surgery.reconstruction import apply_with_reconstruction
@@ -175,6 +176,7 @@ class Signs:
             teacher = predicted_log_probabilities(model, some.images)
             tuning = ShortTuning(some.images, some.labels, teacher, steps=steps)
             self._recoveries[f"tuning_{steps}"] = lambda plan, tuning=tuning: self._tune(plan, tuning)
+        self._passes = Passes(model, planner.all_groups, *tuning.first(8), tuning.loss_for(model))
 
     def of(self, widths: dict[str, int]) -> dict[str, dict[str, float]]:
         """Signals by recovery, with the seconds from the dense model to the signals."""
@@ -183,11 +185,12 @@ class Signs:
         for name, recover in self._recoveries.items():
             start = time.perf_counter()
             recover(plan)
-            recalibrate(self._model, self._images)
-            signals = read_signals(self._model, self._data.reward, self._dense)
+            compiled = self._passes.compiled({name for name, ratio in ratios.items() if ratio < 1})
+            recalibrate(self._model, self._images, collect=compiled and compiled.collect)
+            signals = read_signals(self._model, self._data.reward, self._dense, run=compiled)
             found[name] = {**asdict(signals), "seconds": time.perf_counter() - start}
             for size in (500, 1000, 2000):
-                part = read_signals(self._model, self._data.reward.head(size), self._dense[:size])
+                part = read_signals(self._model, self._data.reward.head(size), self._dense[:size], run=compiled)
                 found[name].update({f"{key}_{size}": value for key, value in asdict(part).items()})
             self._surgeon.restore(self._snapshot)
         return found
@@ -200,9 +203,10 @@ class Signs:
     def _reconstruct(self, plan: object) -> None:
         apply_with_reconstruction(self._surgeon, plan, self._images)
 
-    def _tune(self, plan: object, tuning: ShortTuning) -> None:
+    def _tune(self, plan: Plan, tuning: ShortTuning) -> None:
         self._surgeon.apply(plan)
-        tuning(self._model)
+        compiled = self._passes.compiled({name for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]})
+        tuning(self._model, compiled and compiled.tune)
 
 
 def tuned(finisher: Finisher, planner: Planner, widths: dict[str, int]) -> float:

@@ -68,11 +68,12 @@ def test_it_is_what_runs_eagerly_whatever_was_removed(name):
     compare(zoo.build(name, (16, 16, 1), 10, width=0.25))
 
 
-def network(*middle, classes=10):
+def network(*middle, classes=10, dtype=None):
     """A convolution, some layers, a convolution, and a head."""
     keras.utils.set_random_seed(0)
     x = image = keras.Input((16, 16, 1))
-    for layer in (layers.Conv2D(32, 3), layers.BatchNormalization(), *middle, layers.Conv2D(32, 3, strides=2)):
+    first = layers.Conv2D(32, 3, dtype=dtype)
+    for layer in (first, layers.BatchNormalization(), *middle, layers.Conv2D(32, 3, strides=2)):
         x = layer(x)
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, layers.Dense(classes, activation="sigmoid" if classes == 1 else "softmax")(x))
@@ -124,6 +125,13 @@ def test_what_cannot_be_traced_runs_eagerly(middle, caplog):
         with surgeon.pruned(plan, surgeon.snapshot()):
             assert passes.compiled({"all"}) is None
     assert "plans are scored eagerly: " in caplog.text
+
+
+def test_half_precision_runs_eagerly():
+    """Its gradients are scaled by Keras's own training."""
+    policies = {name: passes_of(network(layers.ReLU(), dtype=name)) for name in ("mixed_float16", "mixed_bfloat16")}
+    assert policies["mixed_float16"].compiled(set()) is None
+    assert policies["mixed_bfloat16"].compiled(set()) is not None
 
 
 def test_it_is_tried_when_a_group_is_pruned_for_the_first_time():
