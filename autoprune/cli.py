@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from autoprune.errors import AutopruneError
+from autoprune.reporting import interrupts
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def run_command(command: str) -> None:
 def guarded(function: Callable[[], Any]) -> None:
     """Run the body of a command; an error raised on purpose is a message and exit code 2."""
     try:
-        function()
+        with interrupts.remembered():
+            function()
     except AutopruneError as error:
         logger.debug("where it was raised", exc_info=True)
         sys.stderr.write(f"\n{type(error).__name__}: {error}\n")

@@ -20,8 +20,20 @@ _heard = threading.Event()
 def remembered() -> Iterator[None]:
     """Ctrl-C within the block ends it with a KeyboardInterrupt, at the latest at the next `check`.
 
-    In another thread than the main one, or where Ctrl-C is ignored or handled already, nothing is changed.
+    Blocks may lie in each other. In another thread than the main one, or where Ctrl-C is ignored or handled by someone
+    else, nothing is changed.
     """
+    with _listening():
+        try:
+            yield
+        except Exception as error:
+            if _heard.is_set():  # What a library made of it.
+                raise KeyboardInterrupt from error
+            raise
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -30,10 +42,6 @@ def remembered() -> Iterator[None]:
     signal.signal(signal.SIGINT, _hear)
     try:
         yield
-    except Exception as error:
-        if _heard.is_set():  # What a library made of it.
-            raise KeyboardInterrupt from error
-        raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = shown

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from autoprune.cli import INTERRUPTED, guarded
 from autoprune.reporting import interrupts
 from autoprune.reporting.console import stage
 
@@ -59,6 +60,20 @@ def test_it_comes_at_once_where_nothing_loses_it():
     with pytest.raises(KeyboardInterrupt):
         work()
     assert not reached
+
+
+@pytest.mark.parametrize("lose", [turned_into_another_error, InterruptedWhenDeleted])
+def test_a_command_ends_with_its_code_wherever_it_falls(lose):
+    """Also where the command does not say what it keeps."""
+
+    def body():
+        with interrupts.remembered(), stage("models", 2) as shown:
+            lose()
+            shown.advance(1, "")
+
+    with pytest.raises(SystemExit) as ended:
+        guarded(body)
+    assert ended.value.code == INTERRUPTED
 
 
 def test_an_error_without_it_stays_what_it_is():
