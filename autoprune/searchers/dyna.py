@@ -3,7 +3,8 @@
 Dyna (Sutton, 1991), in the form that DyNA-PPO gave it for designs that are expensive to try (Angermueller et al., 2020,
 ICLR): an on-policy agent plays many imagined episodes, paid by guesses of score and cost, between one real evaluation
 and the next. An evaluation takes seconds and teaches the guesses; an imagined episode takes a millisecond. Besides what
-the policy proposes, plans near the best ones are thought about: small steps are better found by looking than by chance.
+the policy proposes, plans near the best ones are thought about, and plans near those: small steps are better found by
+looking than by chance.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from autoprune.searchers.imagination import Imagination
 FIRST_ROUNDS = 12  # Rounds of as many episodes before the policy proposes for the first time.
 ROUNDS = 3  # Rounds between two evaluations.
 NEIGHBOURS = 256  # Plans near the best ones that are thought about each time.
-PARENTS = 5  # Best plans whose neighbours these are.
+GENERATIONS = 6  # Times that neighbours are thought about; from the second on, of the most promising plans.
+PARENTS = 5  # Plans whose neighbours these are.
 DRAWS = 64  # Random plans of which the warm-up takes one.
 USED = 0.8  # Share of the budget that a plan of the warm-up shall use, where draws allow it.
 
@@ -120,16 +122,27 @@ class Dyna:
         return {tuple(float(e.widths[name]) for name in self._names) for e in self._scorer.course}
 
     def _most_promising(self) -> tuple[np.ndarray, str]:
-        """Of the policy's plans and the neighbours of the best the one of the highest expected improvement."""
-        proposed, near = self._policy_plans(), np.array(list(self._neighbours()))
-        plans = np.concatenate([proposed, near])
-        guesses = self._imagination.guesses(plans)
-        known = self._known()
-        new = np.array([tuple(plan) not in known for plan in plans])
-        # Where nothing promises an improvement, what is most likely within the budget.
-        worth = np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.within, -np.inf)
+        """Of the policy's plans, the neighbours of the best and their neighbours, that of most expected improvement."""
+        plans = proposed = self._policy_plans()
+        worth, parents = self._worth(proposed), self._best_scored()
+        for _ in range(GENERATIONS):
+            near = np.array(list(self._neighbours(parents)))
+            plans, worth = np.concatenate([plans, near]), np.concatenate([worth, self._worth(near)])
+            parents = plans[np.argsort(-worth, kind="stable")[:PARENTS]]
         chosen = int(worth.argmax())
         return plans[chosen], "policy" if chosen < len(proposed) else "refinement"
+
+    def _worth(self, plans: np.ndarray) -> np.ndarray:
+        """(m,) Expected improvements; where there is none, what is likeliest within the budget; never a known plan."""
+        guesses, known = self._imagination.guesses(plans), self._known()
+        new = np.array([tuple(plan) not in known for plan in plans])
+        return np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.within, -np.inf)
+
+    def _best_scored(self) -> np.ndarray:
+        """The widths (m, groups) of the best plans so far."""
+        objective = self._problem.objective
+        able = sorted(self._scorer.course, key=lambda e: (objective.met_by(e), objective.reward(e)), reverse=True)
+        return np.array([[evaluation.widths[name] for name in self._names] for evaluation in able[:PARENTS]], float)
 
     def _policy_plans(self) -> np.ndarray:
         """Plans of the policy as it is now: with exploration, and one without."""
@@ -142,14 +155,11 @@ class Dyna:
             plans.append(self._episodes.plans if not deterministic else self._episodes.plans[:1])
         return np.concatenate(plans)
 
-    def _neighbours(self) -> Iterator[np.ndarray]:
-        """Plans that differ from one of the best in up to three groups, by a few widths each."""
-        objective, legal = self._problem.objective, self._problem.legal
-        able = sorted(self._scorer.course, key=lambda e: (objective.met_by(e), objective.reward(e)), reverse=True)
-        parents = [[evaluation.widths[name] for name in self._names] for evaluation in able[:PARENTS]]
-        widths = [legal.of(name) for name in self._names]
+    def _neighbours(self, parents: np.ndarray) -> Iterator[np.ndarray]:
+        """Plans that differ from one of some others in up to three groups, by a few widths each."""
+        widths = [self._problem.legal.of(name) for name in self._names]
         for _ in range(NEIGHBOURS):
-            plan = list(parents[self._generator.integers(len(parents))])
+            plan = parents[self._generator.integers(len(parents))].tolist()
             for group in self._generator.choice(len(plan), min(self._generator.integers(1, 4), len(plan)), False):
                 position = widths[group].index(plan[group])
                 step = self._generator.choice([-3, -2, -1, 1, 2, 3], p=[0.05, 0.15, 0.3, 0.3, 0.15, 0.05])

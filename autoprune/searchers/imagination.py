@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import norm
 
 from autoprune.records import CostReport, Evaluation, Memory
@@ -18,6 +19,7 @@ from autoprune.searchers.scorer import Scorer
 
 UNSURE = 0.03  # Relative error of a guessed cost, before it is known how large it is.
 FAILED = 0.0  # Score of a plan that could not be scored.
+SHARES = (0.005, 0.995)  # Bounds of scores. Their log-odds are learnt: they are nearer to linear in the logarithms.
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +58,9 @@ class Imagination:
         self.problem = problem
         self.scorer = scorer
         self._names = [group.name for group in problem.groups]
-        self._score = ScoreModel(len(self._names))
-        self._latency = ScoreModel(len(self._names))
+        sizes = [group.size for group in problem.groups]
+        self._score = ScoreModel(sizes)
+        self._latency = ScoreModel(sizes)
         self._dense = problem.dense.cost
 
     def learn(self) -> None:
@@ -65,7 +68,7 @@ class Imagination:
         seen = [self.problem.dense, *self.scorer.course]
         widths = np.array([[evaluation.widths[name] for name in self._names] for evaluation in seen], float)
         scores = np.array([FAILED if e.failed or math.isnan(e.score) else e.score for e in seen])
-        self._score.learn(widths, scores)
+        self._score.learn(widths, logit(np.clip(scores, *SHARES)))
         costed = [number for number, evaluation in enumerate(seen) if evaluation.cost is not None]
         latencies = np.log([seen[number].cost.latency for number in costed])
         self._latency.learn(widths[costed], latencies)
@@ -83,7 +86,9 @@ class Imagination:
         Args:
             widths: (m, groups) channels left, in the order of the groups.
         """
-        scores, deviations = self._score.predict(widths)
+        odds, deviations = self._score.predict(widths)
+        scores = expit(odds)
+        deviations = deviations * scores * (1 - scores)
         latencies, memories = self.costs(widths)
         rewards, excess = np.empty(len(widths)), np.empty(len(widths))
         budget, objective = self.problem.budget, self.problem.objective

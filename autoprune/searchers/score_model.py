@@ -1,87 +1,140 @@
 """Guesses what plans would score, and how sure that is, from the plans that have been scored.
 
-A Gaussian process on the logarithms of the widths, with a length scale of its own for each group: a network is often
-sensitive to some of its layers only (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, sections 2.2
-and 5.1). Dozens of scored plans are enough to tell good regions from bad ones. A guess steers a search; it is never a
-result.
+Universal kriging (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, section 2.7) on the logarithms
+of the keep ratios. The trend is that of capacity: a plan scores the more, the larger the harmonic mean of its keep
+ratios is, in which the narrowest layers weigh most. What is particular to the network is learnt as deviations from
+it: a slope of each group's own, and a smooth remainder. With a handful of examples the trend is all there is to go by,
+and it is much: of plans of one latency, six examples tell the better ones, where a process of constant mean needs
+dozens. A guess steers a search; it is never a result.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 
 from autoprune.cost.regression import matern
 
-SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 32.0)  # In octaves of a group's width; the last is as good as none.
-NOISES = (1e-3, 1e-2, 1e-1)  # Variance that the widths do not explain, as a share of all.
-SWEEPS = 2  # Times that all length scales are chosen one after the other.
+# What the likelihood chooses from. Variances are shares of the one scale that is fitted.
+SLOPES = (0.0, 0.3, 1.0, 3.0)  # Standard deviation of a group's own slope, as a multiple of an equal share of all.
+REMAINDERS = (0.1, 0.3, 1.0)  # Variance of what is neither trend nor slope.
+SCALES = (1.0, 2.0, 4.0, 8.0, 32.0)  # Of the remainder, in octaves of all widths together.
+NOISES = (1e-3, 1e-2, 1e-1)  # Variance that the widths do not explain.
+SWEEPS = 2  # Times that all are chosen one after the other.
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """How alike deviations from the trend are."""
+
+    slope: float = SLOPES[2]
+    remainder: float = REMAINDERS[1]
+    scale: float = SCALES[1]
+    noise: float = NOISES[1]
+
+    def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """(m, n) covariances of (m, groups) and (n, groups) logarithms of keep ratios, without noise."""
+        groups, across = first.shape[1], first @ second.T
+        squared = (first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * across
+        near = matern(np.maximum(squared, 0.0) / (groups * self.scale**2))
+        return (self.slope / groups) ** 2 * across + self.remainder * near
+
+    def own(self, points: np.ndarray) -> np.ndarray:
+        """(m,) variances of (m, groups) points: the diagonal of their covariances."""
+        return (self.slope / points.shape[1]) ** 2 * (points**2).sum(1) + self.remainder
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """A kernel with what follows from it and the examples."""
+
+    kernel: _Kernel
+    factor: tuple[np.ndarray, bool]
+    trend: np.ndarray  # (2,) level and slope.
+    unsure: np.ndarray  # (2, 2) covariance of the trend, before scaling.
+    explained: np.ndarray  # (n, 2) what the examples' covariances make of the trend's terms.
+    weights: np.ndarray  # (n,) of the examples.
+    variance: float  # The one scale.
+    likelihood: float  # Logarithm, up to a constant.
 
 
 class ScoreModel:
-    """What a quantity of plans is, learnt from examples.
+    """What a quantity of plans is, learnt from examples; it is thought not to fall with capacity.
 
     Args:
-        groups: number of widths of a plan.
+        sizes: (groups,) channels of the groups when nothing is removed.
     """
 
-    def __init__(self, groups: int) -> None:
-        self._scales = np.full(groups, 2.0 * np.sqrt(groups))
-        self._noise = NOISES[1]
+    def __init__(self, sizes: Sequence[float] | np.ndarray) -> None:
+        self._sizes = np.asarray(sizes, float)
+        self._kernel = _Kernel()
         self._chosen_at = 0
 
     def learn(self, widths: np.ndarray, values: np.ndarray) -> None:
         """Forget what was learnt and learn anew.
 
-        Length scales are chosen by the likelihood of the examples, and again once there are a quarter more of them.
+        The kernel is chosen by the likelihood of the examples, and again once there are a quarter more of them.
 
         Args:
-            widths: (n, groups) channels left.
+            widths: (n, groups) channels left, 1 or more.
             values: (n,) of the quantity.
         """
         self._mean, self._spread = float(values.mean()), max(float(values.std()), 1e-9)
-        self._points, target = np.log2(widths), (values - values.mean()) / self._spread
+        self._points, self._target = self._logarithms(widths), (values - values.mean()) / self._spread
         if len(values) >= 1.25 * self._chosen_at:
-            self._choose(target)
+            self._choose()
             self._chosen_at = len(values)
-        self._factor = self._factored(self._scales, self._noise)
-        self._weights = scipy.linalg.cho_solve(self._factor, target)
+        self._fitted = self._fit(self._kernel)
 
     def predict(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m,) expected values of (m, groups) plans, and (m,) their standard deviations, noise left out."""
-        kernel = matern(_squared(np.log2(widths) / self._scales, self._points / self._scales))
-        explained = np.einsum("mn,nm->m", kernel, scipy.linalg.cho_solve(self._factor, kernel.T))
-        deviation = np.sqrt(np.maximum(1 - explained, 0.0))
-        return self._mean + self._spread * kernel @ self._weights, self._spread * deviation
+        fitted, points = self._fitted, self._logarithms(widths)
+        kernel, terms = fitted.kernel(points, self._points), _terms(points)
+        expected = terms @ fitted.trend + kernel @ fitted.weights
+        told = np.einsum("mn,nm->m", kernel, scipy.linalg.cho_solve(fitted.factor, kernel.T))
+        # That the trend is only estimated adds to the variance.
+        untold = terms - kernel @ fitted.explained
+        variances = fitted.kernel.own(points) - told + np.einsum("mi,ij,mj->m", untold, fitted.unsure, untold)
+        deviations = np.sqrt(fitted.variance * np.maximum(variances, 0.0))
+        return self._mean + self._spread * expected, self._spread * deviations
 
-    def _factored(self, scales: np.ndarray, noise: float) -> tuple[np.ndarray, bool]:
-        points = self._points / scales
-        kernel = matern(_squared(points, points))
+    def _logarithms(self, widths: np.ndarray) -> np.ndarray:
+        return np.log2(np.asarray(widths, float) / self._sizes)
+
+    def _fit(self, kernel: _Kernel) -> _Fitted:
+        """The trend by generalised least squares, and the rest given it."""
+        points, target, count = self._points, self._target, len(self._points)
         # What rounding adds to the diagonal of equal plans is far below the least noise.
-        return scipy.linalg.cho_factor(kernel + noise * np.eye(len(points)), lower=True)
+        factor = scipy.linalg.cho_factor(kernel(points, points) + kernel.noise * np.eye(count), lower=True)
+        terms = _terms(points)
+        explained = scipy.linalg.cho_solve(factor, terms)
+        unsure = np.linalg.inv(terms.T @ explained + 1e-6 * np.eye(2))
+        trend = unsure @ (explained.T @ target)
+        if trend[1] < 0:  # Then the best there is without a trend.
+            trend = np.array([(explained[:, 0] @ target) / explained[:, 0].sum(), 0.0])
+        weights = scipy.linalg.cho_solve(factor, target - terms @ trend)
+        fit = float((target - terms @ trend) @ weights)
+        variance = max(fit / max(count - 2, 1), 1e-9)
+        likelihood = -0.5 * count * float(np.log(max(fit, 1e-9))) - float(np.log(np.diag(factor[0])).sum())
+        return _Fitted(kernel, factor, trend, unsure, explained, weights, variance, likelihood)
 
-    def _choose(self, target: np.ndarray) -> None:
-        """Each length scale, and the noise, one after the other, the value under which the examples are likeliest."""
-
-        def unlikely(scales: np.ndarray, noise: float) -> float:
-            factor = self._factored(scales, noise)
-            fit = target @ scipy.linalg.cho_solve(factor, target)
-            # Each scale below "none" costs a little: with few examples, a sensitivity has to earn its place.
-            count = np.sum(scales < SCALES[-1] * root)
-            return 0.5 * float(fit) + float(np.log(np.diag(factor[0])).sum()) + 0.25 * float(count)
-
-        root = np.sqrt(len(self._scales))
+    def _choose(self) -> None:
+        """Each part of the kernel, one after the other, the value under which the examples are likeliest."""
+        choices: dict[str, Sequence[Any]] = {
+            "slope": SLOPES,
+            "remainder": REMAINDERS,
+            "noise": NOISES,
+            "scale": SCALES,
+        }
+        self._kernel = _Kernel()
         for _ in range(SWEEPS):
-            for group in range(len(self._scales)):
-                tried = [self._with(group, scale * root) for scale in SCALES]
-                self._scales = min(tried, key=lambda scales: unlikely(scales, self._noise))
-            self._noise = min(NOISES, key=lambda noise: unlikely(self._scales, noise))
-
-    def _with(self, group: int, scale: float) -> np.ndarray:
-        scales = self._scales.copy()
-        scales[group] = scale
-        return scales
+            for name, values in choices.items():
+                tried = [replace(self._kernel, **{name: value}) for value in values]
+                self._kernel = max(tried, key=lambda kernel: self._fit(kernel).likelihood)
 
 
-def _squared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(m, n) squared distances of (m, d) and (n, d) points."""
-    across = first @ second.T
-    return np.maximum((first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * across, 0.0)
+def _terms(points: np.ndarray) -> np.ndarray:
+    """(m, 2) what the trend is made of: a level, and the logarithm of the harmonic mean of the keep ratios."""
+    return np.stack([np.ones(len(points)), -np.log2((2.0**-points).mean(axis=1))], axis=1)

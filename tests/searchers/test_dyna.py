@@ -12,6 +12,7 @@ from autoprune.searchers.imagination import Guesses, Imagination
 from autoprune.searchers.rl import RlSearcher
 from autoprune.searchers.score_model import ScoreModel
 from autoprune.settings import AgentSettings
+from envs.making import MISSED
 
 
 def searched(evaluations, seed=0):
@@ -44,7 +45,7 @@ def test_scores_are_guessed_from_few_plans():
     widths, true = others()
     scores = np.array([evaluation.score for evaluation in true])
     scorer, _ = informed()
-    model = ScoreModel(4)
+    model = ScoreModel([toy.SIZE] * 4)
     seen = np.array([[e.widths[name] for name in toy.NAMES] for e in scorer.course], float)
     model.learn(seen, np.array([e.score for e in scorer.course]))
     found, deviations = model.predict(widths)
@@ -57,7 +58,7 @@ def test_scores_are_guessed_from_few_plans():
 def test_groups_that_do_not_matter_are_found_out():
     generator = np.random.default_rng(0)
     widths = generator.integers(1, 9, (40, 6)) * 8.0
-    model = ScoreModel(6)
+    model = ScoreModel([toy.SIZE] * 6)
     model.learn(widths, np.log2(widths[:, 2]))
     probe = np.full((2, 6), 32.0)
     probe[1, [0, 1, 3, 4, 5]] = 64.0
@@ -108,7 +109,8 @@ def test_imagined_episodes_show_what_the_environment_shows():
             if not over:
                 np.testing.assert_allclose(observation, seen[number + 1][episode], atol=1e-6)
         assert list(info["evaluation"].widths.values()) == imagined.plans[episode].astype(int).tolist()
-        assert rewards[episode] == pytest.approx(reward, abs=0.35)
+        # Less what is taken off for missing the budget.
+        assert -MISSED - 0.15 < rewards[episode] - reward < 0.15
     # After the last group the next episodes begin.
     np.testing.assert_array_equal(seen[-1], seen[0])
 
