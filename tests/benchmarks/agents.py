@@ -7,15 +7,17 @@ the best accuracy on the reward split within the latency budget, one-shot: what 
 `tests/benchmarks/results/agents.json` as they come; a second call goes on where the first one stopped.
 
 `+project` behind a name brings every plan onto the budget by guesses of its cost, `+screen` draws again what is
-guessed to miss it: `--searchers random random+project td3 td3+project`. Each run's guesses are learnt from the uniform
-plans, as in a search, and from its own.
+guessed to miss it: `--searchers random random+project td3 td3+project`. `dyna_ppo+alone` scores only what its policy
+proposes, `dyna_ppo+unlearnt` has a policy that never learns, so that only the neighbours of good plans are left. Each
+run's guesses are learnt from the uniform plans, as in a search, and from its own.
 """
 
 import argparse
 import copy
 import json
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from autoprune.data import load_data
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.planning import Planner
 from autoprune.records import Evaluation, Target
-from autoprune.searchers import SEARCHERS, Problem, Scorer, Steering
+from autoprune.searchers import SEARCHERS, Problem, Scorer, Steering, dyna
 from autoprune.searchers.posing import pose
 from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import (
@@ -77,14 +79,27 @@ def main() -> None:
                     evaluator.surrogate, problem, project=option == "project", screen=option == "screen"
                 )
                 scorer = Scorer(evaluator, f"{name}/{seed}", arguments.evaluations, steering=steering)
-                searcher(problem, scorer, seed)
-                results["runs"][f"{name}/{seed}"] = summary(scorer.course, problem)
+                with without(option):
+                    searcher(problem, scorer, seed)
+                results["runs"][f"{name}/{seed}"] = summary(scorer.course, scorer.means, problem)
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 print(name, seed, results["runs"][f"{name}/{seed}"]["best"], flush=True)
     results["arguments"] = problem_of(arguments)
     results["summary"] = compare(results["runs"], arguments.searchers, arguments.seeds)
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results["summary"]))
+
+
+@contextmanager
+def without(option: str) -> Iterator[None]:
+    """The model-based agent without one of its halves."""
+    halves = {"alone": ("GENERATIONS",), "unlearnt": ("FIRST_ROUNDS", "ROUNDS")}.get(option, ())
+    kept = {name: getattr(dyna, name) for name in halves}
+    for name in halves:
+        setattr(dyna, name, 0)
+    yield
+    for name, value in kept.items():
+        setattr(dyna, name, value)
 
 
 def parse() -> argparse.Namespace:
@@ -109,8 +124,8 @@ def problem_of(arguments: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(arguments).items() if name not in ("out", "data_dir")}
 
 
-def summary(course: list[Evaluation], problem: Problem) -> dict:
-    """Best accuracy within the budget, the same after each evaluation, and how often the budget was met."""
+def summary(course: list[Evaluation], means: list[str], problem: Problem) -> dict:
+    """Best score within the budget, the same after each evaluation, how often it was met, and what found the best."""
     curve = [problem.objective.best(course[: count + 1]) for count in range(len(course))]
     scores = [best.score if best else 0.0 for best in curve]
     met = sum(1 for e in course if e.cost is not None and problem.budget.met_by(e.cost))
@@ -120,6 +135,7 @@ def summary(course: list[Evaluation], problem: Problem) -> dict:
         "mean_over_evaluations": float(np.mean(scores)),
         "last_policy": course[-1].score,
         "met_budget": met / len(course),
+        "means": means[course.index(curve[-1])] if curve[-1] else None,
         "evaluations": len(course),
     }
 

@@ -5,9 +5,10 @@
 Diverse plans of equal latency are fine-tuned with the whole recipe and tested: within a band of latency only what a
 plan removes where can make a difference. Each sign is read before fine-tuning, as a search would read it; the figure
 is Spearman's rank correlation with the test accuracy after fine-tuning, within each band, and the seconds that a plan
-takes. Operations, parameters and latency cost nothing to know. `predictor` is a Gaussian process on the widths, taught
-by the fine-tuned accuracies of the other plans of all bands. Some plans are fine-tuned again with another seed: how$
-well fine-tuning tells what fine-tuning will tell is a ceiling for all signs.
+takes. Operations, parameters, latency and the harmonic mean of the keep ratios cost nothing to know. `predictor` is
+what the model-based agent guesses with, taught by the fine-tuned accuracies of the other plans of all bands. Some plans
+are fine-tuned again with another seed: how well fine-tuning tells what fine-tuning will tell is a ceiling for all
+signs.
 
 Results go to `tests/benchmarks/results/fidelity.json` as they come; a second call goes on where the first one stopped.
 """
@@ -22,11 +23,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logit
 from scipy.stats import spearmanr
 
 from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import open_cost_model
-from autoprune.cost.regression import OWN, Stack, fit
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.passes import Passes
@@ -37,6 +38,7 @@ from autoprune.models.distilling import predicted_log_probabilities
 from autoprune.planning import Planner
 from autoprune.planning.widths import ratio_around
 from autoprune.records import Evaluation, Plan, Target
+from autoprune.searchers.score_model import ScoreModel
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.surgery.reconstruction import apply_with_reconstruction
@@ -63,6 +65,7 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {"plans": {}}
     results["arguments"] = {k: v for k, v in vars(arguments).items() if k not in ("out", "data_dir")}
     results["recipe"] = asdict(settings.training)
+    results["sizes"] = {group.name: group.size for group in planner.groups}
 
     def save() -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
@@ -96,7 +99,7 @@ def main() -> None:
                 other.undo()
                 save()
                 print(name, "again", plan["tested"], plan["tested_again"], flush=True)
-    results["summary"] = summary(results["plans"], arguments.bands)
+    results["summary"] = summary(results["plans"], results["sizes"], arguments.bands)
     save()
     print(table(results["summary"], arguments.bands))
 
@@ -216,11 +219,11 @@ def tuned(finisher: Finisher, planner: Planner, widths: dict[str, int]) -> float
     return finisher.finish("plan", Evaluation("", ratios, widths, float("nan"), None)).test_accuracy
 
 
-def summary(plans: dict[str, dict], bands: list[float]) -> dict:
+def summary(plans: dict[str, dict], sizes: dict[str, int], bands: list[float]) -> dict:
     """For each sign its rank correlation within each band, their mean, and the seconds per plan."""
     done = {name: plan for name, plan in plans.items() if "tested" in plan}
     columns = {name: np.array([plan[name] for plan in done.values()]) for name in ("flops", "parameters", "latency")}
-    columns["predictor"] = left_out(done)
+    columns["predictor"], columns["harmonic mean"] = left_out(done, sizes), harmonic_means(done, sizes)
     seconds = dict.fromkeys(columns, 0.0)
     for recovery in ("none", "reconstruction", *(f"tuning_{steps}" for steps in STEPS)):
         for key in next(iter(done.values()))["signs"][recovery]:
@@ -245,17 +248,26 @@ def summary(plans: dict[str, dict], bands: list[float]) -> dict:
     }
 
 
-def left_out(plans: dict[str, dict]) -> np.ndarray:
-    """What a Gaussian process on the widths says of each plan, taught by all others."""
-    points = np.log2([list(plan["widths"].values()) for plan in plans.values()])
-    tested = np.array([plan["tested"] for plan in plans.values()])
-    kinds, guesses = [OWN] * points.shape[1], np.zeros(len(points))
-    for number in range(len(points)):
-        others = np.arange(len(points)) != number
-        learnt = fit(points[others] / np.sqrt(points.shape[1]), kinds, tested[others])
-        stack = Stack([learnt], [range(points.shape[1])])
-        guesses[number] = stack.predict(points[number] / np.sqrt(points.shape[1]))
+def left_out(plans: dict[str, dict], sizes: dict[str, int]) -> np.ndarray:
+    """What the model-based agent's guesses say of each plan, taught by all others."""
+    widths, tested = widths_of(plans, sizes), np.array([plan["tested"] for plan in plans.values()])
+    guesses = np.zeros(len(widths))
+    for number in range(len(widths)):
+        others = np.arange(len(widths)) != number
+        model = ScoreModel(list(sizes.values()))
+        model.learn(widths[others], logit(tested[others]))
+        guesses[number] = model.predict(widths[number : number + 1])[0][0]
     return guesses
+
+
+def harmonic_means(plans: dict[str, dict], sizes: dict[str, int]) -> np.ndarray:
+    """Of each plan's keep ratios."""
+    return 1 / (np.array(list(sizes.values())) / widths_of(plans, sizes)).mean(axis=1)
+
+
+def widths_of(plans: dict[str, dict], sizes: dict[str, int]) -> np.ndarray:
+    """(plans, groups) channels left."""
+    return np.array([[plan["widths"][name] for name in sizes] for plan in plans.values()], float)
 
 
 def table(found: dict, bands: list[float]) -> str:

@@ -1,10 +1,13 @@
 """The model-based agent: what is guessed, what is imagined, and what comes of it on a world whose answer is known."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import toy
+from scipy.stats import spearmanr
 
 from autoprune.searchers import Scorer
 from autoprune.searchers.agents import EPISODES
@@ -13,6 +16,8 @@ from autoprune.searchers.rl import RlSearcher
 from autoprune.searchers.score_model import ScoreModel
 from autoprune.settings import AgentSettings
 from envs.making import MISSED
+
+FIDELITY = Path(__file__).parents[1] / "benchmarks" / "results" / "fidelity.json"
 
 
 def searched(evaluations, seed=0):
@@ -65,6 +70,29 @@ def test_groups_that_do_not_matter_are_found_out():
     found = model.predict(probe)[0]
     assert abs(found[0] - found[1]) < 0.15
     assert np.abs(found - 5).max() < 0.15
+
+
+def test_of_plans_of_one_latency_ten_examples_tell_the_better_ones():
+    """On accuracies after fine-tuning that were measured once: VGG-16 on a TPU v3, see tests/benchmarks/fidelity.py."""
+    found = json.loads(FIDELITY.read_text())
+    sizes, band = found["sizes"], [p for name, p in found["plans"].items() if name.startswith("0.4")]
+    widths = np.array([[plan["widths"][name] for name in sizes] for plan in band], float)
+    tested = np.array([plan["tested"] for plan in band])
+    told = []
+    for draw in range(8):
+        order = np.random.default_rng(draw).permutation(len(band))
+        model = ScoreModel(list(sizes.values()))
+        model.learn(widths[order[:10]], tested[order[:10]])
+        told.append(spearmanr(model.predict(widths[order[10:]])[0], tested[order[10:]])[0])
+    assert np.mean(told) > 0.4
+
+
+def test_what_falls_with_capacity_is_learnt_without_a_trend():
+    widths = np.random.default_rng(0).integers(1, 9, (30, 4)) * 8.0
+    model = ScoreModel([toy.SIZE] * 4)
+    model.learn(widths, -np.log2(widths[:, 1]))
+    probe = np.array([[32.0, 64, 32, 32], [32, 8, 32, 32]])
+    assert np.abs(model.predict(probe)[0] - [-6, -3]).max() < 0.3
 
 
 def test_rewards_costs_and_limits_are_guessed():
