@@ -250,13 +250,13 @@ class AgentSettings:
     """The SB3 agent.
 
     Attributes:
-        name: `sac`, `td3`, `ddpg` or `ppo`; of sb3-contrib `tqc` or `recurrent_ppo`.
+        name: `dyna_ppo`, `sac`, `td3`, `ddpg` or `ppo`; of sb3-contrib `tqc` or `recurrent_ppo`.
         options: keyword arguments of the SB3 class, such as `learning_rate`.
-        warm_up: share of the evaluations in which actions are random (off-policy agents only).
+        warm_up: share of the evaluations in which actions (off-policy agents) or plans (`dyna_ppo`) are random.
         net: units of the hidden layers of actor and critic.
     """
 
-    name: str = "td3"
+    name: str = "dyna_ppo"
     options: dict[str, Any] = field(default_factory=dict)
     warm_up: float = 0.25
     net: list[int] = field(default_factory=lambda: [64, 64])

@@ -246,7 +246,10 @@ def test_options_that_it_has(argument):
     ("options", "message"),
     [
         ({"searchers": ["rl", "rl"]}, "searchers must be different from each other. Received: rl, rl in"),
-        ({"searchers": ["rl", "rl:td3"]}, "searchers must be different from each other. Received: rl, rl:td3 in"),
+        (
+            {"searchers": ["rl", "rl:dyna_ppo"]},
+            "searchers must be different from each other. Received: rl, rl:dyna_ppo in",
+        ),
         ({"searchers": ["random:ppo"]}, "searchers must be names of searchers, or rl:AGENT such as rl:ppo"),
         ({"searchers": ["rl:"]}, "searchers must be names of searchers, or rl:AGENT such as rl:ppo"),
         ({"searchers": [""]}, "searchers must be names of searchers"),

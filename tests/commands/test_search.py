@@ -308,7 +308,7 @@ BAD_INPUT = [
     (["search.evalutions=3"], "There is no option 'search.evalutions'. Did you mean search.evaluations"),
     (["traget=tpu_v3"], "There is no option 'traget'. Did you mean target"),
     (["reward.name=acuracy_within_budget"], "There is no reward 'acuracy_within_budget'. Did you mean"),
-    (["+agent.options.lerning_rate=1"], "do not fit td3: 'lerning_rate'. Did you mean 'learning_rate'?"),
+    (["+agent.options.lerning_rate=1"], "do not fit dyna_ppo: 'lerning_rate'. Did you mean 'learning_rate'?"),
     (["model.path=X.keras"], "model.path must be given with model=file; model=small_resnet does not read it"),
     (["data.path=Y.npz"], "data.path must be given with data=npz; data=digits does not read it"),
     (["target=all"], "target=all is for `python -m autoprune.measure`"),
