@@ -93,3 +93,14 @@ def ratio_around(anchor: float, offset: float, minimum: float) -> float:
     """
     offset = min(max(float(offset), -1.0), 1.0)
     return anchor + offset * abs(offset) * ((1 - anchor) if offset >= 0 else (anchor - minimum))
+
+
+def offset_of(ratio: float, anchor: float, minimum: float) -> float:
+    """The offset for which `ratio_around` gives a keep ratio; at most 1 on either side.
+
+    >>> round(offset_of(0.7, 0.6, 0.1), 3)
+    0.5
+    """
+    span = (1 - anchor) if ratio >= anchor else (anchor - minimum)
+    distance = min(abs(ratio - anchor) / span, 1.0) if span > 0 else 0.0
+    return math.copysign(math.sqrt(distance), ratio - anchor)

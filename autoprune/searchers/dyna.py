@@ -13,12 +13,14 @@ from typing import Protocol
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from autoprune.planning.widths import ratio_around
+from autoprune.planning.widths import offset_of, ratio_around
 from autoprune.searchers.agents import EPISODES, attach
 from autoprune.searchers.imagination import Imagination
+from autoprune.searchers.imitation import Steps, imitate
 
 FIRST_ROUNDS = 12  # Rounds of as many episodes before the policy proposes for the first time.
 ROUNDS = 3  # Rounds between two evaluations.
+IMITATED = 10  # Steps of imitating the best plan after each round.
 NEIGHBOURS = 256  # Plans near the best ones that are thought about each time.
 GENERATIONS = 6  # Times that neighbours are thought about; from the second on, of the most promising plans.
 PARENTS = 5  # Plans whose neighbours these are.
@@ -26,7 +28,7 @@ DRAWS = 64  # Random plans of which the warm-up takes one.
 USED = 0.8  # Share of the budget that a plan of the warm-up shall use, where draws allow it.
 
 
-class Episodes(Protocol):
+class Episodes(Steps, Protocol):
     """Imagined episodes; `plans` holds the widths (m, groups) of those that ended last."""
 
     plans: np.ndarray
@@ -88,10 +90,16 @@ class Dyna:
         self.practise(ROUNDS)
 
     def practise(self, rounds: int) -> None:
-        """Let the agent learn from imagined episodes: so many times all that are side by side."""
+        """Let the agent learn from imagined episodes: as many rounds as said; and from the best plan."""
         steps = len(self._names)
         attach(self._agent, self._episodes, steps)
         self._agent.learn(rounds * EPISODES * steps, reset_num_timesteps=False)
+        best = self._problem.objective.best(self._scorer.course)
+        if best is not None:
+            anchor, minimum = self._problem.anchor, self._problem.legal.minimum
+            ratios = [best.widths[name] for name in self._names] / self._sizes
+            actions = [offset_of(ratio, anchor, minimum) for ratio in ratios]
+            imitate(self._agent, self._episodes, actions, IMITATED * rounds)
 
     def _score(self, widths: np.ndarray, means: str) -> None:
         ratios = dict(zip(self._names, (widths / self._sizes).tolist(), strict=True))

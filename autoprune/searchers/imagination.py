@@ -59,7 +59,8 @@ class Imagination:
         self.scorer = scorer
         self._names = [group.name for group in problem.groups]
         sizes = [group.size for group in problem.groups]
-        self._score = ScoreModel(sizes)
+        layers = [len({m.layer for m in group.members if m.role == "produces"}) or 1 for group in problem.groups]
+        self._score = ScoreModel(sizes, layers)
         self._latency = ScoreModel(sizes)
         self._dense = problem.dense.cost
 

@@ -1,11 +1,12 @@
 """Guesses what plans would score, and how sure that is, from the plans that have been scored.
 
 Universal kriging (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, section 2.7) on the logarithms
-of the keep ratios. The trend is that of capacity: a plan scores the more, the larger the harmonic mean of its keep
-ratios is, in which the narrowest layers weigh most. What is particular to the network is learnt as deviations from
-it: a slope of each group's own, and a smooth remainder. With a handful of examples the trend is all there is to go by,
-and it is much: of plans of one latency, six examples tell the better ones, where a process of constant mean needs
-dozens. A guess steers a search; it is never a result.
+of the keep ratios. The trend is that of capacity: a plan scores the more, the larger the harmonic mean of its layers'
+keep ratios is, in which the narrowest layers weigh most. What is particular to the network is learnt as deviations
+from it: a slope of each group's own, and a smooth remainder. With a handful of examples the trend is all there is to
+go by, and it is much: of plans of one latency, six examples tell the better ones, where a process of constant mean
+needs dozens. A group counts as often as layers make its channels: the channels that the blocks of a residual stage
+hand on are as many layers' outputs. A guess steers a search; it is never a result.
 """
 
 from collections.abc import Sequence
@@ -65,10 +66,13 @@ class ScoreModel:
 
     Args:
         sizes: (groups,) channels of the groups when nothing is removed.
+        layers: (groups,) how many layers make each group's channels, 1 or more; None is one for each.
     """
 
-    def __init__(self, sizes: Sequence[float] | np.ndarray) -> None:
+    def __init__(self, sizes: Sequence[float] | np.ndarray, layers: Sequence[int] | None = None) -> None:
         self._sizes = np.asarray(sizes, float)
+        layers = np.ones(len(self._sizes)) if layers is None else np.asarray(layers, float)
+        self._shares = layers / layers.sum()
         self._kernel = _Kernel()
         self._chosen_at = 0
 
@@ -82,7 +86,8 @@ class ScoreModel:
             values: (n,) of the quantity.
         """
         self._mean, self._spread = float(values.mean()), max(float(values.std()), 1e-9)
-        self._points, self._target = self._logarithms(widths), (values - values.mean()) / self._spread
+        self._points, self._trend_terms = self._logarithms(widths), self._terms(widths)
+        self._target = (values - values.mean()) / self._spread
         if len(values) >= 1.25 * self._chosen_at:
             self._choose()
             self._chosen_at = len(values)
@@ -90,8 +95,9 @@ class ScoreModel:
 
     def predict(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m,) expected values of (m, groups) plans, and (m,) their standard deviations, noise left out."""
-        fitted, points = self._fitted, self._logarithms(widths)
-        kernel, terms = fitted.kernel(points, self._points), _terms(points)
+        fitted, terms = self._fitted, self._terms(widths)
+        points = self._logarithms(widths)
+        kernel = fitted.kernel(points, self._points)
         expected = terms @ fitted.trend + kernel @ fitted.weights
         told = np.einsum("mn,nm->m", kernel, scipy.linalg.cho_solve(fitted.factor, kernel.T))
         # That the trend is only estimated adds to the variance.
@@ -101,14 +107,20 @@ class ScoreModel:
         return self._mean + self._spread * expected, self._spread * deviations
 
     def _logarithms(self, widths: np.ndarray) -> np.ndarray:
-        return np.log2(np.asarray(widths, float) / self._sizes)
+        """(m, groups) octaves of every group, farther apart for groups of many layers."""
+        return np.log2(np.asarray(widths, float) / self._sizes) * np.sqrt(self._shares * len(self._sizes))
+
+    def _terms(self, widths: np.ndarray) -> np.ndarray:
+        """(m, 2) what the trend is made of: a level, and the logarithm of the harmonic mean of the keep ratios."""
+        mean = 1 / ((self._sizes / np.asarray(widths, float)) @ self._shares)
+        return np.stack([np.ones(len(mean)), np.log2(mean)], axis=1)
 
     def _fit(self, kernel: _Kernel) -> _Fitted:
         """The trend by generalised least squares, and the rest given it."""
         points, target, count = self._points, self._target, len(self._points)
         # What rounding adds to the diagonal of equal plans is far below the least noise.
         factor = scipy.linalg.cho_factor(kernel(points, points) + kernel.noise * np.eye(count), lower=True)
-        terms = _terms(points)
+        terms = self._trend_terms
         explained = scipy.linalg.cho_solve(factor, terms)
         unsure = np.linalg.inv(terms.T @ explained + 1e-6 * np.eye(2))
         trend = unsure @ (explained.T @ target)
@@ -133,8 +145,3 @@ class ScoreModel:
             for name, values in choices.items():
                 tried = [replace(self._kernel, **{name: value}) for value in values]
                 self._kernel = max(tried, key=lambda kernel: self._fit(kernel).likelihood)
-
-
-def _terms(points: np.ndarray) -> np.ndarray:
-    """(m, 2) what the trend is made of: a level, and the logarithm of the harmonic mean of the keep ratios."""
-    return np.stack([np.ones(len(points)), -np.log2((2.0**-points).mean(axis=1))], axis=1)
