@@ -14,7 +14,7 @@ from autoprune.errors import ModelError, PlanError, SettingsError, UnknownNameEr
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
 from autoprune.planning.plan_file import load_plan, plan_from_json, plan_to_json, save_plan
-from autoprune.planning.widths import legal_width, legal_widths, ratio_around
+from autoprune.planning.widths import legal_width, legal_widths, offset_of, ratio_around
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon, apply_plan
 
@@ -59,6 +59,13 @@ def test_ratio_around_is_monotone_and_hits_its_three_points(anchor, a, b):
     assert ratio_around(anchor, -1, 0.1) == pytest.approx(0.1)
     low, high = sorted((a, b))
     assert ratio_around(anchor, low, 0.1) <= ratio_around(anchor, high, 0.1)
+
+
+@given(anchor=st.floats(0.2, 1.0), ratio=st.floats(0.1, 1.0))
+def test_offsets_are_the_inverse_of_ratios_around_an_anchor(anchor, ratio):
+    offset = offset_of(ratio, anchor, 0.1)
+    assert -1 <= offset <= 1
+    assert ratio_around(anchor, offset, 0.1) == pytest.approx(ratio)
 
 
 def test_groups_smaller_than_the_multiple_stay_whole():
