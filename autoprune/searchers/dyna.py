@@ -17,6 +17,7 @@ from autoprune.planning.widths import offset_of, ratio_around
 from autoprune.searchers.agents import EPISODES, attach
 from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.imitation import Steps, imitate
+from autoprune.searchers.scorer import meets_budget
 
 FIRST_ROUNDS = 12  # Rounds of as many episodes before the policy proposes for the first time.
 ROUNDS = 3  # Rounds between two evaluations.
@@ -24,6 +25,8 @@ IMITATED = 10  # Steps of imitating the best plan after each round.
 NEIGHBOURS = 256  # Plans near the best ones that are thought about each time.
 GENERATIONS = 6  # Times that neighbours are thought about; from the second on, of the most promising plans.
 PARENTS = 5  # Plans whose neighbours these are.
+DOUBT = 0.04  # Relative error of guessed costs that is reckoned with, also where guesses have been better.
+COSTED = 4  # Plans at most that are compiled to find one within the budget.
 DRAWS = 64  # Random plans of which the warm-up takes one.
 USED = 0.8  # Share of the budget that a plan of the warm-up shall use, where draws allow it.
 
@@ -66,6 +69,7 @@ class Dyna:
         self._generator = np.random.default_rng(seed)
         self._names = [group.name for group in problem.groups]
         self._sizes = np.array([group.size for group in problem.groups], float)
+        self._over: set[tuple[float, ...]] = set()  # Plans that were costed and miss the budget.
 
     def run(self) -> None:
         """Use all evaluations but one: the anchor, random plans, then what looks best. Of a single one, that one."""
@@ -102,8 +106,7 @@ class Dyna:
             imitate(self._agent, self._episodes, actions, IMITATED * rounds)
 
     def _score(self, widths: np.ndarray, means: str) -> None:
-        ratios = dict(zip(self._names, (widths / self._sizes).tolist(), strict=True))
-        self._scorer.evaluate(ratios, means, steered=False)
+        self._scorer.evaluate(self._ratios(widths), means, steered=False)
 
     def _first_plan(self) -> np.ndarray:
         """A plan that is guessed to use the budget and not to miss it, from before there is much to guess with."""
@@ -130,7 +133,11 @@ class Dyna:
         return {tuple(float(e.widths[name]) for name in self._names) for e in self._scorer.course}
 
     def _most_promising(self) -> tuple[np.ndarray, str]:
-        """Of the policy's plans, the neighbours of the best and their neighbours, that of most expected improvement."""
+        """Of the policy's plans, the neighbours of the best and their neighbours, that of most expected improvement.
+
+        It is costed, and the next, until one is within the budget: guesses that nothing corrects would keep the search
+        from where they are wrong.
+        """
         plans = proposed = self._policy_plans()
         worth, parents = self._worth(proposed), self._best_scored()
         for _ in range(GENERATIONS):
@@ -138,11 +145,19 @@ class Dyna:
             plans, worth = np.concatenate([plans, near]), np.concatenate([worth, self._worth(near)])
             parents = plans[np.argsort(-worth, kind="stable")[:PARENTS]]
         chosen = int(worth.argmax())
+        for _ in range(COSTED):
+            if meets_budget(self._problem, self._scorer, self._ratios(plans[chosen])):
+                break
+            self._over.add(tuple(plans[chosen]))
+            chosen = int(self._worth(plans).argmax())
         return plans[chosen], "policy" if chosen < len(proposed) else "refinement"
 
+    def _ratios(self, widths: np.ndarray) -> dict[str, float]:
+        return dict(zip(self._names, (widths / self._sizes).tolist(), strict=True))
+
     def _worth(self, plans: np.ndarray) -> np.ndarray:
-        """(m,) Expected improvements; where there is none, what is likeliest within the budget; never a known plan."""
-        guesses, known = self._imagination.guesses(plans), self._known()
+        """(m,) Expected improvements; where there is none, what is likeliest within the budget; no known plan."""
+        guesses, known = self._imagination.guesses(plans, DOUBT), self._known() | self._over
         new = np.array([tuple(plan) not in known for plan in plans])
         return np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.within, -np.inf)
 

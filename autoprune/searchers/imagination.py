@@ -28,18 +28,20 @@ class Guesses:
 
     Attributes:
         rewards: (m,) expected rewards.
+        met: (m,) the same, if each is within the budget after all.
         deviations: (m,) their standard deviations, as far as they come from the score.
         within: (m,) probability that each is within the budget.
     """
 
     rewards: np.ndarray
+    met: np.ndarray
     deviations: np.ndarray
     within: np.ndarray
 
     def improvement(self, best: float) -> np.ndarray:
         """(m,) Expected improvement over a reward (Jones et al., 1998), times the probability of being a result."""
         deviations = np.maximum(self.deviations, 1e-9)
-        ahead = (self.rewards - best) / deviations
+        ahead = (self.met - best) / deviations
         return self.within * deviations * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
 
 
@@ -81,24 +83,28 @@ class Imagination:
             return surrogate.predict_all(widths)
         return np.exp(self._latency.predict(widths)[0]), None
 
-    def guesses(self, widths: np.ndarray) -> Guesses:
+    def guesses(self, widths: np.ndarray, doubt: float = 0.0) -> Guesses:
         """What plans are worth.
 
         Args:
             widths: (m, groups) channels left, in the order of the groups.
+            doubt: relative error of a guessed cost that is assumed at least. How far guesses have been off is known of
+                plans like those that have been costed, not of others.
         """
         odds, deviations = self._score.predict(widths)
         scores = expit(odds)
         deviations = deviations * scores * (1 - scores)
         latencies, memories = self.costs(widths)
-        rewards, excess = np.empty(len(widths)), np.empty(len(widths))
+        rewards, met, excess = (np.empty(len(widths)) for _ in range(3))
         budget, objective = self.problem.budget, self.problem.objective
         for number, (score, latency) in enumerate(zip(scores, latencies, strict=True)):
             memory = None if memories is None else float(memories[number])
-            rewards[number] = objective.reward(self._evaluation(widths[number], score, float(latency), memory))
             excess[number] = budget.excess(float(latency), memory)
-        within = norm.cdf(-excess / self._error())
-        return Guesses(rewards, deviations / max(self.problem.dense.score, 1e-9), within)
+            rewards[number] = objective.reward(self._evaluation(widths[number], score, float(latency), memory))
+            limits = _at_most(latency, budget.latency), _at_most(memory, budget.memory)
+            met[number] = objective.reward(self._evaluation(widths[number], score, *limits))
+        within = norm.cdf(-excess / max(self._error(), doubt))
+        return Guesses(rewards, met, deviations / max(self.problem.dense.score, 1e-9), within)
 
     def best(self) -> float:
         """The reward of the best plan so far; of none, that of the dense model's score at no score at all."""
@@ -118,3 +124,8 @@ class Imagination:
             kept: Memory = replace(cost.memory, total=int(memory))
             cost = replace(cost, memory=kept)
         return Evaluation("", {}, {}, float(score), cost)
+
+
+def _at_most(amount: float | None, limit: float | None) -> float | None:
+    """The amount, or the limit where there is one and it is exceeded."""
+    return amount if amount is None or limit is None else min(float(amount), limit)

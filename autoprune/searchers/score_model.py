@@ -19,7 +19,7 @@ import scipy.linalg
 from autoprune.cost.regression import matern
 
 # What the likelihood chooses from. Variances are shares of the one scale that is fitted.
-SLOPES = (0.0, 0.3, 1.0, 3.0)  # Standard deviation of a group's own slope, as a multiple of an equal share of all.
+SLOPES = (1.0, 3.0)  # Standard deviation of a group's own slope, as a multiple of an equal share of all: never nothing.
 REMAINDERS = (0.1, 0.3, 1.0)  # Variance of what is neither trend nor slope.
 SCALES = (1.0, 2.0, 4.0, 8.0, 32.0)  # Of the remainder, in octaves of all widths together.
 NOISES = (1e-3, 1e-2, 1e-1)  # Variance that the widths do not explain.
@@ -30,7 +30,7 @@ SWEEPS = 2  # Times that all are chosen one after the other.
 class _Kernel:
     """How alike deviations from the trend are."""
 
-    slope: float = SLOPES[2]
+    slope: float = SLOPES[0]
     remainder: float = REMAINDERS[1]
     scale: float = SCALES[1]
     noise: float = NOISES[1]

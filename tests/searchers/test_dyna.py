@@ -117,7 +117,8 @@ def test_rewards_costs_and_limits_are_guessed():
 
 
 def test_expected_improvement_is_the_textbook_one():
-    guesses = Guesses(np.array([1.0, 1.0, 0.5]), np.array([0.1, 0.1, 0.0]), np.array([1.0, 0.5, 1.0]))
+    rewards = np.array([1.0, 1.0, 0.5])
+    guesses = Guesses(rewards, rewards, np.array([0.1, 0.1, 0.0]), np.array([1.0, 0.5, 1.0]))
     found = guesses.improvement(1.0)
     assert found[0] == pytest.approx(0.1 / np.sqrt(2 * np.pi))
     assert found[1] == pytest.approx(found[0] / 2)
