@@ -80,11 +80,25 @@ class Dyna:
     def begin(self) -> None:
         """The anchor and the plans of the warm-up; then the agent practises."""
         self._scorer.evaluate(self._problem.anchor, "anchor")
+        self._cost_margins()
         self._imagination.learn()
         while self._scorer.left > 1 and self._scorer.used < self._warm_up:
             self._score(self._first_plan(), "policy" if self._trained else "warm-up")
             self._imagination.learn()
         self.practise(FIRST_ROUNDS)
+
+    def _cost_margins(self) -> None:
+        """Compile the anchor with each group twice as wide, so that guesses know what widening it costs.
+
+        Guesses that have only seen groups grow together would keep the search from the ones that are cheap to widen.
+        """
+        if self._scorer.surrogate is None or not self._problem.budget.limited or self._scorer.left < len(self._names):
+            return
+        anchor = np.array(self._legal([self._problem.anchor] * len(self._names)), float)
+        for number in range(len(anchor)):
+            ratios = anchor / self._sizes
+            ratios[number] = min(2 * ratios[number], 1.0)
+            meets_budget(self._problem, self._scorer, dict(zip(self._names, ratios.tolist(), strict=True)))
 
     def go_on(self) -> None:
         """One more plan is scored, and the agent practises with what is known by then."""
@@ -150,14 +164,16 @@ class Dyna:
                 break
             self._over.add(tuple(plans[chosen]))
             chosen = int(self._worth(plans).argmax())
+        else:  # What is most likely within the budget then.
+            chosen = int(self._worth(plans, doubt=0.0).argmax())
         return plans[chosen], "policy" if chosen < len(proposed) else "refinement"
 
     def _ratios(self, widths: np.ndarray) -> dict[str, float]:
         return dict(zip(self._names, (widths / self._sizes).tolist(), strict=True))
 
-    def _worth(self, plans: np.ndarray) -> np.ndarray:
+    def _worth(self, plans: np.ndarray, doubt: float = DOUBT) -> np.ndarray:
         """(m,) Expected improvements; where there is none, what is likeliest within the budget; no known plan."""
-        guesses, known = self._imagination.guesses(plans, DOUBT), self._known() | self._over
+        guesses, known = self._imagination.guesses(plans, doubt), self._known() | self._over
         new = np.array([tuple(plan) not in known for plan in plans])
         return np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.within, -np.inf)
 

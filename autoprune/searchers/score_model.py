@@ -23,6 +23,9 @@ SLOPES = (1.0, 3.0)  # Standard deviation of a group's own slope, as a multiple 
 REMAINDERS = (0.1, 0.3, 1.0)  # Variance of what is neither trend nor slope.
 SCALES = (1.0, 2.0, 4.0, 8.0, 32.0)  # Of the remainder, in octaves of all widths together.
 NOISES = (1e-3, 1e-2, 1e-1)  # Variance that the widths do not explain.
+# Deviations are as large as this share of the trend, however well examples that are alike obey it. With 0.5, 93 % of
+# scores that had been measured lay within two standard deviations of what 6 to 16 others told, with 0 only 84 %.
+UNTOLD = 0.5
 SWEEPS = 2  # Times that all are chosen one after the other.
 
 
@@ -128,7 +131,7 @@ class ScoreModel:
             trend = np.array([(explained[:, 0] @ target) / explained[:, 0].sum(), 0.0])
         weights = scipy.linalg.cho_solve(factor, target - terms @ trend)
         fit = float((target - terms @ trend) @ weights)
-        variance = max(fit / max(count - 2, 1), 1e-9)
+        variance = max(fit / max(count - 2, 1), (UNTOLD * trend[1]) ** 2, 1e-9)
         likelihood = -0.5 * count * float(np.log(max(fit, 1e-9))) - float(np.log(np.diag(factor[0])).sum())
         return _Fitted(kernel, factor, trend, unsure, explained, weights, variance, likelihood)
 
