@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from autoprune.errors import CostError
 from autoprune.planning.widths import offset_of, ratio_around
 from autoprune.searchers.agents import EPISODES, attach
 from autoprune.searchers.imagination import Imagination
@@ -25,7 +26,9 @@ IMITATED = 10  # Steps of imitating the best plan after each round.
 NEIGHBOURS = 256  # Plans near the best ones that are thought about each time.
 GENERATIONS = 6  # Times that neighbours are thought about; from the second on, of the most promising plans.
 PARENTS = 5  # Plans whose neighbours these are.
-DOUBT = 0.04  # Relative error of guessed costs that is reckoned with, also where guesses have been better.
+DOUBT = 0.04  # Relative error of guessed costs that is reckoned with before the first plan is costed to be scored.
+LEAST_DOUBT = 0.003  # The same, however good the guesses have been.
+JUDGED = 8  # Latest of such plans by which guesses are judged.
 COSTED = 4  # Plans at most that are compiled to find one within the budget.
 DRAWS = 64  # Random plans of which the warm-up takes one.
 USED = 0.8  # Share of the budget that a plan of the warm-up shall use, where draws allow it.
@@ -70,6 +73,7 @@ class Dyna:
         self._names = [group.name for group in problem.groups]
         self._sizes = np.array([group.size for group in problem.groups], float)
         self._over: set[tuple[float, ...]] = set()  # Plans that were costed and miss the budget.
+        self._errors = [DOUBT] * JUDGED  # Of the guessed latencies of plans that were costed to be scored.
 
     def run(self) -> None:
         """Use all evaluations but one: the anchor, random plans, then what looks best. Of a single one, that one."""
@@ -160,20 +164,42 @@ class Dyna:
             parents = plans[np.argsort(-worth, kind="stable")[:PARENTS]]
         chosen = int(worth.argmax())
         for _ in range(COSTED):
-            if meets_budget(self._problem, self._scorer, self._ratios(plans[chosen])):
+            if self._fits(plans[chosen]):
                 break
             self._over.add(tuple(plans[chosen]))
             chosen = int(self._worth(plans).argmax())
         else:  # What is most likely within the budget then.
-            chosen = int(self._worth(plans, doubt=0.0).argmax())
+            chosen = int(self._worth(plans, doubt=LEAST_DOUBT).argmax())
         return plans[chosen], "policy" if chosen < len(proposed) else "refinement"
+
+    def _fits(self, widths: np.ndarray) -> bool:
+        """Whether a plan is within the budget, by compiling it; how wrong the guess was is remembered."""
+        if not self._problem.budget.limited:
+            return True
+        guessed = float(self._imagination.costs(widths[None])[0][0])
+        try:
+            cost = self._scorer.cost(self._ratios(widths))
+        except CostError:
+            return False
+        self._errors.append(abs(guessed / cost.latency - 1))
+        return self._problem.budget.met_by(cost)
+
+    def _doubt(self) -> float:
+        """Relative error of guessed costs to reckon with near the plans that the search has come to.
+
+        Too little keeps it from plans that are guessed too slow, too much wastes compilations on plans that are.
+        """
+        return max(1.25 * float(np.mean(self._errors[-JUDGED:])), LEAST_DOUBT)
 
     def _ratios(self, widths: np.ndarray) -> dict[str, float]:
         return dict(zip(self._names, (widths / self._sizes).tolist(), strict=True))
 
-    def _worth(self, plans: np.ndarray, doubt: float = DOUBT) -> np.ndarray:
+    def _worth(self, plans: np.ndarray, doubt: float | None = None) -> np.ndarray:
         """(m,) Expected improvements; where there is none, what is likeliest within the budget; no known plan."""
-        guesses, known = self._imagination.guesses(plans, doubt), self._known() | self._over
+        guesses, known = (
+            self._imagination.guesses(plans, self._doubt() if doubt is None else doubt),
+            self._known() | self._over,
+        )
         new = np.array([tuple(plan) not in known for plan in plans])
         return np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.within, -np.inf)
 

@@ -83,13 +83,12 @@ class Imagination:
             return surrogate.predict_all(widths)
         return np.exp(self._latency.predict(widths)[0]), None
 
-    def guesses(self, widths: np.ndarray, doubt: float = 0.0) -> Guesses:
+    def guesses(self, widths: np.ndarray, doubt: float | None = None) -> Guesses:
         """What plans are worth.
 
         Args:
             widths: (m, groups) channels left, in the order of the groups.
-            doubt: relative error of a guessed cost that is assumed at least. How far guesses have been off is known of
-                plans like those that have been costed, not of others.
+            doubt: relative error of a guessed cost; by default, as far as guesses have been off.
         """
         odds, deviations = self._score.predict(widths)
         scores = expit(odds)
@@ -103,7 +102,7 @@ class Imagination:
             rewards[number] = objective.reward(self._evaluation(widths[number], score, float(latency), memory))
             limits = _at_most(latency, budget.latency), _at_most(memory, budget.memory)
             met[number] = objective.reward(self._evaluation(widths[number], score, *limits))
-        within = norm.cdf(-excess / max(self._error(), doubt))
+        within = norm.cdf(-excess / (self._error() if doubt is None else doubt))
         return Guesses(rewards, met, deviations / max(self.problem.dense.score, 1e-9), within)
 
     def best(self) -> float:

@@ -28,7 +28,7 @@ from autoprune.cost import open_cost_model
 from autoprune.data import load_data
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.planning import Planner
-from autoprune.records import Evaluation, Target
+from autoprune.records import Target
 from autoprune.searchers import SEARCHERS, Problem, Scorer, Steering, dyna
 from autoprune.searchers.posing import pose
 from autoprune.searchers.rl import RlSearcher
@@ -81,7 +81,7 @@ def main() -> None:
                 scorer = Scorer(evaluator, f"{name}/{seed}", arguments.evaluations, steering=steering)
                 with without(option):
                     searcher(problem, scorer, seed)
-                results["runs"][f"{name}/{seed}"] = summary(scorer.course, scorer.means, problem)
+                results["runs"][f"{name}/{seed}"] = summary(scorer, problem)
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 print(name, seed, results["runs"][f"{name}/{seed}"]["best"], flush=True)
     results["arguments"] = problem_of(arguments)
@@ -124,8 +124,9 @@ def problem_of(arguments: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(arguments).items() if name not in ("out", "data_dir")}
 
 
-def summary(course: list[Evaluation], means: list[str], problem: Problem) -> dict:
+def summary(scorer: Scorer, problem: Problem) -> dict:
     """Best score within the budget, the same after each evaluation, how often it was met, and what found the best."""
+    course = scorer.course
     curve = [problem.objective.best(course[: count + 1]) for count in range(len(course))]
     scores = [best.score if best else 0.0 for best in curve]
     met = sum(1 for e in course if e.cost is not None and problem.budget.met_by(e.cost))
@@ -135,7 +136,8 @@ def summary(course: list[Evaluation], means: list[str], problem: Problem) -> dic
         "mean_over_evaluations": float(np.mean(scores)),
         "last_policy": course[-1].score,
         "met_budget": met / len(course),
-        "means": means[course.index(curve[-1])] if curve[-1] else None,
+        "means": scorer.means[course.index(curve[-1])] if curve[-1] else None,
+        "costed": scorer.costed,
         "evaluations": len(course),
     }
 
@@ -149,6 +151,7 @@ def compare(runs: dict, names: list[str], seeds: int) -> dict:
             "best_mean": float(best[name].mean()),
             "best_std": float(best[name].std(ddof=1)) if seeds > 1 else 0.0,
             "curve_mean": float(np.mean([runs[f"{name}/{s}"]["mean_over_evaluations"] for s in range(seeds)])),
+            "costed": float(np.mean([runs[f"{name}/{s}"]["costed"] for s in range(seeds)])),
             "met_budget": float(np.mean([runs[f"{name}/{s}"]["met_budget"] for s in range(seeds)])),
         }
         for other in ("uniform", "random"):
@@ -165,8 +168,8 @@ def difference(paired: np.ndarray) -> list[float]:
 
 def table(rows: dict) -> str:
     lines = [
-        "| searcher | best within budget | over uniform (95 %) | over random (95 %) | mean of best-so-far |",
-        "|---|---|---|---|---|",
+        "| searcher | best within budget | over uniform (95 %) | over random (95 %) | mean of best-so-far | compiled |",
+        "|---|---|---|---|---|---|",
     ]
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["best_mean"]):
         uniform, random = (
@@ -174,7 +177,7 @@ def table(rows: dict) -> str:
         )
         lines.append(
             f"| {name} | {row['best_mean']:.3f} ± {row['best_std']:.3f} | {uniform} | {random} "
-            f"| {row['curve_mean']:.3f} |"
+            f"| {row['curve_mean']:.3f} | {row['costed']:.0f} |"
         )
     return "\n".join(lines)
 
