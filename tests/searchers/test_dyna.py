@@ -9,6 +9,7 @@ import pytest
 import toy
 from scipy.stats import spearmanr
 
+from autoprune.cost.surrogate import GuessError
 from autoprune.searchers import Scorer
 from autoprune.searchers.agents import EPISODES, check_agent, made_agent
 from autoprune.searchers.imagination import Guesses, Imagination
@@ -168,6 +169,41 @@ def test_twenty_evaluations_find_nearly_the_best_of_4096_plans(seed):
     # Nothing is scored twice before the policy's own plan at the end.
     keys = [evaluation.key for evaluation in scorer.course[:-1]]
     assert len(set(keys)) == len(keys)
+
+
+class SureSurrogate:
+    """Knows every latency, though it has been 4 % off in the past."""
+
+    ready = True
+    error = GuessError(50, 0.04, None, 0.9)
+
+    def predict_all(self, widths):
+        return widths / toy.SIZE @ np.array(toy.TIME), None
+
+
+class CostedToy(toy.ToyEvaluator):
+    """Remembers what its plans cost that were only costed."""
+
+    def __init__(self):
+        super().__init__()
+        self.surrogate = SureSurrogate()
+        self.costed = []
+
+    def cost(self, keep_ratios):
+        self.costed.append(super().cost(keep_ratios))
+        return self.costed[-1]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_guesses_are_trusted_once_the_compiler_has_confirmed_them(seed):
+    """Reckoning with 4 % for good, it compiles 6 to 17 plans that are too slow."""
+    evaluator = CostedToy()
+    scorer = Scorer(evaluator, "rl", 20)
+    RlSearcher(toy.make_env, AgentSettings("dyna_ppo"))(toy.problem(), scorer, seed)
+    assert toy.best_accuracy() - toy.problem().objective.best(scorer.course).score < 0.005
+    chosen = evaluator.costed[len(toy.NAMES) :]  # After the anchor with each group twice as wide.
+    assert len(chosen) >= 14
+    assert sum(not toy.problem().budget.met_by(cost) for cost in chosen) < 4
 
 
 def test_the_policy_learns_in_imagination():
