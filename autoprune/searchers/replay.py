@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autoprune.searchers.agents import settings_of
 from autoprune.searchers.policy import Policy
 from autoprune.searchers.problem import Problem
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 REPLAYED, FELL_BACK = "replayed", "anchor"
 PATIENCE = 3  # Distinct plans in a row over the budget before wider ones are given up: latency is not monotone.
+NARROWER = 16  # Steps from the anchor to the least ratio that are tried while no plan is within the budget.
 
 
 class Replay:
@@ -86,7 +89,9 @@ def widest_within(problem: Problem, scorer: Scorer, roll_out: RollOut) -> Mappin
         ratios = [ratio for ratio in reversed(distinct_ratios(problem.legal)) if ratio > problem.anchor]
         return _wider(problem, scorer, roll_out, ratios, here) if problem.budget.limited else here
     seen = {_key(problem, here)}
-    for ratio in distinct_ratios(problem.legal):
+    # Between uniform plans too: where those are few, the policy's plans are more.
+    between = np.linspace(problem.anchor, problem.legal.minimum, NARROWER + 1)
+    for ratio in sorted({*distinct_ratios(problem.legal), *between.tolist()}, reverse=True):
         plan = roll_out(ratio) if ratio < problem.anchor else here
         if _key(problem, plan) not in seen:
             seen.add(_key(problem, plan))
