@@ -196,10 +196,8 @@ class Dyna:
 
     def _worth(self, plans: np.ndarray, doubt: float | None = None) -> np.ndarray:
         """(m,) Expected improvements; where there is none, what is likeliest within the budget; no known plan."""
-        guesses, known = (
-            self._imagination.guesses(plans, self._doubt() if doubt is None else doubt),
-            self._known() | self._over,
-        )
+        guesses = self._imagination.guesses(plans, self._doubt() if doubt is None else doubt)
+        known = self._known() | self._over
         new = np.array([tuple(plan) not in known for plan in plans])
         return np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.within, -np.inf)
 
