@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -36,6 +37,9 @@ from autoprune.training.finishing import Finisher
 
 logger = logging.getLogger(__name__)
 
+# What is compared, not how: a comparison may be given more of it later, and keeps what it has done.
+EXTENSIBLE = ("searchers", "latencies", "memories", "seeds", "controls", "uniform_curve")
+
 
 def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     """The whole command: budgets posed, cells searched, finalists finished and tested, then what depends on the choice.
@@ -51,6 +55,7 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
         record = _record(settings, folder, session)
         with _timed(record):
             problems = _problems(settings, session, record)
+            folder.save_settings(settings)  # Others than it was begun with, if they were given beside `resume`.
             families = _families(settings, session)
             _search(settings, session, problems, record, folder)
             finishers = _Finishers(settings, session)
@@ -65,14 +70,28 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
 
 def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> Record:
     """What was done before in this folder, and is written there from now on."""
-    stored = None
-    if folder.comparison.exists():
-        try:
-            stored = json.loads(folder.comparison.read_text())
-        except ValueError as error:
-            raise JournalError(f"'{folder.comparison}' is damaged: {error}. Move it away to start anew.") from error
+    stored = _stored(folder)
+    if stored and not _compares(stored, settings):
+        # Which plans stand against each other depends on what is compared.
+        stored = {**stored, "matches": {}, "curve": []}
     about = {"settings": dataclasses.asdict(settings), "target": described(session.cost_model)}
     return Record(about, lambda data: write_json(folder.comparison, data), stored)
+
+
+def _stored(folder: RunFolder) -> dict[str, Any] | None:
+    """The record of the folder's comparison as plain data, if there is one."""
+    if not folder.comparison.exists():
+        return None
+    try:
+        return json.loads(folder.comparison.read_text())
+    except ValueError as error:
+        raise JournalError(f"'{folder.comparison}' is damaged: {error}. Move it away to start anew.") from error
+
+
+def _compares(stored: Mapping[str, Any], settings: CompareSettings) -> bool:
+    """Whether a record is of just what the settings ask to compare."""
+    asked = stored.get("settings", {})
+    return all(asked.get(name) == getattr(settings, name) for name in EXTENSIBLE)
 
 
 @contextmanager
@@ -138,7 +157,8 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
             kind = kind_of(cell.budget)
             record.matches[cell.name] = matched(session.evaluator, families, best, kind, len(finalists))
     if not record.curve:
-        lowest = 0.8 * min(plan.cost.latency for done in record.runs.values() for plan in done.finalists)
+        runs = [record.runs[cell.name] for cell in cells_of(settings)]
+        lowest = 0.8 * min(plan.cost.latency for done in runs for plan in done.finalists)
         plans = curve_plans(families, settings.uniform_curve, lowest)
         scored = [session.evaluator.evaluate(plan.keep_ratios) for plan in plans]
         record.curve = [evaluation for evaluation in scored if not evaluation.failed]
@@ -199,8 +219,9 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, CompareSettings, "comparison")
-    if has_ended(folder.comparison_report, "comparison"):
+    settings, folder = begun(config, CompareSettings, "comparison", EXTENSIBLE)
+    stored = _stored(folder) or {}
+    if stored.get("ended") and _compares(stored, settings) and has_ended(folder.comparison_report, "comparison"):
         return
     with interruptible("compare", folder, "Everything that was done"):
         summary = run(settings, folder)

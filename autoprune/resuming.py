@@ -1,6 +1,7 @@
 """What commands share that can be interrupted: they begin in a run folder, or go on in one."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -17,13 +18,14 @@ from autoprune.settings import from_config
 S = TypeVar("S")  # Settings of a command.
 
 
-def begun(config: DictConfig, schema: type[S], what: str) -> tuple[S, RunFolder]:
+def begun(config: DictConfig, schema: type[S], what: str, extensible: Sequence[str] = ()) -> tuple[S, RunFolder]:
     """The settings and the run folder: new ones, or those of the run that `resume` names.
 
     Args:
         config: of the command line.
         schema: of the command's settings.
         what: the command makes, such as `search`.
+        extensible: settings that may be given anew beside `resume`; the folder keeps its own until they are saved.
 
     Raises:
         SettingsError: something else was given beside `resume`, or the folder holds no run.
@@ -32,9 +34,13 @@ def begun(config: DictConfig, schema: type[S], what: str) -> tuple[S, RunFolder]
     if settings.resume is None:
         folder.save_settings(settings)
         return settings, folder
-    if cli.overrides() != [f"resume={settings.resume}"]:
-        raise SettingsError(f"A resumed {what} takes all its settings from its folder: give resume=FOLDER alone.")
-    return folder.load_settings(schema), folder
+    anew = {override.partition("=")[0] for override in cli.overrides()} - {"resume"}
+    if not anew <= set(extensible):
+        beside = f", or with {', '.join(extensible)} beside it" if extensible else ""
+        raise SettingsError(
+            f"A resumed {what} takes all its settings from its folder: give resume=FOLDER alone{beside}."
+        )
+    return dataclasses.replace(folder.load_settings(schema), **{name: getattr(settings, name) for name in anew}), folder
 
 
 def has_ended(report: Path, what: str) -> bool:

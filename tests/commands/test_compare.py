@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,9 +144,9 @@ def test_a_comparison_that_has_ended_is_not_done_again(finished, tmp_path):
 
 @pytest.mark.usefixtures("hears_ctrl_c")
 def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path):
-    """Ctrl-C while it searches, then a kill while it fine-tunes; what was finished is not done again."""
-    first = started(*TINY, cwd=tmp_path)
-    stop(first, tmp_path, lambda data: len(data["runs"]) >= 3, signal.SIGINT)
+    """Ctrl-C while it searches with one seed, then a kill while it fine-tunes, with the second one given as well."""
+    first = started(*TINY, "seeds=[0]", cwd=tmp_path)
+    stop(first, tmp_path, lambda data: len(data["runs"]) >= 2, signal.SIGINT)
     said = first.stdout.read().decode()
     first.stdout.close()
     assert first.returncode == 130
@@ -154,7 +155,7 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path):
     (folder,) = [path.parent for path in tmp_path.glob("outputs/compare/*/*/comparison.json")]
     searched = comparison_of(folder)["runs"]
 
-    second = started(f"resume={folder}", cwd=tmp_path)
+    second = started(f"resume={folder}", "seeds=[0,1]", cwd=tmp_path)
     stop(second, tmp_path, lambda data: len(data["tested"]) >= 4, signal.SIGKILL)
     second.stdout.close()
     tuned = comparison_of(folder)
@@ -167,6 +168,25 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path):
     assert resumed["runs"] == {**resumed["runs"], **tuned["runs"]}
     assert timeless(resumed) == timeless(whole)
     assert resumed["seconds"] > 0
+
+
+def test_a_comparison_that_has_ended_compares_more(finished, tmp_path):
+    """One more hand-set rule: every search is matched anew, and nothing that was done is done again."""
+    folder = shutil.copytree(finished[0], tmp_path / "more")
+    before = comparison_of(folder)
+    searchers = ["uniform", "uniform_skip", "random", "rl"]
+    done = command(f"resume={folder}", f"searchers=[{','.join(searchers)}]", module="compare", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = comparison_of(folder)
+    assert after["ended"]
+    assert after["settings"] == {**before["settings"], "searchers": searchers}
+    assert set(after["runs"]) - set(before["runs"]) == {"uniform_skip@0.9"}
+    for part in ("runs", "tested"):
+        assert before[part] == {name: after[part][name] for name in before[part]}
+    assert {row["searcher"] for row in after["rows"]} == set(searchers)
+    assert "uniform_skip" in (folder / "comparison.html").read_text()
+    again = command(f"resume={folder}", module="compare", cwd=tmp_path)
+    assert "This comparison has ended" in again.stdout
 
 
 def started(*arguments, cwd):
@@ -197,7 +217,7 @@ def stop(process, folder, reached, sign):
 def test_resume_takes_no_other_option(finished):
     done = command(f"resume={finished[0]}", "search.evaluations=9", module="compare", cwd=finished[0].parents[3])
     assert done.returncode == 2
-    assert "give resume=FOLDER alone" in done.stderr
+    assert "give resume=FOLDER alone, or with searchers, latencies, memories, seeds" in " ".join(done.stderr.split())
 
 
 def test_an_impossible_budget_is_answered_before_anything_is_searched(tmp_path):
