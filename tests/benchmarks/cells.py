@@ -4,10 +4,10 @@
 
 A cell is one network, target and budget of a comparison. Its figures are read from the `comparison.json` files kept in
 `tests/benchmarks/results/compare_*.json`, all of them or those named; nothing is trained. Within a cell n are the
-seeds; over the cells every cell counts once, with its mean, and the interval is Student's t over the cells: these
-networks, budgets and this data, not others. `score` is Spearman's correlation of what the search climbed with the test
-accuracy after fine-tuning, over the plans of the cell that a searcher sent into fine-tuning, each with its mean over
-seeds. Results go to `tests/benchmarks/results/cells.json`.
+seeds; over the cells every cell counts once, with its mean (of two comparisons of one cell that of more seeds), and
+the interval is Student's t over the cells: these networks, budgets and this data, not others. `score` is Spearman's
+correlation of what the search climbed with the test accuracy after fine-tuning, over the plans of the cell that a
+searcher sent into fine-tuning, each with its mean over seeds. Results go to `tests/benchmarks/results/cells.json`.
 """
 
 import argparse
@@ -34,10 +34,19 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, default=sorted(FOLDER.glob("compare_*.json")))
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    cells = [cell for path in arguments.files for cell in cells_of(path)]
+    cells = distinct([cell for path in arguments.files for cell in cells_of(path)])
     results = {"cells": cells, "over_cells": over_cells(cells)}
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     print(cell_table(cells), mean_table(results["over_cells"]), sep="\n\n")
+
+
+def distinct(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every cell once: of two comparisons of the same one, that with more seeds."""
+    kept: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        if cell["name"] not in kept or cell["seeds"] > kept[cell["name"]]["seeds"]:
+            kept[cell["name"]] = cell
+    return list(kept.values())
 
 
 def cells_of(path: Path) -> list[dict[str, Any]]:
@@ -53,6 +62,7 @@ def cells_of(path: Path) -> list[dict[str, Any]]:
         {
             "name": name_of(record, budget),
             "file": path.name,
+            "seeds": len(record["settings"]["seeds"]),
             "differences": differences_at(record["differences"], budget),
             "latency": {
                 common(entry["searcher"]): entry["interval"] | {"bound": entry["bound"]}
