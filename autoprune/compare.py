@@ -142,7 +142,7 @@ def _search(
             logger.warning("%s found no plan that may be a result in %d evaluations", cell.name, len(done.keys))
         record.add_run(cell.name, done)
     evaluator.surrogate = taught
-    if not any(done.finalists for done in record.runs.values()):
+    if not any(record.runs[cell.name].finalists for cell in cells_of(settings)):
         raise BudgetError("No searcher found a plan that may be a result, at any budget. The warnings above say why.")
 
 
