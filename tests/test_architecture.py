@@ -24,6 +24,7 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/attached_worker.py",
     "autoprune/evaluation/traced.py",
     "autoprune/training/jax_devices.py",
+    "autoprune/training/tensorflow_batches.py",
     "autoprune/training/tensorflow_devices.py",
     "autoprune/models/exporting/formats.py",
 }

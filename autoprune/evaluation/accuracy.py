@@ -1,6 +1,6 @@
-"""Accuracy of a classifier, run eagerly: a compiled function would be traced anew for every plan."""
+"""Accuracy of a classifier, run eagerly by default: a compiled function would be traced anew for every plan."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -11,17 +11,26 @@ from autoprune.errors import DataError
 from autoprune.models.head import gives_logits
 
 
-def accuracy(model: Any, split: Split, batch_size: int = 256) -> float:
-    """Share of the split that the model classifies correctly."""
-    return float(np.mean(predicted_classes(model, split, batch_size) == split.labels))
+def accuracy(model: Any, split: Split, batch_size: int = 256, run: Callable[..., Any] | None = None) -> float:
+    """Share of the split that the model classifies correctly.
+
+    Args:
+        model: a classifier.
+        split: images and labels.
+        batch_size: images per forward pass.
+        run: called in place of the model, which is run eagerly otherwise.
+    """
+    return float(np.mean(predicted_classes(model, split, batch_size, run) == split.labels))
 
 
-def predicted_classes(model: Any, split: Split, batch_size: int = 256) -> np.ndarray:
+def predicted_classes(
+    model: Any, split: Split, batch_size: int = 256, run: Callable[..., Any] | None = None
+) -> np.ndarray:
     """(n,) class numbers that the model predicts; a single number counts as class 1 from even odds up."""
     parts = []
-    even = 0.0 if gives_logits(model) else 0.5
+    even, run = 0.0 if gives_logits(model) else 0.5, run or model
     for images in batches(split.images, batch_size):
-        outputs = keras.ops.convert_to_numpy(model(images, training=False))
+        outputs = keras.ops.convert_to_numpy(run(images, training=False))
         parts.append(outputs[:, 0] >= even if outputs.shape[1] == 1 else outputs.argmax(1))
     return np.concatenate(parts).astype(np.int64)
 

@@ -12,6 +12,7 @@ from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
+from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.models.feature_distilling import teachings
 from autoprune.planning import Planner
@@ -93,6 +94,7 @@ class Finisher:
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
         self._teacher: np.ndarray | None = None
+        self._passes: Passes | None = None
 
     def finish(
         self,
@@ -119,7 +121,7 @@ class Finisher:
         """
         self._surgeon.restore(self._snapshot)
         settings, data, model = self._settings, self._data, self._model
-        teacher = self._taught_by_dense()
+        teacher, passes = self._taught_by_dense(), self._passes_of_dense()
         plan = self._planner.plan(evaluation.keep_ratios)
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
@@ -129,15 +131,16 @@ class Finisher:
             recalibrate(model, images, settings.evaluation.batch_size)
         seed = settings.seed if seed is None else seed
         record = self._fine_tune(name, epochs, seed, teacher, on_progress)
-        batch_size = settings.evaluation.batch_size
+        pruned = {group for group, ratio in plan.keep_ratios.items() if ratio < 1}
+        batch_size, run = settings.evaluation.batch_size, passes.compiled(pruned)
         return Finished(
             name,
             plan,
             evaluation,
             surgery,
             record,
-            accuracy(model, data.reward, batch_size),
-            accuracy(model, data.test, batch_size),
+            accuracy(model, data.reward, batch_size, run),
+            accuracy(model, data.test, batch_size, run),
             pending.result(),
             model.get_weights(),
         )
@@ -153,6 +156,12 @@ class Finisher:
             images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
             self._teacher = teachings(self._model, images, batch_size, features=training.feature_distillation > 0)
         return self._teacher
+
+    def _passes_of_dense(self) -> Passes:
+        """Compiled passes of the dense model, which the model is now, for all plans of it."""
+        if self._passes is None:
+            self._passes = Passes(self._model, self._planner.all_groups, self._data.train.images[:8])
+        return self._passes
 
     def _fine_tune(
         self, name: str, epochs: int, seed: int, teacher: np.ndarray | None, on_progress: OnProgress | None

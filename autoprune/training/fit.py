@@ -128,22 +128,31 @@ class FitLoop:
                 steps_per_execution=self.steps_per_execution,
             )
             optimizer.build(network.trainable_variables)
+            keras_internals.sum_over_no_devices(optimizer)
             course.begin(optimizer, batches)
             while not course.ended:
                 epoch, step = course.position.epoch, course.position.step
                 batches.begin(epoch, step)
                 network.fit(
-                    batches,
+                    _for_fit(batches),
                     initial_epoch=epoch,
                     # What is left of an epoch is a fit of its own: its length is another one.
                     epochs=epoch + 1 if step else task.epochs,
-                    validation_data=reward,
+                    validation_data=_for_fit(reward),
                     shuffle=False,
                     callbacks=[_Watch(course, batches)],
                     verbose=0,
                 )
                 if (course.position.epoch, course.position.step) == (epoch, step) and not course.ended:
                     raise TrainingError("Keras ended the training before its first step: is KERAS_MAX_EPOCHS set?")
+
+
+def _for_fit(batches: keras.utils.PyDataset) -> Any:
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    from autoprune.training.tensorflow_batches import streamed  # It imports TensorFlow.
+
+    return streamed(batches)
 
 
 class _Watch(keras.callbacks.Callback):

@@ -6,9 +6,10 @@ Diverse plans of equal latency are fine-tuned with the whole recipe and tested: 
 plan removes where can make a difference. Each sign is read before fine-tuning, as a search would read it; the figure
 is Spearman's rank correlation with the test accuracy after fine-tuning, within each band, and the seconds that a plan
 takes. Operations, parameters, latency and the harmonic mean of the keep ratios cost nothing to know. `predictor` is
-what the model-based agent guesses with, taught by the fine-tuned accuracies of the other plans of all bands. Some plans
-are fine-tuned again with another seed: how well fine-tuning tells what fine-tuning will tell is a ceiling for all
-signs.
+what the model-based agent guesses with, taught by the fine-tuned accuracies of the other plans of all bands. `features`
+is how alike images are to the pruned network as to the dense one, by what enters the classifier (Tung & Mori, 2019).
+Some plans are fine-tuned again with another seed: how well fine-tuning tells what fine-tuning will tell is a ceiling
+for all signs.
 
 Results go to `tests/benchmarks/results/fidelity.json` as they come; a second call goes on where the first one stopped.
 """
@@ -35,6 +36,7 @@ from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import read_signals
 from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.feature_distilling import similarity_loss, teachings
 from autoprune.planning import Planner
 from autoprune.planning.widths import ratio_around
 from autoprune.records import Evaluation, Plan, Target
@@ -48,6 +50,7 @@ from autoprune.training.finishing import Finisher
 RESULTS = Path(__file__).parent / "results" / "fidelity.json"
 WITHIN = 0.05  # of a band's middle, on either side
 STEPS = (10, 30, 100)
+FEATURED = 1000  # images that features are compared on
 TAUGHT = 40  # random plans that the surrogate learns from before plans are aimed at the bands
 
 
@@ -83,9 +86,9 @@ def main() -> None:
         results["noise_of_split"] = signs.noise()
         finisher = Finisher(model, planner, data, cost_model=cost_model, settings=settings)
         for name, plan in interleaved(results["plans"]):
-            if "signs" not in plan:
+            if "features" not in plan.get("signs", {}).get("none", {}):
                 finisher.undo()
-                plan["signs"] = signs.of(plan["widths"])
+                complete(plan, signs.of(plan["widths"]))
                 save()
             if "tested" not in plan:
                 plan["tested"] = tuned(finisher, planner, plan["widths"])
@@ -164,6 +167,18 @@ def interleaved(plans: dict[str, dict]) -> Iterator[tuple[str, dict]]:
     return iter(sorted(plans.items(), key=lambda item: int(item[0].split("/")[1])))
 
 
+def complete(plan: dict, signs: dict[str, dict[str, float]]) -> None:
+    """Take over signs of a plan. Those that it has are kept, and how the new ones compare is remembered.
+
+    The dense model of a later call is trained anew from the same seed, and is the same but for rounding that adds up.
+    """
+    if "signs" not in plan:
+        plan["signs"] = signs
+        return
+    for name, found in plan["signs"].items():
+        found["features"], found["likelihood_later"] = signs[name]["features"], signs[name]["likelihood"]
+
+
 class Signs:
     """Reads every sign of a plan, each from the dense model anew."""
 
@@ -173,6 +188,7 @@ class Signs:
         self._snapshot = self._surgeon.snapshot()
         self._dense = predicted_log_probabilities(model, data.reward.images)
         self._images = data.train.images[:512]
+        self._features = self._shown()
         self._recoveries = {"none": lambda plan: self._surgeon.apply(plan), "reconstruction": self._reconstruct}
         for steps in STEPS:
             some = data.train.head(64 * steps)
@@ -192,6 +208,7 @@ class Signs:
             recalibrate(self._model, self._images, collect=compiled and compiled.collect)
             signals = read_signals(self._model, self._data.reward, self._dense, run=compiled)
             found[name] = {**asdict(signals), "seconds": time.perf_counter() - start}
+            found[name]["features"] = -float(np.mean(similarity_loss(self._shown(), self._features)))
             for size in (500, 1000, 2000):
                 part = read_signals(self._model, self._data.reward.head(size), self._dense[:size], run=compiled)
                 found[name].update({f"{key}_{size}": value for key, value in asdict(part).items()})
@@ -202,6 +219,10 @@ class Signs:
         """Standard error of the dense model's accuracy on the reward split, by its size."""
         right = self._dense.argmax(1) == self._data.reward.labels
         return {str(size): float(np.std(right) / np.sqrt(size)) for size in (500, 1000, 2000, 5000)}
+
+    def _shown(self) -> np.ndarray:
+        """(images, d) what enters the classifier for the first images of the reward split."""
+        return teachings(self._model, self._data.reward.images[:FEATURED], features=True)[:, self._data.classes :]
 
     def _reconstruct(self, plan: object) -> None:
         apply_with_reconstruction(self._surgeon, plan, self._images)
@@ -226,7 +247,7 @@ def summary(plans: dict[str, dict], sizes: dict[str, int], bands: list[float]) -
     columns["predictor"], columns["harmonic mean"] = left_out(done, sizes), harmonic_means(done, sizes)
     seconds = dict.fromkeys(columns, 0.0)
     for recovery in ("none", "reconstruction", *(f"tuning_{steps}" for steps in STEPS)):
-        for key in next(iter(done.values()))["signs"][recovery]:
+        for key in set.intersection(*(set(plan["signs"][recovery]) for plan in done.values())):
             if key != "seconds":
                 label = f"{recovery} {key}"
                 columns[label] = np.array([plan["signs"][recovery][key] for plan in done.values()])

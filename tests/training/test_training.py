@@ -1,5 +1,7 @@
 """Training and fine-tuning, on real digits and on data made to go wrong."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from autoprune.settings import Constraints, ModelSettings, SearchSettings, Train
 from autoprune.training import base_model as base_model_module
 from autoprune.training import train
 from autoprune.training.base_model import base_model
+from autoprune.training.batches import Batches
 from autoprune.training.finishing import Finisher
 from autoprune.training.fit import TrainingError
 
@@ -284,3 +287,47 @@ def test_fine_tuning_that_diverges_costs_only_itself(digits, messages):
     finisher.undo()
     for now, before in zip(model.get_weights(), dense, strict=True):
         np.testing.assert_array_equal(now, before)
+
+
+def test_a_finished_model_is_tested_as_it_is_run_eagerly(digits):
+    """Passes are compiled once for the plans of all widths."""
+    model = small()
+    planner = Planner(model, constraints=Constraints(multiple_of=1))
+    settings = SearchSettings(training=TrainingSettings(epochs=2, fine_tune_epochs=1))
+    finisher = Finisher(model, planner, digits, cost_model=open_cost_model(Target("cpu", 8)), settings=settings)
+    for ratio in (1.0, 0.5, 0.75):
+        ratios = {group.name: ratio for group in planner.groups}
+        done = finisher.finish("uniform", Evaluation("", ratios, {}, 0.5, None), whole_too=True)
+        assert done.test_accuracy == pytest.approx(accuracy(model, digits.test), abs=0.003)
+        assert done.reward_accuracy == pytest.approx(accuracy(model, digits.reward), abs=0.003)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="graphs of TensorFlow")
+def test_no_graph_of_a_training_is_kept(digits):
+    from tensorflow import Graph
+
+    def graphs():
+        gc.collect()
+        return sum(isinstance(thing, Graph) for thing in gc.get_objects())
+
+    model = small()
+    before = graphs()
+    for seed in (0, 1):
+        train(model, digits, TrainingSettings(), epochs=1, learning_rate=1e-3, seed=seed)
+    assert graphs() == before
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a stream of TensorFlow's")
+def test_streamed_batches_are_the_same_ones_in_every_epoch(digits):
+    from autoprune.training.tensorflow_batches import streamed
+
+    batches = Batches(digits.train.images, digits.train.labels, batch_size=100, seed=3)
+    batches.begin(0, step=4)
+    stream = streamed(batches)
+    assert stream.cardinality() == len(batches) == batches.steps - 4
+    for epoch in (0, 1):
+        batches.begin(epoch, step=4)
+        for number, found in enumerate(stream.as_numpy_iterator()):
+            for one, other in zip(found, batches[number], strict=True):
+                np.testing.assert_array_equal(one, other)
+        assert number == len(batches) - 1

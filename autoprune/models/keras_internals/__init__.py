@@ -46,6 +46,7 @@ from autoprune.models.keras_internals.training import (
     optimizer_of,
     renew_identities,
     slot_lists,
+    sum_over_no_devices,
     tracked_variables,
 )
 from autoprune.models.keras_internals.variables import (
@@ -99,6 +100,7 @@ __all__ = [
     "slot_lists",
     "stand_in",
     "storage",
+    "sum_over_no_devices",
     "tracked_variables",
     "value_of",
     "write_attribute",

@@ -32,6 +32,16 @@ def forget_training(model: Any) -> None:
     model._loss_tracker = None
 
 
+def sum_over_no_devices(optimizer: Any) -> None:
+    """Let an optimiser that has one device take gradients as they are.
+
+    TensorFlow never lets go of a graph in which gradients are summed over devices, be it one: a process that trains
+    many networks would keep the graphs of all their steps.
+    """
+    if hasattr(optimizer, "_all_reduce_sum_gradients"):
+        optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
+
+
 def optimizer_of(model: Any) -> Any:
     """The optimiser that the model was compiled with, or None."""
     return getattr(model, "optimizer", None)
