@@ -1,16 +1,15 @@
 """A loop of steps under a TensorFlow strategy, for hosts whose TPU is served by TensorFlow."""
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.training.course import Course
 from autoprune.training.fit import Loop
 from autoprune.training.task import Task
+from autoprune.training.tensorflow_batches import streamed
 
 
 class TensorFlowDevices:
@@ -137,14 +136,6 @@ class StrategyLoop:
 
     def _distributed(self, batches: Any) -> Any:
         """A data set of batches, each to be divided among the devices."""
-        example = batches[0]
-        signature = tuple(tf.TensorSpec(part.shape, part.dtype) for part in example)
-
-        def one_after_the_other() -> Iterator[tuple[np.ndarray, ...]]:
-            for index in range(len(batches)):
-                yield batches[index]
-
-        dataset = tf.data.Dataset.from_generator(one_after_the_other, output_signature=signature)
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return self._strategy.experimental_distribute_dataset(dataset.with_options(options).prefetch(2))
+        return self._strategy.experimental_distribute_dataset(streamed(batches, whole=True).with_options(options))
