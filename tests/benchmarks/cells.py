@@ -77,10 +77,11 @@ def cells_of(path: Path) -> list[dict[str, Any]]:
 
 
 def name_of(record: Mapping[str, Any], budget: str) -> str:
-    """For example `resnet20 x0.5, v3, 45 %, 20,000 images`."""
+    """For example `resnet20 x0.5, v3, 45 %, 20,000 images`, or `..., v3 at batch 8, ...` where it is not 128."""
     model, images = record["settings"]["model"], record["settings"]["data"]["train_size"]
     width = "" if model["width"] == 1 else f" x{model['width']:g}"
-    target = record["target"]["name"].removeprefix("tpu_")
+    target, batch = record["target"]["name"].removeprefix("tpu_"), record["target"]["batch_size"]
+    target += "" if batch == 128 else f" at batch {batch}"
     trained = f", {images:,} images" if images else ""
     return f"{model['name']}{width}, {target}, {100 * float(budget):g} %{trained}"
 
