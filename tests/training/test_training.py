@@ -308,13 +308,13 @@ def test_no_graph_of_a_training_is_kept(digits):
 
     def graphs():
         gc.collect()
-        return sum(isinstance(thing, Graph) for thing in gc.get_objects())
+        return sum(issubclass(type(thing), Graph) for thing in gc.get_objects())
 
     model = small()
     before = graphs()
     for seed in (0, 1):
         train(model, digits, TrainingSettings(), epochs=1, learning_rate=1e-3, seed=seed)
-    assert graphs() == before
+    assert graphs() <= before
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a stream of TensorFlow's")
