@@ -31,7 +31,7 @@ from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import read_signals
 from autoprune.models.distilling import predicted_log_probabilities
 from autoprune.planning import Planner
-from autoprune.settings import DataSettings, ModelSettings, SearchSettings, TrainingSettings
+from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.training.base_model import base_model
 
@@ -48,7 +48,7 @@ def main() -> None:
     plans = finalists(record, arguments.budget)[: arguments.plans]
     settings = settings_of(record, arguments.data_dir)
     data = load_data(settings.data)
-    bench = Bench(base_model(settings, data), data, plans)
+    bench = Bench(base_model(settings, data), data, plans, Constraints(**record["settings"]["constraints"]))
     tuned = {
         f"{images} images in steps of {size}": bench.tuned(images, size, arguments.draws)
         for images, sizes in ((640, LEARNING_STEPS), (6400, (64,)))
@@ -104,9 +104,9 @@ def settings_of(record: dict[str, Any], data_dir: str | None) -> SearchSettings:
 class Bench:
     """Scores the plans of one dense model, each from the dense model anew."""
 
-    def __init__(self, model: Any, data: Dataset, plans: list[dict[str, float]]) -> None:
+    def __init__(self, model: Any, data: Dataset, plans: list[dict[str, float]], constraints: Constraints) -> None:
         self._model, self._data = model, data
-        planner = Planner(model)
+        planner = Planner(model, constraints=constraints)
         self._plans = [planner.plan(ratios) for ratios in plans]
         self._surgeon = Surgeon(model)
         self._snapshot = self._surgeon.snapshot()
