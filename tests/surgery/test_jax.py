@@ -15,13 +15,13 @@ TOPOLOGIES = (
     "unet",
 )
 OTHERS = "(restore or optimiser or loads) and (preactivation or uneven_split)"
-PART = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or comes_back"
+PART = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or comes_back or training_changed"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="already there")
 def test_surgery_on_jax():
-    tests = ["tests/surgery/test_exactness.py", "tests/surgery/test_random_graphs.py"]
+    tests = [f"tests/surgery/test_{name}.py" for name in ("exactness", "random_graphs", "memory")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *tests, "-k", PART],
         cwd=ROOT,

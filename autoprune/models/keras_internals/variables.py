@@ -16,7 +16,8 @@ def storage(variable: Any) -> Any:
 def value_of(variable: Any) -> Any:
     """The present value as a tensor of the backend, which later changes of the variable do not reach."""
     stored = variable._value
-    return stored.value() if _is_mutable(stored) else stored
+    # On JAX a training step takes the variables' own arrays for its results: what was in them is gone.
+    return stored.value() if _is_mutable(stored) else keras.ops.copy(stored)
 
 
 def array_of(variable: Any) -> np.ndarray:
@@ -35,7 +36,9 @@ def put_back(variable: Any, stored: Any, value: Any) -> None:
     if _is_mutable(stored):
         # A hundred layers have a thousand variables: what `keras.Variable.assign` checks is known to hold here.
         stored.assign(value, read_value=False)
-    variable._value = stored
+        variable._value = stored
+    else:
+        variable._value = keras.ops.copy(value)
     _refresh_shape(variable)
 
 
