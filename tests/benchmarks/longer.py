@@ -82,7 +82,7 @@ def longer(settings: CompareSettings, arguments: argparse.Namespace) -> CompareS
         augmentation=arguments.augmentation,
     )
     data = dataclasses.replace(settings.data, dir=arguments.data_dir, train_size=arguments.train_size)
-    return dataclasses.replace(settings, training=training, data=data)
+    return dataclasses.replace(settings, training=training, data=data, controls=[])
 
 
 def opened(path: Path, compared: dict[str, Any], settings: CompareSettings) -> Record:
