@@ -51,6 +51,7 @@ RESULTS = Path(__file__).parent / "results" / "fidelity.json"
 WITHIN = 0.05  # of a band's middle, on either side
 STEPS = (10, 30, 100)
 FEATURED = 1000  # images that features are compared on
+CHEAP = ("none", "reconstruction", "tuning_10")  # recoveries after which features are read of plans that have signs
 TAUGHT = 40  # random plans that the surrogate learns from before plans are aimed at the bands
 
 
@@ -88,7 +89,7 @@ def main() -> None:
         for name, plan in interleaved(results["plans"]):
             if "features" not in plan.get("signs", {}).get("none", {}):
                 finisher.undo()
-                complete(plan, signs.of(plan["widths"]))
+                complete(plan, signs.of(plan["widths"], CHEAP if "signs" in plan else None))
                 save()
             if "tested" not in plan:
                 plan["tested"] = tuned(finisher, planner, plan["widths"])
@@ -175,8 +176,9 @@ def complete(plan: dict, signs: dict[str, dict[str, float]]) -> None:
     if "signs" not in plan:
         plan["signs"] = signs
         return
-    for name, found in plan["signs"].items():
-        found["features"], found["likelihood_later"] = signs[name]["features"], signs[name]["likelihood"]
+    for name, later in signs.items():
+        found = plan["signs"][name]
+        found["features"], found["likelihood_later"] = later["features"], later["likelihood"]
 
 
 class Signs:
@@ -197,11 +199,13 @@ class Signs:
             self._recoveries[f"tuning_{steps}"] = lambda plan, tuning=tuning: self._tune(plan, tuning)
         self._passes = Passes(model, planner.all_groups, *tuning.first(8), tuning.loss_for(model))
 
-    def of(self, widths: dict[str, int]) -> dict[str, dict[str, float]]:
-        """Signals by recovery, with the seconds from the dense model to the signals."""
+    def of(self, widths: dict[str, int], only: tuple[str, ...] | None = None) -> dict[str, dict[str, float]]:
+        """Signals by recovery, all or some, with the seconds from the dense model to the signals."""
         ratios = {group.name: widths[group.name] / group.size for group in self._planner.groups}
         plan, found = self._planner.plan(ratios), {}
         for name, recover in self._recoveries.items():
+            if only is not None and name not in only:
+                continue
             start = time.perf_counter()
             recover(plan)
             compiled = self._passes.compiled({name for name, ratio in ratios.items() if ratio < 1})
