@@ -83,7 +83,8 @@ class Snapshot:
 def _remember(variable: Any) -> tuple[Any, Any, Any]:
     """The variable, its storage, and its value: batch norm overwrites storage that surgery left alone.
 
-    The value is a tensor, which backends never change: TensorFlow copies the buffer when the variable is next written.
+    The value is a tensor that nothing changes: TensorFlow copies the buffer when the variable is next written, on JAX
+    it is a copy from the start.
     """
     return variable, keras_internals.storage(variable), keras_internals.value_of(variable)
 

@@ -134,7 +134,7 @@ def begin(settings: CompareSettings) -> None:
     global _finisher
     shared = settings.search_settings()
     data = load_data(settings.data, settings.model)
-    model = base_model(shared, data, lambda done, logs: report(done, logs))
+    model = base_model(shared, data, report)
     sample = drawn(data.train.images, data.train.labels, shared.importance.images, shared.seed)
     planner = Planner(
         model, importance=shared.importance, constraints=shared.constraints, seed=shared.seed, data=sample
