@@ -8,6 +8,7 @@ import numpy as np
 
 from autoprune.data import Dataset, LazyImages, Split
 from autoprune.errors import DataError
+from autoprune.models import keras_internals
 from autoprune.models.head import gives_logits
 
 
@@ -30,7 +31,8 @@ def predicted_classes(
     parts = []
     even, run = 0.0 if gives_logits(model) else 0.5, run or model
     for images in batches(split.images, batch_size):
-        outputs = keras.ops.convert_to_numpy(run(images, training=False))
+        with keras_internals.without_gradients():
+            outputs = keras.ops.convert_to_numpy(run(images, training=False))
         parts.append(outputs[:, 0] >= even if outputs.shape[1] == 1 else outputs.argmax(1))
     return np.concatenate(parts).astype(np.int64)
 

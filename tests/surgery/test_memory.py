@@ -55,13 +55,14 @@ def test_pruning_many_times_leaves_nothing_behind():
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(images)), expected)
 
 
-def test_snapshot_restores_what_training_changed():
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_snapshot_restores_what_training_changed(name):
     """More than once: on JAX a training step takes the arrays that it is given for its results."""
-    model = made("plain")
+    model = made(name)
     surgeon = Surgeon(model)
     snapshot = surgeon.snapshot()
     before = [keras.ops.convert_to_numpy(w).copy() for w in model.weights]
-    for keep in (0.5, 1.0, 0.5):
+    for keep in (0.5, 1.0, 0.75, 0.5):
         surgeon.apply(make_plan(model, keep, multiple_of=1))
         model.compile("adam", "mse", jit_compile=keras.backend.backend() == "jax")
         model.fit(images_for(model), np.zeros((3, 5)), epochs=2, verbose=0)

@@ -57,6 +57,7 @@ from autoprune.models.keras_internals.variables import (
     stand_in,
     storage,
     value_of,
+    without_gradients,
 )
 
 __all__ = [
@@ -103,5 +104,6 @@ __all__ = [
     "sum_over_no_devices",
     "tracked_variables",
     "value_of",
+    "without_gradients",
     "write_attribute",
 ]

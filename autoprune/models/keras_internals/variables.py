@@ -1,7 +1,7 @@
 """Variables: other storage behind the same object."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -17,13 +17,13 @@ def value_of(variable: Any) -> Any:
     """The present value as a tensor of the backend, which later changes of the variable do not reach."""
     stored = variable._value
     # On JAX a training step takes the variables' own arrays for its results: what was in them is gone.
-    return stored.value() if _is_mutable(stored) else keras.ops.copy(stored)
+    return stored.value() if _is_mutable(stored) else keras.ops.stop_gradient(keras.ops.copy(stored))
 
 
 def array_of(variable: Any) -> np.ndarray:
     """The present value, to be read only: it shares memory with the variable where it can, as `numpy()` does not."""
     stored = variable._value
-    return stored.value()._numpy() if _is_mutable(stored) else np.asarray(stored)
+    return stored.value()._numpy() if _is_mutable(stored) else keras.ops.convert_to_numpy(stored)
 
 
 def shape_of(variable: Any) -> tuple[int, ...]:
@@ -37,14 +37,30 @@ def put_back(variable: Any, stored: Any, value: Any) -> None:
         # A hundred layers have a thousand variables: what `keras.Variable.assign` checks is known to hold here.
         stored.assign(value, read_value=False)
         variable._value = stored
+    elif _is_parameter(stored):
+        _refill(stored, keras.ops.copy(value))
+        variable._value = stored
     else:
         variable._value = keras.ops.copy(value)
     _refresh_shape(variable)
 
 
 def _is_mutable(stored: Any) -> bool:
-    """Whether the backend keeps a variable of its own behind `keras.Variable` (TensorFlow), or an array (JAX)."""
+    """Whether the backend keeps a variable of its own behind `keras.Variable` (TensorFlow), or a tensor."""
     return hasattr(stored, "read_value")
+
+
+def _is_parameter(stored: Any) -> bool:
+    """Whether that tensor is a parameter (PyTorch), which layers and their gradients know by identity."""
+    return hasattr(stored, "requires_grad")
+
+
+def _refill(parameter: Any, tensor: Any) -> None:
+    """Other values, of whatever shape, in the same parameter; the gradient of the old ones is void."""
+    parameter.grad = None
+    # PyTorch remembers for which shape it sums up a parameter's gradients until a value of another type comes.
+    parameter.data = keras.ops.zeros(0, "float16")
+    parameter.data = tensor
 
 
 def replace_value(variable: Any, value: np.ndarray) -> None:
@@ -54,10 +70,23 @@ def replace_value(variable: Any, value: np.ndarray) -> None:
     still does, and its path, regulariser, constraint and trainable flag are untouched. The old storage is freed with
     its last reference.
     """
-    if not _is_mutable(variable._value):
+    stored = variable._value
+    if not _is_mutable(stored):
         value = keras.ops.convert_to_tensor(value, dtype=variable.dtype)
-    variable._initialize(value)
+    if _is_parameter(stored):
+        _refill(stored, value)
+    else:
+        variable._initialize(value)
     _refresh_shape(variable)
+
+
+def without_gradients() -> AbstractContextManager[Any]:
+    """Within the block nothing is kept for gradients: PyTorch alone keeps it wherever it is not told otherwise."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 @contextmanager
