@@ -65,7 +65,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("comparison", help="a file of tests/benchmarks/results")
     parser.add_argument("--data-dir", default=None, help="folder with the IDX files; by default Keras downloads them")
     parser.add_argument("--base-epochs", type=int, default=15)
+    parser.add_argument("--base-model", default=None, help="file of a trained dense model, in place of a new one")
     parser.add_argument("--epochs", type=int, default=8, help="of fine-tuning")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=0.001, help="of fine-tuning")
     parser.add_argument("--train-size", type=int, default=None, help="images; by default all")
     parser.add_argument("--augmentation", default="shift_flip", choices=("none", "shift", "shift_flip"))
     parser.add_argument("--processes", type=int, default=1)
@@ -79,16 +82,22 @@ def longer(settings: CompareSettings, arguments: argparse.Namespace) -> CompareS
         settings.training,
         epochs=arguments.base_epochs,
         fine_tune_epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        fine_tune_learning_rate=arguments.learning_rate,
         augmentation=arguments.augmentation,
     )
     data = dataclasses.replace(settings.data, dir=arguments.data_dir, train_size=arguments.train_size)
-    return dataclasses.replace(settings, training=training, data=data, controls=[])
+    model = settings.model
+    if arguments.base_model:
+        model = dataclasses.replace(model, name="file", path=arguments.base_model)
+    return dataclasses.replace(settings, model=model, training=training, data=data, controls=[])
 
 
 def opened(path: Path, compared: dict[str, Any], settings: CompareSettings) -> Record:
     """The comparison with nothing tested, or what was tested before by the same recipe."""
     about = {"settings": dataclasses.asdict(settings), "target": compared["target"]}
     about["settings"]["data"]["dir"] = None  # Where the images lie changes nothing.
+    about["settings"]["model"] = compared["settings"]["model"]
     tested = {}
     if path.exists():
         before = json.loads(path.read_text())
