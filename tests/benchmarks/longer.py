@@ -5,11 +5,11 @@
 Comparisons on two cores train briefly and on few images. Here nothing is searched: the dense model is trained anew
 with more epochs on all images (or is the given `--base-model`), every plan that the comparison fine-tuned (of
 searchers, hand-set rules and the uniform curve) is pruned out of it and fine-tuned with more epochs, and the
-comparison's own code concludes. Latencies are those
-of the comparison: they depend on widths, not on weights; scores too, which were of the comparison's base model. Runs on
-whatever Keras runs on (`KERAS_BACKEND=torch` or `jax` on a GPU), without the TPU compiler; `--processes` fine-tunes several plans
-at once. Results go to `tests/benchmarks/results/longer_*.json`, of the format of a comparison, as they come; a second
-call goes on where the first one stopped.
+comparison's own code concludes. Latencies are those of the comparison: they depend on widths, not on weights; scores
+too, which were of the comparison's base model. Runs on whatever Keras runs on (`KERAS_BACKEND=torch` or `jax` on a
+GPU), without the TPU compiler; `--processes` fine-tunes several plans at once. Results go to
+`tests/benchmarks/results/longer_*.json`, of the format of a comparison, as they come; a second call goes on where the
+first one stopped.
 """
 
 import argparse
