@@ -1,6 +1,7 @@
 """What all commands share: a quiet start, near names for mistyped options, and errors without a traceback."""
 
 import difflib
+import faulthandler
 import importlib
 import importlib.resources
 import logging
@@ -61,7 +62,12 @@ def run_command(command: str) -> None:
 
 
 def guarded(function: Callable[[], Any]) -> None:
-    """Run the body of a command; an error raised on purpose is a message and exit code 2."""
+    """Run the body of a command; an error raised on purpose is a message and exit code 2.
+
+    A crash of native code, which raises nothing, prints where in Python every thread was.
+    """
+    if not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)
     try:
         with interrupts.remembered():
             function()
