@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from autoprune.models import keras_internals
 from autoprune.models.head import gives_logits
 
 
@@ -46,12 +47,11 @@ def predicted_log_probabilities(
         run: called in place of the model, which is run eagerly otherwise.
     """
     from_logits, run = gives_logits(model), run or model
-    parts = [
-        keras.ops.convert_to_numpy(
-            class_log_probabilities(run(images[start : start + batch_size], training=False), from_logits=from_logits)
-        )
-        for start in range(0, len(images), batch_size)
-    ]
+    parts = []
+    with keras_internals.without_gradients():
+        for start in range(0, len(images), batch_size):
+            outputs = run(images[start : start + batch_size], training=False)
+            parts.append(keras.ops.convert_to_numpy(class_log_probabilities(outputs, from_logits=from_logits)))
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -94,7 +94,8 @@ def teachings(model: Any, images: Any, batch_size: int = 256, *, features: bool 
     network, outputs, from_logits = WithFeatures(model), model.outputs[0].shape[-1], gives_logits(model)
     told = np.empty((0, 0), np.float32)
     for start in range(0, len(images), batch_size):
-        said = network(images[start : start + batch_size], training=False)
+        with keras_internals.without_gradients():
+            said = network(images[start : start + batch_size], training=False)
         logarithms = class_log_probabilities(said[:, :outputs], from_logits=from_logits)
         both = keras.ops.convert_to_numpy(keras.ops.concatenate([logarithms, said[:, outputs:]], axis=-1))
         if start == 0:  # Of many images that is much: it lies in memory once.

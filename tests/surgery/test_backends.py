@@ -23,6 +23,7 @@ ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or comes_back or t
 @pytest.mark.parametrize(("backend", "part"), [("torch", ON_TORCH), ("jax", ON_JAX)])
 def test_surgery_on(backend, part):
     tests = [f"tests/surgery/test_{name}.py" for name in ("exactness", "random_graphs", "memory")]
+    tests.append("tests/models/test_distilling.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *tests, "-k", part],
         cwd=ROOT,
