@@ -7,7 +7,8 @@ A cell is one network, target and budget of a comparison. Its figures are read f
 seeds; over the cells every cell counts once, with its mean (of two comparisons of one cell that of more seeds), and
 the interval is Student's t over the cells: these networks, budgets and this data, not others. `score` is Spearman's
 correlation of what the search climbed with the test accuracy after fine-tuning, over the plans of the cell that a
-searcher sent into fine-tuning, each with its mean over seeds. Results go to `tests/benchmarks/results/cells.json`.
+searcher sent into fine-tuning, each with its mean over seeds. `--longer` takes the cells that longer.py fine-tuned anew
+(`longer_*.json`) as that left them. Results go to `tests/benchmarks/results/cells.json`, or `cells_longer.json`.
 """
 
 import argparse
@@ -23,7 +24,6 @@ from scipy import stats
 from autoprune.comparing.statistics import Interval, geometric_interval, student_interval
 
 FOLDER = Path(__file__).parent / "results"
-RESULTS = FOLDER / "cells.json"
 UNIFORM = "hand-set uniform"
 SEARCHERS = ("rl", "greedy", "evolution", "random")
 LEAST_PLANS = 5  # A correlation of fewer says nothing.
@@ -32,12 +32,21 @@ LEAST_PLANS = 5  # A correlation of fewer says nothing.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, default=sorted(FOLDER.glob("compare_*.json")))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--longer", action="store_true", help="where a comparison was fine-tuned anew, take that")
+    parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    cells = distinct([cell for path in arguments.files for cell in cells_of(path)])
+    files = map(fine_tuned_anew, arguments.files) if arguments.longer else arguments.files
+    cells = distinct([cell for path in files for cell in cells_of(path)])
     results = {"cells": cells, "over_cells": over_cells(cells)}
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    out = arguments.out or FOLDER / f"cells{'_longer' * arguments.longer}.json"
+    out.write_text(json.dumps(results, indent=1) + "\n")
     print(cell_table(cells), mean_table(results["over_cells"]), sep="\n\n")
+
+
+def fine_tuned_anew(path: Path) -> Path:
+    """The same comparison with the longer recipe, where there is one."""
+    longer = path.with_name(path.name.replace("compare_", "longer_"))
+    return longer if longer.exists() else path
 
 
 def distinct(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
