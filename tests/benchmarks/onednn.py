@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def run(network: int, mode: str) -> dict:
-    """Train one network in a process of its own; glibc fills what is freed, so that whoever uses it still is found out."""
+    """Train one network in a process of its own; glibc fills what is freed, so that its later use is found out."""
     enabled, convolutions = MODES[mode]
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": enabled, "MALLOC_PERTURB_": "165"}
     command = [sys.executable, __file__, "--train", str(network), convolutions]
