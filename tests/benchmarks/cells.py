@@ -4,7 +4,8 @@
 
 A cell is one network, target and budget of a comparison. Its figures are read from the `comparison.json` files kept in
 `tests/benchmarks/results/compare_*.json`, all of them or those named; nothing is trained. Within a cell n are the
-seeds; over the cells every cell counts once, with its mean (of two comparisons of one cell that of more seeds), and
+seeds; over the cells every cell counts once, with its mean (of two comparisons of one
+cell that of more seeds, or the first by name), and
 the interval is Student's t over the cells: these networks, budgets and this data, not others. `score` is Spearman's
 correlation of what the search climbed with the test accuracy after fine-tuning, over the plans of the cell that a
 searcher sent into fine-tuning, each with its mean over seeds. `--longer` takes the cells that longer.py fine-tuned anew
