@@ -4,12 +4,12 @@
 
 A cell is one network, target and budget of a comparison. Its figures are read from the `comparison.json` files kept in
 `tests/benchmarks/results/compare_*.json`, all of them or those named; nothing is trained. Within a cell n are the
-seeds; over the cells every cell counts once, with its mean (of two comparisons of one
-cell that of more seeds, or the first by name), and
-the interval is Student's t over the cells: these networks, budgets and this data, not others. `score` is Spearman's
-correlation of what the search climbed with the test accuracy after fine-tuning, over the plans of the cell that a
-searcher sent into fine-tuning, each with its mean over seeds. `--longer` takes the cells that longer.py fine-tuned anew
-(`longer_*.json`) as that left them. Results go to `tests/benchmarks/results/cells.json`, or `cells_longer.json`.
+seeds; over the cells every cell counts once, with its mean (of two comparisons of one cell that of more seeds, or the
+first by name), and the interval is Student's t over the cells: these networks, budgets and this data, not others.
+`score` is Spearman's correlation of what the search climbed with the test accuracy after fine-tuning, over the plans
+of the cell that a searcher or a hand-set rule ended with, each with its mean over seeds. `--longer` takes the cells
+that longer.py fine-tuned anew (`longer_*.json`) as that left them. Results go to `tests/benchmarks/results/cells.json`,
+or `cells_longer.json`.
 """
 
 import argparse
@@ -120,12 +120,17 @@ def negated(interval: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def score_at(record: Mapping[str, Any], budget: str) -> dict[str, Any]:
-    """How well the score ranks the plans that were fine-tuned."""
+    """How well the score ranks the plans that a searcher or hand-set rule ended with.
+
+    Plans that are fine-tuned for comparison alone, those of the uniform curve and as fast as a searched one, are left
+    out: they lie at other latencies, and that says more of them than any score.
+    """
     scores: dict[str, float] = {}
     for name, run in record["runs"].items():
         if name.partition("@")[2].partition("/")[0] == budget:
-            scored = zip(run["keys"], run["rewards"], strict=True)
-            scores.update((key, reward) for key, reward in scored if reward is not None)
+            scored = dict(zip(run["keys"], run["rewards"], strict=True))
+            sent = run["finalists"] if "finalists" in run else [run["best"]]  # Records of version 1 have one.
+            scores.update((plan["key"], scored[plan["key"]]) for plan in sent)
     tuned: dict[str, list[float]] = defaultdict(list)
     for entry in record["tested"].values():
         if entry["recipe"] == "fine-tuned" and entry["key"] in scores:

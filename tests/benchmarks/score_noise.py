@@ -1,6 +1,6 @@
 """How much of a plan's score is chance: which images tune it, in steps of how many, and which images score it.
 
-    python tests/benchmarks/score_noise.py --comparison compare_resnet20_v3_45.json --budget 0.45
+    python tests/benchmarks/score_noise.py --comparison compare_resnet20_v3_45_finalists.json --budget 0.45
 
 Scores are there to put plans in order. So the plans are ones that searches of a published comparison ended with, at
 one budget: about as good as each other, where chance decides most easily. Each is tuned with several draws of as many
@@ -70,7 +70,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--comparison", default="compare_resnet20_v3_45.json", help="a file of tests/benchmarks/results"
+        "--comparison", default="compare_resnet20_v3_45_finalists.json", help="a file of tests/benchmarks/results"
     )
     parser.add_argument("--budget", default="0.45")
     parser.add_argument("--plans", type=int, default=8)
