@@ -21,13 +21,14 @@ from autoprune.comparing.matching import HandSetPlan, costed_families, curve_pla
 from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
 from autoprune.cost.joint import described
 from autoprune.data import load_data
-from autoprune.errors import BudgetError, JournalError
+from autoprune.errors import BudgetError, JournalError, SettingsError
 from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import begun, has_ended, interruptible
 from autoprune.searchers import Problem
 from autoprune.searchers.objective import DISTINCT
+from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import hand_set_plans, is_hand_set
 from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
@@ -47,16 +48,18 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     Raises:
         AutopruneError: something that was asked for cannot be; what can be known beforehand is said before any search.
     """
+    _check_widths(_stored(folder), settings)
     for searcher in settings.searchers:
         check_names(settings.search_settings(searcher))
     data = load_data(settings.data, settings.model)
     shared = settings.search_settings()
     with opened(dense_model(shared, data, folder), data, shared, folder) as session:
-        record = _record(settings, folder, session)
-        with _timed(record):
-            problems = _problems(settings, session, record)
-            folder.save_settings(settings)  # Others than it was begun with, if they were given beside `resume`.
-            families = _families(settings, session)
+        record, start = _record(settings, folder, session), time.perf_counter()
+        # Nothing is written before: an impossible budget beside `resume` leaves a comparison that had ended as it was.
+        problems = _problems(settings, session, record)
+        folder.save_settings(settings)  # Others than it was begun with, if they were given beside `resume`.
+        with _timed(record, start):
+            families = _families(settings, session, record)
             _search(settings, session, problems, record, folder)
             finishers = _Finishers(settings, session)
             _finish(settings, record, finishers, "finalists")
@@ -71,6 +74,9 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
 def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> Record:
     """What was done before in this folder, and is written there from now on."""
     stored = _stored(folder)
+    if stored:
+        # Records that do not say so yet were taught by all rules that they compare.
+        stored = {"taught_by": _rules(stored["settings"]["searchers"]), **stored}
     if stored and not _compares(stored, settings):
         # Which plans stand against each other depends on what is compared.
         stored = {**stored, "matches": {}, "curve": []}
@@ -94,10 +100,25 @@ def _compares(stored: Mapping[str, Any], settings: CompareSettings) -> bool:
     return all(asked.get(name) == getattr(settings, name) for name in EXTENSIBLE)
 
 
+def _check_widths(stored: Mapping[str, Any] | None, settings: CompareSettings) -> None:
+    """Refuse budgets that would change which widths are legal: what was searched before had others.
+
+    Raises:
+        SettingsError: memory was limited before and is not now, or the other way round, and widths are a staircase.
+    """
+    before = settings.memories if stored is None else stored["settings"]["memories"]
+    if settings.constraints.widths == "staircase" and bool(before) != bool(settings.memories):
+        raise SettingsError(
+            "With constraints.widths=staircase the legal widths depend on whether memory is limited: expected memories "
+            f"{'of one value or more' if before else 'left empty'}, as this comparison was begun. Received: "
+            f"{settings.memories}. Begin a comparison of its own for that."
+        )
+
+
 @contextmanager
-def _timed(record: Record) -> Iterator[None]:
-    """Adds the wall time of the block to the record's, also of one that is interrupted."""
-    start, before = time.perf_counter(), record.seconds
+def _timed(record: Record, start: float) -> Iterator[None]:
+    """Adds the wall time from the start to the end of the block to the record's, also of one that is interrupted."""
+    before = record.seconds
     try:
         yield
     finally:
@@ -116,12 +137,29 @@ def _problems(settings: CompareSettings, session: Session, record: Record) -> di
     return problems
 
 
-def _families(settings: CompareSettings, session: Session) -> list[HandSetPlan]:
-    """All hand-set plans with their costs, from which the surrogate of every search has learnt."""
-    rules = ["uniform", *(name for name in settings.searchers if is_hand_set(name) and name != "uniform")]
-    total = sum(len(hand_set_plans(rule, session.planner.legal)) for rule in rules)
-    with stage("hand-set", total) as shown:
-        return costed_families(session.evaluator, rules, lambda done: shown.advance(done, "plans compiled"))
+def _rules(searchers: Sequence[str]) -> list[str]:
+    """The hand-set rules among searchers; uniform pruning is always one."""
+    return ["uniform", *(name for name in searchers if is_hand_set(name) and name != "uniform")]
+
+
+def _families(settings: CompareSettings, session: Session, record: Record) -> list[HandSetPlan]:
+    """All hand-set plans with their costs.
+
+    The surrogate of every search has learnt from the rules that the comparison was begun with, and from no others: a
+    search that is added later knows as much as the first.
+    """
+    evaluator, asked = session.evaluator, _rules(settings.searchers)
+    record.taught_by = record.taught_by or asked
+    later = [rule for rule in asked if rule not in record.taught_by]
+    first, rest = (
+        sum(len(hand_set_plans(rule, session.planner.legal)) for rule in rules) for rules in (record.taught_by, later)
+    )
+    with stage("hand-set", first + rest) as shown:
+        families = costed_families(evaluator, record.taught_by, lambda done: shown.advance(done, "plans compiled"))
+        taught = copy.deepcopy(evaluator.surrogate)
+        families += costed_families(evaluator, later, lambda done: shown.advance(first + done, "plans compiled"))
+        evaluator.surrogate = taught
+    return [plan for plan in families if plan.rule in asked]
 
 
 def _search(
@@ -132,6 +170,7 @@ def _search(
     watches = {budget: SignalWatch(problem.objective) for budget, problem in problems.items()}
     for cell in cells_of(settings):
         if cell.name in record.runs:
+            watches[cell.budget].remember(evaluator.journal.course(cell.name))
             continue
         evaluator.surrogate = copy.deepcopy(taught)
         problem, of_cell = problems[cell.budget], cell.settings(settings)
@@ -143,7 +182,14 @@ def _search(
         record.add_run(cell.name, done)
     evaluator.surrogate = taught
     if not any(record.runs[cell.name].finalists for cell in cells_of(settings)):
-        raise BudgetError("No searcher found a plan that may be a result, at any budget. The warnings above say why.")
+        raise BudgetError("\n".join(_missed(settings, session, problems)))
+
+
+def _missed(settings: CompareSettings, session: Session, problems: Mapping[str, Problem]) -> Iterator[str]:
+    """For every budget why none of its searches found a plan that may be a result, and what to change."""
+    for budget, problem in problems.items():
+        courses = [session.evaluator.journal.course(cell.name) for cell in cells_of(settings) if cell.budget == budget]
+        yield f"At {budget}: {nothing_found(problem, courses)}"
 
 
 def _match(settings: CompareSettings, session: Session, families: Sequence[HandSetPlan], record: Record) -> None:

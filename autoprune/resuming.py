@@ -1,6 +1,5 @@
 """What commands share that can be interrupted: they begin in a run folder, or go on in one."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +29,9 @@ def begun(config: DictConfig, schema: type[S], what: str, extensible: Sequence[s
     Raises:
         SettingsError: something else was given beside `resume`, or the folder holds no run.
     """
-    settings, folder = from_config(config, schema), RunFolder.make(cli.run_folder())
-    if settings.resume is None:
+    folder = RunFolder.make(cli.run_folder())
+    if config.resume is None:
+        settings = from_config(config, schema)
         folder.save_settings(settings)
         return settings, folder
     anew = {override.partition("=")[0] for override in cli.overrides()} - {"resume"}
@@ -40,7 +40,8 @@ def begun(config: DictConfig, schema: type[S], what: str, extensible: Sequence[s
         raise SettingsError(
             f"A resumed {what} takes all its settings from its folder: give resume=FOLDER alone{beside}."
         )
-    return dataclasses.replace(folder.load_settings(schema), **{name: getattr(settings, name) for name in anew}), folder
+    # Whether they can be depends on the folder's other settings, not on the defaults.
+    return folder.load_settings(schema, {name: config[name] for name in anew}), folder
 
 
 def has_ended(report: Path, what: str) -> bool:
@@ -57,9 +58,12 @@ def interruptible(command: str, folder: RunFolder, kept: str) -> Iterator[None]:
         with interrupts.remembered():
             yield
     except KeyboardInterrupt:
+        # What was given beside `resume` may not have got into the folder's settings yet.
+        resumed = any(override.startswith("resume=") for override in cli.overrides())
+        beside = [f" {given}" for given in cli.overrides() if resumed and not given.startswith("resume=")]
         CONSOLE.print(
             f"\nInterrupted. {kept} is in {folder.path}. Go on with:\n"
-            f"  python -m autoprune.{command} resume={folder.path}",
+            f"  python -m autoprune.{command} resume={folder.path}{''.join(beside)}",
             soft_wrap=True,
             highlight=False,
         )

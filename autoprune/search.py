@@ -3,6 +3,7 @@
 `autoprune.search(model, data, ...)` does the same from Python.
 """
 
+import copy
 import dataclasses
 import logging
 import sys
@@ -109,9 +110,11 @@ def conducted(
     start = time.perf_counter()
     with opened(model, data, settings, folder) as session:
         problem = posed(session, settings)
-        searchers = contest(session)
+        searchers, taught = contest(session), session.evaluator.surrogate
         courses, means, watch = {}, {}, SignalWatch(problem.objective)
         for label, propose in searchers.items():
+            if not is_hand_set(label):  # What one searcher learns of costs, no other is told.
+                session.evaluator.surrogate = copy.deepcopy(taught)
             scorer = run_searcher(label, propose, problem, session, settings, watch)
             courses[label], means[label] = scorer.course, scorer.means
         actor = getattr(searchers[settings.searcher.name], "actor", None)

@@ -21,6 +21,7 @@ from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
 from autoprune.training import train
 from autoprune.training.base_model import settle
+from autoprune.training.finishing import planned_again
 from autoprune.training.fit import OnProgress, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -72,11 +73,12 @@ class FromScratch:
 
         Raises:
             CostError: the network cannot be costed.
+            PlanError: the plan was scored with other legal widths than the planner's.
         """
         settings, data = self._settings, self._data
         batch_size = settings.evaluation.batch_size
         teacher = self._taught_by_dense()
-        with self._surgeon.pruned(self._planner.plan(evaluation.keep_ratios), self._snapshot):
+        with self._surgeon.pruned(planned_again(self._planner, evaluation), self._snapshot):
             pending = self._cost_model.submit(self._model)
             network = renewed(self._model, seed)
         epochs = 0

@@ -92,6 +92,7 @@ class Record:
         runs: by cell name.
         matches: for each searched cell by name the hand-set plans that stand against what was chosen of its finalists.
         curve: evaluations of the uniform plans for the curve.
+        taught_by: hand-set rules whose costs every search knows from the beginning.
         tested: every finished plan, by name.
         seconds: wall time of all earlier processes together.
 
@@ -123,6 +124,7 @@ class Record:
             name: tuple(Match.from_json(match) for match in data) for name, data in stored.get("matches", {}).items()
         }
         self.curve = [evaluation_from_json(data) for data in stored.get("curve", [])]
+        self.taught_by: list[str] = list(stored.get("taught_by", []))
         self.tested = {name: PlanResult(**data) for name, data in stored.get("tested", {}).items()}
         self.seconds: float = stored.get("seconds", 0.0)
 
@@ -136,6 +138,7 @@ class Record:
                 **self._about,
                 "dense": None if self.dense is None else evaluation_to_json(self.dense),
                 "anchors": self.anchors,
+                "taught_by": self.taught_by,
                 **(self.conclusions or {}),
                 "runs": {name: run.to_json() for name, run in self.runs.items()},
                 "matches": {name: [match.to_json() for match in matches] for name, matches in self.matches.items()},

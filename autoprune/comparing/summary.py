@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from autoprune.comparing import statistics
 from autoprune.comparing.cells import cells_of
-from autoprune.comparing.choosing import chosen
+from autoprune.comparing.choosing import chosen, most_accurate
 from autoprune.comparing.conclusions import (
     ALL,
     DENSE,
@@ -59,7 +59,7 @@ def _found(settings: CompareSettings, record: Record) -> Iterator[Found]:
         matches = {match.evaluation.key: match for match in record.matches.get(cell.name, ())}
         for seed in cell.seeds if finalists else ():
             best = chosen(finalists, seed, settings, record)
-            uniform = chosen([match.evaluation for match in matches.values()], seed, settings, record)
+            uniform = most_accurate([match.evaluation for match in matches.values()], seed, record)
             yield Found(
                 cell.searcher,
                 cell.budget,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,20 +109,21 @@ class RunFolder:
                 part[name] = str(Path(part[name]).absolute())
         write_json(self.settings, data)
 
-    def load_settings(self, schema: type[S] = SearchSettings) -> S:
+    def load_settings(self, schema: type[S] = SearchSettings, anew: Mapping[str, Any] | None = None) -> S:
         """The settings that the run was begun with.
 
         Args:
             schema: of the command.
+            anew: options that take the place of the folder's.
 
         Raises:
-            SettingsError: there are none, or they cannot be read.
+            SettingsError: there are none, they cannot be read, or what is given anew does not go with them.
         """
         try:
             data = json.loads(self.settings.read_text())
         except (OSError, ValueError) as error:
             raise SettingsError(f"'{self.path}' is not a run folder that can be resumed: {error}") from error
-        return from_config(OmegaConf.create(data), schema)
+        return from_config(OmegaConf.create({**data, **(anew or {})}), schema)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -1,7 +1,7 @@
 """Notices a dead signal: when every plan is paid the same, no searcher can learn anything and no plan is the best."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from autoprune.errors import SignalError
 from autoprune.records import Evaluation
@@ -28,6 +28,10 @@ class SignalWatch:
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._paid: set[float] = set()
+
+    def remember(self, course: Iterable[Evaluation]) -> None:
+        """Take in a course that ended before, in another process."""
+        self._paid.update(self._objective.reward(evaluation) for evaluation in course if not evaluation.failed)
 
     def of(self, searcher: str) -> Callable[[Evaluation, int], None]:
         """What a `Scorer` shall call with each evaluation of one course.

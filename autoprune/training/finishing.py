@@ -10,7 +10,7 @@ import numpy as np
 
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
-from autoprune.errors import BudgetError
+from autoprune.errors import BudgetError, PlanError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
@@ -118,11 +118,12 @@ class Finisher:
 
         Raises:
             CostError: the finished model cannot be costed.
+            PlanError: the plan was scored with other legal widths than the planner's.
         """
         self._surgeon.restore(self._snapshot)
         settings, data, model = self._settings, self._data, self._model
         teacher, passes = self._taught_by_dense(), self._passes_of_dense()
-        plan = self._planner.plan(evaluation.keep_ratios)
+        plan = planned_again(self._planner, evaluation)
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
         epochs = settings.training.after_pruning if surgery.changes or whole_too else 0
@@ -189,6 +190,23 @@ class Finisher:
         self._surgeon.restore(self._snapshot)
         self._surgeon.apply(finished.plan)
         self._model.set_weights(finished.weights)
+
+
+def planned_again(planner: Planner, evaluation: Evaluation) -> Plan:
+    """The plan that an evaluation is of.
+
+    Raises:
+        PlanError: with the widths that are legal now its keep ratios give another plan.
+    """
+    plan = planner.plan(evaluation.keep_ratios)
+    other = [group for group, width in evaluation.widths.items() if plan.widths.get(group) != width]
+    if other:
+        raise PlanError(
+            f"The plan {evaluation.key} was scored with other legal widths: expected {evaluation.widths[other[0]]} "
+            f"channels in '{other[0]}', its keep ratio gives {plan.widths.get(other[0])} now. Search anew, in a new "
+            "run folder."
+        )
+    return plan
 
 
 def finish_all(

@@ -7,12 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+from hydra import compose, initialize_config_module
 from running import command, run_in
 
+from autoprune import cli
 from autoprune.cli import check_overrides
+from autoprune.compare import EXTENSIBLE
 from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.reporting.run_folder import RunFolder
+from autoprune.resuming import begun, interruptible
 from autoprune.session import check_names
 from autoprune.settings import AgentSettings, CompareSettings
 
@@ -181,12 +187,22 @@ def test_a_comparison_that_has_ended_compares_more(finished, tmp_path):
     assert after["ended"]
     assert after["settings"] == {**before["settings"], "searchers": searchers}
     assert set(after["runs"]) - set(before["runs"]) == {"uniform_skip@0.9"}
+    assert after["taught_by"] == before["taught_by"] == ["uniform"], "later searches know no more than the first"
     for part in ("runs", "tested"):
         assert before[part] == {name: after[part][name] for name in before[part]}
     assert {row["searcher"] for row in after["rows"]} == set(searchers)
     assert "uniform_skip" in (folder / "comparison.html").read_text()
     again = command(f"resume={folder}", module="compare", cwd=tmp_path)
     assert "This comparison has ended" in again.stdout
+
+
+def test_what_is_refused_leaves_a_comparison_that_has_ended(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "kept")
+    before = {name: (folder / name).read_bytes() for name in ("comparison.json", "settings.json")}
+    done = command(f"resume={folder}", "latencies=[0.9,0.01]", module="compare", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "latency 0.01 was asked for" in " ".join(done.stderr.split())
+    assert {name: (folder / name).read_bytes() for name in before} == before
 
 
 def started(*arguments, cwd):
@@ -214,6 +230,49 @@ def stop(process, folder, reached, sign):
 # ------------------------------------------------------------------ bad input
 
 
+@pytest.mark.parametrize("given", ["controls=[scratch:bayes]", "latencies=[]", "searchers=[rl,rl:dyna_ppo]"])
+def test_what_is_given_beside_resume_has_to_go_with_the_folders_settings(tmp_path, monkeypatch, given):
+    """None of these goes with the defaults."""
+    began = CompareSettings(agent=AgentSettings("sac"), searchers=["bayes", "rl"], controls=[], memories=[0.6])
+    RunFolder.make(tmp_path).save_settings(began)
+    monkeypatch.setattr(cli, "overrides", lambda: [f"resume={tmp_path}", given])
+    monkeypatch.setattr(cli, "run_folder", lambda: tmp_path)
+    with initialize_config_module("conf", version_base="1.3"):
+        config = compose("compare", overrides=cli.overrides())
+    settings, _ = begun(config, CompareSettings, "comparison", EXTENSIBLE)
+    name = given.partition("=")[0]
+    assert getattr(settings, name) == list(config[name])
+    assert replace(settings, **{name: getattr(began, name)}) == began
+
+
+def test_ctrl_c_tells_what_was_given_beside_resume(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "overrides", lambda: [f"resume={tmp_path}", "seeds=[0,1,2]"])
+    with pytest.raises(KeyboardInterrupt), interruptible("compare", RunFolder.make(tmp_path), "Everything"):
+        raise KeyboardInterrupt
+    assert f"python -m autoprune.compare resume={tmp_path} seeds=[0,1,2]\n" in capsys.readouterr().out
+
+
+def test_legal_widths_stay_what_they_were(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "staircase")
+    settings = json.loads((folder / "settings.json").read_text())
+    settings["constraints"]["widths"] = "staircase"
+    (folder / "settings.json").write_text(json.dumps(settings))
+    done = command(f"resume={folder}", "memories=[0.9]", module="compare", cwd=tmp_path)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "expected memories left empty, as this comparison was begun. Received: [0.9]. Begin a comparison" in said
+
+
+def test_a_floor_that_nothing_meets_is_answered_with_what_can_be_had(tmp_path):
+    few = ["searchers=[uniform,random]", "seeds=[0]", "controls=[]", "search.evaluations=2", "search.finalists=1"]
+    floor = ["reward=latency_at_accuracy", "reward.accuracy_floor=1", "evaluation.recovery=none", "training.epochs=6"]
+    done = command(*TINY, *few, *floor, module="compare", cwd=tmp_path)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "At 0.9: No plan reached the accuracy floor: reward.accuracy_floor=1 asks for a score of" in said
+    assert "Lower the floor" in said
+
+
 def test_resume_takes_no_other_option(finished):
     done = command(f"resume={finished[0]}", "search.evaluations=9", module="compare", cwd=finished[0].parents[3])
     assert done.returncode == 2
@@ -227,8 +286,7 @@ def test_an_impossible_budget_is_answered_before_anything_is_searched(tmp_path):
     said = " ".join(done.stderr.split())
     assert "latency 0.01 was asked for, 0." in said
     assert "to 1 is possible" in said
-    (path,) = tmp_path.glob("outputs/compare/*/*/comparison.json")
-    assert json.loads(path.read_text())["runs"] == {}
+    assert not list(tmp_path.glob("outputs/compare/*/*/comparison.json"))
 
 
 def test_bad_input_gets_a_clear_error(tmp_path):

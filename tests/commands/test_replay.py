@@ -135,6 +135,12 @@ def test_adapting_has_as_many_evaluations_as_a_search_from_scratch(adapted):
     assert {"pruned.keras", "plan.json", "report.html", "evaluations.sqlite"} <= {p.name for p in folder.iterdir()}
 
 
+def test_adapting_knows_nothing_of_what_the_search_from_scratch_learnt(adapted, learnt, tmp_path):
+    alone = [argument for argument in ADAPT if argument != "replay.scratch=true"]
+    folder, _ = run_in(tmp_path, f"policy={learnt[0]}/policy", *alone, module="replay")
+    assert keys_of(folder)["replay"] == keys_of(adapted[0])["replay"]
+
+
 def test_an_adapted_policy_is_stored_as_its_own_agents(adapted, learnt):
     folder = adapted[0]
     record = json.loads((folder / "policy" / "policy.json").read_text())["record"]

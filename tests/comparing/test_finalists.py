@@ -6,7 +6,7 @@ import pytest
 import toy
 
 from autoprune.comparing import PlanResult, Record, Run, cells_of, summarise
-from autoprune.comparing.choosing import chosen
+from autoprune.comparing.choosing import chosen, most_accurate
 from autoprune.comparing.jobs import jobs_of
 from autoprune.comparing.matching import HandSetPlan, matched
 from autoprune.comparing.record import AS_IT_IS, FROM_SCRATCH
@@ -89,6 +89,17 @@ def test_as_many_hand_set_plans_stand_against_it():
     found = [plan for plan in summarise(SETTINGS, record).found if plan.searcher == "rl"]
     assert [plan.uniform.key for plan in found] == [UNIFORM[0].key, UNIFORM[1].key]
     assert [plan.excess for plan in found] == [pytest.approx(0), pytest.approx(0.375 / 0.5 - 1)]
+
+
+def test_above_an_accuracy_floor_too_the_most_accurate_hand_set_plan_stands_against_it():
+    """It is as fast whichever it is: a narrower one would flatter the search."""
+    record = whole()
+    floored = replace(SETTINGS, reward=RewardSettings("latency_at_accuracy", accuracy_floor=0.7))
+    assert chosen(UNIFORM, 0, floored, record) is UNIFORM[1], "a searcher's own would be the fastest"
+    assert most_accurate(UNIFORM, 0, record) is UNIFORM[0]
+    assert most_accurate(UNIFORM, 7, record) is None
+    found = [plan for plan in summarise(floored, record).found if plan.searcher == "rl"]
+    assert [plan.uniform.key for plan in found] == [UNIFORM[0].key, UNIFORM[1].key]
 
 
 def test_what_the_choice_was_worth_is_told():

@@ -86,3 +86,11 @@ def test_a_searcher_is_ended_through_its_scorer():
     with pytest.raises(SignalError):
         random(problem, scorer, 0)
     assert scorer.used < 60
+
+
+def test_a_course_of_an_earlier_process_speaks_against_a_dead_signal(watch):
+    """As it does in the process that it ran in."""
+    with pytest.raises(SignalError):
+        feed(watch.of("random"), [plan(number) for number in range(DEAD)])
+    watch.remember([plan("of uniform", 0.2), replace(plan("failed", 0.3), error="it broke")])
+    feed(watch.of("greedy"), [plan(number) for number in range(DEAD)])

@@ -3,14 +3,16 @@
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import keras
 import pytest
 import toy
 
-from autoprune.errors import BudgetError
-from autoprune.records import Budget
+from autoprune.errors import BudgetError, PlanError
+from autoprune.planning import Planner
+from autoprune.records import Budget, Evaluation
 from autoprune.searchers import Objective
-from autoprune.settings import RewardSettings
-from autoprune.training.finishing import finish_all
+from autoprune.settings import Constraints, RewardSettings
+from autoprune.training.finishing import finish_all, planned_again
 
 
 @dataclass
@@ -114,3 +116,17 @@ def test_above_an_accuracy_floor_the_fastest_is_kept(messages):
     assert "accuracy floor" not in messages()
     assert finish(Finisher(uniform=(0.7, 0.5), rl=(0.6, 0.4)), floor, Budget())[1] == "uniform"
     assert "no plan is above the accuracy floor" in messages()
+
+
+def test_a_plan_of_other_legal_widths_is_refused():
+    """Its keep ratios would give another network under its name."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(32, 3, name="wide"), layers.Flatten()])
+    model.add(layers.Dense(10))
+    planner = Planner(model, constraints=Constraints(multiple_of=8))
+    plan = planner.plan(0.25)
+    evaluation = Evaluation("0123456789abcdef", plan.keep_ratios, plan.widths, 0.9, None)
+    assert planned_again(planner, evaluation).widths == plan.widths == {"wide": 8}
+    planner.restrict({"wide": (16, 32)})
+    with pytest.raises(PlanError, match=r"expected 8 channels in 'wide', its keep ratio gives 16 now"):
+        planned_again(planner, evaluation)
