@@ -5,6 +5,7 @@
 `autoprune.evaluation`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -266,12 +267,12 @@ class Evaluation:
         keep_ratios: achieved keep ratio of every group.
         widths: channels left in every group.
         accuracy: share of the reward split classified correctly after batch-norm recalibration, and after whatever
-            else was done for the model to recover; NaN on failure.
-        cost: cost on the target; None on failure.
+            else was done for the model to recover; NaN when its outputs were not finite, or it was not run.
+        cost: cost on the target; None when it could not be costed. A plan that failed may have one of the two.
         error: why the evaluation failed; empty when it did not.
         seconds: wall time it took.
         score: what a search maximises, from 0 to 1: the accuracy, or another sign of what fine-tuning will make of the
-            plan (`autoprune.settings.EvaluationSettings`); NaN on failure. Not given, it is the accuracy.
+            plan (`autoprune.settings.EvaluationSettings`); NaN where the accuracy is. Not given, it is the accuracy.
     """
 
     key: str
@@ -289,8 +290,8 @@ class Evaluation:
 
     @property
     def failed(self) -> bool:
-        """Whether the plan could not be scored."""
-        return bool(self.error)
+        """Whether the plan could not be scored, or not be costed."""
+        return bool(self.error) or not math.isfinite(self.score)
 
 
 @dataclass(frozen=True)

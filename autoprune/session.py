@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import types
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from autoprune.registry import suggestion
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import shares
-from autoprune.searchers import REWARDS, SEARCHERS, Problem, Scorer, Searcher, Steering
+from autoprune.searchers import REWARDS, SEARCHERS, EvaluationsSpent, Problem, Scorer, Searcher, Steering
 from autoprune.searchers.extras import checked_searcher
 from autoprune.searchers.posing import absolute, pose
 from autoprune.searchers.signal_watch import SignalWatch
@@ -168,6 +168,7 @@ def posed(session: Session, settings: SearchSettings, name: str = "budget") -> P
 
     Raises:
         BudgetError: no uniform plan meets the budget.
+        ModelError: the dense model has no score.
     """
     evaluator = session.evaluator
     dense = evaluator.evaluate(1.0)
@@ -228,5 +229,6 @@ def run_searcher(
             dead_signal(evaluation, number)
 
         scorer = make_scorer(evaluator, name, limits.evaluations, observe, steering)
-        searcher(problem, scorer, settings.seed)
+        with suppress(EvaluationsSpent):  # One that asks until it is told to stop has done what it could.
+            searcher(problem, scorer, settings.seed)
     return scorer

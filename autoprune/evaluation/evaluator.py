@@ -82,8 +82,8 @@ class Evaluator:
     def evaluate(self, keep_ratios: KeepRatios) -> Evaluation:
         """Score the plan for these keep ratios, or look it up if the journal has it.
 
-        A plan that cannot be compiled gives an evaluation that has failed; the search can go on. A failure of an
-        earlier process is not believed: it may have been that machine's.
+        A plan that cannot be compiled, or whose outputs are not finite, gives an evaluation that has failed; the
+        search can go on. A failure of an earlier process is not believed: it may have been that machine's.
 
         Raises:
             PlanError: a ratio or group name cannot be.
@@ -136,20 +136,48 @@ class Evaluator:
 
     def _score(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()
-        cost, signals, error = None, Signals(math.nan, math.nan, math.nan), ""
+        cost, signals = None, Signals(math.nan, math.nan, math.nan)
+        pruned = {name for name, ratio in plan.keep_ratios.items() if ratio < 1}
         self._look_at_dense()
         try:
             with self._pruned(plan):
                 pending = self._cost_model.submit(self.model)
-                signals = self._signals({name for name, ratio in plan.keep_ratios.items() if ratio < 1})
+                signals = self._signals(pruned)
             cost = pending.result()
+            error = self._complaint(signals, pruned)
         except CostError as failure:
             error = str(failure)
+        if error:
             logger.warning("plan %s failed: %s", plan_key(plan), error)
-        seconds = time.perf_counter() - start
-        score = getattr(signals, self._settings.score or "likelihood")
+        seconds, score = time.perf_counter() - start, getattr(signals, self._score_name)
         return Evaluation(
             plan_key(plan), plan.keep_ratios, plan.widths, signals.accuracy, cost, error, seconds, score=score
+        )
+
+    @property
+    def _score_name(self) -> str:
+        return self._settings.score or "likelihood"
+
+    def _complaint(self, signals: Signals, pruned: set[str]) -> str:
+        """Why these signals of a model with some groups pruned are no score, and what to do; empty when they are."""
+        settings, score = self._settings, getattr(signals, self._score_name)
+        if math.isfinite(score):
+            return ""
+        if not signals.broken:
+            what = f"evaluation.score={self._score_name} must be a finite number. Received: {score}."
+            return f"{what} The dense model's outputs are not finite: choose evaluation.score=likelihood."
+        images = len(self._data.reward)
+        what = f"Outputs must be finite. They are not for {signals.broken} of the {images} images of the reward split."
+        if not pruned:
+            return f"{what} Check the weights of the model, and that it gets the pixels it wants (data.preprocessing)."
+        if settings.recovery == "tuning":
+            return (
+                f"{what} The short tuning has diverged: try fewer steps (evaluation.tuning_steps is "
+                f"{settings.tuning_steps}), or another recovery (evaluation.recovery=reconstruction or none)."
+            )
+        return (
+            f"{what} Try more images for batch-norm statistics (evaluation.recalibration_images is "
+            f"{settings.recalibration_images}), or another recovery (evaluation.recovery={settings.recovery} now)."
         )
 
     def _signals(self, pruned: set[str]) -> Signals:

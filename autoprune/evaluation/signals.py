@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 from autoprune.data import Split
@@ -12,18 +13,20 @@ from autoprune.models.distilling import predicted_log_probabilities
 
 @dataclass(frozen=True)
 class Signals:
-    """Three figures from 0 to 1, the higher the better.
+    """Three figures from 0 to 1, the higher the better; NaN when an output of the model was not finite.
 
     Attributes:
         accuracy: share of the images that are classified correctly.
         likelihood: geometric mean of the probabilities of the right classes, exp(-cross-entropy).
         agreement: exp(-divergence), with the Kullback-Leibler divergence of the model's probabilities from the dense
             model's, averaged over the images; NaN when those were not given.
+        broken: images for which an output was not finite.
     """
 
     accuracy: float
     likelihood: float
     agreement: float
+    broken: int = 0
 
 
 def read_signals(
@@ -42,7 +45,18 @@ def read_signals(
         batch_size: images per forward pass.
         run: called in place of the model, which is run eagerly otherwise.
     """
-    found = predicted_log_probabilities(model, split.images, batch_size, run).astype(np.float64)
+    run, whole = run or model, []
+
+    def watched(images: np.ndarray, training: bool) -> Any:
+        outputs = run(images, training=training)
+        whole.append(keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(outputs), axis=1)))
+        return outputs
+
+    found = predicted_log_probabilities(model, split.images, batch_size, watched).astype(np.float64)
+    broken = len(split) - int(np.concatenate(whole).sum())
+    # An argmax is always some class, and of a row that is NaN in one place the right class may have a probability.
+    if broken:
+        return Signals(np.nan, np.nan, np.nan, broken)
     right = found[np.arange(len(split)), split.labels]
     agreement = np.nan
     if dense is not None:

@@ -19,6 +19,7 @@ from autoprune.searchers.agents import EPISODES, attach
 from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.imitation import Steps, imitate
 from autoprune.searchers.scorer import meets_budget
+from autoprune.searchers.steering import of_limited
 
 FIRST_ROUNDS = 12  # Rounds of as many episodes before the policy proposes for the first time.
 ROUNDS = 3  # Rounds between two evaluations.
@@ -73,7 +74,7 @@ class Dyna:
         self._names = [group.name for group in problem.groups]
         self._sizes = np.array([group.size for group in problem.groups], float)
         self._over: set[tuple[float, ...]] = set()  # Plans that were costed and miss the budget.
-        self._errors = [DOUBT] * JUDGED  # Of the guessed latencies of plans that were costed to be scored.
+        self._errors = [DOUBT] * JUDGED  # Of the guessed costs of plans that were costed to be scored.
 
     def run(self) -> None:
         """Use all evaluations but one: the anchor, random plans, then what looks best. Of a single one, that one."""
@@ -176,12 +177,14 @@ class Dyna:
         """Whether a plan is within the budget, by compiling it; how wrong the guess was is remembered."""
         if not self._problem.budget.limited:
             return True
-        guessed = float(self._imagination.costs(widths[None])[0][0])
+        latencies, memories = self._imagination.costs(widths[None])
         try:
             cost = self._scorer.cost(self._ratios(widths))
         except CostError:
             return False
-        self._errors.append(abs(guessed / cost.latency - 1))
+        told = memories is not None and cost.memory.total is not None
+        memory = abs(float(memories[0]) / cost.memory.total - 1) if told else None
+        self._errors.append(of_limited(self._problem.budget, abs(float(latencies[0]) / cost.latency - 1), memory))
         return self._problem.budget.met_by(cost)
 
     def _doubt(self) -> float:
@@ -195,11 +198,11 @@ class Dyna:
         return dict(zip(self._names, (widths / self._sizes).tolist(), strict=True))
 
     def _worth(self, plans: np.ndarray, doubt: float | None = None) -> np.ndarray:
-        """(m,) Expected improvements; where there is none, what is likeliest within the budget; no known plan."""
+        """(m,) Expected improvements; where there is none, what is likeliest to be a result; no known plan."""
         guesses = self._imagination.guesses(plans, self._doubt() if doubt is None else doubt)
         known = self._known() | self._over
         new = np.array([tuple(plan) not in known for plan in plans])
-        return np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.within, -np.inf)
+        return np.where(new, guesses.improvement(self._imagination.best()) + 1e-9 * guesses.able, -np.inf)
 
     def _best_scored(self) -> np.ndarray:
         """The widths (m, groups) of the best plans so far."""

@@ -18,6 +18,7 @@ from autoprune.searchers.choices import Choices, Indices
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.scorer import Scorer, meets_budget
 from autoprune.searchers.searcher import SEARCHERS
+from autoprune.searchers.steering import guess_error
 
 PROBED = 0.5  # Share of the evaluations that learn sensitivities.
 STRIDE = 8  # A group moves by one width, or by this part of its widths.
@@ -184,8 +185,8 @@ class _Exchange:
         if surrogate is None or not surrogate.ready:
             return True
         widths = self._problem.legal.all_nearest(self._choices.plan(indices))
-        error = surrogate.error
-        margin = 0.0 if error is None else error.latency / 2
+        error = guess_error(surrogate, self._problem.budget)
+        margin = 0.0 if error is None else error / 2
         return self._problem.budget.excess(*surrogate.predict(widths)) <= margin
 
 

@@ -4,7 +4,6 @@ Costs come from the surrogate, which knows the network's layers; where there is 
 learnt from the scored plans as scores are.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ from autoprune.records import CostReport, Evaluation, Memory
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.score_model import ScoreModel
 from autoprune.searchers.scorer import Scorer
+from autoprune.searchers.steering import guess_error
 
 UNSURE = 0.03  # Relative error of a guessed cost, before it is known how large it is.
 FAILED = 0.0  # Score of a plan that could not be scored.
@@ -28,21 +28,28 @@ class Guesses:
 
     Attributes:
         rewards: (m,) expected rewards.
-        met: (m,) the same, if each is within the budget after all.
-        deviations: (m,) their standard deviations, as far as they come from the score.
+        met: (m,) the same, if each is within the budget after all, and not below the floor of the score.
+        deviations: (m,) standard deviations of these, as far as they come from the score.
         within: (m,) probability that each is within the budget.
+        reached: (m,) probability that each reaches the floor of the score; 1 where there is none.
     """
 
     rewards: np.ndarray
     met: np.ndarray
     deviations: np.ndarray
     within: np.ndarray
+    reached: np.ndarray | float = 1.0
+
+    @property
+    def able(self) -> np.ndarray:
+        """(m,) Probability that each may be a result."""
+        return self.within * self.reached
 
     def improvement(self, best: float) -> np.ndarray:
         """(m,) Expected improvement over a reward (Jones et al., 1998), times the probability of being a result."""
         deviations = np.maximum(self.deviations, 1e-9)
         ahead = (self.met - best) / deviations
-        return self.within * deviations * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
+        return self.able * deviations * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
 
 
 class Imagination:
@@ -70,7 +77,7 @@ class Imagination:
         """Take all of the course into account, and the dense model."""
         seen = [self.problem.dense, *self.scorer.course]
         widths = np.array([[evaluation.widths[name] for name in self._names] for evaluation in seen], float)
-        scores = np.array([FAILED if e.failed or math.isnan(e.score) else e.score for e in seen])
+        scores = np.array([FAILED if e.failed else e.score for e in seen])
         self._score.learn(widths, logit(np.clip(scores, *SHARES)))
         costed = [number for number, evaluation in enumerate(seen) if evaluation.cost is not None]
         latencies = np.log([seen[number].cost.latency for number in costed])
@@ -90,38 +97,48 @@ class Imagination:
             widths: (m, groups) channels left, in the order of the groups.
             doubt: relative error of a guessed cost; by default, as far as guesses have been off.
         """
-        odds, deviations = self._score.predict(widths)
+        odds, unsure = self._score.predict(widths)
         scores = expit(odds)
-        deviations = deviations * scores * (1 - scores)
+        unsure_scores = unsure * scores * (1 - scores)
         latencies, memories = self.costs(widths)
-        rewards, met, excess = (np.empty(len(widths)) for _ in range(3))
+        rewards, met, deviations, excess = (np.empty(len(widths)) for _ in range(4))
         budget, objective = self.problem.budget, self.problem.objective
+        floor = objective.floor or 0.0
         for number, (score, latency) in enumerate(zip(scores, latencies, strict=True)):
             memory = None if memories is None else float(memories[number])
             excess[number] = budget.excess(float(latency), memory)
             rewards[number] = objective.reward(self._evaluation(widths[number], score, float(latency), memory))
             limits = _at_most(latency, budget.latency), _at_most(memory, budget.memory)
-            met[number] = objective.reward(self._evaluation(widths[number], score, *limits))
+            able = self._evaluation(widths[number], max(score, floor), *limits)
+            met[number] = objective.reward(able)
+            deviations[number] = objective.deviation(able, float(unsure_scores[number]))
         within = norm.cdf(-excess / (self._error() if doubt is None else doubt))
-        return Guesses(rewards, met, deviations / max(self.problem.dense.score, 1e-9), within)
+        return Guesses(rewards, met, deviations, within, self._reached(odds, unsure))
 
     def best(self) -> float:
         """The reward of the best plan so far; of none, that of the dense model's score at no score at all."""
         found = self.problem.objective.best(self.scorer.course)
         return 0.0 if found is None else self.problem.objective.reward(found)
 
+    def _reached(self, odds: np.ndarray, unsure: np.ndarray) -> np.ndarray | float:
+        """(m,) Probability that a score is at the floor or above it, from (m,) log-odds and their deviations."""
+        floor = self.problem.objective.floor
+        if floor is None:
+            return 1.0
+        # Scores beyond the bounds are learnt as if they were there.
+        return norm.cdf((odds - logit(np.clip(floor, *SHARES))) / np.maximum(unsure, 1e-9))
+
     def _error(self) -> float:
         """Standard deviation of a guessed cost relative to the true one: of normal errors, 1.25 times their mean."""
-        error = None if self.scorer.surrogate is None else self.scorer.surrogate.error
-        return UNSURE if error is None else max(1.25 * error.latency, 1e-3)
+        error = None if self.scorer.surrogate is None else guess_error(self.scorer.surrogate, self.problem.budget)
+        return UNSURE if error is None else max(1.25 * error, 1e-3)
 
     def _evaluation(self, widths: Sequence[float], score: float, latency: float, memory: float | None) -> Evaluation:
-        """As if the plan had been scored."""
+        """As if the plan had been scored; a memory that is not known exceeds nothing."""
         share = np.prod(np.array(widths) / [group.size for group in self.problem.groups]) ** (2 / len(widths))
-        cost: CostReport = replace(self._dense, latency=latency, flops=max(int(self._dense.flops * share), 1))
-        if memory is not None:
-            kept: Memory = replace(cost.memory, total=int(memory))
-            cost = replace(cost, memory=kept)
+        kept: Memory = replace(self._dense.memory, total=None if memory is None else int(memory))
+        flops = max(int(self._dense.flops * share), 1)
+        cost: CostReport = replace(self._dense, latency=latency, flops=flops, memory=kept)
         return Evaluation("", {}, {}, float(score), cost)
 
 

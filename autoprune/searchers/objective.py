@@ -3,6 +3,8 @@
 A reward is a sum of named terms. `autoprune.settings.RewardSettings` names it and gives its weights. In the formulas
 below, the relative score is the evaluation's over the dense model's, and overrun is the largest relative excess over a
 limit of the budget, 0 within it.
+
+Every reward is linear in the score, from the floor on where it has one: `Objective.deviation` relies on that.
 """
 
 import math
@@ -59,6 +61,20 @@ class Objective:
     def reward(self, evaluation: Evaluation) -> float:
         """The sum of the terms."""
         return float(sum(self.terms(evaluation).values()))
+
+    def deviation(self, evaluation: Evaluation, of_score: float) -> float:
+        """Standard deviation of the reward of a plan that may be a result, as far as it comes from the score's.
+
+        Above a floor the score is not paid for: then it is 0.
+
+        Args:
+            evaluation: of the plan; it has not failed.
+            of_score: standard deviation of the score, 0 or more.
+        """
+        # From the least score that may be a result: differences of two rewards that are nearly the same are rounded.
+        least = self.floor or 0.0
+        more, none = (self.reward(replace(evaluation, accuracy=s, score=s)) for s in (least + of_score, least))
+        return more - none
 
     def met_by(self, evaluation: Evaluation) -> bool:
         """Whether a plan was scored and is within every limit, the floor of the score among them."""

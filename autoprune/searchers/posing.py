@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from autoprune.errors import BudgetError, CostError
+from autoprune.errors import BudgetError, CostError, ModelError
 from autoprune.evaluation import Evaluator
 from autoprune.records import Budget, CostReport, Evaluation
 from autoprune.searchers.objective import Objective
@@ -44,6 +44,7 @@ def pose(
         BudgetError: no uniform plan meets the budget, and the message gives the range that is possible; or the dense
             model meets it already.
         CostError: the dense model cannot be costed.
+        ModelError: the dense model has no score.
         SettingsError: there is no limit, and the reward needs one.
     """
     reward = reward or RewardSettings()
@@ -51,6 +52,8 @@ def pose(
     dense = evaluator.evaluate(1.0)
     if dense.cost is None:
         raise CostError(f"The dense model cannot be costed, so there is nothing to compare with. {dense.error}")
+    if dense.failed:
+        raise ModelError(f"The dense model cannot be scored, so there is nothing to compare with. {dense.error}")
     objective = Objective(absolute(settings, dense.cost), dense, reward)
     _refuse_slack(settings, objective)
     planner = evaluator.planner
@@ -84,7 +87,8 @@ def absolute(settings: BudgetSettings, dense: CostReport) -> Budget:
             "memory. Choose a TPU target, or limit latency only."
         )
     latency = limits["latency"].absolute(dense.latency) if "latency" in limits else None
-    memory = int(limits["memory"].absolute(dense.memory.total)) if "memory" in limits else None
+    # At least one byte: less is as impossible, but nothing can be told as a share of a limit of 0.
+    memory = max(int(limits["memory"].absolute(dense.memory.total)), 1) if "memory" in limits else None
     return Budget(latency, memory)
 
 

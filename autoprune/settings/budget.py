@@ -141,12 +141,14 @@ class RewardSettings:
     accuracy_floor: float = 0.9
 
     def __post_init__(self) -> None:
-        check(self.penalty >= 0, "reward.penalty", "0 or more", self.penalty)
+        # An infinite one would pay 0 x infinity, which is no number, to every plan within the budget.
+        check(0 <= self.penalty < math.inf, "reward.penalty", "0 or more, and finite", self.penalty)
         share = "a share of the dense model's score, above 0 and at most 1"
         check(0 < self.accuracy_floor <= 1, "reward.accuracy_floor", share, self.accuracy_floor)
         for name in ("exponent", "exponent_within"):
             value = getattr(self, name)
-            check(value is None or value <= 0, f"reward.{name}", "0 or less: a slower plan is worth no more", value)
+            wanted = "0 or less, and finite: a slower plan is worth no more"
+            check(value is None or -math.inf < value <= 0, f"reward.{name}", wanted, value)
 
 
 def check_budget(budget: BudgetSettings, reward: RewardSettings, *, several: bool = False) -> None:

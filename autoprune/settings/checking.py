@@ -33,6 +33,15 @@ def check_list(option: str, values: Sequence[Hashable], told_apart: Sequence[Has
     check(not twice, option, "different from each other", f"{', '.join(map(str, twice))} in {list(values)}")
 
 
+def check_seed(option: str, seed: int) -> None:
+    """Refuse what random number generators cannot begin from.
+
+    Raises:
+        SettingsError: the seed cannot be used.
+    """
+    check(0 <= seed < 2**32, option, "a whole number from 0 to 4294967295", seed)
+
+
 def check_shares(option: str, shares: Sequence[float]) -> None:
     """Refuse budgets that are no shares of a dense model's cost, or are given twice; there may be none.
 

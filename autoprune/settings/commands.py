@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from autoprune.settings.budget import FLOORED, BudgetSettings, RewardSettings, check_budget, named_budgets
-from autoprune.settings.checking import check, check_list, check_shares
+from autoprune.settings.checking import check, check_list, check_seed, check_shares
 from autoprune.settings.parts import (
     AgentSettings,
     Constraints,
@@ -22,6 +22,9 @@ from autoprune.settings.target import TargetSettings
 @dataclass(frozen=True)
 class ScoringSettings:
     """What every command reads that scores plans; the parts say what they are.
+
+    An `evaluation.score` that is not given is chosen here, by the reward. Whoever replaces the reward of settings that
+    are made already gives `evaluation` anew too.
 
     Attributes:
         seed: of training, of the search and of random importance.
@@ -43,6 +46,7 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         wanted = "one file here; `python -m autoprune.measure` takes several"
         check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
+        check_seed("seed", self.seed)
         if self.evaluation.score is None:
             # A floor of the accuracy is held by plans of which the accuracy is looked at.
             score = "accuracy" if self.reward.name in FLOORED else "likelihood"
@@ -106,7 +110,7 @@ class CompareSettings(ScoringSettings):
         check(bool(self.latencies or self.memories), "latencies", "given, or else memories: there is no budget", "none")
         check_list("seeds", self.seeds, self.seeds)
         for seed in self.seeds:
-            check(0 <= seed < 2**32, "seeds", "whole numbers from 0 to 4294967295", seed)
+            check_seed("seeds", seed)
         check_list("controls", self.controls, self.controls, empty=True)
         for control in self.controls:
             known = control in ("dense", "scratch", *(f"scratch:{searcher}" for searcher in self.searchers))

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from autoprune.settings.checking import check
+from autoprune.settings.checking import check, check_seed
 from autoprune.settings.parts import DataSettings, EvaluationSettings, ModelSettings, TrainingSettings
 from autoprune.settings.target import TargetSettings
 
@@ -95,3 +95,4 @@ class FinetuneSettings:
         often = self.checkpoint_every is None or self.checkpoint_every >= 1
         check(often, "checkpoint_every", "1 step or more, or null", self.checkpoint_every)
         check(not self.target.also, "target.also", "left empty here", self.target.also)
+        check_seed("seed", self.seed)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoprune.settings.checking import check
+from autoprune.settings.checking import check, check_seed
 
 _NORMALISATIONS = ("mean", "max", "sum", "none")
 SCORES = ("accuracy", "likelihood", "agreement")
@@ -89,6 +89,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         enough = self.train_size is None or self.train_size >= 1
         check(enough, "data.train_size", "1 or more, or null", self.train_size)
+        check_seed("data.seed", self.seed)
         for option, readers in _READERS.items():
             value = getattr(self, option)
             read = value is None or self.name in readers or self.name not in _KNOWN_DATA
@@ -260,6 +261,14 @@ class AgentSettings:
     options: dict[str, Any] = field(default_factory=dict)
     warm_up: float = 0.25
     net: list[int] = field(default_factory=lambda: [64, 64])
+
+    def __post_init__(self) -> None:
+        check(0 <= self.warm_up <= 1, "agent.warm_up", "a share of the evaluations, from 0 to 1", self.warm_up)
+        wanted = "units of each hidden layer, 1 or more, such as [64,64]"
+        check(all(units >= 1 for units in self.net), "agent.net", wanted, self.net)
+        layered = self.name != "recurrent_ppo" or len(self.net) > 0
+        wanted = "one layer or more with agent=recurrent_ppo, whose LSTM has as many units as the first"
+        check(layered, "agent.net", wanted, self.net)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ def _build(schema: type[S], data: dict[str, Any], prefix: str) -> S:
     parts = {name: _nested_type(schema, name) for name in known}
     values = {}
     for key, value in data.items():
-        if parts[key] is not None and isinstance(value, dict):
-            values[key] = _build(parts[key], value, f"{prefix}{key}.")
+        if parts[key] is not None:
+            values[key] = _build(parts[key], _options(value, parts[key], f"{prefix}{key}"), f"{prefix}{key}.")
     plain = {key: value for key, value in data.items() if key not in values}
     try:
         typed = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), plain))
@@ -42,6 +42,18 @@ def _build(schema: type[S], data: dict[str, Any], prefix: str) -> S:
         key = getattr(error, "full_key", "") or ""
         raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
     return schema(**{key: typed[key] for key in plain}, **values)
+
+
+def _options(value: Any, part: type, key: str) -> dict[str, Any]:
+    """The options of a part.
+
+    Raises:
+        SettingsError: the part itself was given a value.
+    """
+    if not isinstance(value, dict):
+        options = ", ".join(f"{key}.{item.name}" for item in fields(part))
+        raise SettingsError(f"'{key}' has parts: give one or more of {options}. Received: {key}={value}")
+    return value
 
 
 def _nested_type(schema: type, name: str) -> type | None:

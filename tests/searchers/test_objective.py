@@ -167,6 +167,29 @@ def test_best_ignores_what_failed_or_is_over_the_budget():
     assert objective.best([failed, toy.evaluation_of(1.0), toy.evaluation_of(0.25), inside, tie]) is inside
 
 
+def test_a_score_that_is_no_number_is_no_score():
+    """Sorted by it, finalists would come in any order."""
+    objective = Objective(BUDGETED, toy.evaluation_of(1.0), RewardSettings())
+    broken = replace(toy.evaluation_of(0.375), score=float("nan"))
+    plans = [toy.evaluation_of(0.25), broken, toy.evaluation_of(0.5), toy.evaluation_of(0.125)]
+    assert broken.failed
+    assert objective.reward(broken) <= FAILED
+    assert objective.finalists(plans, 9, apart=0.0) == [plans[2], plans[0], plans[3]]
+
+
+def test_what_a_deviation_of_the_score_makes_of_every_reward():
+    """Rewards are linear in the score, from the floor on where there is one."""
+    dense = toy.evaluation_of(1.0)
+    for name in REWARDS:
+        objective = Objective(BUDGETED, dense, RewardSettings(name, accuracy_floor=0.5))
+        for score, deviation in ((0.6, 0.01), (0.7, 0.1), (0.9, 0.05)):
+            for latency in (0.3, 0.5):
+                low, high = (objective.reward(with_latency(s, latency)) for s in (score - deviation, score + deviation))
+                found = objective.deviation(with_latency(score, latency), deviation)
+                assert found == pytest.approx((high - low) / 2, rel=1e-6, abs=1e-12), name
+        assert (found == 0) == (objective.floor is not None)
+
+
 def test_finalists_are_the_best_that_are_unlike_each_other():
     objective = Objective(Budget(0.6), toy.evaluation_of(1.0), RewardSettings())
     best, near, far, over = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import toy
 
-from autoprune.errors import BudgetError, CostError, SettingsError
+from autoprune.errors import BudgetError, CostError, ModelError, SettingsError
 from autoprune.planning.widths import LegalWidths
 from autoprune.records import Budget, Evaluation
 from autoprune.searchers import SEARCHERS, Scorer
@@ -67,6 +67,8 @@ def test_memory_is_limited_in_bytes():
         (BudgetSettings(0.05), ["latency 0.05 was asked for, 0.125 to 1 is possible", "shares of the dense model"]),
         (BudgetSettings("50ms"), ["latency 50ms was asked for, 125ms to 1000ms is possible"]),
         (BudgetSettings(None, "1kB"), ["memory 1kB was asked for, 1.4kB to 4.2kB is possible"]),
+        (BudgetSettings(None, "0.5B"), ["memory 0.5B was asked for, 1400B to 4200B is possible"]),
+        (BudgetSettings(None, 1e-4), ["memory 0.0001 was asked for, 0.334 to 1 is possible"]),
         (
             BudgetSettings("50ms", 0.1),
             [
@@ -105,6 +107,17 @@ def test_plans_that_cannot_be_costed_are_left_out():
 class Everything:
     def __contains__(self, ratio):
         return True
+
+
+@pytest.mark.parametrize("cost", [None, toy.evaluation_of(1.0).cost])
+def test_a_dense_model_without_cost_or_score_is_refused(cost):
+    class Broken(Posed):
+        def evaluate(self, keep_ratios):
+            return replace(super().evaluate(keep_ratios), score=float("nan"), cost=cost, error="It broke.")
+
+    error, what = (CostError, "costed") if cost is None else (ModelError, "scored")
+    with pytest.raises(error, match=f"dense model cannot be {what}, so there is nothing to compare with. It broke."):
+        pose(Broken(), BudgetSettings(0.5))
 
 
 def test_memory_must_be_told():

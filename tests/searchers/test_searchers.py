@@ -1,5 +1,9 @@
 """Searchers: equal evaluations, the same course for the same seed, and regret on a world whose answer is known."""
 
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import toy
@@ -10,8 +14,10 @@ from autoprune.searchers import SEARCHERS, EvaluationsSpent, Scorer
 from autoprune.searchers.agents import AGENTS
 from autoprune.searchers.posing import absolute
 from autoprune.searchers.rl import RlSearcher
+from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import distinct_ratios
-from autoprune.settings import AgentSettings, BudgetSettings
+from autoprune.session import run_searcher
+from autoprune.settings import AgentSettings, BudgetSettings, LimitsSettings, SearchSettings
 
 
 def searcher(name, **options):
@@ -42,6 +48,22 @@ def test_no_searcher_uses_more_than_its_evaluations(name):
         assert len(scorer.course) == scorer.used
         if name not in FAMILIES:
             assert scorer.used == evaluations
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_plans_whose_score_is_no_number_do_not_stop_a_search(name):
+    class Broken(toy.ToyEvaluator):
+        def evaluate(self, keep_ratios):
+            found = super().evaluate(keep_ratios)
+            broken = found.widths["b"] % 16 == 8
+            return replace(found, accuracy=float("nan"), score=float("nan")) if broken else found
+
+    scorer = Scorer(Broken(), name, 14)
+    searcher(name)(toy.problem(), scorer, 0)
+    assert any(evaluation.failed for evaluation in scorer.course)
+    best = toy.problem().objective.best(scorer.course)
+    assert best.score >= toy.evaluation_of(0.5).score
+    assert np.isfinite([toy.problem().objective.reward(evaluation) for evaluation in scorer.course]).all()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -184,3 +206,18 @@ def test_overrun_is_the_larger_of_the_two():
     assert Budget(cost.latency / 2).overrun(cost) == pytest.approx(1)
     assert Budget(cost.latency * 2, 1500).overrun(cost) == pytest.approx(1)
     assert Budget().met_by(cost)
+
+
+def test_a_searcher_that_asks_until_it_is_stopped_has_ended():
+    """As one of a user's own may."""
+
+    def endless(problem, scorer, seed):
+        for _ in itertools.count():
+            scorer.evaluate(0.5)
+
+    evaluator = toy.ToyEvaluator()
+    evaluator.surrogate = None
+    settings, problem = SearchSettings(search=LimitsSettings(evaluations=3)), toy.problem()
+    session = SimpleNamespace(evaluator=evaluator)
+    scorer = run_searcher("endless", endless, problem, session, settings, SignalWatch(problem.objective))
+    assert len(scorer.course) == 3

@@ -1,11 +1,17 @@
 """Plans brought onto the budget, or turned away, by guesses of their cost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import toy
 
-from autoprune.cost.surrogate import Surrogate
-from autoprune.searchers import SEARCHERS, Scorer, Steering
+from autoprune.cost.surrogate import Guess, GuessError, Surrogate
+from autoprune.records import Budget
+from autoprune.searchers import SEARCHERS, Objective, Scorer, Steering
+from autoprune.searchers.choices import Choices
+from autoprune.searchers.greedy import _Exchange
+from autoprune.settings import RewardSettings
 
 
 def taught(count=80):
@@ -43,6 +49,47 @@ def test_the_order_of_groups_is_kept():
         wanted = [name for name, _ in sorted(plan.items(), key=lambda item: item[1])]
         got = sorted(brought.values())
         assert [brought[name] for name in wanted] == pytest.approx(got)
+
+
+def test_under_a_floor_of_the_score_plans_are_narrowed_only():
+    """Faster is what such a reward pays for: what is within the budget has nothing to use up."""
+    posed = toy.problem()
+    objective = Objective(posed.budget, posed.dense, RewardSettings("latency_at_accuracy"))
+    steering = Steering(taught(), replace(posed, objective=objective), project=True)
+    changed = 0
+    for plan in plans(60):
+        brought, over = steering.plan(plan), latency(plan) / toy.BUDGET - 1
+        if over < -0.05:
+            assert brought == pytest.approx(plan)
+        if over > 0.05:
+            assert latency(brought) <= 1.03 * toy.BUDGET
+            assert all(brought[name] <= plan[name] for name in plan)
+            changed += 1
+    assert 10 < changed < 50
+
+
+class Wrong:
+    """Guesses that have been 4 % off in latency and 20 % in memory, and now are 5 % over in both."""
+
+    ready = True
+    error = GuessError(50, 0.04, 0.2, 0.9)
+
+    def predict(self, widths):
+        return Guess(1.05, 1.05)
+
+
+@pytest.mark.parametrize(
+    ("budget", "doubted"), [(Budget(1.0), False), (Budget(None, 1), True), (Budget(1.0, 1), True), (Budget(), True)]
+)
+def test_guesses_are_doubted_as_far_as_what_is_limited_was_wrong(budget, doubted):
+    """A plan that is guessed to be over the budget by less than that is scored, and compiled by `greedy`."""
+    posed = toy.problem()
+    posed = replace(posed, objective=Objective(budget, posed.dense, RewardSettings()))
+    assert Steering(Wrong(), posed, screen=True).promising(dict.fromkeys(toy.NAMES, 0.5)) == doubted
+    evaluator, choices = toy.ToyEvaluator(), Choices(posed)
+    evaluator.surrogate = Wrong()
+    exchange = _Exchange(posed, Scorer(evaluator, "greedy", 9), choices)
+    assert exchange._guessed_within(choices.anchor) == doubted
 
 
 def test_plans_are_left_alone_until_something_is_known():

@@ -1,0 +1,112 @@
+"""Plans and models whose outputs are not finite: they have no score, whatever an argmax makes of them."""
+
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import toy
+from topologies import made
+
+from autoprune.data import Dataset, Split
+from autoprune.evaluation import Evaluator, Journal, evaluator
+from autoprune.evaluation.recovery import ShortTuning
+from autoprune.evaluation.signals import read_signals
+from autoprune.planning import Planner
+from autoprune.settings import Constraints, EvaluationSettings
+
+
+def noise(number):
+    generator = np.random.default_rng(number)
+    return Split(generator.normal(size=(number, 8, 8, 2)).astype("float32"), generator.integers(0, 5, number))
+
+
+DATA = Dataset("noise", noise(64), noise(32), noise(31), 5)
+
+
+class Costed:
+    """A cost model that knows one cost."""
+
+    target = toy.TARGET
+
+    def submit(self, model):
+        answer = Future()
+        answer.set_result(toy.cost_of([1.0] * 4))
+        return answer
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Makes an evaluator that scores as the settings say."""
+    journals = []
+
+    def make(model=None, **settings):
+        model = model or made("plain")
+        journals.append(Journal(tmp_path / f"{len(journals)}.sqlite", {}))
+        asked = EvaluationSettings(**{"tuning_steps": 2, **settings})
+        planner = Planner(model, constraints=Constraints(multiple_of=1))
+        return Evaluator(model, planner, DATA, cost_model=Costed(), journal=journals[-1], settings=asked)
+
+    yield make
+    for journal in journals:
+        journal.close()
+
+
+@pytest.mark.parametrize("score", ["accuracy", "likelihood", "agreement"])
+def test_a_plan_whose_tuning_diverges_has_failed(opened, monkeypatch, score, messages):
+    monkeypatch.setattr(evaluator, "ShortTuning", partial(ShortTuning, learning_rate=1e30))
+    scoring = opened(score=score)
+    before = scoring.model.get_weights()
+    found = scoring.evaluate(0.5)
+    assert found.failed
+    assert np.isnan([found.accuracy, found.score]).all()
+    assert "not for 32 of the 32 images of the reward split. The short tuning has diverged" in found.error
+    assert "fewer steps (evaluation.tuning_steps is 2), or another recovery" in found.error
+    assert found.error in messages()
+    # What it costs is known, and teaches.
+    assert found.cost is not None
+    assert scoring.journal.find(found.key).error == found.error
+    assert not scoring.evaluate(1.0).failed, "the dense model is not tuned"
+    for weight, value in zip(scoring.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+@pytest.mark.parametrize(
+    ("recovery", "ratio", "advice"),
+    [
+        ("none", 0.5, "Try more images for batch-norm statistics (evaluation.recalibration_images is 512)"),
+        ("none", 1.0, "Check the weights of the model, and that it gets the pixels it wants (data.preprocessing)"),
+    ],
+)
+def test_a_model_that_is_broken_is_told_what_to_look_at(opened, recovery, ratio, advice):
+    model = made("plain")
+    model.layers[-1].bias.assign(np.full(5, np.nan, "float32"))
+    found = opened(model, recovery=recovery, score="accuracy").evaluate(ratio)
+    assert found.failed
+    assert advice in found.error
+
+
+def test_one_output_that_is_no_number_is_enough():
+    """The right class of that image may still have a probability."""
+    model = made("plain")
+    split = DATA.reward
+
+    def run(images, training):
+        outputs = np.full((len(images), 5), 0.2, "float32")
+        outputs[0, (split.labels[0] + 1) % 5] = np.nan
+        return outputs
+
+    found = read_signals(model, split, None, batch_size=16, run=run)
+    assert found.broken == 2
+    assert np.isnan([found.accuracy, found.likelihood, found.agreement]).all()
+    assert read_signals(model, split, None, batch_size=16).broken == 0
+
+
+def test_a_score_of_an_earlier_process_that_is_no_number_is_not_believed(opened):
+    scoring = opened(recovery="none")
+    found = scoring.evaluate(0.5)
+    scoring.journal.add(replace(found, score=np.nan))
+    again = scoring.evaluate(0.5)
+    assert again.score == found.score
+    assert scoring.journal.find(found.key).score == found.score

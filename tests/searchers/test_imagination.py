@@ -1,0 +1,152 @@
+"""What plans are thought to be worth under each reward, and how far guesses of their cost are trusted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import toy
+from scipy.special import expit
+from scipy.stats import norm
+
+from autoprune.cost.surrogate import Guess, GuessError
+from autoprune.records import Budget
+from autoprune.searchers import Objective, Scorer
+from autoprune.searchers.dyna import DOUBT, JUDGED, Dyna
+from autoprune.searchers.imagination import Imagination
+from autoprune.settings import RewardSettings
+
+FLOORED = RewardSettings("latency_at_accuracy", accuracy_floor=0.8)
+
+
+def posed(reward=None, budget=None):
+    """The toy with another reward or budget."""
+    problem = toy.problem()
+    objective = Objective(budget or problem.budget, problem.dense, reward or RewardSettings())
+    return replace(problem, objective=objective)
+
+
+def informed(problem, evaluator=None, count=20):
+    scorer = Scorer(evaluator or toy.ToyEvaluator(), "x", count)
+    generator = np.random.default_rng(0)
+    for _ in range(count):
+        scorer.evaluate(dict(zip(toy.NAMES, generator.uniform(0.125, 1, 4), strict=True)))
+    imagination = Imagination(problem, scorer)
+    imagination.learn()
+    return imagination
+
+
+def widths(count=60):
+    return np.random.default_rng(1).integers(1, 9, (count, 4)) * 8.0
+
+
+def score_guesses(imagination):
+    """Log-odds of the scores and their deviations, and deviations of the scores."""
+    odds, unsure = imagination._score.predict(widths())
+    scores = expit(odds)
+    return odds, unsure, unsure * scores * (1 - scores)
+
+
+# ------------------------------------------------------------------ rewards
+
+
+def test_within_a_budget_the_expected_improvement_is_what_it_was_to_the_bit():
+    """The formula that published comparisons were made with, whose reward is the relative score."""
+    problem = posed()
+    imagination = informed(problem)
+    guesses = imagination.guesses(widths(), 0.02)
+    deviations = score_guesses(imagination)[2] / max(problem.dense.score, 1e-9)
+    np.testing.assert_array_equal(guesses.deviations, deviations)
+    best = imagination.best()
+    ahead = (guesses.met - best) / np.maximum(deviations, 1e-9)
+    before = guesses.within * np.maximum(deviations, 1e-9) * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
+    np.testing.assert_array_equal(guesses.improvement(best), before)
+    np.testing.assert_array_equal(guesses.able, guesses.within)
+
+
+@pytest.mark.parametrize("name", ["amc_latency", "amc_flops", "amc_error", "mnasnet"])
+def test_deviations_are_those_of_the_reward(name):
+    problem = posed(RewardSettings(name))
+    imagination = informed(problem)
+    found = imagination.guesses(widths()).deviations
+    latencies = np.minimum(imagination.costs(widths())[0], toy.BUDGET)
+    operations = 1000 * (widths() / toy.SIZE).prod(1) ** 0.5 // 1 / toy.TARGET.batch_size
+    slope = {
+        "amc_latency": np.log(1e9 * latencies),  # Of a second some twenty.
+        "amc_flops": np.log(np.maximum(operations, 2)),
+        "amc_error": np.ones(len(latencies)),
+        "mnasnet": (latencies / toy.BUDGET) ** -0.07 / problem.dense.score,
+    }[name]
+    np.testing.assert_allclose(found, score_guesses(imagination)[2] * slope, rtol=1e-6)
+
+
+def test_above_a_floor_only_the_latency_counts_and_whether_the_floor_is_reached():
+    """As draws of the score have it: below the floor a plan is no result, above it the score is not paid for."""
+    problem = posed(FLOORED, Budget())
+    imagination = informed(problem)
+    guesses = imagination.guesses(widths())
+    assert not guesses.deviations.any()
+    odds, unsure, _ = score_guesses(imagination)
+    draws = expit(odds + unsure * np.random.default_rng(2).normal(size=(20_000, 1)))
+    reached = (draws >= problem.objective.floor).mean(0)
+    assert np.mean((reached > 0.02) & (reached < 0.98)) > 0.05, "some are neither sure nor hopeless"
+    np.testing.assert_allclose(guesses.reached, reached, atol=0.02)
+    best = 0.4
+    saved = 1 - imagination.costs(widths())[0] / problem.dense.cost.latency
+    np.testing.assert_allclose(guesses.improvement(best), reached * np.maximum(saved - best, 0), atol=0.02)
+
+
+# ------------------------------------------------------------------ errors of guessed costs
+
+
+class Wrong:
+    """Guesses that have been 4 % off in latency and 20 % in memory; of every plan it says the same."""
+
+    ready = True
+    error = GuessError(50, 0.04, 0.2, 0.9)
+
+    def predict(self, widths):
+        return Guess(0.6, 3600.0)
+
+    def predict_all(self, widths):
+        return np.full(len(widths), 0.6), np.full(len(widths), 3600.0)
+
+
+class Judging(toy.ToyEvaluator):
+    """The toy, of which every plan takes 3,000 bytes, and these guesses."""
+
+    surrogate = Wrong()
+
+
+@pytest.mark.parametrize(
+    ("budget", "error"),
+    [(Budget(0.5), 0.04), (Budget(None, 3000), 0.2), (Budget(0.5, 3000), 0.2), (Budget(0.5, 9000), 0.2)],
+)
+def test_guesses_are_doubted_as_far_as_what_is_limited_was_wrong(budget, error):
+    found = informed(posed(budget=budget), Judging()).guesses(widths(1))
+    assert found.within == pytest.approx(norm.cdf(-budget.excess(0.6, 3600) / (1.25 * error)))
+
+
+def test_the_doubt_of_a_search_is_of_what_is_limited():
+    """The compiler says 3,000 bytes where 3,600 were guessed, and 0.5 seconds where it was 0.6."""
+    for budget, error in ((Budget(0.4), 0.2), (Budget(None, 2000), 0.2), (Budget(None, None), DOUBT)):
+        imagination = informed(posed(budget=budget), Judging())
+        search = Dyna(imagination, None, None, warm_up=0.25, seed=0)
+        for _ in range(JUDGED):
+            assert search._fits(np.full(4, 32.0)) == (not budget.limited)
+        assert search._doubt() == pytest.approx(1.25 * error)
+
+
+def test_the_doubt_of_a_search_for_memory_is_not_that_of_latencies():
+    imagination = informed(posed(budget=Budget(None, 3500)), Judging())
+    search = Dyna(imagination, None, None, warm_up=0.25, seed=0)
+    for _ in range(JUDGED):
+        assert search._fits(np.full(4, 8.0)), "0.125 seconds, where 0.6 were guessed"
+    assert search._doubt() == pytest.approx(1.25 * 0.2)
+
+
+def test_a_memory_that_cannot_be_guessed_exceeds_nothing():
+    """The dense model's would, and every plan would be paid for that."""
+    problem = posed(budget=Budget(None, 1500))
+    guesses = informed(problem).guesses(widths())
+    np.testing.assert_array_equal(guesses.rewards, guesses.met)
+    assert guesses.met.min() > 0
