@@ -36,8 +36,7 @@ def main() -> None:
     parser.add_argument("--longer", action="store_true", help="where a comparison was fine-tuned anew, take that")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    files = map(fine_tuned_anew, arguments.files) if arguments.longer else arguments.files
-    cells = distinct([cell for path in files for cell in cells_of(path)])
+    cells = distinct([cell for path in arguments.files for cell in cells_of(path, longer=arguments.longer)])
     results = {"cells": cells, "over_cells": over_cells(cells)}
     out = arguments.out or FOLDER / f"cells{'_longer' * arguments.longer}.json"
     out.write_text(json.dumps(results, indent=1) + "\n")
@@ -59,19 +58,25 @@ def distinct(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(kept.values())
 
 
-def cells_of(path: Path) -> list[dict[str, Any]]:
+def cells_of(path: Path, *, longer: bool) -> list[dict[str, Any]]:
     """The cells of one comparison, one for each budget on latency.
 
+    Args:
+        path: of the comparison.
+        longer: take it as longer.py left it, if that fine-tuned it anew.
+
     Raises:
-        SystemExit: the comparison has not ended.
+        SystemExit: the comparison, or what fine-tunes it anew, has not ended.
     """
-    record = json.loads(path.read_text())
+    settings = json.loads(path.read_text())["settings"]  # The cell stays the same, with however much training.
+    read = fine_tuned_anew(path) if longer else path
+    record = json.loads(read.read_text())
     if not record["ended"]:
-        raise SystemExit(f"{path} has not ended: finish it with `python -m autoprune.compare resume=FOLDER`")
+        raise SystemExit(f"{read} has not ended: finish it with `python -m autoprune.compare resume=FOLDER`")
     return [
         {
-            "name": name_of(record, budget),
-            "file": path.name,
+            "name": name_of(settings, record["target"], budget),
+            "file": read.name,
             "seeds": len(record["settings"]["seeds"]),
             "differences": differences_at(record["differences"], budget),
             "latency": {
@@ -86,11 +91,11 @@ def cells_of(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def name_of(record: Mapping[str, Any], budget: str) -> str:
+def name_of(settings: Mapping[str, Any], on: Mapping[str, Any], budget: str) -> str:
     """For example `resnet20 x0.5, v3, 45 %, 20,000 images`, or `..., v3 at batch 8, ...` where it is not 128."""
-    model, images = record["settings"]["model"], record["settings"]["data"]["train_size"]
+    model, images = settings["model"], settings["data"]["train_size"]
     width = "" if model["width"] == 1 else f" x{model['width']:g}"
-    target, batch = record["target"]["name"].removeprefix("tpu_"), record["target"]["batch_size"]
+    target, batch = on["name"].removeprefix("tpu_"), on["batch_size"]
     target += "" if batch == 128 else f" at batch {batch}"
     trained = f", {images:,} images" if images else ""
     return f"{model['name']}{width}, {target}, {100 * float(budget):g} %{trained}"
