@@ -4,7 +4,12 @@ import logging
 import os
 import signal
 
+import hypothesis
 import pytest
+
+# Machines are shared: how long an example takes says nothing of the code.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")

@@ -166,7 +166,6 @@ STEPS = {
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @settings(
     max_examples=int(os.environ.get("AUTOPRUNE_EXAMPLES", "60")),
-    deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate, *([] if "AUTOPRUNE_EXAMPLES" in os.environ else [Phase.shrink])),
     suppress_health_check=list(HealthCheck),
