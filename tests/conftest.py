@@ -7,14 +7,14 @@ import signal
 import hypothesis
 import pytest
 
-# Machines are shared: how long an example takes says nothing of the code.
-hypothesis.settings.register_profile("shared", deadline=None)
-hypothesis.settings.load_profile("shared")
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 from autoprune import cli  # noqa: F401 - imports TensorFlow without its greetings
+
+# Machines are shared: how long an example takes says nothing of the code.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session", autouse=True)

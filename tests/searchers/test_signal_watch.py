@@ -92,5 +92,8 @@ def test_a_course_of_an_earlier_process_speaks_against_a_dead_signal(watch):
     """As it does in the process that it ran in."""
     with pytest.raises(SignalError):
         feed(watch.of("random"), [plan(number) for number in range(DEAD)])
-    watch.remember([plan("of uniform", 0.2), replace(plan("failed", 0.3), error="it broke")])
-    feed(watch.of("greedy"), [plan(number) for number in range(DEAD)])
+    watch.remember([replace(plan("failed", 0.2), error="it broke")])
+    with pytest.raises(SignalError):
+        feed(watch.of("greedy"), [plan(number) for number in range(DEAD)])
+    watch.remember([plan("of uniform", 0.2)])
+    feed(watch.of("evolution"), [plan(number) for number in range(DEAD)])
