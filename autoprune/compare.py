@@ -76,7 +76,7 @@ def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> R
     stored = _stored(folder)
     if stored:
         # Records that do not say so yet were taught by all rules that they compare.
-        stored = {"taught_by": _rules(stored["settings"]["searchers"]), **stored}
+        stored = {"taught_by": _rules(stored.get("settings", {}).get("searchers", [])), **stored}
     if stored and not _compares(stored, settings):
         # Which plans stand against each other depends on what is compared.
         stored = {**stored, "matches": {}, "curve": []}
@@ -106,7 +106,7 @@ def _check_widths(stored: Mapping[str, Any] | None, settings: CompareSettings) -
     Raises:
         SettingsError: memory was limited before and is not now, or the other way round, and widths are a staircase.
     """
-    before = settings.memories if stored is None else stored["settings"]["memories"]
+    before = (stored or {}).get("settings", {}).get("memories", settings.memories)
     if settings.constraints.widths == "staircase" and bool(before) != bool(settings.memories):
         raise SettingsError(
             "With constraints.widths=staircase the legal widths depend on whether memory is limited: expected memories "
