@@ -338,7 +338,7 @@ def test_options_that_it_has(argument):
         ({"memories": [-1.0]}, "memories must be shares of the dense model's"),
         ({"seeds": []}, "seeds must be one value or more"),
         ({"seeds": [1, 1]}, "seeds must be different from each other. Received: 1, 1 in"),
-        ({"seeds": [-1]}, "seeds must be whole numbers from 0"),
+        ({"seeds": [-1]}, "seeds must be a whole number from 0"),
         ({"controls": ["scrath"]}, "controls must be dense, scratch, or scratch: and one of the searchers"),
         ({"controls": ["scratch:bayes"]}, "controls must be dense, scratch, or scratch: and one of the searchers"),
         ({"uniform_curve": -1}, "uniform_curve must be 0 or more"),
