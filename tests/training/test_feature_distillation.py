@@ -105,8 +105,8 @@ def test_searches_and_comparisons_teach_features(few):
     recipe = dataclasses.replace(FEATURES, epochs=1, fine_tune_epochs=1)
     model, settings = featured(16), SearchSettings(training=recipe)
     planner = Planner(model, importance=ImportanceSettings(), constraints=Constraints(multiple_of=4), seed=0)
-    half = dict.fromkeys((group.name for group in planner.groups), 0.5)
-    evaluation = dataclasses.replace(evaluation_of(0.5), keep_ratios=half)
+    plan = planner.plan(dict.fromkeys((group.name for group in planner.groups), 0.5))
+    evaluation = dataclasses.replace(evaluation_of(0.5), keep_ratios=dict(plan.keep_ratios), widths=dict(plan.widths))
     expected = teachings(model, few.train.images, features=True)
     for kind in (Finisher, FromScratch):
         finisher = kind(model, planner, few, cost_model=Costs(), settings=settings)
