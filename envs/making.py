@@ -24,7 +24,7 @@ from envs.observation import FEATURES, Situation, observe, shares
 from envs.pruning_env import PruningTask
 
 LIBRARIES = ("autoprune", "keras", "stable-baselines3", "torch", "gymnasium", "numpy")  # Noted with a policy.
-MISSED = 0.3  # Reward that a certain miss of the budget costs an imagined plan, besides the reward's own penalty.
+MISSED = 0.3  # Reward that it costs an imagined plan to be certainly no result, besides the reward's own penalty.
 
 
 class EnvMaker:
@@ -107,15 +107,15 @@ def latency_guesses(problem: Problem, scorer: Scorer) -> Callable[[np.ndarray], 
 def imagined_env(
     situation: Situation, problem: Problem, scorer: Scorer, imagination: Imagination, count: int
 ) -> ImaginedPruningEnv:
-    """Imagined episodes of a problem: rewards are expected ones, less those of plans that may miss the budget.
+    """Imagined episodes of a problem: rewards are expected ones, less for plans that may miss the budget or the floor.
 
-    A plan that is guessed to meet the budget only just would be the best place for an agent, and half of such plans
-    miss it: what a plan is paid is weighed by how likely it is to be a result.
+    A plan that is guessed to meet the budget, or the floor of the score, only just would be the best place for an
+    agent, and half of such plans miss it: what a plan is paid is weighed by how likely it is to be a result.
     """
 
     def rewards(widths: np.ndarray) -> np.ndarray:
         guesses = imagination.guesses(widths)
-        return guesses.rewards - (1 - guesses.within) * MISSED
+        return guesses.rewards - (1 - guesses.able) * MISSED
 
     task = ImaginedTask(situation, problem.legal, latency_guesses(problem, scorer), rewards)
     return ImaginedPruningEnv(task, count)

@@ -32,7 +32,7 @@ LEAST_DOUBT = 0.003  # The same, however good the guesses have been.
 JUDGED = 8  # Latest of such plans by which guesses are judged.
 COSTED = 4  # Plans at most that are compiled to find one within the budget.
 DRAWS = 64  # Random plans of which the warm-up takes one.
-USED = 0.8  # Share of the budget that a plan of the warm-up shall use, where draws allow it.
+USED = 0.8  # Share of the tightest limit that a plan of the warm-up shall use, where draws allow it.
 
 
 class Episodes(Steps, Protocol):
@@ -130,11 +130,10 @@ class Dyna:
     def _first_plan(self) -> np.ndarray:
         """A plan that is guessed to use the budget and not to miss it, from before there is much to guess with."""
         plans = self._policy_plans() if self._trained else self._random_plans()
-        within = self._imagination.guesses(plans).within
-        used = self._imagination.costs(plans)[0] / (self._problem.budget.latency or np.inf)
+        guesses = self._imagination.guesses(plans)
         # The first draw of the best kind there is; new ones before known ones.
         known = np.array([tuple(plan) in self._known() for plan in plans])
-        worth = (within > 0.5) * 2 + (used > USED) * 1 - known * 4
+        worth = (guesses.within > 0.5) * 2 + (guesses.used > USED) * 1 - known * 4
         return plans[int(worth.argmax())]
 
     def _random_plans(self) -> np.ndarray:

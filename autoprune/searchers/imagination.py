@@ -30,6 +30,7 @@ class Guesses:
         rewards: (m,) expected rewards.
         met: (m,) the same, if each is within the budget after all, and not below the floor of the score.
         deviations: (m,) standard deviations of these, as far as they come from the score.
+        used: (m,) share of the budget's tightest limit that each uses; above 1 it misses the budget, 0 without limits.
         within: (m,) probability that each is within the budget.
         reached: (m,) probability that each reaches the floor of the score; 1 where there is none.
     """
@@ -37,6 +38,7 @@ class Guesses:
     rewards: np.ndarray
     met: np.ndarray
     deviations: np.ndarray
+    used: np.ndarray
     within: np.ndarray
     reached: np.ndarray | float = 1.0
 
@@ -113,7 +115,7 @@ class Imagination:
             met[number] = objective.reward(able)
             deviations[number] = objective.deviation(able, float(unsure_scores[number]))
         within = norm.cdf(-excess / (self._error() if doubt is None else doubt))
-        return Guesses(rewards, met, deviations, within, self._reached(odds, unsure))
+        return Guesses(rewards, met, deviations, 1 + excess, within, self._reached(odds, unsure))
 
     def best(self) -> float:
         """The reward of the best plan so far; of none, that of the dense model's score at no score at all."""

@@ -17,7 +17,7 @@ from autoprune.settings import Constraints, RewardSettings
 from envs import ENV_ID
 from envs.facts import GroupFacts, ModelFacts
 from envs.making import imagined_env, rolled_out
-from envs.observation import Situation
+from envs.observation import Situation, shares
 from envs.pruning_env import PruningTask
 
 SIZE = 64
@@ -103,7 +103,8 @@ class Environments:
 
 
 def situation(problem):
-    return Situation(facts(), problem.budget.latency, 1.0, problem.anchor, problem.legal.minimum, TARGET)
+    limits = shares(problem.budget, problem.dense)
+    return Situation(facts(), *limits, problem.anchor, problem.legal.minimum, TARGET)
 
 
 make_env = Environments()

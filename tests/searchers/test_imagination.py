@@ -14,6 +14,7 @@ from autoprune.searchers import Objective, Scorer
 from autoprune.searchers.dyna import DOUBT, JUDGED, Dyna
 from autoprune.searchers.imagination import Imagination
 from autoprune.settings import RewardSettings
+from envs.making import MISSED
 
 FLOORED = RewardSettings("latency_at_accuracy", accuracy_floor=0.8)
 
@@ -93,6 +94,45 @@ def test_above_a_floor_only_the_latency_counts_and_whether_the_floor_is_reached(
     best = 0.4
     saved = 1 - imagination.costs(widths())[0] / problem.dense.cost.latency
     np.testing.assert_allclose(guesses.improvement(best), reached * np.maximum(saved - best, 0), atol=0.02)
+
+
+def test_an_imagined_plan_is_paid_less_the_likelier_it_misses_the_floor():
+    """Without a budget it can miss nothing else."""
+    problem = posed(FLOORED, Budget())
+    imagination = informed(problem)
+    episodes = toy.make_env.imagined(problem, imagination.scorer, imagination, 60)
+    episodes.reset()
+    for step in np.random.default_rng(0).uniform(-1, 1, (4, 60, 1)).astype(np.float32):
+        paid = episodes.step(step)[1]
+    guesses = imagination.guesses(episodes.plans)
+    assert np.ptp(guesses.reached) > 0.9
+    np.testing.assert_allclose(paid, guesses.rewards - (1 - guesses.reached) * MISSED, rtol=1e-5)
+
+
+# ------------------------------------------------------------------ plans of the warm-up
+
+
+class SureOfBoth:
+    """Knows latencies in seconds as the toy has them, and memories: sixteen bytes a channel."""
+
+    ready = True
+    error = GuessError(50, 0.01, 0.01, 0.9)
+
+    def predict_all(self, widths):
+        return widths / toy.SIZE @ np.array(toy.TIME), 16 * widths.sum(1)
+
+
+class Sure(toy.ToyEvaluator):
+    surrogate = SureOfBoth()
+
+
+@pytest.mark.parametrize("budget", [Budget(0.5), Budget(None, 2000), Budget(0.5, 3800), Budget(0.9, 1900)])
+def test_plans_of_the_warm_up_use_up_the_budget_whatever_it_limits(budget):
+    imagination = informed(posed(budget=budget), Sure())
+    search = Dyna(imagination, None, None, warm_up=0.25, seed=0)
+    for _ in range(8):
+        latencies, memories = imagination.costs(search._first_plan()[None])
+        assert -0.2 < budget.excess(latencies[0], memories[0]) <= 0
 
 
 # ------------------------------------------------------------------ errors of guessed costs
