@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 Role = Literal["produces", "follows", "consumes", "sets", "holds"]
+Amount = float | np.ndarray  # One number, or one for each of some plans.
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,13 +318,13 @@ class Budget:
 
     def overrun(self, cost: CostReport) -> float:
         """The largest relative excess over a limit: 0.1 is ten per cent too much, below 0 is room left."""
-        return self.excess(cost.latency, cost.memory.total)
+        return float(self.excess(cost.latency, cost.memory.total))
 
-    def excess(self, latency: float, memory: float | None) -> float:
-        """As `overrun`, of a latency in seconds and a memory in bytes; one that is not known exceeds nothing."""
-        excess = [-1.0]
+    def excess(self, latency: Amount, memory: Amount | None) -> Amount:
+        """As `overrun`, of latencies in seconds and memories in bytes; a memory that is not known exceeds nothing."""
+        excess = -1.0
         if self.latency is not None:
-            excess.append(latency / self.latency - 1)
+            excess = np.maximum(excess, latency / self.latency - 1)
         if self.memory is not None and memory is not None:
-            excess.append(memory / self.memory - 1)
-        return max(excess)
+            excess = np.maximum(excess, memory / self.memory - 1)
+        return excess

@@ -1,6 +1,7 @@
 """Which widths a group may be cut to."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 from autoprune.records import ChannelGroup
@@ -77,7 +78,9 @@ def legal_width(size: int, keep_ratio: float, constraints: Constraints, unit: in
 def nearest_width(widths: Sequence[int], keep_ratio: float) -> int:
     """Of ascending widths, the last of which is the dense one, the nearest; of two equally near the wider."""
     wanted = keep_ratio * widths[-1]
-    return min(widths, key=lambda width: (abs(width - wanted), -width))
+    above = min(bisect_left(widths, wanted), len(widths) - 1)
+    narrower, wider = widths[max(above - 1, 0)], widths[above]
+    return narrower if wanted - narrower < wider - wanted else wider
 
 
 def ratio_around(anchor: float, offset: float, minimum: float) -> float:

@@ -4,15 +4,14 @@ Costs come from the surrogate, which knows the network's layers; where there is 
 learnt from the scored plans as scores are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from autoprune.records import CostReport, Evaluation, Memory
 from autoprune.searchers.problem import Problem
+from autoprune.searchers.rewards import Outcomes
 from autoprune.searchers.score_model import ScoreModel
 from autoprune.searchers.scorer import Scorer
 from autoprune.searchers.steering import guess_error
@@ -103,19 +102,17 @@ class Imagination:
         scores = expit(odds)
         unsure_scores = unsure * scores * (1 - scores)
         latencies, memories = self.costs(widths)
-        rewards, met, deviations, excess = (np.empty(len(widths)) for _ in range(4))
         budget, objective = self.problem.budget, self.problem.objective
-        floor = objective.floor or 0.0
-        for number, (score, latency) in enumerate(zip(scores, latencies, strict=True)):
-            memory = None if memories is None else float(memories[number])
-            excess[number] = budget.excess(float(latency), memory)
-            rewards[number] = objective.reward(self._evaluation(widths[number], score, float(latency), memory))
-            limits = _at_most(latency, budget.latency), _at_most(memory, budget.memory)
-            able = self._evaluation(widths[number], max(score, floor), *limits)
-            met[number] = objective.reward(able)
-            deviations[number] = objective.deviation(able, float(unsure_scores[number]))
+        plans = Outcomes(scores, latencies, memories, self._flops(widths))
+        limits = _at_most(latencies, budget.latency), _at_most(memories, budget.memory)
+        able = Outcomes(np.maximum(scores, objective.floor or 0.0), *limits, plans.flops)
+        excess = budget.excess(latencies, memories)
         within = norm.cdf(-excess / (self._error() if doubt is None else doubt))
-        return Guesses(rewards, met, deviations, 1 + excess, within, self._reached(odds, unsure))
+        found = objective.rewards(plans), objective.rewards(able), objective.deviations(able, unsure_scores)
+        rewards, met, deviations, used, within = (
+            np.broadcast_to(each, len(widths)) for each in (*found, 1 + excess, within)
+        )
+        return Guesses(rewards, met, deviations, used, within, self._reached(odds, unsure))
 
     def best(self) -> float:
         """The reward of the best plan so far; of none, that of the dense model's score at no score at all."""
@@ -135,15 +132,12 @@ class Imagination:
         error = None if self.scorer.surrogate is None else guess_error(self.scorer.surrogate, self.problem.budget)
         return UNSURE if error is None else max(1.25 * error, 1e-3)
 
-    def _evaluation(self, widths: Sequence[float], score: float, latency: float, memory: float | None) -> Evaluation:
-        """As if the plan had been scored; a memory that is not known exceeds nothing."""
-        share = np.prod(np.array(widths) / [group.size for group in self.problem.groups]) ** (2 / len(widths))
-        kept: Memory = replace(self._dense.memory, total=None if memory is None else int(memory))
-        flops = max(int(self._dense.flops * share), 1)
-        cost: CostReport = replace(self._dense, latency=latency, flops=flops, memory=kept)
-        return Evaluation("", {}, {}, float(score), cost)
+    def _flops(self, widths: np.ndarray) -> np.ndarray:
+        """(m,) Operations per image: every layer is thought to lose the same share of its inputs and outputs."""
+        shares = (widths / [group.size for group in self.problem.groups]).prod(1) ** (2 / widths.shape[1])
+        return np.maximum(self._dense.flops * shares, 1) / self._dense.target.batch_size
 
 
-def _at_most(amount: float | None, limit: float | None) -> float | None:
-    """The amount, or the limit where there is one and it is exceeded."""
-    return amount if amount is None or limit is None else min(float(amount), limit)
+def _at_most(amounts: np.ndarray | None, limit: float | None) -> np.ndarray | None:
+    """(m,) The amounts, or the limit where there is one and it is exceeded."""
+    return amounts if amounts is None or limit is None else np.minimum(amounts, limit)

@@ -120,7 +120,7 @@ class BudgetSettings:
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """What searchers are paid for. Each reward's formula stands in `autoprune.searchers.objective`.
+    """What searchers are paid for. Each reward's formula stands in `autoprune.searchers.rewards`.
 
     Attributes:
         name: a registered reward: `accuracy_within_budget`, `latency_at_accuracy`, `mnasnet`, `amc_error`, `amc_flops`,

@@ -70,7 +70,7 @@ def test_deviations_are_those_of_the_reward(name):
     imagination = informed(problem)
     found = imagination.guesses(widths()).deviations
     latencies = np.minimum(imagination.costs(widths())[0], toy.BUDGET)
-    operations = 1000 * (widths() / toy.SIZE).prod(1) ** 0.5 // 1 / toy.TARGET.batch_size
+    operations = 1000 * (widths() / toy.SIZE).prod(1) ** 0.5 / toy.TARGET.batch_size
     slope = {
         "amc_latency": np.log(1e9 * latencies),  # Of a second some twenty.
         "amc_flops": np.log(np.maximum(operations, 2)),

@@ -1,14 +1,15 @@
 """What a plan is paid for, and which plan is best."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import toy
 
 from autoprune.records import Budget, Evaluation
-from autoprune.searchers.objective import FAILED, REWARDS, Objective, unlikeness
+from autoprune.searchers.objective import FAILED, Objective, unlikeness
+from autoprune.searchers.rewards import REWARDS, Outcomes, outcome_of
 from autoprune.settings import RewardSettings
 
 BUDGETED = Budget(latency=0.5)
@@ -185,9 +186,24 @@ def test_what_a_deviation_of_the_score_makes_of_every_reward():
         for score, deviation in ((0.6, 0.01), (0.7, 0.1), (0.9, 0.05)):
             for latency in (0.3, 0.5):
                 low, high = (objective.reward(with_latency(s, latency)) for s in (score - deviation, score + deviation))
-                found = objective.deviation(with_latency(score, latency), deviation)
+                found = objective.deviations(outcome_of(with_latency(score, latency)), deviation)
                 assert found == pytest.approx((high - low) / 2, rel=1e-6, abs=1e-12), name
         assert (found == 0) == (objective.floor is not None)
+
+
+@pytest.mark.parametrize("budget", [Budget(), BUDGETED, Budget(memory=2500), Budget(0.5, 2500)])
+def test_many_plans_at_once_are_paid_what_each_is_paid_alone(budget):
+    dense = toy.evaluation_of(1.0)
+    plans = [toy.evaluation_of(ratio) for ratio in (0.125, 0.375, 0.5, 0.625, 1.0)]
+    together = Outcomes(
+        *(np.array([getattr(outcome_of(plan), each.name) for plan in plans]) for each in fields(Outcomes))
+    )
+    for name in REWARDS:
+        objective = Objective(budget, dense, RewardSettings(name))
+        alone = [objective.reward(plan) for plan in plans]
+        np.testing.assert_array_equal(objective.rewards(together), alone, err_msg=name)
+        deviations = [objective.deviations(outcome_of(plan), 0.02) for plan in plans]
+        np.testing.assert_array_equal(np.broadcast_to(objective.deviations(together, 0.02), 5), deviations)
 
 
 def test_finalists_are_the_best_that_are_unlike_each_other():
