@@ -9,11 +9,6 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    # Test processes share the cores: with as many threads each as there are cores, threads wait for each other.
-    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
-        os.environ.setdefault(name, str(threads))
 
 from autoprune import cli  # noqa: F401 - imports TensorFlow without its greetings
 

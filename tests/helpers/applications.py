@@ -10,6 +10,7 @@ import numpy as np
 from oracle import kept_by_layer, outputs_of, zeroed_outputs
 
 from autoprune.graph import find_groups
+from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
 
@@ -83,5 +84,6 @@ def _saved_equals(model, image, outputs):
 def _trains(model, image, shape):
     # Eagerly: a step is a step, and compiling one for each of 40 networks takes an hour.
     model.compile(keras.optimizers.SGD(1e-6), "mse", run_eagerly=True)
-    loss = model.train_on_batch(image, np.zeros(shape, "float32"))
+    with safe_convolutions(model):
+        loss = model.train_on_batch(image, np.zeros(shape, "float32"))
     return bool(np.isfinite(loss))

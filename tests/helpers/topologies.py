@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers, ops
 
 from autoprune.models.keras_internals import application_class
+from autoprune.models.safe_convolutions import safe_convolutions
 
 TOPOLOGIES = {}
 
@@ -38,6 +39,12 @@ def images_for(model, count=3, seed=1):
         for t in model.inputs
     ]
     return arrays[0] if len(arrays) == 1 else arrays
+
+
+def fitted(model, images, targets, **options):
+    """One epoch of Keras' own training, or as many as said, with the gradient avoided that corrupts memory."""
+    with safe_convolutions(model):
+        return model.fit(images, targets, verbose=0, **options)
 
 
 def head(x, classes=5):

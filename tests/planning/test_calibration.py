@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from topologies import head, images_for, made
+from topologies import fitted, head, images_for, made
 
 from autoprune.errors import DataError, PlanError
 from autoprune.models import keras_internals
@@ -45,7 +45,7 @@ def everything():
         variable.assign(variable + 0.3)
     model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", metrics=["accuracy"])
     images, labels = images_for(model, 8), np.arange(8) % 5
-    model.fit(images, labels, batch_size=4, epochs=1, shuffle=False, verbose=0)
+    fitted(model, images, labels, batch_size=4, shuffle=False)
     return model, images, labels
 
 
@@ -86,7 +86,7 @@ def test_training_goes_on_as_if_nothing_had_been_scored(importance):
         model, images, labels = everything()
         if scored:
             Planner(model, importance=importance, data=(images, labels))
-        model.fit(images, labels, batch_size=4, epochs=1, shuffle=False, verbose=0)
+        fitted(model, images, labels, batch_size=4, shuffle=False)
         results.append([variable.numpy() for variable in model.variables])
     for plain, scored in zip(*results, strict=True):
         np.testing.assert_array_equal(scored, plain)

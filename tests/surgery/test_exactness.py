@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from oracle import kept_by_layer, outputs_of, zeroed_outputs
 from plans import uneven_plan
-from topologies import TOPOLOGIES, images_for, made
+from topologies import TOPOLOGIES, fitted, images_for, made
 
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
@@ -120,14 +120,14 @@ def test_training_goes_on_with_an_optimiser_that_has_state(name):
     targets = [np.zeros(output.shape, "float32") for output in outputs_of(model, images)]
     targets = targets[0] if len(targets) == 1 else targets
     model.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=False, run_eagerly=name not in COMPILED)
-    model.fit(images, targets, verbose=0)
+    fitted(model, images, targets)
     optimizer = model.optimizer
     report = apply_plan(model, uneven_plan(model))
     assert report.optimizer == "sliced"
     assert model.optimizer is optimizer
     before = [v.numpy() for v in model.trainable_variables]
     targets = [np.zeros(output.shape, "float32") for output in outputs_of(model, images)]
-    history = model.fit(images, targets[0] if len(targets) == 1 else targets, verbose=0)
+    history = fitted(model, images, targets[0] if len(targets) == 1 else targets)
     assert np.isfinite(history.history["loss"]).all()
     after = [v.numpy() for v in model.trainable_variables]
     assert any((a != b).any() for a, b in zip(before, after, strict=True))

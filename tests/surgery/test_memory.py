@@ -6,7 +6,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from topologies import images_for, made
+from topologies import fitted, images_for, made
 
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
@@ -65,7 +65,7 @@ def test_snapshot_restores_what_training_changed(name):
     for keep in (0.5, 1.0, 0.75, 0.5):
         surgeon.apply(make_plan(model, keep, multiple_of=1))
         model.compile("adam", "mse", jit_compile=keras.backend.backend() == "jax")
-        model.fit(images_for(model), np.zeros((3, 5)), epochs=2, verbose=0)
+        fitted(model, images_for(model), np.zeros((3, 5)), epochs=2)
         surgeon.restore(snapshot)
         for weight, value in zip(model.weights, before, strict=True):
             np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
@@ -74,7 +74,7 @@ def test_snapshot_restores_what_training_changed(name):
 def test_optimiser_state_is_sliced_as_the_variables_are():
     model = made("residual")
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse", jit_compile=False)
-    model.fit(images_for(model), np.zeros((3, 5)), verbose=0)
+    fitted(model, images_for(model), np.zeros((3, 5)))
     plan = make_plan(model, 0.5, multiple_of=1)
     index = next(i for i, v in enumerate(model.trainable_variables) if v.path == "inner1/kernel")
     momentum = keras.ops.convert_to_numpy(model.optimizer.momentums[index].value)
@@ -92,10 +92,10 @@ def test_optimiser_state_is_sliced_as_the_variables_are():
 def test_optimiser_with_factored_state_starts_anew():
     model = made("plain")
     model.compile(keras.optimizers.Adafactor(0.01), "mse", jit_compile=False)
-    model.fit(images_for(model), np.zeros((3, 5)), verbose=0)
+    fitted(model, images_for(model), np.zeros((3, 5)))
     report = apply_plan(model, make_plan(model, 0.5, multiple_of=1))
     assert report.optimizer == "reset"
-    model.fit(images_for(model), np.zeros((3, 5)), verbose=0)
+    fitted(model, images_for(model), np.zeros((3, 5)))
 
 
 def test_tied_variables_stay_tied():
