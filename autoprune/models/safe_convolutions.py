@@ -1,7 +1,8 @@
 """Works around a defect of TensorFlow 2.21 on CPUs: the gradient of strided 1x1 convolutions corrupts memory.
 
 With oneDNN on, as it is by default, training a residual network whose shortcuts are 1x1 convolutions of stride 2
-ends in "double free or corruption" for some widths, and pruning makes all kinds of widths. Turning oneDNN off
+ends in "double free or corruption" for some widths, and pruning makes all kinds of widths; where TensorFlow has a
+single thread (one core, or TF_NUM_INTRAOP_THREADS=1) a pruned one ends so each time. Turning oneDNN off
 (TF_ENABLE_ONEDNN_OPTS=0) avoids it and makes training half as fast or slower. Taking every second pixel first and then
 convolving with stride 1 is the same operation, uses another gradient, and costs little:
 `tests/benchmarks/onednn.py` measures both.

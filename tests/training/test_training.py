@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from topologies import images_for
 
 from autoprune.cost import open_cost_model
 from autoprune.data import Dataset, Split
@@ -14,7 +13,6 @@ from autoprune.errors import DataError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.models import keras_internals, zoo
 from autoprune.models.head import loss_for
-from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning import Planner
 from autoprune.records import Evaluation, Target
 from autoprune.settings import Constraints, ModelSettings, SearchSettings, TrainingSettings
@@ -132,54 +130,6 @@ def test_two_classes_with_one_output_can_be_trained(kind):
     record = train(model, data, TrainingSettings(), epochs=60, learning_rate=0.05, seed=0)
     assert accuracy(model, split) > 0.95
     assert accuracy(model, split) == pytest.approx(max(record.accuracies))
-
-
-# ------------------------------------------------------------------ strided pointwise convolutions
-
-
-def strided(format_="channels_last"):
-    shape = (7, 9, 3) if format_ == "channels_last" else (3, 17, 19)
-    image = keras.Input(shape)
-    x = layers.Conv2D(4, 1, strides=2, padding="same", data_format=format_, name="same")(image)
-    x = layers.Conv2D(5, 1, strides=(3, 2), data_format=format_, name="valid")(x)
-    x = layers.Conv2D(5, 3, strides=2, padding="same", data_format=format_, name="wide")(x)
-    return keras.Model(image, layers.Flatten()(x))
-
-
-@pytest.mark.parametrize("format_", ["channels_last", "channels_first"])
-def test_safe_convolutions_compute_the_same(format_):
-    model = strided(format_)
-    images = images_for(model)
-    expected = model(images).numpy()
-    with safe_convolutions(model) as changed:
-        assert changed == (2 if keras.backend.backend() == "tensorflow" else 0)
-        np.testing.assert_allclose(model(images).numpy(), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(model(images).numpy(), expected)
-    assert not any("convolution_op" in vars(layer) for layer in model.layers)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_residual_networks_of_odd_widths_train(seed):
-    """Without the work-around some of these end the process: 'double free or corruption'."""
-    generator = np.random.default_rng(seed)
-    keras.utils.set_random_seed(seed)
-    image = keras.Input((32, 32, 3))
-    x = layers.Conv2D(int(generator.integers(4, 70)), 3, padding="same")(image)
-    for width in generator.integers(4, 70, 3).tolist():
-        shortcut = layers.Conv2D(width, 1, strides=2, name=f"shortcut{x.shape[1]}")(x)
-        x = layers.Conv2D(width, 3, strides=2, padding="same")(x)
-        x = layers.ReLU()(layers.Add()([layers.BatchNormalization()(x), shortcut]))
-    model = keras.Model(image, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
-    split = Split(generator.random((103, 32, 32, 3)).astype("float32"), generator.integers(0, 10, 103))
-    record = train(
-        model,
-        Dataset("noise", split, split, split, 10),
-        TrainingSettings(batch_size=16),
-        epochs=2,
-        learning_rate=1e-3,
-        seed=seed,
-    )
-    assert np.isfinite(record.losses).all()
 
 
 # ------------------------------------------------------------------ the base model
