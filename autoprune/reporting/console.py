@@ -19,6 +19,7 @@ from rich.progress import (
 
 from autoprune.records import Evaluation
 from autoprune.reporting import interrupts
+from autoprune.reporting.notebook import NotebookProgress
 from autoprune.reporting.tables import shares
 from autoprune.searchers import Objective
 from autoprune.training.fit import OnProgress
@@ -43,6 +44,23 @@ class ConsoleHandler(RichHandler):
         )
 
 
+@contextmanager
+def visible_logging() -> Iterator[None]:
+    """Within the block what autoprune tells is shown, also in a program that has not set up logging."""
+    own = logging.getLogger("autoprune")
+    if own.hasHandlers():
+        yield
+        return
+    handler, level = ConsoleHandler(), own.level
+    own.addHandler(handler)
+    own.setLevel(level or logging.INFO)
+    try:
+        yield
+    finally:
+        own.removeHandler(handler)
+        own.setLevel(level)
+
+
 class Stage:
     """One long stage: done so far, time left, and the best figure yet."""
 
@@ -63,7 +81,7 @@ class Stage:
         self._progress.update(self._task, completed=done, note=note)
         # Rounded down, but not where a share that should be whole is short of it by its last bit.
         lines = int(done * _LINES / self._total + 1e-9)
-        if not CONSOLE.is_terminal and lines > self._lines:
+        if self._progress.disable and lines > self._lines:
             logger.info("%s %.3g/%d  %s", self._name, done, self._total, note)
             self._lines = lines
 
@@ -80,7 +98,8 @@ def stage(name: str, total: int) -> Iterator[Stage]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
+    bar = NotebookProgress if CONSOLE.is_jupyter else Progress
+    with bar(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
         yield Stage(progress, progress.add_task(name, total=total, note=""), name, total)
 
 
