@@ -1,7 +1,9 @@
 """The door for whoever prunes once."""
 
+import os
 from typing import Any
 
+from autoprune.errors import PlanError
 from autoprune.records import Plan, SurgeryReport
 from autoprune.surgery.reconstruction import apply_with_reconstruction
 from autoprune.surgery.surgeon import Surgeon
@@ -26,6 +28,14 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
         PlanError: the plan is for another model, or keeps impossible indices.
         DataError: the images do not fit the model.
     """
+    if not isinstance(plan, Plan):
+        of_file = isinstance(plan, (str, os.PathLike))
+        raise PlanError(
+            f"Expected a plan, from autoprune.make_plan. Received: a path, '{plan}'. Read it first: "
+            f"plan = autoprune.load_plan('{plan}')"
+            if of_file
+            else f"Expected a plan, from autoprune.make_plan or autoprune.load_plan. Received: {type(plan).__name__}"
+        )
     surgeon = Surgeon(model)
     if reconstruct_from is None:
         return surgeon.apply(plan)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,15 +61,15 @@ class Finished:
     """
 
     name: str
-    plan: Plan
-    evaluation: Evaluation
-    surgery: SurgeryReport
-    training: TrainingRecord
+    plan: Plan = field(repr=False)
+    evaluation: Evaluation = field(repr=False)
+    surgery: SurgeryReport = field(repr=False)
+    training: TrainingRecord = field(repr=False)
     reward_accuracy: float
     test_accuracy: float
     cost: CostReport
-    weights: list[Any]
-    finalists: tuple[Finalist, ...] = ()
+    weights: list[Any] = field(repr=False)
+    finalists: tuple[Finalist, ...] = field(default=(), repr=False)
 
 
 class Finisher:

@@ -62,9 +62,11 @@ def export_model(
     Raises:
         ExportError: a format cannot hold the model, or its outputs deviate; the message says which. Those before it
             are there.
+        ModelError: it is no model, such as the path of one.
         SettingsError: a library that a format needs is missing, or Keras does not run on TensorFlow.
         UnknownNameError: there is no such format.
     """
+    keras_internals.check_model(model)
     for name in formats:
         check_libraries(FORMATS.get(name))
     folder = Path(folder)

@@ -1,6 +1,7 @@
 """What a model is made of: operations, their calls in data-flow order, and the symbolic tensors between them."""
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,28 @@ Node = Any
 Operation = Any
 
 
+def check_model(model: Any) -> None:
+    """Refuse what is no model, such as the path of one.
+
+    Raises:
+        ModelError: saying what to do.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        raise ModelError(
+            f"Expected a model. Received a path: '{model}'. Load it first: "
+            f"model = keras.saving.load_model('{model}', compile=False)"
+        )
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"Expected a Keras model, Functional or Sequential. Received: {type(model).__name__}")
+
+
 def graph_of(model: Any) -> Any:
     """The `keras.Function` that holds the model's operations and nodes.
 
     Raises:
-        ModelError: the model is subclassed, or a Sequential model that has no input shape yet.
+        ModelError: it is no model, is subclassed, or a Sequential model that has no input shape yet.
     """
+    check_model(model)
     if isinstance(model, keras.Sequential):
         if model._functional is None:
             raise ModelError(
