@@ -7,6 +7,7 @@ must not load TensorFlow does not.
 import importlib
 import os
 import sys
+import types
 from typing import Any
 
 __version__ = "0.1.0"
@@ -31,9 +32,19 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'autoprune' has no attribute '{name}'")
-    home = importlib.import_module(_HOMES[name])
-    # The module `autoprune.search` is itself callable.
-    return home if home.__name__ == f"autoprune.{name}" else getattr(home, name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+class _Package(types.ModuleType):
+    """`autoprune.search` is a function, and the command of that name a module, which would take its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a module that is imported does not hide a public name."""
+        if name not in _HOMES or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def _choose_defaults() -> None:

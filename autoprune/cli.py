@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from autoprune.errors import AutopruneError
 from autoprune.reporting import interrupts
+from autoprune.reporting.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,13 @@ def quietly_import(name: str) -> None:
 quietly_import("keras")
 
 
-# A resumed run goes on in its own folder, beside the record of how it was begun.
-OmegaConf.register_new_resolver("autoprune.either", lambda resume, a, b: a if resume else b, replace=True)
+# A resumed run goes on in its own folder; another one gets a folder that no other run has, however many begin at once.
+OmegaConf.register_new_resolver(
+    "autoprune.run_folder",
+    lambda resume, new: resume or str(RunFolder.make_new(new).path),
+    use_cache=True,
+    replace=True,
+)
 
 
 def run_command(command: str) -> None:
@@ -87,6 +93,14 @@ def run_folder() -> Path:
 def overrides() -> list[str]:
     """The options given on the command line."""
     return list(HydraConfig.get().overrides.task)
+
+
+def save_config(config: DictConfig, folder: Path) -> None:
+    """Note what was composed and of which options, as Hydra would: but that writes before a folder is checked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": HydraConfig.get()}), folder / "hydra.yaml")
+    OmegaConf.save(OmegaConf.create(overrides()), folder / "overrides.yaml")
 
 
 def check_overrides(command: str, arguments: Sequence[str]) -> str:

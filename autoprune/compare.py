@@ -265,12 +265,12 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, CompareSettings, "comparison", EXTENSIBLE)
-    stored = _stored(folder) or {}
-    if stored.get("ended") and _compares(stored, settings) and has_ended(folder.comparison_report, "comparison"):
-        return
-    with interruptible("compare", folder, "Everything that was done"):
-        summary = run(settings, folder)
+    with begun(config, CompareSettings, "compare", EXTENSIBLE) as (settings, folder):
+        stored = _stored(folder) or {}
+        if stored.get("ended") and _compares(stored, settings) and has_ended(folder.comparison_report, "comparison"):
+            return
+        with interruptible("compare", folder, "Everything that was done"):
+            summary = run(settings, folder)
     for table in comparison_tables(settings, summary):
         CONSOLE.print(table)
     for sentence in verdicts(settings, summary):

@@ -17,6 +17,10 @@ class UnknownNameError(SettingsError):
     """A name is not in the table that was asked; the message suggests near ones."""
 
 
+class FolderError(AutopruneError):
+    """A run folder is in use by another process, or holds another run."""
+
+
 class ModelError(AutopruneError):
     """A model is missing, cannot be read, or cannot be pruned."""
 

@@ -17,7 +17,8 @@ from autoprune.models.files import load_model
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.tables import byte_count
-from autoprune.settings import ExportSettings, from_config
+from autoprune.resuming import begun
+from autoprune.settings import ExportSettings
 
 # What a run folder may hold, the last stage first.
 _RESULTS = ("finetuned.keras", "pruned.keras")
@@ -98,7 +99,12 @@ def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="export")
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: run(from_config(config, ExportSettings), cli.run_folder()))
+    cli.guarded(lambda: _command(config))
+
+
+def _command(config: DictConfig) -> None:
+    with begun(config, ExportSettings, "export") as (settings, folder):
+        run(settings, folder.path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`python -m autoprune.finetune`: fine-tunes the result of a search, or a model of a file, on cpu, gpu or TPU."""
 
 import dataclasses
+import functools
 import importlib.resources
 import json
 import time
@@ -163,14 +164,13 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, FinetuneSettings, "fine-tuning")
-    if config.resume is None:
-        settings = resolved(settings, [override.lstrip("+~").split("=")[0] for override in cli.overrides()])
-        folder.save_settings(settings)
-    if has_ended(folder.report, "fine-tuning"):
-        return
-    with interruptible("finetune", folder, "The last checkpoint"):
-        done = run(settings, folder)
+    said = [override.lstrip("+~").split("=")[0] for override in cli.overrides()]
+    complete = functools.partial(resolved, said=said)
+    with begun(config, FinetuneSettings, "finetune", complete=complete) as (settings, folder):
+        if has_ended(folder.report, "fine-tuning"):
+            return
+        with interruptible("finetune", folder, "The last checkpoint"):
+            done = run(settings, folder)
     if done is None:
         return
     CONSOLE.print(finetuning_table(done))

@@ -21,7 +21,7 @@ from autoprune.records import Evaluation
 from autoprune.reporting.console import CONSOLE, Stage, stage
 from autoprune.reporting.lessons import LessonRow, lessons_table
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
 from autoprune.searchers import Problem, Scorer, Steering
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.session import Session, check_names, dense_model, opened, posed
@@ -30,6 +30,7 @@ from envs.making import EnvMaker, learnt_policy, training_record
 
 logger = logging.getLogger(__name__)
 
+EXTENSIBLE = ("search.evaluations",)
 FORMAT = "autoprune.lessons"
 VERSION = 1
 
@@ -81,8 +82,10 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
             list(settings.budgets.values()),
         )
         policy = learnt_policy(learner.actor, record)
-        save_policy(policy, folder.policy)
         rows = [_row(course, policy) for course in courses]
+    # Of a training that had ended with fewer evaluations, the result stands until here. The figures come back last.
+    folder.metrics.unlink(missing_ok=True)
+    save_policy(policy, folder.policy)
     _write(settings, courses, rows, time.perf_counter() - start, folder)
     return rows
 
@@ -161,11 +164,13 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, LearnSettings, "training")
-    if has_ended(folder.metrics, "training"):
-        return
-    with interruptible("learn", folder, "Every evaluation so far"):
-        rows = run(settings, folder)
+    with begun(config, LearnSettings, "learn", EXTENSIBLE) as (settings, folder):
+        check_extension(*EXTENSIBLE, settings.search.evaluations, folder)
+        if not extend_run(folder, folder.metrics, settings) and has_ended(folder.metrics, "training"):
+            return
+        with interruptible("learn", folder, "Every evaluation so far"):
+            rows = run(settings, folder)
+        folder.save_settings(settings)
     CONSOLE.print(lessons_table(rows, settings.evaluation.score))
     told = f"Policy: {folder.policy}\nReplay it with:\n  python -m autoprune.replay policy={folder.policy} model=..."
     CONSOLE.print(told, soft_wrap=True, highlight=False)

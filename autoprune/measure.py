@@ -30,7 +30,8 @@ from autoprune.reporting.costs import CostRow, cost_table, notes, training_table
 from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
-from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings, from_config
+from autoprune.resuming import begun
+from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 
 Asked = tuple[str, str, int, Future]  # Model, target, devices of a training step, the answer to come.
 
@@ -196,7 +197,12 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="measure")
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: run(from_config(config, MeasureSettings), cli.run_folder()))
+    cli.guarded(lambda: _command(config))
+
+
+def _command(config: DictConfig) -> None:
+    with begun(config, MeasureSettings, "measure") as (settings, folder):
+        run(settings, folder.path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import keras
 import numpy as np
@@ -151,11 +152,23 @@ def test_the_saved_model_needs_nothing_of_autoprune(finished, tmp_path, digits):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
-def test_same_seed_same_search(finished, tmp_path):
-    again, _ = run_in(tmp_path, *QUICK)
-    assert course_of(again) == course_of(finished[0])
+def test_a_search_that_is_extended_is_the_longer_search(finished, tmp_path):
+    """With the same seed; until then what it has found stays, and what it has scored is not scored again."""
+    folder, _ = run_in(tmp_path, *QUICK[:1], *QUICK[2:], "search.evaluations=3")
+    assert len(course_of(folder)) == 3
+    before = evaluations_in(folder)
+    done = command(f"resume={folder}", "search.evaluations=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert course_of(folder) == course_of(finished[0])
     for name in ("rows", "plans"):
-        assert metrics_of(again)[name] == metrics_of(finished[0])[name]
+        assert metrics_of(folder)[name] == metrics_of(finished[0])[name]
+    assert before.items() <= evaluations_in(folder).items()
+    assert json.loads((folder / "settings.json").read_text())["search"]["evaluations"] == 5
+
+
+def evaluations_in(folder):
+    with closing(sqlite3.connect(folder / "evaluations.sqlite")) as database:
+        return dict(database.execute("SELECT key, record FROM evaluations"))
 
 
 @pytest.mark.slow
@@ -241,13 +254,15 @@ def test_ctrl_c_says_where_and_how_to_go_on(tmp_path):
 
 
 def test_resume_takes_no_other_option(finished):
-    done = command(f"resume={finished[0]}", "search.evaluations=9", cwd=finished[0].parents[3])
+    done = command(f"resume={finished[0]}", "seed=9", cwd=finished[0].parents[3])
     assert done.returncode == 2
-    assert "give resume=FOLDER alone" in done.stderr
+    assert "give resume=FOLDER alone, or with search.evaluations beside it. Received: seed" in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_search_that_has_ended_is_not_done_again(finished, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in finished[0].iterdir() if path.suffix != ".log"}
+    before = {path: path.stat().st_mtime_ns for path in finished[0].iterdir() if path.name not in (".lock", ".hydra")}
     done = command(f"resume={finished[0]}", cwd=tmp_path)
     assert done.returncode == 0
     assert f"This search has ended: its report is {finished[0]}/report.html" in done.stdout
