@@ -28,6 +28,7 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
         PlanError: the plan is for another model, or keeps impossible indices.
         DataError: the images do not fit the model.
     """
+    surgeon = Surgeon(model)
     if not isinstance(plan, Plan):
         of_file = isinstance(plan, (str, os.PathLike))
         raise PlanError(
@@ -36,7 +37,6 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
             if of_file
             else f"Expected a plan, from autoprune.make_plan or autoprune.load_plan. Received: {type(plan).__name__}"
         )
-    surgeon = Surgeon(model)
     if reconstruct_from is None:
         return surgeon.apply(plan)
     return apply_with_reconstruction(surgeon, plan, reconstruct_from)
