@@ -258,7 +258,7 @@ class _Finishers:
         self._tuning.undo()
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="compare")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="compare")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

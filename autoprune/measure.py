@@ -193,7 +193,7 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
     return {name: load_model(path) for name, path in zip(names, paths, strict=True)}
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="measure")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="measure")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: run(from_config(config, MeasureSettings), cli.run_folder()))

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from autoprune import cli
 from autoprune.data import Dataset, load_data
+from autoprune.envs.making import learnt_policy, training_record
 from autoprune.errors import BudgetError
 from autoprune.models.files import save_model
 from autoprune.planning.plan_file import save_plan
@@ -37,7 +38,6 @@ from autoprune.searchers.uniform import is_hand_set
 from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
-from envs.making import learnt_policy, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def search(
     return search_model(model, data, settings, RunFolder.make(folder))
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="search")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="search")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

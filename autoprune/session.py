@@ -13,6 +13,7 @@ from autoprune.cost import CostModel
 from autoprune.cost.joint import asked_targets, described, open_targets
 from autoprune.cost.layers import layer_dependences
 from autoprune.data import Dataset
+from autoprune.envs.making import EnvMaker
 from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import check_fit
@@ -35,7 +36,6 @@ from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import SearchSettings
 from autoprune.training.base_model import base_model
-from envs.making import EnvMaker
 
 logger = logging.getLogger(__name__)
 
