@@ -103,7 +103,7 @@ def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterat
             for budget in settings.budgets:
                 named = f"{name} {budget}"
                 problems.append((name, budget, session, posed(session, settings.search_settings(model, budget), named)))
-        shown = stack.enter_context(stage("learning", total))
+        shown = stack.enter_context(stage("learning", total, "evaluations"))
         for name, budget, session, problem in problems:
             scorer = Scorer(
                 session.evaluator,
