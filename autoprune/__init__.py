@@ -4,13 +4,41 @@ The public names are imported when they are first used, so that `import autoprun
 must not load TensorFlow does not.
 """
 
-import importlib
 import os
 import sys
-import types
-from typing import Any
+
+
+def _leave_out_working_folder() -> None:
+    """Keep a command from importing the working folder's modules: `python -m` looks there first for every name.
+
+    Python's own use of the folder before this line cannot be helped, and from another program, a notebook or a prompt
+    the folder is what its user has asked for.
+    """
+    # While `-m` looks for its module, the arguments begin with it; then the module's name is the word before the rest.
+    arguments = getattr(sys, "argv", [])
+    if sys.flags.safe_path or arguments[:1] != ["-m"]:
+        return
+    module = sys.orig_argv[-len(arguments)].removeprefix("-m")
+    here = os.path.realpath(os.getcwd())
+    home = os.path.realpath(os.path.dirname(os.path.dirname(__file__)))
+    if module.split(".")[0] == __name__ and here != home and os.path.realpath(sys.path[0]) == here:
+        del sys.path[0]
+
+
+_leave_out_working_folder()
+
+import importlib  # noqa: E402 - not from the working folder
+import types  # noqa: E402
+from typing import Any  # noqa: E402
 
 __version__ = "0.1.0"
+
+# In a source checkout `autoprune.conf` and `autoprune.envs` are folders beside this one; installed, they are within it.
+_CHECKOUT = os.path.dirname(__path__[0])
+if not os.path.isdir(os.path.join(__path__[0], "envs")) and all(
+    os.path.exists(os.path.join(_CHECKOUT, name)) for name in ("pyproject.toml", "conf", "envs")
+):
+    __path__.append(_CHECKOUT)
 
 _HOMES = {
     "apply_plan": "autoprune.surgery",

@@ -133,7 +133,7 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
     """A message for the first name that the command does not have, or an experiment that is for another command."""
     chosen = {key: value for key, value in choices if key in groups}
     try:
-        with initialize_config_module("conf", version_base="1.3"):
+        with initialize_config_module("autoprune.conf", version_base="1.3"):
             own = compose(command)
             for key in chosen:
                 if key not in own and key != "experiment":
@@ -158,7 +158,7 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
 
 def config_groups() -> dict[str, list[str]]:
     """Every config group with its entries."""
-    root = importlib.resources.files("conf")
+    root = importlib.resources.files("autoprune.conf")
     return {
         folder.name: sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if _is_config(entry))
         for folder in root.iterdir()

@@ -154,10 +154,10 @@ def _families(settings: CompareSettings, session: Session, record: Record) -> li
     first, rest = (
         sum(len(hand_set_plans(rule, session.planner.legal)) for rule in rules) for rules in (record.taught_by, later)
     )
-    with stage("hand-set", first + rest) as shown:
-        families = costed_families(evaluator, record.taught_by, lambda done: shown.advance(done, "plans compiled"))
+    with stage("hand-set", first + rest, "plans compiled") as shown:
+        families = costed_families(evaluator, record.taught_by, lambda done: shown.advance(done, ""))
         taught = copy.deepcopy(evaluator.surrogate)
-        families += costed_families(evaluator, later, lambda done: shown.advance(first + done, "plans compiled"))
+        families += costed_families(evaluator, later, lambda done: shown.advance(first + done, ""))
         evaluator.surrogate = taught
     return [plan for plan in families if plan.rule in asked]
 
@@ -215,7 +215,7 @@ def _finish(settings: CompareSettings, record: Record, finishers: "_Finishers", 
     """Fine-tune, or train from scratch, what is not finished yet, and test it once; the model ends dense again."""
     jobs = [job for job in jobs_of(settings, record) if job.name not in record.tested]
     try:
-        with stage(name, len(jobs)) as shown:
+        with stage(name, len(jobs), "plans") as shown:
             for number, job in enumerate(jobs):
                 epochs = finishers.epochs(job)
 
@@ -258,7 +258,7 @@ class _Finishers:
         self._tuning.undo()
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="compare")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="compare")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

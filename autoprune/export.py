@@ -96,7 +96,7 @@ def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
     return table
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="export")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="export")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

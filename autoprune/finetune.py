@@ -151,13 +151,13 @@ def _overlaid(theirs: P, ours: P, name: str, said: Sequence[str]) -> P:
 
 def _changed_by_recipe(training: TrainingSettings) -> list[str]:
     """Fields in which a recipe differs from the default one."""
-    default = importlib.resources.files("conf").joinpath("training", "default.yaml").read_text()
+    default = importlib.resources.files("autoprune.conf").joinpath("training", "default.yaml").read_text()
     usual = from_config(OmegaConf.create(default), TrainingSettings)
     names = [field.name for field in dataclasses.fields(training)]
     return [name for name in names if getattr(training, name) != getattr(usual, name)]
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="finetune")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="finetune")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

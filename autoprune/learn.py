@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from autoprune import cli
 from autoprune.cost.joint import open_targets
 from autoprune.data import Dataset, load_data
+from autoprune.envs.making import EnvMaker, learnt_policy, training_record
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.models.zoo import check_known
 from autoprune.records import Evaluation
@@ -26,7 +27,6 @@ from autoprune.searchers import Problem, Scorer, Steering
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.session import Session, check_names, dense_model, opened, posed
 from autoprune.settings import LearnSettings
-from envs.making import EnvMaker, learnt_policy, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterat
             for budget in settings.budgets:
                 named = f"{name} {budget}"
                 problems.append((name, budget, session, posed(session, settings.search_settings(model, budget), named)))
-        shown = stack.enter_context(stage("learning", total))
+        shown = stack.enter_context(stage("learning", total, "evaluations"))
         for name, budget, session, problem in problems:
             scorer = Scorer(
                 session.evaluator,
@@ -157,7 +157,7 @@ def _write(
     write_json(folder.metrics, {**figures, "lessons": described})
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="learn")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="learn")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

@@ -9,7 +9,6 @@ from typing import Any
 
 import hydra
 from omegaconf import DictConfig
-from rich.table import Table
 
 from autoprune import cli
 from autoprune.cost import open_cost_model
@@ -27,6 +26,7 @@ from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.costs import CostRow, cost_table, notes, training_table
+from autoprune.reporting.fitting import FittingTable
 from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
@@ -75,7 +75,7 @@ def finished(name: str, asked: Iterator[Asked], total: int, path: Path) -> list[
         path: JSON file with what is known.
     """
     rows: list[CostRow] = []
-    with stage(name, total) as shown:
+    with stage(name, total, "compilations") as shown:
 
         def finish(model: str, target: str, devices: int, answer: Future) -> None:
             error = answer.exception()
@@ -148,17 +148,15 @@ def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSetting
     if not cost_models:
         return
     planner = Planner(model, constraints=settings.constraints)
-    with stage("sweep", len({1.0, *settings.keep_ratios})) as shown:
-        rows = uniform_sweep(
-            model, cost_models, settings.keep_ratios, planner, lambda done: shown.advance(done, "plans compiled")
-        )
+    with stage("sweep", len({1.0, *settings.keep_ratios}), "plans compiled") as shown:
+        rows = uniform_sweep(model, cost_models, settings.keep_ratios, planner, lambda done: shown.advance(done, ""))
     CONSOLE.print(sweep_table(model.name, rows))
     write_json(folder / "sweep.json", sweep_data(rows))
     plot_sweep(model.name, rows, folder / "sweep.png")
     CONSOLE.print(f"plot: {folder / 'sweep.png'}")
 
 
-def _show(table: Table, rows: Sequence[CostRow]) -> None:
+def _show(table: FittingTable, rows: Sequence[CostRow]) -> None:
     CONSOLE.print(table)
     for note in notes(rows):
         CONSOLE.print(note, markup=False, highlight=False)
@@ -194,7 +192,7 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
     return {name: load_model(path) for name, path in zip(names, paths, strict=True)}
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="measure")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="measure")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

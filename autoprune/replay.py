@@ -14,6 +14,9 @@ from omegaconf import DictConfig
 
 from autoprune import cli
 from autoprune.data import Dataset, load_data
+from autoprune.envs import ENV_ID
+from autoprune.envs.making import EnvMaker
+from autoprune.envs.observation import FEATURES
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
 from autoprune.search import SearchResult, conducted, show_result
@@ -21,9 +24,6 @@ from autoprune.searchers import SEARCHERS, Searcher
 from autoprune.searchers.policy import Policy, load_policy, save_policy
 from autoprune.session import Session, check_names, dense_model, made_searcher
 from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
-from envs import ENV_ID
-from envs.making import EnvMaker
-from envs.observation import FEATURES
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
     return searching
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="replay")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="replay")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

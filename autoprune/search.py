@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from autoprune import cli
 from autoprune.data import Dataset, load_data
+from autoprune.envs.making import learnt_policy, training_record
 from autoprune.errors import BudgetError, DataError
 from autoprune.models.files import save_model
 from autoprune.models.fingerprint import architecture_fingerprint, weights_fingerprint
@@ -37,7 +38,6 @@ from autoprune.searchers.uniform import is_hand_set
 from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
-from envs.making import learnt_policy, training_record
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def search(  # noqa: PLR0913 - each is one thing that a user sets
         return search_model(model, data, settings, run_folder)
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="search")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="search")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))

@@ -13,6 +13,7 @@ from autoprune.cost import CostModel
 from autoprune.cost.joint import asked_targets, described, open_targets
 from autoprune.cost.layers import layer_dependences
 from autoprune.data import Dataset
+from autoprune.envs.making import EnvMaker
 from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import check_fit
@@ -35,7 +36,6 @@ from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import SearchSettings
 from autoprune.training.base_model import base_model
-from envs.making import EnvMaker
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def _learn_widths(evaluator: Evaluator, settings: SearchSettings) -> None:
     layers = layer_dependences(evaluator.model, planner.groups)
     steps = staircase_steps(planner.legal, layers, settings.constraints.staircase_points)
     memory = settings.budget.memory is not None
-    with stage("widths", len(steps)) as shown:
+    with stage("widths", len(steps), "plans compiled") as shown:
         widths = staircase_widths(evaluator, steps, memory=memory, observe=lambda done: shown.advance(done, ""))
     planner.restrict(widths)
     logger.info("widths worth having: %s", "; ".join(f"{name} {list(found)}" for name, found in widths.items()))
@@ -173,7 +173,7 @@ def posed(session: Session, settings: SearchSettings, name: str = "budget") -> P
     evaluator = session.evaluator
     dense = evaluator.evaluate(1.0)
 
-    with stage(name, len(distinct_ratios(session.planner.legal))) as shown:
+    with stage(name, len(distinct_ratios(session.planner.legal)), "plans compiled") as shown:
 
         def observe(number: int, ratio: float, cost: CostReport) -> None:
             limits = absolute(settings.budget, dense.cost)
@@ -220,7 +220,7 @@ def run_searcher(
         The scorer, with the searcher's course.
     """
     limits, evaluator = settings.search, session.evaluator
-    with stage(name, limits.evaluations) as shown:
+    with stage(name, limits.evaluations, "evaluations") as shown:
         steering = Steering(evaluator.surrogate, problem, project=limits.project, screen=limits.screen)
         best_so_far, dead_signal = BestSoFar(shown, problem.objective), watch.of(name.split("@")[0])
 

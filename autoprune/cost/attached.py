@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ import keras
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler import check_static, layer_modules, without_training
 from autoprune.cost.flops import count_flops
-from autoprune.cost.process import last_words, spawned
+from autoprune.cost.process import import_path, last_words, spawned
 from autoprune.cost.refusals import error_of
 from autoprune.errors import CostError
 from autoprune.records import CostReport, Memory, Target
@@ -259,8 +258,7 @@ def attached_environment(platform: str, scratch: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "ALLOW_MULTIPLE_LIBTPU_LOAD"}
     return {
         **inherited,
-        # What this process can import, that one can: layers of a user's own modules.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": import_path(),
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": platform,
         "TPU_LOG_DIR": scratch,

@@ -64,10 +64,16 @@ def check_fit(model: Any, data: Dataset) -> None:
         )
     outputs = tuple(model.outputs[0].shape[1:])
     if len(outputs) != 1:
-        raise DataError(f"A classifier's output has shape (n, classes). '{model.name}' gives (n, {outputs}).")
+        shape = ", ".join(map(str, ("n", *outputs)))
+        raise DataError(
+            f"A classifier's output has shape (n, classes). '{model.name}' gives ({shape}): it is not a classifier of "
+            "whole images, and searches score these alone. From Python it is pruned like any other: "
+            "autoprune.make_plan, autoprune.apply_plan, autoprune.measure_cost."
+        )
     classes = max(outputs[0], 2)
     if data.classes > classes:
         raise DataError(
             f"The labels of '{data.name}' go up to {data.classes - 1}, but '{model.name}' tells {classes} classes "
-            f"apart (0 to {classes - 1})."
+            f"apart (0 to {classes - 1}). Number the classes from 0, leave out one-hot columns that no image needs, or "
+            "choose a model with as many outputs."
         )

@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
-
 from autoprune.errors import AutopruneError, DoesNotFitError
 from autoprune.records import CostReport, TrainingStepReport
+from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.tables import byte_count, seconds
 
-_LEFT = frozenset({"target", "model", "bound", "batch"})
+_KINDS = {"target": "word", "model": "name", "bound": "word"}
+# What is left out first where there is no room for all; what has no rank stays.
+_RANKS = {
+    **{"plain sum": 9, "code": 8, "bound": 7, "activations": 6, "weights": 5, "state": 5, "exchanged": 4, "batch": 3},
+    **{"of device": 3, "of peak": 2, "HBM": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,19 @@ class CostRow:
         return {"model": self.model, "target": self.target, **devices, "error": str(self.answer)}
 
 
-def cost_table(rows: Sequence[CostRow]) -> Table:
+def cost_table(rows: Sequence[CostRow]) -> FittingTable:
     """Inference costs: of one model on several targets, or of several models side by side on each.
 
     Shares are of the first model's on the same target.
     """
     several = len({row.model for row in rows}) > 1
     reports = [row.answer for row in rows if not row.failed]
-    table = Table(title=None if several else rows[0].model, caption=_caption(reports, several), caption_justify="left")
     shares = ("of first",) if several else ()
     memory = ("HBM", *shares) if several else ("HBM", "weights", "activations", "code")
     names = ("target", "model") if several else ("target",)
     figures = ("latency", *shares, "plain sum", "of peak", "bound", *memory)
-    _add_columns(table, (*names, *figures))
+    title = None if several else rows[0].model
+    table = FittingTable(_columns((*names, *figures)), title=title, caption=_caption(reports, several))
     firsts = {row.target: row.answer for row in reversed(rows) if row.model == rows[0].model and not row.failed}
     for number, row in enumerate(rows):
         cells = _failure(row, figures) if row.failed else _cost_cells(row.answer, firsts.get(row.target), several)
@@ -95,17 +99,17 @@ def _caption(reports: Sequence[CostReport], several: bool) -> str:
     return words
 
 
-def training_table(rows: Sequence[CostRow]) -> Table:
+def training_table(rows: Sequence[CostRow]) -> FittingTable:
     """Training steps: each model on one device and on slices of every target."""
     several = len({row.model for row in rows}) > 1
     reports = [row.answer for row in rows if not row.failed]
     title = "a training step" if several else f"{rows[0].model}, a training step"
-    table = Table(title=title, caption=_training_caption(reports), caption_justify="left")
     names = ("target", "model") if several else ("target",)
     figures = ("latency", "plain sum", "HBM", "of device", "state", "activations", "exchanged")
     if several:
         figures = tuple(name for name in figures if name not in ("plain sum", "state"))
-    _add_columns(table, (*names, "devices", "batch", *figures))
+    columns = _columns((*names, "devices", "batch", *figures))
+    table = FittingTable(columns, title=title, caption=_training_caption(reports))
     for row in rows:
         shared = "-" if row.failed else f"{row.answer.global_batch_size:,}"
         cells = _failure(row, figures) if row.failed else _training_cells(row.answer, figures)
@@ -164,11 +168,13 @@ def _failure(row: CostRow, figures: Sequence[str]) -> list[str]:
     return [found.get(name, "-") for name in figures]
 
 
-def _add_columns(table: Table, headers: Sequence[str]) -> None:
-    for header in headers:
-        # A long name of a model is folded rather than every figure beside it.
-        options = {"overflow": "fold", "max_width": 24} if header == "model" else {"no_wrap": True}
-        table.add_column(header, justify="left" if header in _LEFT - {"batch"} else "right", **options)
+def _columns(headers: Sequence[str]) -> list[Column]:
+    """By their headers; a share is left out just before what it is a share of."""
+    columns = []
+    for number, header in enumerate(headers):
+        rank = _RANKS.get(headers[number - 1], 0) + 1 if header == "of first" else _RANKS.get(header, 0)
+        columns.append(Column(header, rank, _KINDS.get(header, "figure")))
+    return columns
 
 
 def _share(value: float | None, first: float | None) -> str:

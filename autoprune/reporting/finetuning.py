@@ -8,10 +8,10 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.table import Table
 
 from autoprune.records import TrainingStepReport
 from autoprune.reporting.costs import CostRow, training_table
+from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.html import rendered
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.plots import svg
@@ -116,9 +116,9 @@ def rows(done: FineTuned) -> list[tuple[str, str]]:
     return found
 
 
-def finetuning_table(done: FineTuned) -> Table:
+def finetuning_table(done: FineTuned) -> FittingTable:
     """The figures for the terminal."""
-    table = Table(show_header=False)
+    table = FittingTable((Column("", kind="prose"), Column("", kind="prose")), headed=False)
     for name, figure in rows(done):
         table.add_row(name, figure)
     return table
@@ -163,6 +163,6 @@ def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:
     )
 
 
-def step_table(model: Any, report: TrainingStepReport) -> Table:
+def step_table(model: Any, report: TrainingStepReport) -> FittingTable:
     """The step's figures for the terminal."""
     return training_table([CostRow(model.name, report.target.name, report, report.devices)])

@@ -25,8 +25,9 @@ class NotebookProgress(Progress):
         """Show nothing yet: there is no task."""
 
     def stop(self) -> None:
-        """Show how it ended."""
-        self.refresh()
+        """Show how it ended; nothing of what never began."""
+        if not self.live.transient:
+            self.refresh()
 
     def update(self, *arguments: Any, **fields: Any) -> None:
         """Set fields of a task, and show them now and then."""

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
-
 from autoprune.records import Budget, CostReport
+from autoprune.reporting.fitting import Column, FittingTable
 
 
 @dataclass(frozen=True)
@@ -34,17 +33,18 @@ class ResultRow:
         return asdict(self)
 
 
-HEADERS = (
-    "model",
-    "test accuracy",
-    "latency",
-    "of dense",
-    "HBM",
-    "of dense",
-    "parameters",
-    "MFLOPs/image",
-    "channels",
+COLUMNS = (
+    Column("model", kind="name"),
+    Column("test accuracy"),
+    Column("latency"),
+    Column("of dense", rank=1),
+    Column("HBM", rank=2),
+    Column("of dense", rank=4),
+    Column("parameters", rank=3),
+    Column("MFLOPs/image", rank=6),
+    Column("channels", rank=5),
 )
+HEADERS = tuple(column.header for column in COLUMNS)
 
 
 def result_cells(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
@@ -94,11 +94,9 @@ def result_caption(cost: CostReport) -> str:
     )
 
 
-def result_table(rows: Sequence[ResultRow]) -> Table:
+def result_table(rows: Sequence[ResultRow]) -> FittingTable:
     """The result table for the terminal."""
-    table = Table(caption=result_caption(rows[0].cost), caption_justify="left")
-    for header in HEADERS:
-        table.add_column(header, justify="left" if header == "model" else "right", no_wrap=True)
+    table = FittingTable(COLUMNS, caption=result_caption(rows[0].cost))
     for cells in result_cells(rows):
         table.add_row(*cells)
     return table

@@ -238,7 +238,7 @@ def test_what_is_given_beside_resume_has_to_go_with_the_folders_settings(tmp_pat
     monkeypatch.setattr(cli, "overrides", lambda: [f"resume={tmp_path}", given])
     monkeypatch.setattr(cli, "run_folder", lambda: tmp_path)
     monkeypatch.setattr(cli, "save_config", lambda config, folder: None)
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("autoprune.conf", version_base="1.3"):
         config = compose("compare", overrides=cli.overrides())
     with begun(config, CompareSettings, "compare", EXTENSIBLE) as (settings, _):
         pass

@@ -34,7 +34,7 @@ def begin(tmp_path, monkeypatch):
     def begin(*overrides, command="search", folder=tmp_path / "run", end=lambda: None):
         monkeypatch.setattr(cli, "overrides", lambda: list(overrides))
         monkeypatch.setattr(cli, "run_folder", lambda: folder)
-        with initialize_config_module("conf", version_base="1.3"):
+        with initialize_config_module("autoprune.conf", version_base="1.3"):
             config = compose(command, overrides=list(overrides))
         with begun(config, SCHEMAS[command], command, ("search.evaluations",)) as (settings, _):
             end()
@@ -59,7 +59,7 @@ def test_folders_made_at_the_same_time_are_as_many(tmp_path):
 @pytest.mark.parametrize("place", ["run", "sweep"])
 def test_two_commands_of_one_second_get_two_folders(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("autoprune.conf", version_base="1.3"):
         one, two = (compose("search", overrides=["hydra.job.name=search"], return_hydra_config=True) for _ in range(2))
         found = [OmegaConf.select(config, f"hydra.{place}.dir") for config in (one, one, two)]
     assert found[0] == found[1] != found[2]

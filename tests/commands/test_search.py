@@ -102,9 +102,9 @@ def test_of_two_finalists_the_better_after_fine_tuning_is_each_searchers_plan(fi
 
 
 def test_the_policy_can_be_loaded(finished):
+    from autoprune.envs import ENV_ID
+    from autoprune.envs.observation import FEATURES
     from autoprune.searchers.policy import load_policy
-    from envs import ENV_ID
-    from envs.observation import FEATURES
 
     policy = load_policy(finished[0] / "policy", FEATURES, ENV_ID)
     assert policy.record["evaluations"] == 5
@@ -139,7 +139,7 @@ def test_the_saved_model_needs_nothing_of_autoprune(finished, tmp_path, digits):
     expected = keras.saving.load_model(folder / "pruned.keras").predict(digits.test.images, verbose=0)
     np.save(tmp_path / "images.npy", digits.test.images)
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(('autoprune', 'envs', 'conf')))\n"
+        "import sys; sys.modules.update(dict.fromkeys(('autoprune',)))\n"
         "import keras, numpy as np\n"
         "model = keras.saving.load_model(sys.argv[1])\n"
         "np.save('out.npy', model.predict(np.load('images.npy'), verbose=0))\n"

@@ -1,11 +1,13 @@
 """Tables and the report: right figures, one file, nothing fetched."""
 
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import toy
+from rich.console import Console
 
 from autoprune.records import Budget
 from autoprune.reporting.html import Report, write_report
@@ -15,6 +17,7 @@ from autoprune.reporting.tables import (
     byte_count,
     result_caption,
     result_cells,
+    result_table,
     seconds,
     shares,
 )
@@ -52,6 +55,25 @@ def test_a_model_has_a_line_for_each_of_several_targets():
     assert {len(line) for line in cells} == {len(HEADERS)}
     assert "on tpu_v5e (this host), tpu_v3 (this host)" in result_caption(rows[0].cost)
     assert shares(rows[1].cost, rows[0].cost, Budget(0.5)) == "100.0% of the dense latency (worst of 2 targets)"
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (60, "of dense, parameters, MFLOPs/image, channels"),
+        (80, "MFLOPs/image, channels"),
+        (128, None),
+    ],
+)
+def test_the_result_table_drops_columns_before_it_breaks_a_row(width, left_out):
+    stream = io.StringIO()
+    Console(file=stream, width=width, force_terminal=True, color_system=None).print(result_table(ROWS))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    assert [row[:4] for row in rows] == [list(cells[:4]) for cells in result_cells(ROWS)]
+    said = " ".join(" ".join(lines).split())
+    assert said.endswith(f"Left out at this width: {left_out}." if left_out else "taken once.")
 
 
 def test_without_a_limit_the_share_of_the_latency_is_told():
