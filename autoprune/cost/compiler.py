@@ -159,7 +159,7 @@ class CompilerCostModel:
         return {"tensorflow": importlib.metadata.version("tensorflow")} if route == "tensorflow" else {}
 
     def _request(self, model: Any, route: str) -> dict[str, Any]:
-        config, modules = without_training(keras.saving.serialize_keras_object(model)), layer_modules(model)
+        config, modules = without_training(keras_internals.graph_config(model)), layer_modules(model)
         if route == "tensorflow":
             # TensorFlow is imported where it is needed only: models may be costed under Keras on JAX.
             from autoprune.cost.tensorflow_program import exported
@@ -217,8 +217,9 @@ def _times(kernels: list[Any], counts: _Counts) -> dict[str, float]:
 
 
 def layer_modules(model: Any) -> list[str]:
-    """Modules, besides Keras, in which the classes of the model's layers were defined."""
-    names = {type(layer).__module__ for layer in keras_internals.layers_by_path(model).values()}
+    """Modules, besides Keras, in which the classes of the model's layers were defined; not those of nested models."""
+    layers = keras_internals.layers_by_path(model).values()
+    names = {type(layer).__module__ for layer in layers if not keras_internals.is_graph(layer)}
     return sorted(name for name in names if name.split(".")[0] not in ("keras", "__main__"))
 
 

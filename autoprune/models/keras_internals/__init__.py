@@ -40,6 +40,12 @@ from autoprune.models.keras_internals.layers import (
     set_batch_shape,
     set_build_shapes,
 )
+from autoprune.models.keras_internals.saving import (
+    graph_config,
+    save_by_graph,
+    saves_its_graph,
+    set_class,
+)
 from autoprune.models.keras_internals.training import (
     forget_compiled_functions,
     forget_training,
@@ -75,6 +81,7 @@ __all__ = [
     "entering_tensors",
     "forget_compiled_functions",
     "forget_training",
+    "graph_config",
     "graph_of",
     "has_variable",
     "input_structure",
@@ -94,8 +101,11 @@ __all__ = [
     "renew_identities",
     "replace_value",
     "restore_attribute",
+    "save_by_graph",
+    "saves_its_graph",
     "set_batch_shape",
     "set_build_shapes",
+    "set_class",
     "set_tensor_shape",
     "shape_of",
     "slot_lists",
