@@ -26,6 +26,7 @@ from autoprune.models.keras_internals.graph import (
     nodes_of,
     operations_by_path,
     raw_operation_name,
+    run_on,
     set_tensor_shape,
 )
 from autoprune.models.keras_internals.layers import (
@@ -94,6 +95,7 @@ __all__ = [
     "renew_identities",
     "replace_value",
     "restore_attribute",
+    "run_on",
     "set_batch_shape",
     "set_build_shapes",
     "set_tensor_shape",
