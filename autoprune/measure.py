@@ -183,12 +183,12 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
     if not settings.path:
         raise ModelError("model=file needs model.path=FILE.keras.")
     if not isinstance(settings.path, list) or len(settings.path) == 1:
-        model = load_model(settings.path if isinstance(settings.path, str) else settings.path[0])
+        model = load_model(settings.path if isinstance(settings.path, str) else settings.path[0], settings)
         return {model.name: model}
     paths = list(dict.fromkeys(settings.path))
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else paths
-    return {name: load_model(path) for name, path in zip(names, paths, strict=True)}
+    return {name: load_model(path, settings) for name, path in zip(names, paths, strict=True)}
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="measure")

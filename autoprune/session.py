@@ -89,7 +89,7 @@ def _rl() -> types.ModuleType:
 def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> Any:
     """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
     if folder.dense.exists():
-        return load_model(folder.dense)
+        return load_model(folder.dense, settings.model)
     with training_stage("base model", settings.training.epochs) as show:
         model = base_model(settings, data, show)
     check_fit(model, data)

@@ -26,6 +26,7 @@ from autoprune.models.keras_internals.graph import (
     nodes_of,
     operations_by_path,
     raw_operation_name,
+    run_on,
     set_tensor_shape,
 )
 from autoprune.models.keras_internals.layers import (
@@ -101,6 +102,7 @@ __all__ = [
     "renew_identities",
     "replace_value",
     "restore_attribute",
+    "run_on",
     "save_by_graph",
     "saves_its_graph",
     "set_batch_shape",

@@ -56,6 +56,14 @@ def input_structure(model: Any) -> Any:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
+def run_on(model: Any, batch: Any, *, training: bool = False) -> Any:
+    """What a model makes of a batch: one array is put into the structure in which the model takes it."""
+    leaves = keras.tree.flatten(batch)
+    if len(leaves) == 1:
+        batch = keras.tree.pack_sequence_as(input_structure(model), leaves)
+    return model(batch, training=training)
+
+
 def entering_tensors(model: Operation, node: Node) -> list[Any] | None:
     """What enters the inputs of a nested model in one of its calls, in the order of its graph's inputs.
 
