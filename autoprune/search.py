@@ -221,6 +221,9 @@ def show_result(result: SearchResult, folder: RunFolder) -> None:
     """Print the table, and where the model and the report are."""
     CONSOLE.print(result_table(result_rows(result.finished)))
     kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
+    same = [done.name for done in result.finished[1:] if done.evaluation.key == result.kept.evaluation.key]
+    if len(same) > 1 and "uniform" in same:
+        kept = f"the searched plan is the uniform plan, found by {' and '.join(same)}"
     CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)
 
 
