@@ -34,7 +34,7 @@ from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import is_hand_set
-from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
+from autoprune.session import Session, announce, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 from envs.making import learnt_policy, training_record
@@ -109,6 +109,7 @@ def conducted(
     """
     start = time.perf_counter()
     with opened(model, data, settings, folder) as session:
+        announce(session, settings, [settings.budget])
         problem = posed(session, settings)
         searchers, taught = contest(session), session.evaluator.surrogate
         courses, means, watch = {}, {}, SignalWatch(problem.objective)
