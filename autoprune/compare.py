@@ -31,7 +31,7 @@ from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import hand_set_plans, is_hand_set
-from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
+from autoprune.session import Session, announce, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import CompareSettings
 from autoprune.training.course import OnProgress
 from autoprune.training.finishing import Finisher
@@ -128,6 +128,7 @@ def _timed(record: Record, start: float) -> Iterator[None]:
 
 def _problems(settings: CompareSettings, session: Session, record: Record) -> dict[str, Problem]:
     """Every budget posed, before anything is searched: one that is impossible ends the command here."""
+    announce(session, settings, settings.budgets.values())
     problems = {
         budget: posed(session, settings.search_settings(budget=budget), f"budget {budget}")
         for budget in settings.budgets

@@ -25,7 +25,7 @@ from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
 from autoprune.searchers import Problem, Scorer, Steering
 from autoprune.searchers.policy import Policy, save_policy
-from autoprune.session import Session, check_names, dense_model, opened, posed
+from autoprune.session import Session, announce, check_names, dense_model, opened, posed
 from autoprune.settings import LearnSettings
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterat
             place = RunFolder.make(folder.path / name)
             dense = dense_model(of_model, data, place)
             session = stack.enter_context(opened(dense, data, of_model, place, costing))
+            announce(session, of_model, settings.budgets.values())
             for budget in settings.budgets:
                 named = f"{name} {budget}"
                 problems.append((name, budget, session, posed(session, settings.search_settings(model, budget), named)))

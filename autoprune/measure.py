@@ -14,6 +14,7 @@ from autoprune import cli
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import open_cache
 from autoprune.cost.chips import CHIPS
+from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.model import CostModel
 from autoprune.cost.pool import CompilerPool
 from autoprune.cost.sweep import uniform_sweep
@@ -25,7 +26,7 @@ from autoprune.models.files import load_model
 from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.reporting.console import CONSOLE, stage
-from autoprune.reporting.costs import CostRow, cost_table, notes, training_table
+from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
 from autoprune.reporting.fitting import FittingTable
 from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
@@ -55,11 +56,16 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow]:
         steps = training_costs(settings, cost_models, client) if settings.training_step else []
         rows = finished("costs", _inference(models, cost_models), len(models) * len(cost_models), folder / "costs.json")
         _show(cost_table(rows), rows)
+        if settings.layers:
+            for row in rows:
+                if not row.failed:
+                    CONSOLE.print(layer_table(row, flops_per_layer(models[row.model])))
         if settings.training_step:
             _training(models, steps, settings, folder)
         if settings.sweep:
             worked = {row.target for row in rows if row.model == rows[0].model and not row.failed}
             sweep(first, [found for found in cost_models if found.target.name in worked], settings, folder)
+    CONSOLE.print(f"Figures: {folder}", soft_wrap=True, highlight=False)
     if all(row.failed for row in rows):
         raise CostError(f"Nothing could be costed. {notes(rows)[0]}")
     return rows
@@ -153,7 +159,6 @@ def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSetting
     CONSOLE.print(sweep_table(model.name, rows))
     write_json(folder / "sweep.json", sweep_data(rows))
     plot_sweep(model.name, rows, folder / "sweep.png")
-    CONSOLE.print(f"plot: {folder / 'sweep.png'}")
 
 
 def _show(table: FittingTable, rows: Sequence[CostRow]) -> None:
@@ -184,12 +189,12 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
     if not settings.path:
         raise ModelError("model=file needs model.path=FILE.keras.")
     if not isinstance(settings.path, list) or len(settings.path) == 1:
-        model = load_model(settings.path if isinstance(settings.path, str) else settings.path[0])
+        model = load_model(settings.path if isinstance(settings.path, str) else settings.path[0], settings)
         return {model.name: model}
     paths = list(dict.fromkeys(settings.path))
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else paths
-    return {name: load_model(path) for name, path in zip(names, paths, strict=True)}
+    return {name: load_model(path, settings) for name, path in zip(names, paths, strict=True)}
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="measure")

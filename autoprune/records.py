@@ -122,6 +122,9 @@ class SurgeryReport:
         parameters_before: parameters of the model before.
         parameters_after: parameters of the model after.
         optimizer: what became of the optimiser's state: `none`, `sliced` or `reset`.
+        saved_as_plain: paths of the models of a class of their own, nested ones included, that Keras saves and clones
+            as plain Functional or Sequential models from now on: their constructors would build the old widths. They
+            keep their methods and attributes here; the saved file knows neither.
     """
 
     changes: tuple[VariableChange, ...] = field(repr=False)
@@ -129,6 +132,7 @@ class SurgeryReport:
     parameters_before: int
     parameters_after: int
     optimizer: str
+    saved_as_plain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

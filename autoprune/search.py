@@ -35,7 +35,7 @@ from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import is_hand_set
-from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
+from autoprune.session import Session, announce, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 
@@ -111,6 +111,7 @@ def conducted(
     """
     start = time.perf_counter()
     with opened(model, data, settings, folder) as session:
+        announce(session, settings, [settings.budget])
         problem = posed(session, settings)
         searchers, taught = contest(session), session.evaluator.surrogate
         courses, means, watch = {}, {}, SignalWatch(problem.objective)
@@ -245,6 +246,9 @@ def show_result(result: SearchResult, folder: RunFolder) -> None:
     """Print the table, and where the model and the report are."""
     CONSOLE.print(result_table(result_rows(result.finished)))
     kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
+    same = [done.name for done in result.finished[1:] if done.evaluation.key == result.kept.evaluation.key]
+    if len(same) > 1 and "uniform" in same:
+        kept = f"the searched plan is the uniform plan, found by {' and '.join(same)}"
     CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)
 
 

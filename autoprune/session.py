@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,14 @@ from autoprune.records import CostReport, Evaluation
 from autoprune.registry import suggestion
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.reporting.tables import shares
+from autoprune.reporting.tables import opening_words, shares
 from autoprune.searchers import REWARDS, SEARCHERS, EvaluationsSpent, Problem, Scorer, Searcher, Steering
 from autoprune.searchers.extras import checked_searcher
 from autoprune.searchers.posing import absolute, pose
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import distinct_ratios
-from autoprune.settings import SearchSettings
+from autoprune.settings import BudgetSettings, SearchSettings
+from autoprune.settings.commands import ScoringSettings
 from autoprune.training.base_model import base_model
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _rl() -> types.ModuleType:
 def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> Any:
     """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
     if folder.dense.exists():
-        return load_model(folder.dense)
+        return load_model(folder.dense, settings.model)
     with training_stage("base model", settings.training.epochs) as show:
         model = base_model(settings, data, show)
     check_fit(model, data)
@@ -161,6 +162,19 @@ def _learn_widths(evaluator: Evaluator, settings: SearchSettings) -> None:
         widths = staircase_widths(evaluator, steps, memory=memory, observe=lambda done: shown.advance(done, ""))
     planner.restrict(widths)
     logger.info("widths worth having: %s", "; ".join(f"{name} {list(found)}" for name, found in widths.items()))
+
+
+def announce(session: Session, settings: ScoringSettings, budgets: Iterable[BudgetSettings]) -> None:
+    """Say what searches start from, what they may spend, and what a score is; not where `posed` will refuse it all.
+
+    Raises:
+        BudgetError: memory is limited on a target that cannot tell it.
+    """
+    dense = session.evaluator.evaluate(1.0)
+    if not dense.failed and dense.cost is not None:
+        limits = [absolute(budget, dense.cost) for budget in budgets]
+        score, images = settings.evaluation.score or "likelihood", len(session.data.reward)
+        logger.info(opening_words(session.model.name, dense, limits, score, images))
 
 
 def posed(session: Session, settings: SearchSettings, name: str = "budget") -> Problem:

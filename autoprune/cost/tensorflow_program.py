@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from autoprune.cost.rebuilding import shapes_only
+from autoprune.cost.rebuilding import Modules, shapes_only
 from autoprune.errors import RouteError
 from autoprune.models import keras_internals
 
 
-def exported(config: Any, modules: list[str], batch_size: int, dtype: str) -> dict[str, Any]:
+def exported(config: Any, modules: Modules, batch_size: int, dtype: str) -> dict[str, Any]:
     """The request for the compilation of a model's forward pass.
 
     Args:

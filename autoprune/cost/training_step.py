@@ -15,6 +15,7 @@ from autoprune.cost.compiler import layer_modules, without_training
 from autoprune.cost.model import resolve_target
 from autoprune.cost.pool import CompilerPool
 from autoprune.errors import CostError, DoesNotFitError, SettingsError, TargetError
+from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.models.keras_internals import check_model
 from autoprune.records import Target, TrainingMemory, TrainingStepReport
@@ -74,7 +75,7 @@ class TrainingStepCosts:
         """
         topology = _topology(self._chip, devices)
         _check_trainable(model)
-        config = without_training(keras.saving.serialize_keras_object(model))
+        config = without_training(keras_internals.graph_config(model))
         conditions = self._conditions(devices, topology)
         key = cache_key(
             step=STEP_VERSION,

@@ -1,6 +1,7 @@
 """Accuracy of a classifier, run eagerly by default: a compiled function would be traced anew for every plan."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -29,7 +30,7 @@ def predicted_classes(
 ) -> np.ndarray:
     """(n,) class numbers that the model predicts; a single number counts as class 1 from even odds up."""
     parts = []
-    even, run = 0.0 if gives_logits(model) else 0.5, run or model
+    even, run = 0.0 if gives_logits(model) else 0.5, run or partial(keras_internals.run_on, model)
     for images in batches(split.images, batch_size):
         with keras_internals.without_gradients():
             outputs = keras.ops.convert_to_numpy(run(images, training=False))

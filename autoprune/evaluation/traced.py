@@ -105,7 +105,7 @@ class TracedNetwork:
             logger.debug("not run compiled", exc_info=True)
             first = " ".join(str(error).split())[:200]
             return f"{type(error).__name__}: {first}"
-        expected = self._model(images, training=False)
+        expected = keras_internals.run_on(self._model, images, training=False)
         return "" if np.allclose(found, expected, rtol=1e-3, atol=1e-4) else "its outputs are other ones than eagerly"
 
     def _values(self) -> tuple[Values, Values]:
@@ -125,7 +125,9 @@ class TracedNetwork:
 
     def _run(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Outputs whose number of classes is known again."""
-        return tf.ensure_shape(self._model(images, training=training), self._model.outputs[0].shape)
+        return tf.ensure_shape(
+            keras_internals.run_on(self._model, images, training=training), self._model.outputs[0].shape
+        )
 
     def _kept(self, scope: keras.StatelessScope) -> Values:
         return [scope.get_current_value(variable) for variable in self._others]
@@ -136,7 +138,7 @@ class TracedNetwork:
 
     def _trace_statistics(self, trained: Values, others: Values, images: tf.Tensor, momentum: tf.Tensor) -> Values:
         with collecting(self._norms, momentum), self._holding(trained, others) as scope:
-            self._model(images, training=False)
+            keras_internals.run_on(self._model, images, training=False)
             return self._kept(scope)
 
     def _trace_step(

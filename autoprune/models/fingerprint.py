@@ -4,9 +4,8 @@ import hashlib
 import json
 from typing import Any
 
-import keras
-
 from autoprune.errors import ModelError
+from autoprune.models import keras_internals
 
 # What a trained model does and costs does not depend on these.
 _IRRELEVANT = (
@@ -24,7 +23,8 @@ def architecture_fingerprint(model: Any) -> str:
     """Hash of what a model computes for given weights: equal after save and load, whatever the names.
 
     Two models built by the same code have the same fingerprint; another width, kernel size, connection, activation
-    or input size gives another. Initialisers, regularisers, dtype policies and the `trainable` flags do not count.
+    or input size gives another. Initialisers, regularisers, dtype policies, the `trainable` flags and the classes of
+    models that are made of a graph do not count.
 
     Returns:
         16 hexadecimal digits.
@@ -33,7 +33,7 @@ def architecture_fingerprint(model: Any) -> str:
         ModelError: Keras has no config for one of its layers.
     """
     try:
-        config = keras.saving.serialize_keras_object(model)
+        config = keras_internals.graph_config(model)
     except NotImplementedError as error:
         raise ModelError(
             f"The model '{model.name}' cannot be saved by Keras, and so neither be planned for: {str(error).strip()}"

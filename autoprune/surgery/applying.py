@@ -16,6 +16,9 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
     those of the original with the removed channels set to zero, where normalisations that average over channels
     average over those that stay. To prune and restore many times, use `Surgeon`.
 
+    A model of a class of its own that Keras saves by its constructor's arguments gets a class derived from its own, by
+    which it is saved as a plain Functional or Sequential model; `SurgeryReport.saved_as_plain` names it.
+
     Args:
         model: the built Functional or Sequential model that the plan was made for.
         plan: from `make_plan` or `load_plan`.

@@ -54,6 +54,10 @@ def test_the_table_is_printed(finished):
     ):
         assert word in done.stdout
     assert "Traceback" not in done.stderr
+    # What it starts from, before anything is searched.
+    assert re.search(
+        r"dense: accuracy [\d.]+% on 287 images .* Budget: at most [\d.]+ us \(70.0%\)", " ".join(done.stdout.split())
+    )
 
 
 def test_the_budget_is_met_by_the_saved_model(finished):

@@ -9,7 +9,7 @@ from rich.console import Console
 from autoprune.cost.sweep import SweepRow
 from autoprune.errors import CostError, DoesNotFitError
 from autoprune.records import CostReport, Memory, Target, TrainingMemory, TrainingStepReport
-from autoprune.reporting.costs import CostRow, cost_table, notes, training_table
+from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
 from autoprune.reporting.sweep import plot_sweep, sweep_table
 from autoprune.reporting.tables import byte_count
 
@@ -191,3 +191,26 @@ def test_narrow_terminals_get_fewer_columns_and_no_broken_row(width):
         shown = len(lines[0].strip("│").split("│"))
         assert ("Left out at this width:" in " ".join(text.split())) == (shown < len(table.columns))
     assert len(printed(cases[-2][0], 60).splitlines()[5].split("│")) < len(cases[-2][0].columns)
+
+
+def test_a_bound_far_from_the_latency_is_explained():
+    for utilisation, told in ((0.03, "At 3% of peak it is not the bound"), (0.004, "At 0.4% of peak"), (0.6, None)):
+        text = " ".join(
+            printed(cost_table([CostRow("net", "tpu_v5e", replace(COST, utilisation=utilisation))])).split()
+        )
+        assert "the FLOPs or the traffic to HBM" in text
+        assert (told in text) if told else "layers=true" not in text
+
+
+def test_latency_by_layer_adds_up():
+    """A layer's share of the peak is that of its FLOPs in its time; what belongs to no layer is told."""
+    report = replace(COST, layers={"conv": 6e-4, "dense": 1e-4})
+    text = printed(layer_table(CostRow("net", "tpu_v5e", report), {"conv": 750, "unseen": 0, "dense": 250}))
+    assert line_with(text, "conv")[1:] == ["600.0 us", "60.0%", "75.0%", "31%"]
+    assert line_with(text, "dense")[1:] == ["100.0 us", "10.0%", "25.0%", "62%"]
+    assert line_with(text, "other", "us")[1:] == ["300.0 us", "30.0%", "-", "-"]
+    assert "Compiler estimate of the whole model" in text
+    measured = replace(COST, kind="measured", utilisation=None)
+    text = printed(layer_table(CostRow("net", "cpu", measured), {"conv": 750}))
+    assert line_with(text, "other", "ms")[1:3] == ["1.00 ms", "100.0%"]
+    assert "Measured: known of the model as a whole only" in text

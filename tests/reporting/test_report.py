@@ -15,6 +15,7 @@ from autoprune.reporting.tables import (
     HEADERS,
     ResultRow,
     byte_count,
+    opening_words,
     result_caption,
     result_cells,
     result_table,
@@ -28,6 +29,7 @@ def row(name, ratio, accuracy):
     return ResultRow(name, accuracy, accuracy, evaluation.accuracy, evaluation.cost, ratio)
 
 
+DENSE = toy.evaluation_of(1.0)
 ROWS = [row("dense", 1.0, 0.98), row("uniform", 0.5, 0.97), row("rl", 0.25, 0.96)]
 
 
@@ -74,6 +76,18 @@ def test_the_result_table_drops_columns_before_it_breaks_a_row(width, left_out):
     assert [row[:4] for row in rows] == [list(cells[:4]) for cells in result_cells(ROWS)]
     said = " ".join(" ".join(lines).split())
     assert said.endswith(f"Left out at this width: {left_out}." if left_out else "taken once.")
+
+
+def test_a_search_begins_with_what_it_starts_from():
+    words = opening_words("net", DENSE, [Budget(0.5), Budget(None, 1500), Budget(0.25, 750)], "likelihood", 1234)
+    for part in (
+        "net, dense: accuracy 100.00% on 1,234 images of the reward split; 1.00 s per batch of 8",
+        "on tpu_v5e (compiler estimate)",
+        "Budget: at most 500.00 ms (50.0%); at most 0.00 MiB of HBM (50.0%); at most 250.00 ms (25.0%) and at most",
+        "Score: likelihood, the geometric mean of the probabilities of the right classes, on these images",
+    ):
+        assert part in words
+    assert "Budget: none." in opening_words("net", DENSE, [Budget()], "accuracy", 1)
 
 
 def test_without_a_limit_the_share_of_the_latency_is_told():

@@ -1,5 +1,8 @@
 """An interrupted training ends as an uninterrupted one, to the last bit; a wrong checkpoint is refused."""
 
+import contextlib
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -95,6 +98,26 @@ def test_interrupted_training_ends_with_the_same_bits(few, tmp_path, settings, a
     assert record.best_epoch == whole.best_epoch
     np.testing.assert_allclose(record.losses, whole.losses, rtol=1e-5)
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_the_start_is_the_best_also_after_an_interruption(few, tmp_path):
+    """Where no epoch was as good as it; where one was, nothing is changed by asking for it."""
+    begun = network().get_weights()
+    path = tmp_path / "state.safetensors"
+    for end in (1.5, None):
+        task = dataclasses.replace(task_for(few, PLAIN), start=1.1)
+        with contextlib.suppress(Interrupted):
+            record = carry_out(task, interrupt_at(end) if end else None, Checkpoints(path, {}))
+    assert (record.best_epoch, record.start, record.epochs, record.only_worse) == (0, 1.1, EPOCHS, True)
+    trained = [variable.path for variable in task.model.trainable_variables]
+    for variable, value, wanted in zip(task.model.weights, task.model.get_weights(), begun, strict=True):
+        if variable.path in trained:
+            np.testing.assert_array_equal(value, wanted)
+    usual = run_whole(few, PLAIN)
+    task = dataclasses.replace(task_for(few, PLAIN), start=0.0)
+    assert dataclasses.replace(carry_out(task), start=None) == usual[0]
+    for value, wanted in zip(task.model.get_weights(), usual[1], strict=True):
+        np.testing.assert_array_equal(value, wanted)
 
 
 def test_steps_executed_together_and_of_one_shape_are_resumed_too(few, tmp_path):

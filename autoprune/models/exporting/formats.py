@@ -59,7 +59,7 @@ def check_libraries(entry: Format) -> None:
 
 
 def _run_keras(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
-    model = keras.saving.load_model(path, compile=False)
+    model = keras.saving.load_model(path, compile=False, safe_mode=False)
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(inputs, training=False))]
 
 

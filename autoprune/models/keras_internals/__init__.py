@@ -27,6 +27,7 @@ from autoprune.models.keras_internals.graph import (
     nodes_of,
     operations_by_path,
     raw_operation_name,
+    run_on,
     set_tensor_shape,
 )
 from autoprune.models.keras_internals.layers import (
@@ -40,6 +41,12 @@ from autoprune.models.keras_internals.layers import (
     overridden,
     set_batch_shape,
     set_build_shapes,
+)
+from autoprune.models.keras_internals.saving import (
+    graph_config,
+    save_by_graph,
+    saves_its_graph,
+    set_class,
 )
 from autoprune.models.keras_internals.training import (
     forget_compiled_functions,
@@ -77,6 +84,7 @@ __all__ = [
     "entering_tensors",
     "forget_compiled_functions",
     "forget_training",
+    "graph_config",
     "graph_of",
     "has_variable",
     "input_structure",
@@ -96,8 +104,12 @@ __all__ = [
     "renew_identities",
     "replace_value",
     "restore_attribute",
+    "run_on",
+    "save_by_graph",
+    "saves_its_graph",
     "set_batch_shape",
     "set_build_shapes",
+    "set_class",
     "set_tensor_shape",
     "shape_of",
     "slot_lists",
