@@ -28,12 +28,14 @@ from autoprune.models.keras_internals.graph import (
     raw_operation_name,
     set_tensor_shape,
 )
+from autoprune.models.keras_internals.holding import reachable
 from autoprune.models.keras_internals.layers import (
     array_initializers,
     attention_parts,
     batch_statistics_only,
     build_shapes,
     call_arguments,
+    has_parameters,
     has_variable,
     layer_variable,
     overridden,
@@ -76,6 +78,7 @@ __all__ = [
     "forget_compiled_functions",
     "forget_training",
     "graph_of",
+    "has_parameters",
     "has_variable",
     "input_structure",
     "is_graph",
@@ -90,6 +93,7 @@ __all__ = [
     "overridden",
     "put_back",
     "raw_operation_name",
+    "reachable",
     "read_attribute",
     "renew_identities",
     "replace_value",
