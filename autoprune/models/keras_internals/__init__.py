@@ -30,12 +30,14 @@ from autoprune.models.keras_internals.graph import (
     run_on,
     set_tensor_shape,
 )
+from autoprune.models.keras_internals.holding import reachable
 from autoprune.models.keras_internals.layers import (
     array_initializers,
     attention_parts,
     batch_statistics_only,
     build_shapes,
     call_arguments,
+    has_parameters,
     has_variable,
     layer_variable,
     overridden,
@@ -86,6 +88,7 @@ __all__ = [
     "forget_training",
     "graph_config",
     "graph_of",
+    "has_parameters",
     "has_variable",
     "input_structure",
     "is_graph",
@@ -100,6 +103,7 @@ __all__ = [
     "overridden",
     "put_back",
     "raw_operation_name",
+    "reachable",
     "read_attribute",
     "renew_identities",
     "replace_value",

@@ -27,6 +27,11 @@ def has_variable(layer: Any, name: str) -> bool:
     return any(isinstance(vars(layer).get(key), keras.Variable) for key in (f"_{name}", name))
 
 
+def has_parameters(layer: Any) -> bool:
+    """Whether the layer, or one within it, has variables that training could change, be it frozen or not."""
+    return any(within._trainable_variables for within in layer._flatten_layers())
+
+
 def array_initializers(layer: Any) -> dict[str, Any]:
     """The layer's initialisers that hold a value for each element, such as a table of word vectors, by attribute."""
     return {
