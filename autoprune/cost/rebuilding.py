@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, words_of
 
 
 def shapes_only(config: Any, modules: list[str], dtype: str) -> Any:
@@ -32,7 +32,7 @@ def rebuilt(config: Any, modules: list[str]) -> Any:
         raise ModelError(
             "The compiler works in a process of its own, which could not rebuild the model. A layer of your own must "
             "lie in a module that can be imported, not in the script that is run, and be registered there with "
-            f"keras.saving.register_keras_serializable. Keras says: {str(error)[:1500]}"
+            f"keras.saving.register_keras_serializable. Keras says: {words_of(error, 1500)}"
         ) from error
 
 
