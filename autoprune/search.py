@@ -129,7 +129,8 @@ def conducted(
             _finalists(courses, problem, settings.search.finalists),
             lambda name: training_stage(f"{name}: tune", epochs),
         )
-    for caution in cautions(finished, kept, data):
+    found = cautions(finished, kept, data, session.cautions)
+    for caution in found[len(session.cautions) :]:
         logger.warning(caution)
     save_model(model, folder.pruned)
     save_plan(kept.plan, folder.plan)
@@ -144,6 +145,7 @@ def conducted(
         time.perf_counter() - start,
         session.evaluator.surrogate.error,
         means,
+        found,
     )
     write_outcome(outcome, folder)
     return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)
