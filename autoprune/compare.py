@@ -22,6 +22,7 @@ from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
 from autoprune.cost.joint import described
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
+from autoprune.evaluation.cautions import chance_caution
 from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.run_folder import RunFolder, write_json
@@ -67,7 +68,8 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
             _finish(settings, record, finishers, "finishing")
             summary = summarise(settings, record)
         record.conclude(summary.to_json())
-    write_comparison(settings, summary, record, session.cost_model.target, folder)
+    cautions = [*session.cautions, *chance_caution(record.dense.accuracy, data.reward, data.classes)]
+    write_comparison(settings, summary, record, session.cost_model.target, folder, cautions)
     return summary
 
 

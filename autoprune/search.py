@@ -130,7 +130,8 @@ def conducted(
             _finalists(courses, problem, settings.search.finalists),
             lambda name: training_stage(f"{name}: tune", epochs),
         )
-    for caution in cautions(finished, kept, data):
+    found = cautions(finished, kept, data, session.cautions)
+    for caution in found[len(session.cautions) :]:
         logger.warning(caution)
     # Of a search that had ended with fewer evaluations, the result stands until here. The report comes back last.
     folder.report.unlink(missing_ok=True)
@@ -149,6 +150,7 @@ def conducted(
         time.perf_counter() - start,
         session.evaluator.surrogate.error,
         means,
+        found,
     )
     write_outcome(outcome, folder)
     return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)

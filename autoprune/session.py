@@ -16,7 +16,8 @@ from autoprune.data import Dataset
 from autoprune.envs.making import EnvMaker
 from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
-from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.accuracy import accuracy, check_fit
+from autoprune.evaluation.cautions import chance_caution, data_cautions
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
 from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
@@ -40,6 +41,9 @@ from autoprune.training.base_model import base_model
 
 logger = logging.getLogger(__name__)
 
+# Images of the reward split that tell beforehand whether the dense model is worth a search.
+_GLANCE = 512
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
@@ -51,6 +55,7 @@ class Session:
         planner: makes its plans.
         cost_model: costs them.
         evaluator: scores them, and keeps what it has scored in the run folder.
+        cautions: what the data say against any result.
     """
 
     model: Any
@@ -58,6 +63,7 @@ class Session:
     planner: Planner
     cost_model: CostModel
     evaluator: Evaluator
+    cautions: tuple[str, ...] = ()
 
 
 def check_names(settings: SearchSettings) -> None:
@@ -112,7 +118,7 @@ def opened(
         shared: costs several models; it stays open. None opens one for the settings' targets.
 
     Raises:
-        DataError: the data do not fit the model.
+        DataError: the data do not fit the model, or no result with them says anything.
         JournalError: the run folder belongs to another search.
         ModelError: features are to be distilled, and the model has none that can be found.
         TargetError: the target cannot be used here.
@@ -120,6 +126,7 @@ def opened(
     check_fit(model, data)
     if settings.training.feature_distillation > 0:
         check_features(model)
+    cautions = _cautions(model, data, settings)
     importance = settings.importance
     sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
@@ -132,7 +139,21 @@ def opened(
             )
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, settings)
-            yield Session(model, data, planner, cost_model, evaluator)
+            yield Session(model, data, planner, cost_model, evaluator, cautions)
+
+
+def _cautions(model: Any, data: Dataset, settings: SearchSettings) -> tuple[str, ...]:
+    """Say what is against any result, before anything is compiled for it; what the data say, to be reported too.
+
+    Raises:
+        DataError: no result with these data says anything.
+    """
+    known = tuple(data_cautions(model, data))
+    part = data.reward.head(_GLANCE)
+    right = accuracy(model, part, settings.evaluation.batch_size)
+    for caution in (*known, *chance_caution(right, part, data.classes)):
+        logger.warning(caution)
+    return known
 
 
 def _identity(

@@ -381,7 +381,7 @@ def test_corrupt_model_file(tmp_path, own_files):
     (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
     done = command("model=file", "model.path=cut.keras", cwd=tmp_path)
     assert done.returncode == 2
-    assert "'cut.keras' is not a .keras archive" in done.stderr
+    assert "'cut.keras' is damaged, or not whole (File is not a zip file). Fetch it again" in done.stderr
 
 
 def test_data_that_do_not_fit_the_model(tmp_path, own_files):
