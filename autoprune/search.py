@@ -24,6 +24,7 @@ from autoprune.models.files import save_model
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Plan, Target
 from autoprune.reporting.console import CONSOLE, training_stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
@@ -128,7 +129,7 @@ def conducted(
             finisher,
             problem.objective,
             _finalists(courses, problem, settings.search.finalists),
-            lambda name: training_stage(f"{name}: tune", epochs),
+            lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
         )
     for caution in cautions(finished, kept, data):
         logger.warning(caution)
