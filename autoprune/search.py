@@ -25,6 +25,7 @@ from autoprune.models.keras_internals import check_model
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Plan, Target
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
@@ -128,7 +129,7 @@ def conducted(
             finisher,
             problem.objective,
             _finalists(courses, problem, settings.search.finalists),
-            lambda name: training_stage(f"{name}: tune", epochs),
+            lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
         )
     found = cautions(finished, kept, data, session.cautions)
     for caution in found[len(session.cautions) :]:

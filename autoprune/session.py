@@ -28,6 +28,7 @@ from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import CostReport, Evaluation
 from autoprune.registry import suggestion
 from autoprune.reporting.console import BestSoFar, stage, training_stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import opening_words, shares
 from autoprune.searchers import REWARDS, SEARCHERS, EvaluationsSpent, Problem, Scorer, Searcher, Steering
@@ -55,6 +56,7 @@ class Session:
         planner: makes its plans.
         cost_model: costs them.
         evaluator: scores them, and keeps what it has scored in the run folder.
+        tensorboard: where the curves of searches go.
         cautions: what the data say against any result.
     """
 
@@ -63,6 +65,7 @@ class Session:
     planner: Planner
     cost_model: CostModel
     evaluator: Evaluator
+    tensorboard: Path
     cautions: tuple[str, ...] = ()
 
 
@@ -97,7 +100,8 @@ def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> A
     """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
     if folder.dense.exists():
         return load_model(folder.dense, settings.model)
-    with training_stage("base model", settings.training.epochs) as show:
+    curves = Curves(folder.tensorboard, "training", "base model")
+    with training_stage("base model", settings.training.epochs, curves) as show:
         model = base_model(settings, data, show)
     check_fit(model, data)
     save_model(model, folder.dense)
@@ -139,7 +143,7 @@ def opened(
             )
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, settings)
-            yield Session(model, data, planner, cost_model, evaluator, cautions)
+            yield Session(model, data, planner, cost_model, evaluator, folder.tensorboard, cautions)
 
 
 def _cautions(model: Any, data: Dataset, settings: SearchSettings) -> tuple[str, ...]:
@@ -255,9 +259,10 @@ def run_searcher(
         The scorer, with the searcher's course.
     """
     limits, evaluator = settings.search, session.evaluator
-    with stage(name, limits.evaluations, "evaluations") as shown:
+    curves = Curves(session.tensorboard, "search", name)
+    with curves, stage(name, limits.evaluations, "evaluations") as shown:
         steering = Steering(evaluator.surrogate, problem, project=limits.project, screen=limits.screen)
-        best_so_far, dead_signal = BestSoFar(shown, problem.objective), watch.of(name.split("@")[0])
+        best_so_far, dead_signal = BestSoFar(shown, problem.objective, curves), watch.of(name.split("@")[0])
 
         def observe(evaluation: Evaluation, number: int) -> None:
             best_so_far(evaluation, number)
