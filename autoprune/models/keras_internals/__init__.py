@@ -27,6 +27,7 @@ from autoprune.models.keras_internals.graph import (
     operations_by_path,
     raw_operation_name,
     run_on,
+    running_own_code,
     set_tensor_shape,
 )
 from autoprune.models.keras_internals.layers import (
@@ -96,6 +97,7 @@ __all__ = [
     "replace_value",
     "restore_attribute",
     "run_on",
+    "running_own_code",
     "set_batch_shape",
     "set_build_shapes",
     "set_tensor_shape",

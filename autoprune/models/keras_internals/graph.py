@@ -2,9 +2,11 @@
 
 import importlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from autoprune.errors import ModelError
 
@@ -49,6 +51,11 @@ def _functional_class() -> type:
 def input_structure(model: Any) -> Any:
     """The model's symbolic inputs in the structure in which it takes them: a tensor, a list or a dict."""
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def running_own_code() -> AbstractContextManager:
+    """Within it Keras makes Lambda layers of configs: of models of this process, where their code runs already."""
+    return SafeModeScope(safe_mode=False)
 
 
 def run_on(model: Any, batch: Any, *, training: bool = False) -> Any:
