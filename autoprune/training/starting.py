@@ -11,6 +11,7 @@ import numpy as np
 from autoprune.data import Dataset
 from autoprune.errors import ModelError, PlanError
 from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.cautions import data_cautions
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.models.feature_distilling import check_features, teachings
 from autoprune.models.files import load_model, save_model
@@ -70,6 +71,8 @@ def started(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any
         model, plan, teacher = _of_files(settings)
     # Before anything is computed: what does not fit is told at once.
     check_fit(model, data)
+    for caution in data_cautions(model, data):
+        logger.warning(caution)
     if teacher is not None:
         check_fit(teacher, data)
         features = settings.training.feature_distillation > 0

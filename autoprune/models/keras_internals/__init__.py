@@ -28,6 +28,7 @@ from autoprune.models.keras_internals.graph import (
     operations_by_path,
     raw_operation_name,
     run_on,
+    running_own_code,
     set_tensor_shape,
 )
 from autoprune.models.keras_internals.holding import reachable
@@ -111,6 +112,7 @@ __all__ = [
     "replace_value",
     "restore_attribute",
     "run_on",
+    "running_own_code",
     "save_by_graph",
     "saves_its_graph",
     "set_batch_shape",

@@ -3,9 +3,11 @@
 import importlib
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from autoprune.errors import ModelError
 
@@ -71,6 +73,11 @@ def plain_class(kind: type) -> type:
 def input_structure(model: Any) -> Any:
     """The model's symbolic inputs in the structure in which it takes them: a tensor, a list or a dict."""
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def running_own_code() -> AbstractContextManager:
+    """Within it Keras makes Lambda layers of configs: of models of this process, where their code runs already."""
+    return SafeModeScope(safe_mode=False)
 
 
 def run_on(model: Any, batch: Any, *, training: bool = False) -> Any:
