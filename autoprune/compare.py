@@ -22,8 +22,10 @@ from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
 from autoprune.cost.joint import described
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
+from autoprune.evaluation.cautions import chance_caution
 from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
 from autoprune.reporting.console import CONSOLE, stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import begun, has_ended, interruptible
 from autoprune.searchers import Problem
@@ -62,12 +64,13 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
             families = _families(settings, session, record)
             _search(settings, session, problems, record, folder)
             finishers = _Finishers(settings, session)
-            _finish(settings, record, finishers, "finalists")
+            _finish(settings, record, finishers, "finalists", folder)
             _match(settings, session, families, record)
-            _finish(settings, record, finishers, "finishing")
+            _finish(settings, record, finishers, "finishing", folder)
             summary = summarise(settings, record)
         record.conclude(summary.to_json())
-    write_comparison(settings, summary, record, session.cost_model.target, folder)
+    cautions = [*session.cautions, *chance_caution(record.dense.accuracy, data.reward, data.classes)]
+    write_comparison(settings, summary, record, session.cost_model.target, folder, cautions)
     return summary
 
 
@@ -212,20 +215,23 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
     record.save()
 
 
-def _finish(settings: CompareSettings, record: Record, finishers: "_Finishers", name: str) -> None:
+def _finish(settings: CompareSettings, record: Record, finishers: "_Finishers", name: str, folder: RunFolder) -> None:
     """Fine-tune, or train from scratch, what is not finished yet, and test it once; the model ends dense again."""
     jobs = [job for job in jobs_of(settings, record) if job.name not in record.tested]
     try:
         with stage(name, len(jobs), "plans") as shown:
             for number, job in enumerate(jobs):
-                epochs = finishers.epochs(job)
+                epochs, title = finishers.epochs(job), f"{job.whose}, seed {job.seed}"
 
                 def show(
-                    done: float, _: Mapping[str, float], job: Job = job, n: int = number, of: int = epochs
+                    done: float, logs: Mapping[str, float], title: str = title, n: int = number, of: int = epochs
                 ) -> None:
-                    shown.advance(n + min(done / of, 0.999), f"{job.whose}, seed {job.seed}")
+                    curves.add_epoch(done, logs)
+                    shown.advance(n + min(done / of, 0.999), title)
 
-                tested = finishers.finish(job, show)
+                # Several plans of one searcher are told apart by their keys.
+                with Curves(folder.tensorboard, "training", f"{title}, plan {job.evaluation.key}") as curves:
+                    tested = finishers.finish(job, show)
                 record.add_tested(tested)
                 shown.advance(number + 1, f"{job.whose}: {tested.test_accuracy:.2%}")
     finally:

@@ -17,6 +17,7 @@ from autoprune.data import load_data
 from autoprune.errors import SettingsError
 from autoprune.models.files import save_model
 from autoprune.reporting.console import CONSOLE, training_stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.finetuning import (
     FinetuneFiles,
     finetuning_table,
@@ -60,7 +61,8 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
         if settings.dry_run:
             rehearsed(model, settings, len(data.train), files)
             return None
-        with training_stage("fine-tuning", max(settings.training.after_pruning, 1)) as show:
+        curves = Curves(folder.tensorboard, "training", "fine-tuning")
+        with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves) as show:
             done = fine_tuned(model, data, settings, starting, show)
     save_model(model, files.model)
     write_finetuning(done, settings, time.perf_counter() - start, files)

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.models.zoo import check_known
 from autoprune.records import Evaluation
 from autoprune.reporting.console import CONSOLE, Stage, stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
@@ -109,11 +110,12 @@ def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterat
                 problems.append((name, budget, session, posed(session, settings.search_settings(model, budget), named)))
         shown = stack.enter_context(stage("learning", total, "evaluations"))
         for name, budget, session, problem in problems:
+            curves = Curves(folder.tensorboard, "search", f"{name}@{budget}")
             scorer = Scorer(
                 session.evaluator,
                 f"learn@{budget}",
                 settings.search.evaluations,
-                lambda evaluation, number, name=name: _show(shown, courses, name, evaluation),
+                _observer(shown, courses, name, stack.enter_context(curves), problem),
                 Steering(session.evaluator.surrogate, problem, project=settings.search.project),
             )
             make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
@@ -121,9 +123,19 @@ def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterat
         yield courses
 
 
-def _show(shown: Stage, courses: Sequence[Course], name: str, evaluation: Evaluation) -> None:
-    score = "failed" if evaluation.failed else f"{evaluation.score:.3f}"
-    shown.advance(sum(course.scorer.used for course in courses), f"{name}: {score}")
+def _observer(
+    shown: Stage, courses: Sequence[Course], name: str, curves: Curves, problem: Problem
+) -> Callable[[Evaluation, int], None]:
+    """What is called with each evaluation of a problem, and shows it."""
+    seen: list[Evaluation] = []
+
+    def observe(evaluation: Evaluation, number: int) -> None:
+        seen.append(evaluation)
+        curves.add_evaluation(evaluation, number, problem.objective, problem.objective.best(seen))
+        score = "failed" if evaluation.failed else f"{evaluation.score:.3f}"
+        shown.advance(sum(course.scorer.used for course in courses), f"{name}: {score}")
+
+    return observe
 
 
 def _row(course: Course, policy: Policy) -> LessonRow:

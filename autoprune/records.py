@@ -58,7 +58,8 @@ class ChannelGroup:
         size: number of channels.
         prunable: whether channels can be removed.
         reason: why not; empty when prunable.
-        members: every axis that shrinks with the group.
+        members: every axis that shrinks with the group; none for a layer that is left whole because nothing is known
+            of its inside, whose `size` is that of the last axis of its output.
         unit: positions that a channel stands for where it is made: 1, or as many as a grouped convolution, an attention
             head or a shuffle ties together.
     """

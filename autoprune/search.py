@@ -25,6 +25,7 @@ from autoprune.models.keras_internals import check_model
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Plan, Target
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
@@ -128,9 +129,10 @@ def conducted(
             finisher,
             problem.objective,
             _finalists(courses, problem, settings.search.finalists),
-            lambda name: training_stage(f"{name}: tune", epochs),
+            lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
         )
-    for caution in cautions(finished, kept, data):
+    found = cautions(finished, kept, data, session.cautions)
+    for caution in found[len(session.cautions) :]:
         logger.warning(caution)
     # Of a search that had ended with fewer evaluations, the result stands until here. The report comes back last.
     folder.report.unlink(missing_ok=True)
@@ -149,6 +151,7 @@ def conducted(
         time.perf_counter() - start,
         session.evaluator.surrogate.error,
         means,
+        found,
     )
     write_outcome(outcome, folder)
     return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)

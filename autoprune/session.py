@@ -16,7 +16,8 @@ from autoprune.data import Dataset
 from autoprune.envs.making import EnvMaker
 from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
-from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.accuracy import accuracy, check_fit
+from autoprune.evaluation.cautions import chance_caution, data_cautions
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
 from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
@@ -27,6 +28,7 @@ from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import CostReport, Evaluation
 from autoprune.registry import suggestion
 from autoprune.reporting.console import BestSoFar, stage, training_stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import opening_words, shares
 from autoprune.searchers import REWARDS, SEARCHERS, EvaluationsSpent, Problem, Scorer, Searcher, Steering
@@ -40,6 +42,9 @@ from autoprune.training.base_model import base_model
 
 logger = logging.getLogger(__name__)
 
+# Images of the reward split that tell beforehand whether the dense model is worth a search.
+_GLANCE = 512
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
@@ -51,6 +56,8 @@ class Session:
         planner: makes its plans.
         cost_model: costs them.
         evaluator: scores them, and keeps what it has scored in the run folder.
+        tensorboard: where the curves of searches go.
+        cautions: what the data say against any result.
     """
 
     model: Any
@@ -58,6 +65,8 @@ class Session:
     planner: Planner
     cost_model: CostModel
     evaluator: Evaluator
+    tensorboard: Path
+    cautions: tuple[str, ...] = ()
 
 
 def check_names(settings: SearchSettings) -> None:
@@ -91,7 +100,8 @@ def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> A
     """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
     if folder.dense.exists():
         return load_model(folder.dense, settings.model)
-    with training_stage("base model", settings.training.epochs) as show:
+    curves = Curves(folder.tensorboard, "training", "base model")
+    with training_stage("base model", settings.training.epochs, curves) as show:
         model = base_model(settings, data, show)
     check_fit(model, data)
     save_model(model, folder.dense)
@@ -112,7 +122,7 @@ def opened(
         shared: costs several models; it stays open. None opens one for the settings' targets.
 
     Raises:
-        DataError: the data do not fit the model.
+        DataError: the data do not fit the model, or no result with them says anything.
         JournalError: the run folder belongs to another search.
         ModelError: features are to be distilled, and the model has none that can be found.
         TargetError: the target cannot be used here.
@@ -120,6 +130,7 @@ def opened(
     check_fit(model, data)
     if settings.training.feature_distillation > 0:
         check_features(model)
+    cautions = _cautions(model, data, settings)
     importance = settings.importance
     sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
@@ -132,7 +143,21 @@ def opened(
             )
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, settings)
-            yield Session(model, data, planner, cost_model, evaluator)
+            yield Session(model, data, planner, cost_model, evaluator, folder.tensorboard, cautions)
+
+
+def _cautions(model: Any, data: Dataset, settings: SearchSettings) -> tuple[str, ...]:
+    """Say what is against any result, before anything is compiled for it; what the data say, to be reported too.
+
+    Raises:
+        DataError: no result with these data says anything.
+    """
+    known = tuple(data_cautions(model, data))
+    part = data.reward.head(_GLANCE)
+    right = accuracy(model, part, settings.evaluation.batch_size)
+    for caution in (*known, *chance_caution(right, part, data.classes)):
+        logger.warning(caution)
+    return known
 
 
 def _identity(
@@ -234,9 +259,10 @@ def run_searcher(
         The scorer, with the searcher's course.
     """
     limits, evaluator = settings.search, session.evaluator
-    with stage(name, limits.evaluations, "evaluations") as shown:
+    curves = Curves(session.tensorboard, "search", name)
+    with curves, stage(name, limits.evaluations, "evaluations") as shown:
         steering = Steering(evaluator.surrogate, problem, project=limits.project, screen=limits.screen)
-        best_so_far, dead_signal = BestSoFar(shown, problem.objective), watch.of(name.split("@")[0])
+        best_so_far, dead_signal = BestSoFar(shown, problem.objective, curves), watch.of(name.split("@")[0])
 
         def observe(evaluation: Evaluation, number: int) -> None:
             best_so_far(evaluation, number)

@@ -15,7 +15,7 @@ from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.pool import CompilerPool
 from autoprune.errors import CostError, RouteError
 from autoprune.models import keras_internals
-from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.models.fingerprint import inference_fingerprint
 from autoprune.models.own_modules import imported
 from autoprune.records import CostReport, Memory, Target
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Raised when the meaning of a figure changes; part of every cache key.
 ESTIMATE_VERSION = 2
+# Raised when a key stands for something else than before: entries of older keys are no longer found.
+KEY_VERSION = 2
 ROUTES = {
     "keras": "Keras on JAX, compile only",
     "tensorflow": "TensorFlow through StableHLO, compile only",
@@ -148,9 +150,10 @@ class CompilerCostModel:
 
     def _key(self, model: Any, route: str) -> str:
         return cache_key(
+            key=KEY_VERSION,
             estimate=ESTIMATE_VERSION,
             route=ROUTES[route],
-            model=architecture_fingerprint(model),
+            model=inference_fingerprint(model),
             versions={**self._versions, **self._versions_of(route)},
             **self._conditions(),
         )

@@ -194,9 +194,14 @@ def _mismatch(item: Difference, summary: Summary) -> str:
 
 
 def write_comparison(
-    settings: CompareSettings, summary: Summary, record: Record, target: Target, folder: RunFolder
+    settings: CompareSettings,
+    summary: Summary,
+    record: Record,
+    target: Target,
+    folder: RunFolder,
+    cautions: Sequence[str] = (),
 ) -> None:
-    """Write `comparison.html`."""
+    """Write `comparison.html`, with what a reader should know before trusting it."""
     scope = (
         f"One base model (seed {settings.seed}), {len(settings.seeds)} seeds of searching and fine-tuning, "
         f"{settings.search.evaluations} evaluations and at most {settings.search.finalists} finalists for each search, "
@@ -207,6 +212,7 @@ def write_comparison(
         "comparison.html.j2",
         title=f"{settings.model.path or settings.model.name} on {target.name}, searchers compared",
         verdicts=verdicts(settings, summary),
+        cautions=cautions,
         scope=scope,
         tables=text_tables(settings, summary),
         figures=_figures(settings, summary),

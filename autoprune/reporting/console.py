@@ -13,6 +13,7 @@ from rich.text import Text
 
 from autoprune.records import Evaluation
 from autoprune.reporting import interrupts
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.notebook import NotebookProgress
 from autoprune.reporting.tables import shares
 from autoprune.searchers import Objective
@@ -101,7 +102,7 @@ class _Line(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The line."""
         width = CONSOLE.width
-        line = Text(f"{task.description:<12} ", no_wrap=True, end="")
+        line = Text(f"{task.description:<13} ", no_wrap=True, end="")
         length = 24 if width >= 110 else 12 if width >= 90 else 8 if width >= 76 else 0
         if length:
             full = int(length * task.percentage / 100)
@@ -165,25 +166,28 @@ def stage(name: str, total: int, unit: str = "") -> Iterator[Stage]:
 
 
 @contextmanager
-def training_stage(name: str, epochs: int) -> Iterator[OnProgress]:
-    """A progress bar of epochs; gives what `train` calls after each step."""
-    with stage(name, epochs, "epochs") as shown:
+def training_stage(name: str, epochs: int, curves: Curves) -> Iterator[OnProgress]:
+    """A progress bar of epochs, and their curves; gives what `train` calls after each step."""
+    with curves, stage(name, epochs, "epochs") as shown:
         accuracy = ""
 
         def show(done: float, logs: Mapping[str, float]) -> None:
             nonlocal accuracy
+            curves.add_epoch(done, logs)
             if "val_accuracy" in logs:
-                accuracy = f", accuracy {logs['val_accuracy']:.3f}"
-            shown.advance(done, f"loss {logs.get('loss', math.nan):.3f}{accuracy}")
+                accuracy = f"accuracy {logs['val_accuracy']:.3f}"
+            loss = f"loss {logs['loss']:.3f}" if "loss" in logs else ""
+            shown.advance(done, ", ".join(filter(None, (loss, accuracy))))
 
         yield show
 
 
 class BestSoFar:
-    """Follows a course of evaluations and describes the best that may be a result."""
+    """Follows a course of evaluations and describes the best that may be a result, in words and as curves."""
 
-    def __init__(self, stage_shown: Stage, objective: Objective) -> None:
+    def __init__(self, stage_shown: Stage, objective: Objective, curves: Curves) -> None:
         self._stage = stage_shown
+        self._curves = curves
         self._objective = objective
         self._best: Evaluation | None = None
         self._failures = 0
@@ -196,6 +200,7 @@ class BestSoFar:
             self._overrun = min(self._overrun, self._objective.budget.overrun(evaluation.cost))
         known = [self._best] if self._best is not None else []
         self._best = self._objective.best([*known, evaluation])
+        self._curves.add_evaluation(evaluation, number, self._objective, self._best)
         self._stage.advance(number, self._describe())
 
     def _describe(self) -> str:

@@ -88,7 +88,8 @@ class Course:
         epochs: asked for.
         early_stop: epochs without a better accuracy after which it stops, or None.
         on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
-            logs, which hold `val_accuracy` after whole epochs only.
+            logs, which hold `val_accuracy` after whole epochs only. It hears of the start, as epoch 0 without a loss,
+            if that is a candidate; of a training that goes on, of all its epochs.
         checkpoints: where states are kept, or None.
         start: accuracy on the reward split of the network as it comes, which is kept when no epoch is as good; None
             keeps the best epoch, however good it is.
@@ -145,6 +146,17 @@ class Course:
             self._best = found.best
             self.position = Position(**found.position)
             self._resumed = dataclasses.replace(self.position)
+        self._tell_beginning()
+
+    def _tell_beginning(self) -> None:
+        """Tell of the model as it came, and of the epochs that were done before an interruption."""
+        if self._on_progress is None:
+            return
+        position = self.position
+        if position.start is not None:
+            self._on_progress(0.0, {"val_accuracy": position.start})
+        for number, (loss, accuracy) in enumerate(zip(position.losses, position.accuracies, strict=True), start=1):
+            self._on_progress(float(number), {"loss": loss, "val_accuracy": accuracy})
 
     def step_done(self, step: int, logs: dict[str, Any]) -> None:
         """Note steps of an epoch that is under way.

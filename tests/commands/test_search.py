@@ -13,6 +13,7 @@ from contextlib import closing
 import keras
 import numpy as np
 import pytest
+from events import curves_in
 from running import command, commands, run_in
 
 QUICK = ["experiment=quick", "search.evaluations=5", "search.finalists=2"]
@@ -37,8 +38,28 @@ def test_the_run_folder_holds_everything(finished):
     names = {path.name for path in folder.iterdir()}
     assert {"dense.keras", "pruned.keras", "plan.json", "policy", "evaluations.sqlite"} <= names
     assert {"report.html", "metrics.json", "tensorboard", "settings.json", "search.log"} <= names
-    assert list((folder / "tensorboard").glob("events.out.tfevents*"))
+    assert len(list((folder / "tensorboard").glob("events.out.tfevents*"))) == 1  # The agent's own.
+    check_curves(folder)
     assert not [name for name in names if "partial" in name]
+
+
+def check_curves(folder):
+    """Every searcher by evaluation, every training by epoch: once each, as the figures have them."""
+    metrics, board = metrics_of(folder), folder / "tensorboard"
+    for name, course in metrics["courses"].items():
+        found = curves_in(board / "search" / name)
+        numbers = list(range(1, len(course) + 1))
+        for tag in ("reward", "score", "latency"):
+            assert [step for step, _ in found[f"search/{tag}"]] == numbers
+        assert found["search/score"][-1][1] == pytest.approx(course[-1]["score"])
+        best = max(row["score"] for row in course if row["cost"]["latency"] <= metrics["budget"]["latency"])
+        assert found["search/best score"][-1][1] == pytest.approx(best)
+    trainings = {path.name for path in (board / "training").iterdir()}
+    assert {"uniform 1-2", "uniform 2-2"} <= trainings
+    tuned = curves_in(board / "training" / "uniform 1-2")
+    epochs = metrics["fine_tuning"]["uniform"]["epochs"]
+    assert [step for step, _ in tuned["training/loss"]] == list(range(1, epochs + 1))
+    assert [step for step, _ in tuned["training/accuracy"]] == list(range(epochs + 1))
 
 
 def test_the_table_is_printed(finished):
@@ -56,7 +77,7 @@ def test_the_table_is_printed(finished):
     assert "Traceback" not in done.stderr
     # What it starts from, before anything is searched.
     assert re.search(
-        r"dense: accuracy [\d.]+% on 287 images .* Budget: at most [\d.]+ us \(70.0%\)", " ".join(done.stdout.split())
+        r"dense: accuracy [\d.]+% on \d+ images .* Budget: at most [\d.]+ us \(70.0%\)", " ".join(done.stdout.split())
     )
 
 
@@ -215,6 +236,7 @@ def test_killed_and_resumed_search_equals_the_uninterrupted_one(finished, tmp_pa
     assert not (folder / "metrics.json").exists()
     done = command(f"resume={folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    check_curves(folder)
     assert course_of(folder) == course_of(finished[0])
     assert metrics_of(folder)["rows"] == metrics_of(finished[0])["rows"]
 
@@ -381,7 +403,7 @@ def test_corrupt_model_file(tmp_path, own_files):
     (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
     done = command("model=file", "model.path=cut.keras", cwd=tmp_path)
     assert done.returncode == 2
-    assert "'cut.keras' is not a .keras archive" in done.stderr
+    assert "'cut.keras' is damaged, or not whole (File is not a zip file). Fetch it again" in done.stderr
 
 
 def test_data_that_do_not_fit_the_model(tmp_path, own_files):

@@ -16,6 +16,8 @@ from autoprune.evaluation.accuracy import accuracy, check_fit, predicted_classes
 from autoprune.evaluation.evaluator import plan_key
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.signals import read_signals
+from autoprune.models.observing import observe_inputs
 from autoprune.planning import Planner, make_plan
 from autoprune.records import Target
 from autoprune.settings import Constraints, EvaluationSettings
@@ -82,6 +84,21 @@ def test_a_single_output_is_one_class_or_the_other():
     np.testing.assert_array_equal(predicted_classes(odds, split), [0, 1, 1])
     half = keras.Model(image, layers.Activation("sigmoid")(layers.Rescaling(1.0, offset=-0.5)(image)))
     np.testing.assert_array_equal(predicted_classes(half, split), [0, 1, 0])
+
+
+@pytest.mark.parametrize("structure", [lambda image: [image], lambda image: {"image": image}])
+def test_a_model_is_called_in_the_structure_that_it_was_built_with(structure):
+    """Keras warns otherwise, at every call, which is an error here."""
+    image = keras.Input((8, 8, 2), name="image")
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(image))
+    model = keras.Model(structure(image), head(layers.GlobalAveragePooling2D()(x)))
+    data = dataset()
+    assert 0 <= accuracy(model, data.reward) <= 1
+    assert np.isfinite(read_signals(model, data.reward, None).likelihood)
+    assert recalibrate(model, data.train.images) == 1
+    seen = []
+    observe_inputs(model, model.layers[-1:], [data.train.images[:3]], lambda layer, tensor: seen.append(tensor.shape))
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(

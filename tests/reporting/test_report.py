@@ -145,6 +145,7 @@ def page(tmp_path):
         plans={"rl": courses["rl"][0].widths},
         left_alone={"classifier": "is an output of the model"},
         settings=[("seed", 0)],
+        cautions=["There are <few> images.", "It lost 19.7 points."],
     )
     write_report(report, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text()
@@ -162,6 +163,14 @@ def test_report_is_one_file_that_fetches_nothing(page):
 def test_report_shows_the_figures_and_escapes_what_it_is_given(page):
     for text in ("97.00%", "It was close.", "is an output of the model", "compiler estimate", "toy &lt;script&gt;"):
         assert text in page
+
+
+def test_report_shows_cautions_in_a_box_of_their_own(page):
+    """Not in that of the verdict, which is green."""
+    box = page.split('<ul class="caution">')[1].split("</ul>")[0]
+    assert re.findall("<li>(.*)</li>", box) == ["There are &lt;few&gt; images.", "It lost 19.7 points."]
+    colours = dict(re.findall(r"\.(verdict|caution) {.*border-left: [^#]*(#\w+)", page))
+    assert len(set(colours.values())) == 2
 
 
 def test_best_so_far_survives_a_course_that_never_met_the_budget():

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.errors import ExportError
+from autoprune.errors import ExportError, words_of
 from autoprune.models import keras_internals
 from autoprune.models.exporting.formats import FORMATS, check_libraries
 
@@ -115,7 +115,7 @@ def _exported(
             found = entry.run(partial, examples, _input_names(model))
         except Exception as error:
             raise ExportError(
-                f"The model '{model.name}' cannot be exported to {name}: {type(error).__name__}: {str(error)[:600]}"
+                f"The model '{model.name}' cannot be exported to {name}: {type(error).__name__}: {words_of(error)}"
             ) from error
         difference, largest = _compared(name, found, expected, tolerance)
         size = sum(file.stat().st_size for file in [partial, *partial.rglob("*")] if file.is_file())
