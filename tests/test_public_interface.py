@@ -19,8 +19,8 @@ OF_MODELS = [name for name in autoprune.__all__ if "model" in inspect.signature(
 
 def small():
     keras.utils.set_random_seed(0)
-    stack = [layers.Conv2D(16, 3, activation="relu", name=name) for name in ("a", "b")]
-    return keras.Sequential([keras.Input((8, 8, 1)), *stack, layers.Flatten(), layers.Dense(10)])
+    a, b = (layers.Conv2D(n, 3, padding="same", activation="relu", name=name) for name, n in (("a", 32), ("b", 64)))
+    return keras.Sequential([keras.Input((8, 8, 1)), a, b, layers.GlobalMaxPooling2D(), layers.Dense(10)])
 
 
 def test_search_is_a_function_with_its_signature_also_once_the_command_is_imported():
@@ -61,8 +61,8 @@ def test_results_are_short_to_look_at(digits):
     (group, *_), plan = autoprune.find_groups(model), autoprune.make_plan(model, 0.5)
     cost = CostReport(Target("tpu_v5e", 8), "compiler estimate", 3e-5, None, None, Memory(1, 1, 1, 2**20), 9, 2000)
     shown = [repr(one) for one in (group, plan, cost, digits, autoprune.apply_plan(model, plan))]
-    assert shown[0].startswith("ChannelGroup(name='a', size=16, prunable=True")
-    assert shown[1] == "Plan(a 8 of 16, b 8 of 16)"
+    assert shown[0].startswith("ChannelGroup(name='a', size=32, prunable=True")
+    assert shown[1] == "Plan(a 16 of 32, b 32 of 64)"
     assert shown[2] == "CostReport(tpu_v5e, batch 8, bfloat16, compiler estimate: 30.0 us, 1.00 MiB, 2,000 parameters)"
     assert "Split(360 images of shape (8, 8, 1))" in shown[3]
     assert all(len(text) < 250 for text in shown)
@@ -72,12 +72,12 @@ def test_results_are_short_to_look_at(digits):
 def test_each_search_has_a_folder_of_its_own_unless_it_is_to_go_on_in_one(digits, tmp_path, monkeypatch, messages):
     monkeypatch.chdir(tmp_path)
     settings = SearchSettings(
-        constraints=Constraints(multiple_of=8),
+        constraints=Constraints(multiple_of=32),
         evaluation=EvaluationSettings(recovery="none"),
         searcher=SearcherSettings("random"),
         training=TrainingSettings(fine_tune_epochs=1),
     )
-    asked = {"target": "tpu_v5e", "batch_size": 8, "latency": 0.99, "settings": settings}
+    asked = {"target": "tpu_v5e", "batch_size": 64, "latency": 0.9, "settings": settings}
     one, two = (autoprune.search(small(), digits, evaluations=2, **asked) for _ in range(2))
     assert one.report.parent != two.report.parent
     assert one.report.is_file()
@@ -88,5 +88,5 @@ def test_each_search_has_a_folder_of_its_own_unless_it_is_to_go_on_in_one(digits
     assert more.report == one.report
     assert [e.key for e in more.history["random"]][:2] == [e.key for e in one.history["random"]]
     assert len(more.history["random"]) == 3
-    assert more.kept.cost.target.batch_size == 8
+    assert more.kept.cost.target.batch_size == 64
     assert messages().count("run folder: ") == 3
