@@ -4,6 +4,7 @@ import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 import toy
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from autoprune.records import Budget
 from autoprune.reporting.html import Report, write_report
+from autoprune.reporting.outcome import Outcome, verdict
 from autoprune.reporting.tables import (
     HEADERS,
     ResultRow,
@@ -22,6 +24,8 @@ from autoprune.reporting.tables import (
     seconds,
     shares,
 )
+from autoprune.settings import SearcherSettings, SearchSettings
+from autoprune.training.course import TrainingRecord
 
 
 def row(name, ratio, accuracy):
@@ -88,6 +92,30 @@ def test_a_search_begins_with_what_it_starts_from():
     ):
         assert part in words
     assert "Budget: none." in opening_words("net", DENSE, [Budget()], "accuracy", 1)
+
+
+def test_the_verdict_says_that_a_search_came_to_the_uniform_plan_and_that_training_made_it_worse():
+    better = TrainingRecord(1, (1.0,), (0.9,), 1, "", 0.8)
+
+    def done(name, ratio, training=better):
+        evaluation = toy.evaluation_of(ratio)
+        return SimpleNamespace(
+            name=name, evaluation=evaluation, cost=evaluation.cost, test_accuracy=0.9, training=training
+        )
+
+    def told(searched):
+        finished = [done("dense", 1.0), done("uniform", 0.5), searched]
+        settings = SearchSettings(searcher=SearcherSettings("rl"))
+        courses = {"rl": [searched.evaluation]}
+        return verdict(Outcome(settings, toy.TARGET, toy.problem(), (), courses, finished, searched, 1.0))
+
+    assert "The searched plan is the uniform plan" in told(done("rl", 0.5))
+    other = told(done("rl", 0.25))
+    assert "is the uniform plan" not in other
+    assert "Against the best uniform plan" in other
+    assert "only made it worse" not in other
+    worse = TrainingRecord(1, (1.0,), (0.7,), 0, "", 0.8)
+    assert "Fine-tuning only made it worse on the reward split: it is as it was pruned." in told(done("rl", 0.5, worse))
 
 
 def test_without_a_limit_the_share_of_the_latency_is_told():
