@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from autoprune.errors import AutopruneError
 from autoprune.reporting import interrupts
+from autoprune.reporting.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,13 @@ def quietly_import(name: str) -> None:
 quietly_import("keras")
 
 
-# A resumed run goes on in its own folder, beside the record of how it was begun.
-OmegaConf.register_new_resolver("autoprune.either", lambda resume, a, b: a if resume else b, replace=True)
+# A resumed run goes on in its own folder; another one gets a folder that no other run has, however many begin at once.
+OmegaConf.register_new_resolver(
+    "autoprune.run_folder",
+    lambda resume, new: resume or str(RunFolder.make_new(new).path),
+    use_cache=True,
+    replace=True,
+)
 
 
 def run_command(command: str) -> None:
@@ -89,6 +95,14 @@ def overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+def save_config(config: DictConfig, folder: Path) -> None:
+    """Note what was composed and of which options, as Hydra would: but that writes before a folder is checked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": HydraConfig.get()}), folder / "hydra.yaml")
+    OmegaConf.save(OmegaConf.create(overrides()), folder / "overrides.yaml")
+
+
 def check_overrides(command: str, arguments: Sequence[str]) -> str:
     """A message for the first option that does not exist or whose group has no such entry; empty when all do.
 
@@ -119,7 +133,7 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
     """A message for the first name that the command does not have, or an experiment that is for another command."""
     chosen = {key: value for key, value in choices if key in groups}
     try:
-        with initialize_config_module("conf", version_base="1.3"):
+        with initialize_config_module("autoprune.conf", version_base="1.3"):
             own = compose(command)
             for key in chosen:
                 if key not in own and key != "experiment":
@@ -144,7 +158,7 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
 
 def config_groups() -> dict[str, list[str]]:
     """Every config group with its entries."""
-    root = importlib.resources.files("conf")
+    root = importlib.resources.files("autoprune.conf")
     return {
         folder.name: sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if _is_config(entry))
         for folder in root.iterdir()

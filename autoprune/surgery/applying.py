@@ -1,7 +1,9 @@
 """The door for whoever prunes once."""
 
+import os
 from typing import Any
 
+from autoprune.errors import PlanError
 from autoprune.records import Plan, SurgeryReport
 from autoprune.surgery.reconstruction import apply_with_reconstruction
 from autoprune.surgery.surgeon import Surgeon
@@ -13,6 +15,9 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
     The model and its layers stay the same objects; their variables get new, smaller storage. The outputs equal
     those of the original with the removed channels set to zero, where normalisations that average over channels
     average over those that stay. To prune and restore many times, use `Surgeon`.
+
+    A model of a class of its own that Keras saves by its constructor's arguments gets a class derived from its own, by
+    which it is saved as a plain Functional or Sequential model; `SurgeryReport.saved_as_plain` names it.
 
     Args:
         model: the built Functional or Sequential model that the plan was made for.
@@ -27,6 +32,14 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
         DataError: the images do not fit the model.
     """
     surgeon = Surgeon(model)
+    if not isinstance(plan, Plan):
+        of_file = isinstance(plan, (str, os.PathLike))
+        raise PlanError(
+            f"Expected a plan, from autoprune.make_plan. Received: a path, '{plan}'. Read it first: "
+            f"plan = autoprune.load_plan('{plan}')"
+            if of_file
+            else f"Expected a plan, from autoprune.make_plan or autoprune.load_plan. Received: {type(plan).__name__}"
+        )
     if reconstruct_from is None:
         return surgeon.apply(plan)
     return apply_with_reconstruction(surgeon, plan, reconstruct_from)

@@ -12,13 +12,16 @@ import keras
 from autoprune.models import keras_internals
 
 
-def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None) -> None:
+def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None) -> set[int]:
     """Recompute static shapes downstream of edited layers.
 
     Args:
         graph: the model's graph, as `keras_internals.graph_of` gives it.
         edited: `id` of every layer whose variables or attributes changed.
         changed: `id` of symbolic tensors whose shape has changed already; those that change are added.
+
+    Returns:
+        All that have changed.
     """
     changed = set() if changed is None else changed
     own = {id(node) for node in keras_internals.nodes_of(graph)}
@@ -43,6 +46,7 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
             if tuple(tensor.shape) != tuple(fresh.shape):
                 keras_internals.set_tensor_shape(tensor, fresh.shape)
                 changed.add(id(tensor))
+    return changed
 
 
 def ordered_calls(graph: Any) -> list[Any]:

@@ -30,6 +30,7 @@ class Snapshot:
         ]
         # A nested model derives its input spec from its inputs; setting it would fix it for good.
         self._specs = [(layer, layer.input_spec) for layer in layers.values() if not keras_internals.is_graph(layer)]
+        self._classes = [(found, type(found)) for found in (model, *layers.values()) if keras_internals.is_graph(found)]
         self._built = [(layer, keras_internals.build_shapes(layer)) for layer in layers.values()]
         self._initializers = [
             (layer, name, value)
@@ -51,6 +52,8 @@ class Snapshot:
             keras_internals.put_back(variable, stored, value)
         for operation, name, state in self._attributes:
             keras_internals.restore_attribute(operation, name, state)
+        for found, kind in self._classes:
+            keras_internals.set_class(found, kind)
         for layer, spec in self._specs:
             layer.input_spec = spec
         for layer, shapes in self._built:

@@ -63,7 +63,7 @@ class Surgeon:
         before = self.model.count_params()
         rollback = rollback or self.snapshot()
         try:
-            changes, optimizer = self._cut(slices)
+            changes, optimizer, plain = self._cut(slices)
         except Exception as error:
             rollback.restore()
             raise PlanError(
@@ -74,7 +74,8 @@ class Surgeon:
             rollback.restore()
             raise
         self._pruned = bool(changes)
-        return SurgeryReport(tuple(changes), self._left_alone(plan), before, self.model.count_params(), optimizer)
+        after = self.model.count_params()
+        return SurgeryReport(tuple(changes), self._left_alone(plan), before, after, optimizer, tuple(plain))
 
     @contextmanager
     def pruned(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
@@ -134,19 +135,44 @@ class Surgeon:
                         "Make a new Surgeon and plan for the model as it is now, or restore the model first."
                     )
 
-    def _cut(self, slices: Slices) -> tuple[list[VariableChange], str]:
-        """Slice variables and set attributes, then bring shapes, optimiser and compiled functions up to date."""
+    def _cut(self, slices: Slices) -> tuple[list[VariableChange], str, list[str]]:
+        """Slice variables and set attributes, then bring up to date all that Keras derived from the old widths.
+
+        Returns:
+            What changed, what became of the optimiser's state, and the models that are saved as plain ones from now on.
+        """
         changes, masks = self._cut_variables(slices)
         if not changes:
-            return [], "none"
+            return [], "none", []
         self._set_attributes(slices)
         paths = {path for path, *_ in (*slices.variables, *slices.values, *slices.counts)}
         edited = with_owners(paths, self._operations)
         edit_derived(edited.values())
         optimizer = refresh_optimizer(self.model, masks)
-        refresh_shapes(keras_internals.graph_of(self.model), {id(operation) for operation in edited.values()})
+        touched = {id(operation) for operation in edited.values()}
+        changed = refresh_shapes(keras_internals.graph_of(self.model), touched)
+        plain = self._save_by_graph(touched | changed)
         keras_internals.forget_compiled_functions(self.model)
-        return changes, optimizer
+        return changes, optimizer, plain
+
+    def _save_by_graph(self, changed: set[int]) -> list[str]:
+        """Let models that would be saved by their constructors' arguments, old widths among them, be saved as they are.
+
+        Args:
+            changed: `id` of operations and symbolic tensors.
+
+        Returns:
+            Their paths; the model's own is its name.
+        """
+        stale = [
+            (path, model)
+            for path, model in ((self.model.name, self.model), *self._operations.items())
+            if keras_internals.is_graph(model)
+            and not keras_internals.saves_its_graph(model)
+            and (model is self.model or id(model) in changed or _tensors_of(model) & changed)
+        ]
+        keras_internals.save_by_graph(model for _, model in stale)
+        return [path for path, _ in stale]
 
     def _cut_variables(self, slices: Slices) -> tuple[list[VariableChange], dict[int, dict[int, np.ndarray]]]:
         """Give variables new storage; returns what changed, and by `id` of a variable the positions that stayed."""
@@ -182,6 +208,12 @@ class Surgeon:
             elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
                 left[group.name] = "is kept whole by the plan"
         return left
+
+
+def _tensors_of(model: Any) -> set[int]:
+    """`id` of the symbolic tensors between a model's operations."""
+    nodes = keras_internals.nodes_of(keras_internals.graph_of(model))
+    return {id(tensor) for node in nodes for tensor in node.outputs}
 
 
 def _cut_initializer(layer: Any, name: str, shape: tuple[int, ...], axes: dict[int, np.ndarray]) -> None:
