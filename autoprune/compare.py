@@ -130,12 +130,18 @@ def _timed(record: Record, start: float) -> Iterator[None]:
 
 
 def _problems(settings: CompareSettings, session: Session, record: Record) -> dict[str, Problem]:
-    """Every budget posed, before anything is searched: one that is impossible ends the command here."""
+    """Every budget posed, before anything is searched: one that is impossible ends the command here.
+
+    What that takes teaches the surrogate nothing: it learns from all hand-set plans in their order, so that searches of
+    one budget do not depend on which others are compared.
+    """
+    untaught = copy.deepcopy(session.evaluator.surrogate)
     announce(session, settings, settings.budgets.values())
     problems = {
         budget: posed(session, settings.search_settings(budget=budget), f"budget {budget}")
         for budget in settings.budgets
     }
+    session.evaluator.surrogate = untaught
     record.dense = next(iter(problems.values())).dense
     record.anchors = {budget: problem.anchor for budget, problem in problems.items()}
     return problems

@@ -1,7 +1,9 @@
 """What commands that search share: a model opened for scoring, problems posed and searchers run on the terminal."""
 
 import dataclasses
+import itertools
 import logging
+import time
 import types
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -211,12 +213,17 @@ def posed(session: Session, settings: SearchSettings, name: str = "budget") -> P
     """
     evaluator = session.evaluator
     dense = evaluator.evaluate(1.0)
+    start, costed, count = time.perf_counter(), itertools.count(1), len(distinct_ratios(session.planner.legal))
 
-    with stage(name, len(distinct_ratios(session.planner.legal)), "plans compiled") as shown:
+    with stage(name, count, "plans known") as shown:
 
-        def observe(number: int, ratio: float, cost: CostReport) -> None:
-            limits = absolute(settings.budget, dense.cost)
-            shown.advance(number, f"keeping {ratio:.0%} of every layer takes {shares(cost, dense.cost, limits)}")
+        def observe(ratio: float, cost: CostReport, left: int) -> None:
+            number, limits = next(costed), absolute(settings.budget, dense.cost)
+            each = (time.perf_counter() - start) / number
+            if number == 1 and left:
+                logger.info("%s: at most %d uniform plans are compiled, %.1f s each so far", name, left + 1, each)
+            much = f"keeping {ratio:.0%} takes {shares(cost, dense.cost, limits)}"
+            shown.advance(count - left, f"{number} compiled, at most {left} more, {each:.1f} s each: {much}")
 
         return pose(evaluator, settings.budget, settings.reward, observe=observe)
 
