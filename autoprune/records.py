@@ -81,12 +81,14 @@ class Plan:
         sizes: channels of every group before removal.
         kept: for every group the sorted indices of the channels that stay.
         importance: name of the measure that ranked the channels; for the record.
+        left_whole: for groups that should have lost channels and have no legal width for it, why; likewise.
     """
 
     model: str
     sizes: Mapping[str, int]
     kept: Mapping[str, np.ndarray]
     importance: str = ""
+    left_whole: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         widths = [f"{name} {width} of {self.sizes[name]}" for name, width in self.widths.items()]

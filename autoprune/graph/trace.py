@@ -4,8 +4,7 @@ Before: a Keras model. After: a `Trace` with every axis that carries channels, f
 makes channel groups. Nothing here writes to the model.
 """
 
-import numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import keras
@@ -78,11 +77,9 @@ class Call:
 
     @property
     def constants(self) -> list[Any]:
-        """Arrays, and variables of other layers, among the arguments, at any depth; plain numbers are none.
-
-        Lists of nothing but numbers are given as arrays.
-        """
-        return list(_constants((self.args, self.kwargs)))
+        """Arrays, and variables of other layers, among the arguments, at any depth; plain numbers are none."""
+        found = keras.tree.flatten((self.args, self.kwargs))
+        return [value for value in found if not isinstance(value, keras.KerasTensor) and len(_shape_of(value)) > 0]
 
     def new(self, size: int) -> np.ndarray:
         """Numbers for channels that this call makes."""
@@ -278,18 +275,8 @@ def _apply(
     return [_checked(call, tensor, channels) for tensor, channels in zip(node.outputs, outputs, strict=True)]
 
 
-def _constants(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)) and value:
-        if all(isinstance(number, (numbers.Number, np.generic)) for number in keras.tree.flatten(value)):
-            yield np.asarray(value)
-        else:
-            for item in value:
-                yield from _constants(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _constants(item)
-    elif not isinstance(value, keras.KerasTensor) and len(getattr(value, "shape", ())) > 0:
-        yield value
+def _shape_of(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
 
 
 def _why_no_rule(kind: str) -> str:

@@ -206,7 +206,7 @@ class Surgeon:
             if not group.prunable:
                 left[group.name] = group.reason
             elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
-                left[group.name] = "is kept whole by the plan"
+                left[group.name] = plan.left_whole.get(group.name, "is kept whole by the plan")
         return left
 
 
