@@ -17,6 +17,10 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
     A model of a class of its own that Keras saves by its constructor's arguments gets a class derived from its own, by
     which it is saved as a plain Functional or Sequential model; `SurgeryReport.saved_as_plain` names it.
 
+    A callback may prune while `fit` runs, and the rest of the training is that of the pruned model. Callbacks that hold
+    weights of before cannot put them back: give `EarlyStopping(restore_best_weights=True)` a `start_from_epoch` after
+    the surgery.
+
     Args:
         model: the built Functional or Sequential model that the plan was made for.
         plan: from `make_plan` or `load_plan`.

@@ -20,6 +20,7 @@ class Snapshot:
     """
 
     def __init__(self, model: Any, attributes: set[tuple[str, str]]) -> None:
+        keras_internals.collect_state(model)
         self._model = model
         self._variables = [_remember(variable) for variable in model.variables]
         operations = keras_internals.operations_by_path(model)
@@ -48,6 +49,7 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put the model back: variables, attributes, shapes and optimiser state are what they were, to the bit."""
+        keras_internals.collect_state(self._model)
         for variable, stored, value in (*self._variables, *self._slots):
             keras_internals.put_back(variable, stored, value)
         for operation, name, state in self._attributes:
@@ -66,7 +68,7 @@ class Snapshot:
             keras_internals.set_tensor_shape(tensor, shape)
         edit_derived(layer for layer, _ in self._built)
         self._restore_optimizer()
-        keras_internals.forget_compiled_functions(self._model)
+        keras_internals.renew_compiled_functions(self._model)
 
     def _restore_optimizer(self) -> None:
         """The optimiser of then, with the state of then; one that has got state since starts anew."""
@@ -78,7 +80,7 @@ class Snapshot:
             return
         optimizer = now if self._optimizer is None else self._optimizer
         if optimizer is not None and optimizer.built:
-            optimizer = type(optimizer).from_config(optimizer.get_config())
+            optimizer = keras_internals.fresh_optimizer(self._model, optimizer)
         if optimizer is not now:
             self._model.optimizer = optimizer
 

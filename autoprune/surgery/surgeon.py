@@ -59,6 +59,7 @@ class Surgeon:
         if self._pruned:
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
         self.check(plan)
+        keras_internals.collect_state(self.model)
         slices = slices_for(self.groups, plan)
         before = self.model.count_params()
         rollback = rollback or self.snapshot()
@@ -152,7 +153,7 @@ class Surgeon:
         touched = {id(operation) for operation in edited.values()}
         changed = refresh_shapes(keras_internals.graph_of(self.model), touched)
         plain = self._save_by_graph(touched | changed)
-        keras_internals.forget_compiled_functions(self.model)
+        keras_internals.renew_compiled_functions(self.model)
         return changes, optimizer, plain
 
     def _save_by_graph(self, changed: set[int]) -> list[str]:
