@@ -6,7 +6,7 @@ import keras
 
 from autoprune.models import keras_internals
 from autoprune.surgery.editors import edit_derived
-from autoprune.surgery.shapes import ordered_calls
+from autoprune.surgery.shapes import calls_outside, ordered_calls
 
 
 class Snapshot:
@@ -41,7 +41,9 @@ class Snapshot:
         self._inputs = [
             (layer, layer.batch_shape) for layer in layers.values() if isinstance(layer, keras.layers.InputLayer)
         ]
-        self._tensors = _tensors(keras_internals.graph_of(model))
+        graph = keras_internals.graph_of(model)
+        outside = [tensor for node in calls_outside(graph) for tensor in node.outputs]
+        self._tensors = _tensors(graph) + [(tensor, tuple(tensor.shape)) for tensor in outside]
         self._optimizer = keras_internals.optimizer_of(model)
         slots = self._optimizer.variables if self._optimizer is not None else []
         self._slots = [_remember(variable) for variable in slots]

@@ -26,6 +26,7 @@ from autoprune.models.keras_internals.graph import (
     nodes_of,
     operations_by_path,
     raw_operation_name,
+    readers_of,
     set_tensor_shape,
 )
 from autoprune.models.keras_internals.layers import (
@@ -101,6 +102,7 @@ __all__ = [
     "put_back",
     "raw_operation_name",
     "read_attribute",
+    "readers_of",
     "renew_compiled_functions",
     "renew_identities",
     "replace_value",
