@@ -128,6 +128,8 @@ class SurgeryReport:
         saved_as_plain: paths of the models of a class of their own, nested ones included, that Keras saves and clones
             as plain Functional or Sequential models from now on: their constructors would build the old widths. They
             keep their methods and attributes here; the saved file knows neither.
+        lost_elsewhere: layers at which other models, over layers or tensors of this one, do not fit any more: with
+            weights for channels that are gone, or cut and reading channels that are whole there.
     """
 
     changes: tuple[VariableChange, ...] = field(repr=False)
@@ -136,6 +138,7 @@ class SurgeryReport:
     parameters_after: int
     optimizer: str
     saved_as_plain: tuple[str, ...] = ()
+    lost_elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class Planner:
                 sizes,
             )
         self.fingerprint = architecture_fingerprint(model)
+        keras_internals.collect_state(model)
         measure = maker(Basis(model, self.groups, settings, as_calibration(data), seed))
         self.scores = {group.name: measure(group) for group in self.groups}
         # Stable: equal scores keep the order of the channels, so that a plan depends on nothing but its inputs.

@@ -6,7 +6,7 @@ import keras
 
 from autoprune.models import keras_internals
 from autoprune.surgery.editors import edit_derived
-from autoprune.surgery.shapes import ordered_calls
+from autoprune.surgery.shapes import calls_outside, ordered_calls
 
 
 class Snapshot:
@@ -20,6 +20,7 @@ class Snapshot:
     """
 
     def __init__(self, model: Any, attributes: set[tuple[str, str]]) -> None:
+        keras_internals.collect_state(model)
         self._model = model
         self._variables = [_remember(variable) for variable in model.variables]
         operations = keras_internals.operations_by_path(model)
@@ -40,7 +41,9 @@ class Snapshot:
         self._inputs = [
             (layer, layer.batch_shape) for layer in layers.values() if isinstance(layer, keras.layers.InputLayer)
         ]
-        self._tensors = _tensors(keras_internals.graph_of(model))
+        graph = keras_internals.graph_of(model)
+        outside = [tensor for node in calls_outside(graph) for tensor in node.outputs]
+        self._tensors = _tensors(graph) + [(tensor, tuple(tensor.shape)) for tensor in outside]
         self._optimizer = keras_internals.optimizer_of(model)
         slots = self._optimizer.variables if self._optimizer is not None else []
         self._slots = [_remember(variable) for variable in slots]
@@ -48,6 +51,7 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put the model back: variables, attributes, shapes and optimiser state are what they were, to the bit."""
+        keras_internals.collect_state(self._model)
         for variable, stored, value in (*self._variables, *self._slots):
             keras_internals.put_back(variable, stored, value)
         for operation, name, state in self._attributes:
@@ -66,7 +70,7 @@ class Snapshot:
             keras_internals.set_tensor_shape(tensor, shape)
         edit_derived(layer for layer, _ in self._built)
         self._restore_optimizer()
-        keras_internals.forget_compiled_functions(self._model)
+        keras_internals.renew_compiled_functions(self._model)
 
     def _restore_optimizer(self) -> None:
         """The optimiser of then, with the state of then; one that has got state since starts anew."""
@@ -78,7 +82,7 @@ class Snapshot:
             return
         optimizer = now if self._optimizer is None else self._optimizer
         if optimizer is not None and optimizer.built:
-            optimizer = type(optimizer).from_config(optimizer.get_config())
+            optimizer = keras_internals.fresh_optimizer(self._model, optimizer)
         if optimizer is not now:
             self._model.optimizer = optimizer
 

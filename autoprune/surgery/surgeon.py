@@ -15,7 +15,7 @@ from autoprune.records import ChannelGroup, Plan, SurgeryReport, VariableChange
 from autoprune.registry import suggestion
 from autoprune.surgery.editors import edit_derived, with_owners
 from autoprune.surgery.optimizer import refresh_optimizer
-from autoprune.surgery.shapes import refresh_shapes
+from autoprune.surgery.shapes import refresh_outside, refresh_shapes
 from autoprune.surgery.slicing import Slices, slices_for, take
 from autoprune.surgery.snapshot import Snapshot
 
@@ -59,11 +59,12 @@ class Surgeon:
         if self._pruned:
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
         self.check(plan)
+        keras_internals.collect_state(self.model)
         slices = slices_for(self.groups, plan)
         before = self.model.count_params()
         rollback = rollback or self.snapshot()
         try:
-            changes, optimizer, plain = self._cut(slices)
+            changes, optimizer, plain, lost = self._cut(slices)
         except Exception as error:
             rollback.restore()
             raise PlanError(
@@ -75,7 +76,8 @@ class Surgeon:
             raise
         self._pruned = bool(changes)
         after = self.model.count_params()
-        return SurgeryReport(tuple(changes), self._left_alone(plan), before, after, optimizer, tuple(plain))
+        left = self._left_alone(plan)
+        return SurgeryReport(tuple(changes), left, before, after, optimizer, tuple(plain), tuple(lost))
 
     @contextmanager
     def pruned(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
@@ -135,25 +137,28 @@ class Surgeon:
                         "Make a new Surgeon and plan for the model as it is now, or restore the model first."
                     )
 
-    def _cut(self, slices: Slices) -> tuple[list[VariableChange], str, list[str]]:
+    def _cut(self, slices: Slices) -> tuple[list[VariableChange], str, list[str], list[str]]:
         """Slice variables and set attributes, then bring up to date all that Keras derived from the old widths.
 
         Returns:
-            What changed, what became of the optimiser's state, and the models that are saved as plain ones from now on.
+            What changed, what became of the optimiser's state, the models that are saved as plain ones from now on, and
+            the layers at which other models do not fit any more.
         """
         changes, masks = self._cut_variables(slices)
         if not changes:
-            return [], "none", []
+            return [], "none", [], []
         self._set_attributes(slices)
         paths = {path for path, *_ in (*slices.variables, *slices.values, *slices.counts)}
         edited = with_owners(paths, self._operations)
         edit_derived(edited.values())
         optimizer = refresh_optimizer(self.model, masks)
         touched = {id(operation) for operation in edited.values()}
-        changed = refresh_shapes(keras_internals.graph_of(self.model), touched)
+        graph = keras_internals.graph_of(self.model)
+        changed = refresh_shapes(graph, touched)
         plain = self._save_by_graph(touched | changed)
-        keras_internals.forget_compiled_functions(self.model)
-        return changes, optimizer, plain
+        lost = refresh_outside(graph, changed)
+        keras_internals.renew_compiled_functions(self.model)
+        return changes, optimizer, plain, lost
 
     def _save_by_graph(self, changed: set[int]) -> list[str]:
         """Let models that would be saved by their constructors' arguments, old widths among them, be saved as they are.

@@ -165,6 +165,11 @@ def calls_of(operation: Operation) -> list[Node]:
     return list(operation._inbound_nodes)
 
 
+def readers_of(operation: Operation) -> list[Node]:
+    """Every symbolic call, in whatever model, that reads what an operation gives."""
+    return list(operation._outbound_nodes)
+
+
 def arguments_of(node: Node) -> tuple[tuple, dict]:
     """Positional and keyword arguments of a call, symbolic tensors included."""
     return node.arguments.args, node.arguments.kwargs
