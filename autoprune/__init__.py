@@ -59,6 +59,7 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'autoprune' has no attribute '{name}'")
+    importlib.import_module("autoprune.quiet")
     home = importlib.import_module(_HOMES[name])
     # The module `autoprune.search` is itself callable.
     return home if home.__name__ == f"autoprune.{name}" else getattr(home, name)

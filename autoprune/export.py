@@ -1,5 +1,13 @@
 """`python -m autoprune.export`: a result in the formats that other programs read, each checked against the model."""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("export"))
+
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +17,6 @@ import hydra
 from omegaconf import DictConfig
 from rich.table import Table
 
-from autoprune import cli
 from autoprune.errors import ExportError, ModelError
 from autoprune.models.exporting import Exported, export_model, random_examples
 from autoprune.models.exporting.formats import FORMATS, check_libraries
@@ -99,7 +106,3 @@ def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: run(from_config(config, ExportSettings), cli.run_folder()))
-
-
-if __name__ == "__main__":
-    cli.run_command("export")

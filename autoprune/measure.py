@@ -1,5 +1,13 @@
 """`python -m autoprune.measure`: what a model costs on one target, or on every TPU generation."""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("measure"))
+
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -11,7 +19,6 @@ import hydra
 from omegaconf import DictConfig
 from rich.table import Table
 
-from autoprune import cli
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import open_cache
 from autoprune.cost.chips import CHIPS
@@ -197,7 +204,3 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: run(from_config(config, MeasureSettings), cli.run_folder()))
-
-
-if __name__ == "__main__":
-    cli.run_command("measure")

@@ -3,10 +3,17 @@
 `autoprune.search(model, data, ...)` does the same from Python.
 """
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("search"))
+
 import copy
 import dataclasses
 import logging
-import sys
 import time
 import types
 from collections.abc import Callable, Mapping
@@ -17,7 +24,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune import cli
 from autoprune.data import Dataset, load_data
 from autoprune.envs.making import learnt_policy, training_record
 from autoprune.errors import BudgetError
@@ -232,6 +238,3 @@ class _CallableModule(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _CallableModule
-
-if __name__ == "__main__":
-    cli.run_command("search")
