@@ -1,5 +1,13 @@
 """`python -m autoprune.compare`: do searches find better plans than keep ratios set by hand, and which of them does?"""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("compare"))
+
 import copy
 import dataclasses
 import json
@@ -12,7 +20,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune import cli
 from autoprune.comparing import PlanResult, Record, Run, Summary, TimedScorer, cells_of, summarise
 from autoprune.comparing.choosing import chosen
 from autoprune.comparing.controls import FromScratch
@@ -290,7 +297,3 @@ def _command(config: DictConfig) -> None:
         CONSOLE.print(sentence, soft_wrap=True, highlight=False)
     figures = f"Figures: {folder.comparison}\nReport: {folder.comparison_report}"
     CONSOLE.print(figures, soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    cli.run_command("compare")

@@ -1,5 +1,13 @@
 """`python -m autoprune.export`: a result in the formats that other programs read, each checked against the model."""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("export"))
+
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -10,7 +18,6 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from autoprune import cli
 from autoprune.errors import ExportError, ModelError
 from autoprune.models.exporting import Exported, export_model, random_examples
 from autoprune.models.exporting.formats import FORMATS, check_libraries
@@ -114,7 +121,3 @@ def main(config: DictConfig) -> None:
 def _command(config: DictConfig) -> None:
     with begun(config, ExportSettings, "export") as (settings, folder):
         run(settings, folder.path)
-
-
-if __name__ == "__main__":
-    cli.run_command("export")

@@ -1,5 +1,13 @@
 """`python -m autoprune.finetune`: fine-tunes the result of a search, or a model of a file, on cpu, gpu or TPU."""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("finetune"))
+
 import dataclasses
 import functools
 import importlib.resources
@@ -12,7 +20,6 @@ from typing import Any, TypeVar
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from autoprune import cli
 from autoprune.data import load_data
 from autoprune.errors import SettingsError
 from autoprune.models.files import save_model
@@ -179,7 +186,3 @@ def _command(config: DictConfig) -> None:
     CONSOLE.print(verdict(done), highlight=False)
     model = FinetuneFiles(folder).model
     CONSOLE.print(f"Model: {model}\nReport: {folder.report}", soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    cli.run_command("finetune")

@@ -1,5 +1,13 @@
 """`python -m autoprune.learn`: one policy from several networks and budgets, for `python -m autoprune.replay`."""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("learn"))
+
 import dataclasses
 import logging
 import time
@@ -12,7 +20,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune import cli
 from autoprune.cost.joint import open_targets
 from autoprune.data import Dataset, load_data
 from autoprune.envs.making import EnvMaker, learnt_policy, training_record
@@ -187,7 +194,3 @@ def _command(config: DictConfig) -> None:
     CONSOLE.print(lessons_table(rows, settings.evaluation.score))
     told = f"Policy: {folder.policy}\nReplay it with:\n  python -m autoprune.replay policy={folder.policy} model=..."
     CONSOLE.print(told, soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    cli.run_command("learn")

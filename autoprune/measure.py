@@ -1,5 +1,13 @@
 """`python -m autoprune.measure`: what a model costs on one target, or on every TPU generation."""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("measure"))
+
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -10,7 +18,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune import cli
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import open_cache
 from autoprune.cost.chips import CHIPS
@@ -206,7 +213,3 @@ def main(config: DictConfig) -> None:
 def _command(config: DictConfig) -> None:
     with begun(config, MeasureSettings, "measure") as (settings, folder):
         run(settings, folder.path)
-
-
-if __name__ == "__main__":
-    cli.run_command("measure")

@@ -4,6 +4,14 @@ The new model may have another depth, topology or input size, and the target ano
 reads mean the same for all.
 """
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("replay"))
+
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +20,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune import cli
 from autoprune.data import Dataset, load_data
 from autoprune.envs import ENV_ID
 from autoprune.envs.making import EnvMaker
@@ -123,7 +130,3 @@ def _command(config: DictConfig) -> None:
             result = run(settings, folder)
         folder.save_settings(settings)
         show_result(result, folder)
-
-
-if __name__ == "__main__":
-    cli.run_command("replay")

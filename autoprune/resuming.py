@@ -88,7 +88,7 @@ def begun(
         cli.save_config(config, folder.path / (".hydra/resumed" if known else ".hydra"))
         try:
             yield settings, folder
-        except AutopruneError:
+        except (AutopruneError, OSError):
             if not known:
                 _forget_if_nothing_was_done(folder, command)
             raise

@@ -3,6 +3,14 @@
 `autoprune.search(model, data, ...)` does the same from Python.
 """
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("search"))
+
 import copy
 import dataclasses
 import logging
@@ -15,7 +23,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune import cli
 from autoprune.data import Dataset, load_data
 from autoprune.envs.making import learnt_policy, training_record
 from autoprune.errors import BudgetError, DataError
@@ -253,7 +260,3 @@ def show_result(result: SearchResult, folder: RunFolder) -> None:
     if len(same) > 1 and "uniform" in same:
         kept = f"the searched plan is the uniform plan, found by {' and '.join(same)}"
     CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    cli.run_command("search")

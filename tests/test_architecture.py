@@ -11,8 +11,20 @@ FLOW = (
     *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
     *("evaluation", "searchers", "training", "comparing", "reporting", "envs", "session", "commands"),
 )
-COMMANDS = {"export", "search", "finetune", "replay", "learn", "compare", "measure", "cli", "resuming"}
-HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"resuming"}}
+COMMANDS = {
+    "__main__",
+    "export",
+    "search",
+    "finetune",
+    "replay",
+    "learn",
+    "compare",
+    "measure",
+    "cli",
+    "options",
+    "resuming",
+}
+HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"__main__", "resuming"}}
 FRAMEWORK_HOMES = {
     "autoprune/cost/worker.py",
     "autoprune/cost/programs.py",

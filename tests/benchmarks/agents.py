@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import open_cost_model
 from autoprune.data import load_data
 from autoprune.envs.making import EnvMaker

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.data import load_data
 from autoprune.envs.making import EnvMaker

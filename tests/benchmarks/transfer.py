@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from agents import difference
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost.joint import open_targets
 from autoprune.data import load_data
 from autoprune.envs.making import EnvMaker, learnt_policy, training_record

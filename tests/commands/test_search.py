@@ -377,14 +377,15 @@ BAD_INPUT = [
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory):
-    """What each of the bad inputs is answered."""
-    return commands([arguments for arguments, _ in BAD_INPUT], cwd=tmp_path_factory.mktemp("bad"))
+    """What each of the bad inputs is answered, and the folder in which."""
+    folder = tmp_path_factory.mktemp("bad")
+    return folder, commands([arguments for arguments, _ in BAD_INPUT], cwd=folder)
 
 
 @pytest.mark.parametrize("number", range(len(BAD_INPUT)), ids=[message for _, message in BAD_INPUT])
 def test_bad_input_gets_a_clear_error(refusals, number):
-    status, printed = refusals[number]
-    assert status != 0
+    status, printed = refusals[1][number]
+    assert status == 2
     said = " ".join(printed.split())
     assert BAD_INPUT[number][1] in said
     assert "Traceback" not in said
@@ -396,6 +397,12 @@ def test_a_refused_command_ends_with_status_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.strip().startswith("SettingsError: budget.latency must be a share of the dense model's, above 0")
     assert "Traceback" not in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_refused_before_anything_was_computed_leaves_no_folder(refusals):
+    folder, _ = refusals
+    assert not list(folder.iterdir())
 
 
 def test_corrupt_model_file(tmp_path, own_files):
