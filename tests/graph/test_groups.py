@@ -179,6 +179,7 @@ UNARY = {
     "Softplus": ops.softplus,
     "Softsign": ops.softsign,
     "SparsePlus": ops.sparse_plus,
+    "SparseSigmoid": ops.sparse_sigmoid,
     "Sqrt": lambda x: ops.sqrt(ops.abs(x)),
     "Square": ops.square,
     "Squareplus": ops.squareplus,
@@ -264,6 +265,42 @@ def test_reshape_across_the_batch_freezes():
     (before, _) = find_groups(keras.Model(image, layers.Dense(2)(x)))
     assert "is reshaped by 'reshape" in before.reason
     assert "together with the batch" in before.reason
+
+
+@pytest.mark.parametrize("activation", [ops.relu, ops.tanh, keras.activations.sparse_sigmoid, layers.ReLU(), "backend"])
+def test_known_functions_are_known_by_identity_as_activations(activation):
+    if activation == "backend":
+        activation = backend_relu()
+    image = keras.Input((6, 6, 2))
+    x = layers.Activation(activation)(layers.Conv2D(6, 3, activation=activation, name="before")(image))
+    groups = find_groups(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
+    assert groups[0].prunable, groups[0].reason
+
+
+def backend_relu():
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.nn.functional.relu
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.nn.relu
+    import tensorflow
+
+    return tensorflow.nn.relu
+
+
+def relu(x):
+    return ops.relu(x) / (1 + ops.max(x, axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("activation", [relu, ops.softmax, keras.activations.glu, lambda x: ops.relu(x)])
+def test_functions_that_are_not_known_are_no_activations_whatever_their_name(activation):
+    image = keras.Input((6, 6, 2))
+    x = layers.Conv2D(6, 3, activation=activation, name="before")(image)
+    (before, _) = find_groups(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
+    assert "which may look across channels" in before.reason
 
 
 class Doubled(layers.Conv2D):
