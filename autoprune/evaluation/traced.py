@@ -147,12 +147,11 @@ class TracedNetwork:
         with tf.GradientTape() as tape, safe_convolutions(self._model), self._holding(counts, trained, others) as scope:
             tape.watch(trained)
             loss = self._loss(targets, self._run(images, training=True)) + sum(self._model.losses)
-        # From where the step has left the kernel of a spectral normalisation; gradients of a table come as slices.
+        # From where the step has left the kernel of a spectral normalisation.
         trained = [scope.get_current_value(variable) for variable in self._trained]
-        found = tape.gradient(loss, trained, unconnected_gradients="zero")
-        gradients = [tf.convert_to_tensor(gradient) for gradient in found]
+        gradients = tape.gradient(loss, trained, unconnected_gradients="zero")
         means, squares = (
-            [beta * old + (1 - beta) * gradient**power for old, gradient in zip(moment, gradients, strict=True)]
+            [beta * old + (1 - beta) * _power(gradient, power) for old, gradient in zip(moment, gradients, strict=True)]
             for power, beta, moment in zip((1, 2), BETAS, moments, strict=True)
         )
         size = rate * tf.sqrt(1 - powers[1]) / (1 - powers[0])
@@ -162,6 +161,14 @@ class TracedNetwork:
         ]
         bound = [v.constraint(value) if v.constraint else value for v, value in zip(self._trained, moved, strict=True)]
         return bound, self._kept(scope), [means, squares]
+
+
+def _power(gradient: tf.Tensor | tf.IndexedSlices, exponent: int) -> tf.Tensor:
+    """Of a table, whose gradient comes in a slice for each look-up, the sum of the slices' powers, as Keras has it."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient**exponent
+    powers = tf.IndexedSlices(gradient.values**exponent, gradient.indices, gradient.dense_shape)
+    return tf.convert_to_tensor(powers)
 
 
 def _in_short(error: Exception) -> str:

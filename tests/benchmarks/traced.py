@@ -24,7 +24,7 @@ from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import Signals, read_signals
-from autoprune.models import zoo
+from autoprune.models import applications, zoo
 from autoprune.models.distilling import predicted_log_probabilities
 from autoprune.planning import Planner
 from autoprune.surgery import Surgeon
@@ -36,6 +36,8 @@ NETWORKS = {
     "resnet20": (28, 0.5),
     "vgg16": (28, 0.25),
     "mobilenet_v2": (28, 0.5),
+    # Of keras.applications, at full width.
+    **dict.fromkeys(("ResNet50", "DenseNet121", "EfficientNetB0", "ConvNeXtTiny"), (32, None)),
 }
 STEPS, BATCH = 10, 64
 
@@ -46,20 +48,24 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--out", default=str(RESULTS))
     arguments = parser.parse_args()
-    results = {"plans": arguments.plans, "networks": {}}
+    path = Path(arguments.out)
+    # Rows of networks that are not measured now stay.
+    networks = json.loads(path.read_text())["networks"] if path.exists() else {}
+    results = {"plans": arguments.plans, "networks": networks}
     for name in arguments.networks:
         results["networks"][name] = measured(name, arguments.plans)
         print(name, json.dumps(results["networks"][name]), flush=True)
-        Path(arguments.out).write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def measured(name: str, count: int) -> dict[str, Any]:
     """Times and scores of one network's plans, both ways."""
     size, width = NETWORKS[name]
     chance = np.random.default_rng(0)
-    images = chance.random((2000, size, size, 1), "float32")
+    shape = (size, size, 1 if width else 3)
+    images = chance.random((2000, *shape), "float32")
     labels = chance.integers(0, 10, len(images))
-    model = zoo.build(name, (size, size, 1), 10, width=width)
+    model = zoo.build(name, shape, 10, width=width) if width else applications.build(name, shape, 10)
     teacher = predicted_log_probabilities(model, images[: STEPS * BATCH])
     tuning = ShortTuning(images[: STEPS * BATCH], labels[: STEPS * BATCH], teacher, steps=STEPS, batch_size=BATCH)
     planner, surgeon = Planner(model), Surgeon(model)

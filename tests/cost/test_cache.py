@@ -1,7 +1,9 @@
 """What is remembered of compilations: under which keys, in which file, and for how long."""
 
+import importlib
 import os
 import sqlite3
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -10,14 +12,16 @@ import keras
 import pytest
 from cached import PAGE, filled, healthy, result
 from hydra import compose, initialize_config_module
+from keras import layers
 from omegaconf import OmegaConf
 from processes import WITHOUT_TENSORFLOW, started
 from topologies import TOPOLOGIES, made
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import CostCache, cache_key, open_cache, user_cache_folder
+from autoprune.cost.compiler import CompilerCostModel
 from autoprune.errors import SettingsError
-from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.models.fingerprint import architecture_fingerprint, inference_fingerprint
 from autoprune.planning import make_plan
 from autoprune.records import Target
 from autoprune.settings import TargetSettings, from_config
@@ -56,6 +60,65 @@ def test_fingerprint_sees_every_width(name):
 
 def test_fingerprints_of_all_topologies_differ():
     assert len({architecture_fingerprint(made(name)) for name in TOPOLOGIES}) == len(TOPOLOGIES)
+
+
+def classifier(name=None, rate=0.5, momentum=0.9, epsilon=1e-3, activation="relu", size=8, trained=(), **options):
+    """Everything that Keras lets one set; `trained` is what it is compiled with."""
+    image = keras.Input((size, size, 3))
+    x = layers.Conv2D(8, 3, name=name, activation=activation, **options)(layers.RandomFlip("horizontal", seed=1)(image))
+    x = layers.BatchNormalization(momentum=momentum, epsilon=epsilon)(x)
+    x = layers.TimeDistributed(layers.Dense(4, name=name and f"{name}_inner"))(layers.Dropout(rate)(x))
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)), name=name and f"{name}_model")
+    if trained:
+        model.compile(*trained)
+    return model
+
+
+def test_what_does_not_reach_the_compiler_is_not_in_its_key():
+    unseen = [
+        {"momentum": 0.99},
+        {"rate": 0.1},
+        {"name": "mine"},
+        {"kernel_initializer": keras.initializers.HeNormal(seed=7)},
+        {"kernel_regularizer": "l2", "activity_regularizer": "l1"},
+        {"kernel_constraint": "non_neg", "trainable": False},
+        {"trained": ("sgd", "mse")},
+    ]
+    assert len({inference_fingerprint(classifier(**options)) for options in ({}, *unseen)}) == 1
+
+
+def test_what_reaches_the_compiler_is_in_its_key(path):
+    seen = [
+        {"epsilon": 1e-5},
+        {"activation": "gelu"},
+        {"size": 9},
+        {"strides": 2},
+        {"use_bias": False},
+        {"rate": 0.0},  # Then there is no seed.
+    ]
+    assert len({inference_fingerprint(classifier(**options)) for options in ({}, *seen)}) == 1 + len(seen)
+    with closing(CostCache(path)) as cache:
+        targets = [Target(name, *rest) for name, *rest in (("tpu_v3",), ("tpu_v3", 8), ("tpu_v3", 8, "float32"))]
+        models = [CompilerCostModel(target, cache) for target in (*targets, Target("tpu_v5e"))]
+        keys = {model._key(classifier(), route) for model in models for route in ("keras", "tensorflow")}
+        assert len(keys) == 8
+        models[0]._versions = {**models[0]._versions, "libtpu": "another"}
+        assert models[0]._key(classifier(), "keras") not in keys
+
+
+def test_the_code_of_a_layer_of_ones_own_reaches_the_compiler(tmp_path, monkeypatch):
+    """Under the same name, after it was changed."""
+    found = []
+    for number, power in enumerate((2, 3, 2)):
+        (folder := tmp_path / str(number)).mkdir()
+        code = f"import keras\nclass Power(keras.layers.Layer):\n    def call(self, x):\n        return x**{power}\n"
+        (folder / "layers_of_a_cache_test.py").write_text(code)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.delitem(sys.modules, "layers_of_a_cache_test", raising=False)
+        image = keras.Input((4,))
+        layer = importlib.import_module("layers_of_a_cache_test").Power()
+        found.append(inference_fingerprint(keras.Model(image, layer(image))))
+    assert found[0] == found[2] != found[1]
 
 
 def test_keys_depend_on_every_part():

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -98,6 +99,48 @@ def test_outputs_that_are_no_numbers_are_no_agreement(small, tmp_path):
     small.set_weights([np.full_like(weight, np.nan) for weight in small.get_weights()])
     with pytest.raises(ExportError, match="The keras file deviates from the model: by nan"):
         export_model(small, tmp_path, ["keras"])
+
+
+@keras.saving.register_keras_serializable("exporting")
+class Flipped(keras.layers.Layer):
+    """Augments within, and is not told whether it trains."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.flip = keras.layers.RandomFlip()
+
+    def build(self, shape):
+        self.flip.build(shape)
+
+    def call(self, images):
+        return self.flip(images)
+
+
+def test_what_is_exported_does_not_augment(tmp_path):
+    image = keras.Input((6, 6, 1))
+    x = keras.Sequential([keras.layers.RandomRotation(0.5), keras.layers.RandomContrast(0.5)])(image)
+    x = keras.layers.GaussianNoise(1.0)(Flipped()(x))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(keras.layers.RandomTranslation(0.4, 0.4)(x)))
+    assert set(export_model(keras.Model(image, keras.layers.Dense(3)(x)), tmp_path, NAMES)) == set(NAMES)
+
+
+def test_onnx_has_the_exact_gelu(tmp_path):
+    """TensorFlow writes it as `Erfc`, which ONNX does not know. Far from zero as near it."""
+    image = keras.Input((32,))
+    model = keras.Model(image, keras.layers.Activation(partial(keras.activations.gelu, approximate=False))(image))
+    examples = np.linspace(-12, 12, 64, dtype="float32").reshape(2, 32)
+    found = export_model(model, tmp_path, ["onnx"], examples=examples, tolerance=1e-6)
+    assert found["onnx"].largest == 12
+
+
+def test_an_operation_that_onnx_does_not_have_is_named(tmp_path):
+    image = keras.Input((4,))
+    model = keras.Model(image, keras.ops.erfinv(keras.layers.Activation("sigmoid")(image)), name="inverse")
+    with pytest.raises(
+        ExportError, match=r"ONNX does not have every .* 'inverse': Erfinv \(in '.*'\).*Export to saved"
+    ):
+        export_model(model, tmp_path, ["onnx"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_a_format_cannot_hold(tmp_path):

@@ -113,6 +113,8 @@ def _exported(
         try:
             entry.write(model, partial)
             found = entry.run(partial, examples, _input_names(model))
+        except ExportError:
+            raise
         except Exception as error:
             raise ExportError(
                 f"The model '{model.name}' cannot be exported to {name}: {type(error).__name__}: {words_of(error)}"

@@ -83,9 +83,12 @@ def _write_onnx(model: Any, path: Path) -> None:
     Raises:
         ExportError: the model holds an operation that ONNX does not have.
     """
-    onnx, tf2onnx = (extra(library, "formats=[onnx]", "onnx") for library in ("onnx", "tf2onnx"))
-    if not any("Erfc" in known for known in tf2onnx.handler.tf_op.get_opsets()[""]):
-        tf2onnx.handler.tf_op("Erfc")(_ComplementaryErrorFunction)
+    # All that tf2onnx knows is entered when its converter is imported.
+    onnx, _, registry = (
+        extra(name, "formats=[onnx]", "onnx") for name in ("onnx", "tf2onnx.convert", "tf2onnx.handler")
+    )
+    if not any("Erfc" in operations for operations in registry.tf_op.get_opsets()[""]):
+        registry.tf_op("Erfc")(_ComplementaryErrorFunction)
     _write_as("onnx")(model, path)
     graph = onnx.load(str(path), load_external_data=False).graph
     missing = {node.op_type: node.name for node in graph.node if not node.domain and not onnx.defs.has(node.op_type)}
