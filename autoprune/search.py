@@ -130,8 +130,9 @@ def conducted(
             lambda name: training_stage(f"{name}: tune", epochs),
         )
     found = cautions(finished, kept, data, session.cautions)
-    for caution in found[len(session.cautions) :]:
-        logger.warning(caution)
+    for caution in found:
+        if caution not in session.told:
+            logger.warning(caution)
     save_model(model, folder.pruned)
     save_plan(kept.plan, folder.plan)
     outcome = Outcome(
