@@ -4,12 +4,41 @@ The public names are imported when they are first used, so that `import autoprun
 must not load TensorFlow does not.
 """
 
-import importlib
 import os
 import sys
-from typing import Any
+
+
+def _leave_out_working_folder() -> None:
+    """Keep a command from importing the working folder's modules: `python -m` looks there first for every name.
+
+    Python's own use of the folder before this line cannot be helped, and from another program, a notebook or a prompt
+    the folder is what its user has asked for.
+    """
+    # While `-m` looks for its module, the arguments begin with it; then the module's name is the word before the rest.
+    arguments = getattr(sys, "argv", [])
+    if sys.flags.safe_path or arguments[:1] != ["-m"]:
+        return
+    module = sys.orig_argv[-len(arguments)].removeprefix("-m")
+    here = os.path.realpath(os.getcwd())
+    home = os.path.realpath(os.path.dirname(os.path.dirname(__file__)))
+    if module.split(".")[0] == __name__ and here != home and os.path.realpath(sys.path[0]) == here:
+        del sys.path[0]
+
+
+_leave_out_working_folder()
+
+import importlib  # noqa: E402 - not from the working folder
+import types  # noqa: E402
+from typing import Any  # noqa: E402
 
 __version__ = "0.1.0"
+
+# In a source checkout `autoprune.conf` and `autoprune.envs` are folders beside this one; installed, they are within it.
+_CHECKOUT = os.path.dirname(__path__[0])
+if not os.path.isdir(os.path.join(__path__[0], "envs")) and all(
+    os.path.exists(os.path.join(_CHECKOUT, name)) for name in ("pyproject.toml", "conf", "envs")
+):
+    __path__.append(_CHECKOUT)
 
 _HOMES = {
     "apply_plan": "autoprune.surgery",
@@ -31,9 +60,20 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'autoprune' has no attribute '{name}'")
-    home = importlib.import_module(_HOMES[name])
-    # The module `autoprune.search` is itself callable.
-    return home if home.__name__ == f"autoprune.{name}" else getattr(home, name)
+    importlib.import_module("autoprune.quiet")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+class _Package(types.ModuleType):
+    """`autoprune.search` is a function, and the command of that name a module, which would take its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a module that is imported does not hide a public name."""
+        if name not in _HOMES or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def _choose_defaults() -> None:

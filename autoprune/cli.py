@@ -1,82 +1,251 @@
-"""What all commands share: a quiet start, near names for mistyped options, and errors without a traceback."""
+"""What all commands share: a quiet and quick start, errors without a traceback, and what the exit code says.
 
-import difflib
+Exit codes: 0, done; 2, something that the user can mend; 1, a fault of autoprune; 130, ended by Ctrl-C.
+"""
+
+import errno
 import faulthandler
 import importlib
-import importlib.resources
+import json
 import logging
 import os
+import shutil
+import sqlite3
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from autoprune import __version__
 from autoprune.errors import AutopruneError
+from autoprune.options import checked, hydra_words
 from autoprune.reporting import interrupts
+from autoprune.reporting.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = 130  # The shell's code for a command ended by Ctrl-C.
+FAULT, REFUSED, INTERRUPTED = 1, 2, 130  # The last is the shell's code for a command ended by Ctrl-C.
+
+ABOUT = {
+    "search": "from a model and a budget to a smaller model, with the evidence",
+    "finetune": "fine-tunes the result of a search, or a model of a file",
+    "export": "a result as SavedModel, LiteRT or ONNX, checked against the model",
+    "measure": "what a model costs on a target, and what of it can be pruned",
+    "replay": "a policy that was learnt elsewhere, on a new model",
+    "learn": "one policy from several networks and budgets, for replay",
+    "compare": "searchers, budgets and seeds against each other, with statistics",
+}
+_NOT_RESUMED = ("export", "measure")
+# What ends in one of these answers to help is over before anything slow is imported.
+_TELLING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
+# What the machine refuses. Libraries turn such errors into others of their own, which keep the words.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
+_REFUSING = (
+    *(os.strerror(code) for code in _REFUSALS if code not in (errno.EACCES, errno.EPERM, errno.ENOTDIR)),
+    *("disk is full", "readonly database", "unable to open database file", "disk I/O error"),
+)
+_SWEEP_FAILURES = "failed_jobs.jsonl"
 
 
-def quietly_import(name: str) -> None:
-    """Import a module while what its native code prints to standard error is dropped.
-
-    TensorFlow tells of CUDA and oneDNN before it has read its own log level. A failed import still raises.
-    """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        importlib.import_module(name)
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+# A resumed run goes on in its own folder; another one gets a folder that no other run has, however many begin at once.
+OmegaConf.register_new_resolver(
+    "autoprune.run_folder",
+    lambda resume, new: resume or str(RunFolder.make_new(new).path),
+    use_cache=True,
+    replace=True,
+)
 
 
-quietly_import("keras")
-
-
-# A resumed run goes on in its own folder, beside the record of how it was begun.
-OmegaConf.register_new_resolver("autoprune.either", lambda resume, a, b: a if resume else b, replace=True)
-
-
-def run_command(command: str) -> None:
+def run_command(command: str) -> int:
     """Entry point of a command: check the options on the command line, then let Hydra start it.
 
     Args:
         command: name of the command's module and of its root config.
+
+    Returns:
+        The exit code.
     """
-    complaint = check_overrides(command, sys.argv[1:])
-    if complaint:
-        sys.exit(complaint)
-    # By its own name, not as `__main__`: a launcher's processes have to import it.
-    importlib.import_module(f"autoprune.{command}").main()
+    arguments = sys.argv[1:]
+    if "--version" in arguments:
+        sys.stdout.write(f"autoprune {__version__}\n")
+        return 0
+    try:
+        sys.argv[1:] = checked(command, arguments)
+        # Hydra tells of an error itself, and ends, unless it is asked for the whole of it.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        if any(argument.split("=")[0] in _TELLING for argument in arguments):
+            _tell(command)
+        else:
+            importlib.import_module("autoprune.quiet")
+            # By its own name, not as `__main__`: a launcher's processes have to import it.
+            importlib.import_module(f"autoprune.{command}").main()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is said and makes the exit code
+        return tell_error(error, None)
+    return 0
+
+
+def _tell(command: str) -> None:
+    """Let Hydra answer what needs the config alone."""
+
+    def task(config: DictConfig) -> None:
+        """Never called."""
+
+    task.__module__ = f"autoprune.{command}"  # Hydra names what it runs after it.
+    hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name=command)(task)()
 
 
 def guarded(function: Callable[[], Any]) -> None:
-    """Run the body of a command; an error raised on purpose is a message and exit code 2.
+    """Run the body of a command; an error is told, and makes the exit code.
+
+    In a sweep the other jobs go on; how it ended, `SweepEnd` tells.
 
     A crash of native code, which raises nothing, prints where in Python every thread was.
     """
     if not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)
+    logging.raiseExceptions = False  # A log that cannot be written ends nothing, and is no reason for a traceback.
     try:
         with interrupts.remembered():
             function()
-    except AutopruneError as error:
-        logger.debug("where it was raised", exc_info=True)
-        sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        logger.debug("where it was raised", exc_info=True)
+        folder = run_folder() if HydraConfig.initialized() else None
+        # The log of a fault may tell why.
+        refused = isinstance(error, AutopruneError) or _refused_by_machine(error)
+        if folder is not None and refused and _remove_unless_begun(folder):
+            folder = None
+        code = tell_error(error, folder)
+        if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+            sys.exit(code)
+        _note_failure(error, code)
+
+
+def tell_error(error: Exception, folder: Path | None) -> int:
+    """Print an error as its kind deserves.
+
+    Args:
+        error: what was raised.
+        folder: of the run, when something of it is kept.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, AutopruneError):
+        sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
+        return REFUSED
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        sys.stderr.write(f"{hydra_words(error)}\n")
+        return REFUSED
+    refused = _refused_by_machine(error)
+    if refused:
+        sys.stderr.write(f"\n{refused} {_how_to_go_on(folder)}\n")
+        return REFUSED
+    traceback.print_exception(error)
+    sys.stderr.write(
+        f"\nThis is a fault of autoprune {__version__}, not of yours. Please report it, with all of the above and "
+        "the command.\n"
+    )
+    return FAULT
+
+
+def _refused_by_machine(error: BaseException | None) -> str:
+    """A sentence on what the machine refused (disk, permissions); empty for an error of another kind."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            return (
+                f"The system refused to read or write{f' {error.filename}' if error.filename else ''}: {_cause(error)}."
+            )
+        if (
+            isinstance(error, sqlite3.OperationalError | OSError | RuntimeError)
+            or "tensorflow" in type(error).__module__
+        ):
+            word = next((word for word in _REFUSING if word in str(error)), None)
+            if word is not None:
+                return f"The system refused to write: {word[0].lower()}{word[1:]}."
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _cause(error: OSError) -> str:
+    words = os.strerror(error.errno)
+    return words[0].lower() + words[1:]
+
+
+def _how_to_go_on(folder: Path | None) -> str:
+    if folder is None:
+        return "Nothing was computed yet: mend that and start the command again."
+    command = HydraConfig.get().job.name
+    if command in _NOT_RESUMED or not (folder / "settings.json").exists():
+        return f"What was finished before is in {folder}. Mend that and start the command again."
+    return (
+        f"What was finished before is kept in {folder}. Mend that and go on with:\n"
+        f"  python -m autoprune.{command} resume={folder}"
+    )
+
+
+def _remove_unless_begun(folder: Path) -> bool:
+    """Remove the folder of a run that was refused before it had computed anything; whether that was so.
+
+    One that was begun has been taken back by `resuming.begun`, if nothing was done in it.
+    """
+    given = HydraConfig.get().overrides
+    if folder.exists():
+        if any(option.startswith(("resume=", "hydra.run.", "hydra.sweep.")) for option in (*given.task, *given.hydra)):
+            return False  # It may have been there before.
+        if any(entry.name != f"{HydraConfig.get().job.name}.log" for entry in folder.iterdir()):
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # A folder that holds something stays.
+        for parent in list(folder.parents)[:3]:
+            parent.rmdir()
+    return True
+
+
+def _note_failure(error: Exception, code: int) -> None:
+    """Write down in the folder of a sweep that a job of it failed: jobs may run in processes of their own."""
+    given = HydraConfig.get()
+    noted = {
+        "job": given.job.num,
+        "options": given.job.override_dirname,
+        "error": type(error).__name__,
+        "message": str(error),
+        "exit_code": code,
+    }
+    with open(Path(given.sweep.dir, _SWEEP_FAILURES), "a") as file:
+        file.write(json.dumps(noted) + "\n")
+
+
+class SweepEnd(Callback):
+    """Tells at the end of a sweep which jobs failed; `conf/hydra/default.yaml` names it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Forget what failed in an earlier sweep of the same folder."""
+        Path(config.hydra.sweep.dir, _SWEEP_FAILURES).unlink(missing_ok=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tell what failed, and end with its exit code."""
+        noted = Path(config.hydra.sweep.dir, _SWEEP_FAILURES)
+        if not noted.exists():
+            return
+        failures = sorted((json.loads(line) for line in noted.read_text().splitlines()), key=lambda one: one["job"])
+        sys.stderr.write(f"\nOf the sweep in {config.hydra.sweep.dir} failed:\n")
+        for one in failures:
+            reason = one["message"].strip().partition("\n")[0]
+            sys.stderr.write(f"  job {one['job']} ({one['options']}): {one['error']}: {reason}\n")
+        sys.stderr.write("The other jobs are done.\n")
+        sys.exit(min(one["exit_code"] for one in failures))
 
 
 def run_folder() -> Path:
@@ -89,94 +258,9 @@ def overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def check_overrides(command: str, arguments: Sequence[str]) -> str:
-    """A message for the first option that does not exist or whose group has no such entry; empty when all do.
-
-    Hydra's own messages list what there is; this one says what was probably meant.
-    """
-    given = [argument for argument in arguments if "=" in argument and not argument.startswith(("-", "+", "~"))]
-    if not given:
-        return ""
-    groups = config_groups()
-    choices = [tuple(argument.split("=", 1)) for argument in given]
-    return _wrong_choice(choices, groups) or _wrong_option(command, choices, groups)
-
-
-def _wrong_choice(choices: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> str:
-    """A message for the first value that cannot be."""
-    for key, value in choices:
-        if key == "resume" and value != "null" and not Path(value, "settings.json").is_file():
-            return f"'{value}' is not a run folder that can be resumed: it has no settings.json."
-        group = key.split("@")[0]
-        if group == "model" and value.startswith("["):
-            return f"One model at a time. A policy of several: python -m autoprune.learn models={value}"
-        if group in groups and value not in groups[group] and _is_name(value):
-            return f"There is no {group} '{value}'. {_near(value, groups[group])}"
-    return ""
-
-
-def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> str:
-    """A message for the first name that the command does not have, or an experiment that is for another command."""
-    chosen = {key: value for key, value in choices if key in groups}
-    try:
-        with initialize_config_module("conf", version_base="1.3"):
-            own = compose(command)
-            for key in chosen:
-                if key not in own and key != "experiment":
-                    return f"There is no option '{key}'. {_near(key, _keys(own))}"
-            config = compose(command, overrides=[f"{key}={value}" for key, value in chosen.items()])
-    except HydraException:
-        return ""  # Whatever it is, Hydra says it better in its own words.
-    beyond, experiment = [key for key in config if key not in own], chosen.get("experiment")
-    if beyond:
-        return (
-            f"experiment={experiment} is not for `python -m autoprune.{command}`, which has no {', '.join(beyond)}. "
-            f"conf/experiment/{experiment}.yaml says what it is for."
-        )
-    known = [*_keys(config), *(group for group in groups if group in own or group == "experiment")]
-    for key, _ in choices:
-        if key not in known and not key.startswith("hydra"):
-            if any(key.startswith(f"{free}.") for free in ("agent.options",)):
-                return f"'{key}' is not set yet: write +{key}=..."
-            return f"There is no option '{key}'. {_near(key, known)}"
-    return ""
-
-
-def config_groups() -> dict[str, list[str]]:
-    """Every config group with its entries."""
-    root = importlib.resources.files("conf")
-    return {
-        folder.name: sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if _is_config(entry))
-        for folder in root.iterdir()
-        if folder.is_dir() and not folder.name.startswith("__") and folder.name != "hydra"
-    }
-
-
-def _is_config(entry: Any) -> bool:
-    return entry.name.endswith(".yaml") and not entry.name.startswith("_")
-
-
-def _is_name(value: str) -> bool:
-    """Whether a value is one plain name, not a sweep or a list."""
-    return value not in ("", "null") and all(character.isalnum() or character in "_-" for character in value)
-
-
-def _keys(config: DictConfig, prefix: str = "") -> list[str]:
-    """Every dotted key of a config, parts and leaves."""
-    found = []
-    for key in config:
-        name = f"{prefix}{key}"
-        found.append(name)
-        child = OmegaConf.select(config, str(key), throw_on_missing=False)
-        if isinstance(child, DictConfig):
-            found.extend(_keys(child, f"{name}."))
-    return found
-
-
-def _near(wrong: str, known: Sequence[str]) -> str:
-    """The near names, and all of them when they are few."""
-    known = sorted(set(known))
-    near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
-    guess = f"Did you mean {' or '.join(near)}? " if near else ""
-    few = f"Known: {', '.join(sorted(known))}." if len(known) <= 20 else "--help lists them all."
-    return guess + few
+def save_config(config: DictConfig, folder: Path) -> None:
+    """Note what was composed and of which options, as Hydra would: but that writes before a folder is checked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": HydraConfig.get()}), folder / "hydra.yaml")
+    OmegaConf.save(OmegaConf.create(overrides()), folder / "overrides.yaml")

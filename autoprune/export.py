@@ -1,5 +1,13 @@
 """`python -m autoprune.export`: a result in the formats that other programs read, each checked against the model."""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("export"))
+
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -10,7 +18,6 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from autoprune import cli
 from autoprune.errors import ExportError, ModelError
 from autoprune.models.exporting import Exported, export_model, random_examples
 from autoprune.models.exporting.formats import FORMATS, check_libraries
@@ -18,6 +25,7 @@ from autoprune.models.files import load_model
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.tables import byte_count
+from autoprune.resuming import begun
 from autoprune.settings import ExportSettings, ModelSettings, from_config
 
 # What a run folder may hold, the last stage first.
@@ -104,11 +112,12 @@ def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
     return table
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="export")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="export")
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: run(from_config(config, ExportSettings), cli.run_folder()))
+    cli.guarded(lambda: _command(config))
 
 
-if __name__ == "__main__":
-    cli.run_command("export")
+def _command(config: DictConfig) -> None:
+    with begun(config, ExportSettings, "export") as (settings, folder):
+        run(settings, folder.path)

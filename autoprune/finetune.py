@@ -1,6 +1,15 @@
 """`python -m autoprune.finetune`: fine-tunes the result of a search, or a model of a file, on cpu, gpu or TPU."""
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("finetune"))
+
 import dataclasses
+import functools
 import importlib.resources
 import json
 import time
@@ -11,11 +20,11 @@ from typing import Any, TypeVar
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from autoprune import cli
 from autoprune.data import load_data
 from autoprune.errors import SettingsError
 from autoprune.models.files import save_model
 from autoprune.reporting.console import CONSOLE, training_stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.finetuning import (
     FinetuneFiles,
     finetuning_table,
@@ -59,7 +68,8 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
         if settings.dry_run:
             rehearsed(model, settings, len(data.train), files)
             return None
-        with training_stage("fine-tuning", max(settings.training.after_pruning, 1)) as show:
+        curves = Curves(folder.tensorboard, "training", "fine-tuning")
+        with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves) as show:
             done = fine_tuned(model, data, settings, starting, show)
     save_model(model, files.model)
     write_finetuning(done, settings, time.perf_counter() - start, files)
@@ -150,34 +160,29 @@ def _overlaid(theirs: P, ours: P, name: str, said: Sequence[str]) -> P:
 
 def _changed_by_recipe(training: TrainingSettings) -> list[str]:
     """Fields in which a recipe differs from the default one."""
-    default = importlib.resources.files("conf").joinpath("training", "default.yaml").read_text()
+    default = importlib.resources.files("autoprune.conf").joinpath("training", "default.yaml").read_text()
     usual = from_config(OmegaConf.create(default), TrainingSettings)
     names = [field.name for field in dataclasses.fields(training)]
     return [name for name in names if getattr(training, name) != getattr(usual, name)]
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="finetune")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="finetune")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, FinetuneSettings, "fine-tuning")
-    if config.resume is None:
-        settings = resolved(settings, [override.lstrip("+~").split("=")[0] for override in cli.overrides()])
-        folder.save_settings(settings)
-    if has_ended(folder.report, "fine-tuning"):
-        return
-    with interruptible("finetune", folder, "The last checkpoint"):
-        done = run(settings, folder)
+    said = [override.lstrip("+~").split("=")[0] for override in cli.overrides()]
+    complete = functools.partial(resolved, said=said)
+    with begun(config, FinetuneSettings, "finetune", complete=complete) as (settings, folder):
+        if has_ended(folder.report, "fine-tuning"):
+            return
+        with interruptible("finetune", folder, "The last checkpoint"):
+            done = run(settings, folder)
     if done is None:
         return
     CONSOLE.print(finetuning_table(done))
     CONSOLE.print(verdict(done), highlight=False)
     model = FinetuneFiles(folder).model
     CONSOLE.print(f"Model: {model}\nReport: {folder.report}", soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    cli.run_command("finetune")

@@ -4,6 +4,14 @@ The new model may have another depth, topology or input size, and the target ano
 reads mean the same for all.
 """
 
+import sys
+
+from autoprune import cli
+
+if __name__ == "__main__":
+    # Options are checked before the imports below, which take seconds.
+    sys.exit(cli.run_command("replay"))
+
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,20 +20,21 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune import cli
 from autoprune.data import Dataset, load_data
+from autoprune.envs import ENV_ID
+from autoprune.envs.making import EnvMaker
+from autoprune.envs.observation import FEATURES
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
 from autoprune.search import SearchResult, conducted, show_result
 from autoprune.searchers import SEARCHERS, Searcher
 from autoprune.searchers.policy import Policy, load_policy, save_policy
 from autoprune.session import Session, check_names, dense_model, made_searcher
 from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
-from envs import ENV_ID
-from envs.making import EnvMaker
-from envs.observation import FEATURES
 
 logger = logging.getLogger(__name__)
+
+EXTENSIBLE = ("replay.evaluations",)
 
 
 def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
@@ -71,7 +80,8 @@ def replay_model(
             searchers["rl"] = made_searcher(session, replace(settings, searcher=SearcherSettings("rl")))
         return searchers | {"replay": Replay(make_env, policy, settings.agent, folder.tensorboard)}
 
-    save_policy(policy, folder.policy)
+    if not folder.report.exists():  # A replay that had ended keeps what it learnt until there is more.
+        save_policy(policy, folder.policy)
     return conducted(model, data, settings, folder, contest)
 
 
@@ -105,20 +115,18 @@ def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
     return searching
 
 
-@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="replay")
+@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="replay")
 def main(config: DictConfig) -> None:
     """The command."""
     cli.guarded(lambda: _command(config))
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, ReplaySettings, "replay")
-    if has_ended(folder.report, "replay"):
-        return
-    with interruptible("replay", folder, "Every evaluation so far"):
-        result = run(settings, folder)
-    show_result(result, folder)
-
-
-if __name__ == "__main__":
-    cli.run_command("replay")
+    with begun(config, ReplaySettings, "replay", EXTENSIBLE) as (settings, folder):
+        check_extension(*EXTENSIBLE, settings.replay.evaluations, folder, uncounted=1)
+        if not extend_run(folder, folder.report, settings) and has_ended(folder.report, "replay"):
+            return
+        with interruptible("replay", folder, "Every evaluation so far"):
+            result = run(settings, folder)
+        folder.save_settings(settings)
+        show_result(result, folder)

@@ -1,9 +1,11 @@
 """What commands that search share: a model opened for scoring, problems posed and searchers run on the terminal."""
 
 import dataclasses
+import itertools
 import logging
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from autoprune.cost import CostModel
 from autoprune.cost.joint import asked_targets, described, open_targets
 from autoprune.cost.layers import layer_dependences
 from autoprune.data import Dataset
+from autoprune.envs.making import EnvMaker
 from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import accuracy, check_fit
@@ -27,16 +30,17 @@ from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import CostReport, Evaluation
 from autoprune.registry import suggestion
 from autoprune.reporting.console import BestSoFar, stage, training_stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.reporting.tables import shares
+from autoprune.reporting.tables import opening_words, shares
 from autoprune.searchers import REWARDS, SEARCHERS, EvaluationsSpent, Problem, Scorer, Searcher, Steering
 from autoprune.searchers.extras import checked_searcher
 from autoprune.searchers.posing import absolute, pose
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import distinct_ratios
-from autoprune.settings import SearchSettings
+from autoprune.settings import BudgetSettings, SearchSettings
+from autoprune.settings.commands import ScoringSettings
 from autoprune.training.base_model import base_model
-from envs.making import EnvMaker
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class Session:
         planner: makes its plans.
         cost_model: costs them.
         evaluator: scores them, and keeps what it has scored in the run folder.
+        tensorboard: where the curves of searches go.
         cautions: what the data say against any result.
         told: warnings that were given when it was opened, these and what was seen of the dense model at a glance.
     """
@@ -63,6 +68,7 @@ class Session:
     planner: Planner
     cost_model: CostModel
     evaluator: Evaluator
+    tensorboard: Path
     cautions: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
 
@@ -98,7 +104,8 @@ def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> A
     """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
     if folder.dense.exists():
         return load_model(folder.dense, settings.model)
-    with training_stage("base model", settings.training.epochs) as show:
+    curves = Curves(folder.tensorboard, "training", "base model")
+    with training_stage("base model", settings.training.epochs, curves) as show:
         model = base_model(settings, data, show)
     check_fit(model, data)
     save_model(model, folder.dense)
@@ -146,7 +153,8 @@ def opened(
             )
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, settings)
-            yield Session(model, data, planner, cost_model, evaluator, tuple(cautions), told)
+            curves = folder.tensorboard
+            yield Session(model, data, planner, cost_model, evaluator, curves, tuple(cautions), told)
 
 
 def _identity(
@@ -172,10 +180,23 @@ def _learn_widths(evaluator: Evaluator, settings: SearchSettings) -> None:
     layers = layer_dependences(evaluator.model, planner.groups)
     steps = staircase_steps(planner.legal, layers, settings.constraints.staircase_points)
     memory = settings.budget.memory is not None
-    with stage("widths", len(steps)) as shown:
+    with stage("widths", len(steps), "plans compiled") as shown:
         widths = staircase_widths(evaluator, steps, memory=memory, observe=lambda done: shown.advance(done, ""))
     planner.restrict(widths)
     logger.info("widths worth having: %s", "; ".join(f"{name} {list(found)}" for name, found in widths.items()))
+
+
+def announce(session: Session, settings: ScoringSettings, budgets: Iterable[BudgetSettings]) -> None:
+    """Say what searches start from, what they may spend, and what a score is; not where `posed` will refuse it all.
+
+    Raises:
+        BudgetError: memory is limited on a target that cannot tell it.
+    """
+    dense = session.evaluator.evaluate(1.0)
+    if not dense.failed and dense.cost is not None:
+        limits = [absolute(budget, dense.cost) for budget in budgets]
+        score, images = settings.evaluation.score or "likelihood", len(session.data.reward)
+        logger.info(opening_words(session.model.name, dense, limits, score, images))
 
 
 def posed(session: Session, settings: SearchSettings, name: str = "budget") -> Problem:
@@ -187,12 +208,17 @@ def posed(session: Session, settings: SearchSettings, name: str = "budget") -> P
     """
     evaluator = session.evaluator
     dense = evaluator.evaluate(1.0)
+    start, costed, count = time.perf_counter(), itertools.count(1), len(distinct_ratios(session.planner.legal))
 
-    with stage(name, len(distinct_ratios(session.planner.legal))) as shown:
+    with stage(name, count, "plans known") as shown:
 
-        def observe(number: int, ratio: float, cost: CostReport) -> None:
-            limits = absolute(settings.budget, dense.cost)
-            shown.advance(number, f"keeping {ratio:.0%} of every layer takes {shares(cost, dense.cost, limits)}")
+        def observe(ratio: float, cost: CostReport, left: int) -> None:
+            number, limits = next(costed), absolute(settings.budget, dense.cost)
+            each = (time.perf_counter() - start) / number
+            if number == 1 and left:
+                logger.info("%s: at most %d uniform plans are compiled, %.1f s each so far", name, left + 1, each)
+            much = f"keeping {ratio:.0%} takes {shares(cost, dense.cost, limits)}"
+            shown.advance(count - left, f"{number} compiled, at most {left} more, {each:.1f} s each: {much}")
 
         return pose(evaluator, settings.budget, settings.reward, observe=observe)
 
@@ -235,9 +261,10 @@ def run_searcher(
         The scorer, with the searcher's course.
     """
     limits, evaluator = settings.search, session.evaluator
-    with stage(name, limits.evaluations) as shown:
+    curves = Curves(session.tensorboard, "search", name)
+    with curves, stage(name, limits.evaluations, "evaluations") as shown:
         steering = Steering(evaluator.surrogate, problem, project=limits.project, screen=limits.screen)
-        best_so_far, dead_signal = BestSoFar(shown, problem.objective), watch.of(name.split("@")[0])
+        best_so_far, dead_signal = BestSoFar(shown, problem.objective, curves), watch.of(name.split("@")[0])
 
         def observe(evaluation: Evaluation, number: int) -> None:
             best_so_far(evaluation, number)

@@ -10,4 +10,4 @@ import gymnasium
 ENV_ID = "autoprune/ChannelPruning-v0"
 
 if ENV_ID not in gymnasium.registry:
-    gymnasium.register(ENV_ID, entry_point="envs.pruning_env:ChannelPruningEnv")
+    gymnasium.register(ENV_ID, entry_point="autoprune.envs.pruning_env:ChannelPruningEnv")

@@ -11,9 +11,9 @@ import gymnasium
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from autoprune.envs.action import keep_ratio
+from autoprune.envs.observation import FEATURES, Situation, observe
 from autoprune.planning.widths import LegalWidths
-from envs.action import keep_ratio
-from envs.observation import FEATURES, Situation, observe
 
 COLUMNS = {name: FEATURES.index(name) for name in FEATURES}
 

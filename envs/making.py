@@ -9,6 +9,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from autoprune import __version__
+from autoprune.envs import ENV_ID
+from autoprune.envs.action import MEANING, keep_ratio
+from autoprune.envs.facts import read_facts
+from autoprune.envs.imagined_env import ImaginedPruningEnv, ImaginedTask
+from autoprune.envs.observation import FEATURES, Situation, observe, shares
+from autoprune.envs.pruning_env import PruningTask
 from autoprune.planning import Planner
 from autoprune.planning.widths import LegalWidths
 from autoprune.records import Target
@@ -16,14 +23,8 @@ from autoprune.searchers import Problem, Scorer
 from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.policy import Policy
 from autoprune.settings import BudgetSettings, SearchSettings
-from envs import ENV_ID
-from envs.action import MEANING, keep_ratio
-from envs.facts import read_facts
-from envs.imagined_env import ImaginedPruningEnv, ImaginedTask
-from envs.observation import FEATURES, Situation, observe, shares
-from envs.pruning_env import PruningTask
 
-LIBRARIES = ("autoprune", "keras", "stable-baselines3", "torch", "gymnasium", "numpy")  # Noted with a policy.
+LIBRARIES = ("keras", "stable-baselines3", "torch", "gymnasium", "numpy")  # Noted with a policy.
 MISSED = 0.3  # Reward that it costs an imagined plan to be certainly no result, besides the reward's own penalty.
 
 
@@ -154,5 +155,6 @@ def training_record(
         "budgets": [dataclasses.asdict(budget) for budget in budgets or [settings.budget]],
         "constraints": dataclasses.asdict(settings.constraints),
         "evaluation": dataclasses.asdict(settings.evaluation),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        # A source checkout has no metadata.
+        "versions": {"autoprune": __version__, **{name: importlib.metadata.version(name) for name in LIBRARIES}},
     }

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoprune.envs.facts import QUANTILES, ModelFacts
 from autoprune.records import Budget, Evaluation, Target
-from envs.facts import QUANTILES, ModelFacts
 
 LANES = 128  # Minor dimension of a TPU tile: T(8, 128).
 

@@ -7,11 +7,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from autoprune.envs.action import keep_ratio
+from autoprune.envs.observation import FEATURES, Situation, observe
 from autoprune.planning.widths import LegalWidths
 from autoprune.records import Evaluation
 from autoprune.searchers import Objective
-from envs.action import keep_ratio
-from envs.observation import FEATURES, Situation, observe
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class ChannelPruningEnv(gymnasium.Env):
     """`autoprune/ChannelPruning-v0`: choose the keep ratio of one group after the other.
 
     Observation: `Box(-1, 1, (len(FEATURES),))`, the features of the group to decide. Action: `Box(-1, 1, (1,))`, see
-    `envs.action`. The reward is 0 until the last group; then the plan is scored and pays its reward terms. `info`
-    of the last step holds `evaluation` and `terms`.
+    `autoprune.envs.action`. The reward is 0 until the last group; then the plan is scored and pays its reward terms.
+    `info` of the last step holds `evaluation` and `terms`.
 
     The model is pruned, measured and restored bit by bit within the last step, so that between steps it is always
     the dense one. Never put two environments on one model in different processes or threads.

@@ -10,7 +10,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
-from autoprune import cli  # noqa: F401 - imports TensorFlow without its greetings
+from autoprune import quiet  # noqa: F401 - imports TensorFlow without its greetings
 
 # Machines are shared: how long an example takes says nothing of the code.
 hypothesis.settings.register_profile("shared", deadline=None)

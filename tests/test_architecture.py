@@ -11,8 +11,20 @@ FLOW = (
     *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
     *("evaluation", "searchers", "training", "comparing", "reporting", "envs", "session", "commands"),
 )
-COMMANDS = {"export", "search", "finetune", "replay", "learn", "compare", "measure", "cli", "resuming"}
-HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"resuming"}}
+COMMANDS = {
+    "__main__",
+    "export",
+    "search",
+    "finetune",
+    "replay",
+    "learn",
+    "compare",
+    "measure",
+    "cli",
+    "options",
+    "resuming",
+}
+HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"__main__", "resuming"}}
 FRAMEWORK_HOMES = {
     "autoprune/cost/worker.py",
     "autoprune/cost/programs.py",
@@ -23,6 +35,7 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/live.py",
     "autoprune/cost/attached_worker.py",
     "autoprune/evaluation/traced.py",
+    "autoprune/evaluation/open_widths.py",
     "autoprune/training/jax_devices.py",
     "autoprune/training/tensorflow_batches.py",
     "autoprune/training/tensorflow_devices.py",
@@ -33,8 +46,6 @@ SOURCES = sorted([*ROOT.glob("autoprune/**/*.py"), *ROOT.glob("envs/**/*.py")])
 
 def stage_of(module):
     parts = module.split(".")
-    if parts[0] == "envs":
-        return "envs"
     if parts[0] != "autoprune" or len(parts) < 2:
         return None
     return "commands" if parts[1] in COMMANDS else parts[1]
@@ -50,7 +61,8 @@ def imports_of(path):
 
 
 def module_of(path):
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "autoprune" else ("autoprune", *parts))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

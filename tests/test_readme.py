@@ -6,7 +6,7 @@ import re
 import pytest
 from places import ROOT
 
-from autoprune.cli import config_groups
+from autoprune.options import config_groups
 
 README = (ROOT / "README.md").read_text()
 

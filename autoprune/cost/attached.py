@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -19,14 +18,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler import check_static, layer_modules, without_training
 from autoprune.cost.flops import count_flops
-from autoprune.cost.process import last_words, spawned
+from autoprune.cost.process import import_path, last_words, spawned
 from autoprune.cost.refusals import error_of
 from autoprune.errors import CostError
+from autoprune.models import keras_internals
 from autoprune.records import CostReport, Memory, Target
 
 logger = logging.getLogger(__name__)
@@ -140,7 +138,7 @@ class AttachedCostModel:
     def _measure(self, model: Any) -> CostReport:
         check_static(model)
         request = {
-            "config": without_training(keras.saving.serialize_keras_object(model)),
+            "config": without_training(keras_internals.graph_config(model)),
             "modules": layer_modules(model),
             "batch_size": self.target.batch_size,
             "dtype": self.target.dtype,
@@ -259,8 +257,7 @@ def attached_environment(platform: str, scratch: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "ALLOW_MULTIPLE_LIBTPU_LOAD"}
     return {
         **inherited,
-        # What this process can import, that one can: layers of a user's own modules.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": import_path(),
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": platform,
         "TPU_LOG_DIR": scratch,

@@ -175,7 +175,8 @@ def spawned(module: str, environment: dict[str, str], scratch: str) -> subproces
     """
     with open(Path(scratch, "stderr.txt"), "wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", module],
+            # -P: it does not look in the working folder first, whose modules may be anything.
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -184,6 +185,11 @@ def spawned(module: str, environment: dict[str, str], scratch: str) -> subproces
             # Ctrl-C is for the search, which then ends this process in order.
             start_new_session=True,
         )
+
+
+def import_path() -> str:
+    """PYTHONPATH of a started process: what this one can import, that one can too, layers of a user's own modules."""
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
 def spawned_compiler(accelerator_type: str, scratch: str) -> subprocess.Popen:
@@ -199,8 +205,7 @@ def worker_environment(accelerator_type: str, scratch: str) -> dict[str, str]:
     """Environment of a compiler process: Keras on JAX, a described TPU, and no TPU or metadata server looked for."""
     return {
         **os.environ,
-        # What this process can import, that one can: layers of a user's own modules.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": import_path(),
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": "cpu",
         # No TPU is opened: other users of libtpu, with a TPU or without, need not be kept out.

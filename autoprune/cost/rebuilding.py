@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, words_of
 from autoprune.models.own_modules import import_modules
 
 Modules = Sequence[tuple[str, str | None]]  # See `import_modules`.
@@ -40,7 +40,7 @@ def rebuilt(config: Any, modules: Modules) -> Any:
         raise ModelError(
             "The compiler works in a process of its own, which could not rebuild the model. A layer of your own must "
             "lie in a module that can be imported, not in the script that is run, and be registered there with "
-            f"keras.saving.register_keras_serializable. {failed or f'Keras says: {str(error)[:1500]}'}"
+            f"keras.saving.register_keras_serializable. {failed or f'Keras says: {words_of(error, 1500)}'}"
         ) from error
 
 

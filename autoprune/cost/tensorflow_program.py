@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from autoprune.cost.rebuilding import Modules, shapes_only
-from autoprune.errors import RouteError
+from autoprune.errors import RouteError, words_of
 from autoprune.models import keras_internals
 
 
@@ -32,7 +32,7 @@ def exported(config: Any, modules: Modules, batch_size: int, dtype: str) -> dict
         model = shapes_only(config, modules, dtype)
         return {"program": "exported", **_traced(model, batch_size)}
     except Exception as error:  # whatever the layers of a model raise
-        raise RouteError(f"TensorFlow cannot hand the model to the compiler: {str(error)[:1500]}") from error
+        raise RouteError(f"TensorFlow cannot hand the model to the compiler: {words_of(error, 1500)}") from error
 
 
 def _traced(model: Any, batch_size: int) -> dict[str, Any]:

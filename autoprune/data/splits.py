@@ -31,6 +31,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self)} images of shape {self.images.shape[1:]})"
+
     def head(self, count: int) -> "Split":
         """The first `count` images."""
         return self.part(slice(count))

@@ -134,14 +134,19 @@ def verdict(outcome: Outcome) -> str:
     uniform = by_name.get("uniform")
     dense = outcome.finished[0]
     kept = outcome.kept
+    found = found_by(outcome)
+    if kept.training.only_worse:
+        found += " Fine-tuning only made it worse on the reward split: it is as it was pruned."
     held = (
         f"The saved model holds the {kept.name} plan: {kept.test_accuracy:.2%} test accuracy (dense "
-        f"{dense.test_accuracy:.2%}) at {shares(kept.cost, dense.cost, outcome.problem.budget)}.{found_by(outcome)}"
+        f"{dense.test_accuracy:.2%}) at {shares(kept.cost, dense.cost, outcome.problem.budget)}.{found}"
     )
     if searched is None:
         return f"{held} The search itself found no plan within the budget."
     if uniform is None or uniform is searched:
         return held
+    if searched.evaluation.key == uniform.evaluation.key:
+        return f"{held} The searched plan is the uniform plan, which was fine-tuned once."
     points = 100 * (searched.test_accuracy - uniform.test_accuracy)
     against = shares(searched.cost, uniform.cost, outcome.problem.budget).replace("the dense", "its")
     return (

@@ -21,5 +21,6 @@ def extra(module: str, needed_by: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise SettingsError(
-            f'{needed_by} needs {module}, which cannot be imported ({error}). Try: pip install "autoprune[{name}]"'
+            f"{needed_by} needs {module}, which cannot be imported ({error}). Try, in the folder that autoprune was "
+            f'installed from: pip install ".[{name}]"'
         ) from error

@@ -7,17 +7,14 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from autoprune import errors
 from autoprune.cost.compiler import without_training
-from autoprune.cost.process import last_words, spawned
+from autoprune.cost.process import import_path, last_words, spawned
 from autoprune.cost.rebuilding import with_dtype
 from autoprune.models import keras_internals
 from autoprune.settings.finetuning import RuntimeSettings
@@ -38,7 +35,7 @@ def in_precision(model: Any, precision: str) -> dict[str, Any]:
         model: built, with one output.
         precision: `mixed_bfloat16` or `float32`.
     """
-    config = with_dtype(without_training(keras.saving.serialize_keras_object(model)), precision)
+    config = with_dtype(without_training(keras_internals.graph_config(model)), precision)
     last = keras_internals.maker_of(model.outputs[0])
     if not keras_internals.is_graph(last):
         for layer in config["config"]["layers"]:
@@ -112,8 +109,7 @@ def environment_for(runtime: RuntimeSettings, scratch: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "ALLOW_MULTIPLE_LIBTPU_LOAD"}
     environment = {
         **inherited,
-        # What this process can import, that one can: layers of a user's own modules.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": import_path(),
         "KERAS_BACKEND": "jax" if runtime.name == "tpu" else "tensorflow",
         "TPU_LOG_DIR": scratch,
     }

@@ -69,8 +69,8 @@ def trained(request: dict[str, Any], devices: Devices, tell: Any) -> dict[str, A
     Args:
         request: `config` (of the model to train, see `in_precision`), `model` (a `.keras` file with its weights),
             `modules` (that its layers come from), `model_settings`, `data` and `training` (settings),
-            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `checkpoint` (a file),
-            `identity` and `every` (as for `Checkpoints`).
+            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `start` (as for `Task`),
+            `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
         devices: that share the batches.
         tell: called with what shall be heard of.
     """
@@ -84,7 +84,7 @@ def trained(request: dict[str, Any], devices: Devices, tell: Any) -> dict[str, A
     with devices.scope():
         model = rebuilt(request["config"], request["modules"])
         model.set_weights(load_model(request["model"], model_settings).get_weights())
-        task = Task(model, data, settings, request["epochs"], None, request["seed"], teacher)
+        task = Task(model, data, settings, request["epochs"], None, request["seed"], teacher, request["start"])
         record = carry_out(
             task,
             lambda done, logs: tell({"done": done, "logs": {name: float(value) for name, value in logs.items()}}),

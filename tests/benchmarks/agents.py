@@ -23,9 +23,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import open_cost_model
 from autoprune.data import load_data
+from autoprune.envs.making import EnvMaker
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.planning import Planner
 from autoprune.records import Target
@@ -41,7 +42,6 @@ from autoprune.settings import (
     SearchSettings,
 )
 from autoprune.training.base_model import base_model
-from envs.making import EnvMaker
 
 RESULTS = Path(__file__).parent / "results" / "agents.json"
 

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 

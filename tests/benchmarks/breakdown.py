@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.data import load_data
+from autoprune.envs.making import EnvMaker
 from autoprune.evaluation import Evaluator, Journal, evaluator
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.planning import Planner
@@ -41,7 +42,6 @@ from autoprune.settings import (
 )
 from autoprune.surgery import Surgeon
 from autoprune.training.base_model import base_model
-from envs.making import EnvMaker
 
 RESULTS = Path(__file__).parent / "results" / "breakdown.json"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.recalibration import recalibrate

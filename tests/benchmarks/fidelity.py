@@ -27,7 +27,7 @@ import numpy as np
 from scipy.special import logit
 from scipy.stats import spearmanr
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import open_cost_model
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation import Evaluator, Journal

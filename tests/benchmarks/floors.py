@@ -13,7 +13,7 @@ import json
 from contextlib import closing
 from pathlib import Path
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.models import zoo
 from autoprune.planning import Planner

@@ -58,7 +58,7 @@ def train_one(seed: int, *, safe: bool) -> float:
     import keras
     from keras import layers
 
-    from autoprune import cli  # noqa: F401 - imports TensorFlow quietly
+    from autoprune import quiet  # noqa: F401 - imports TensorFlow quietly
     from autoprune.models.safe_convolutions import safe_convolutions
 
     generator = np.random.default_rng(seed)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.cost.pool import CompilerPool
 from autoprune.data import from_arrays

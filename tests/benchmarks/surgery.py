@@ -137,7 +137,7 @@ def process(threads: int, initializer: Callable[..., None]) -> Iterator[Callable
 
 
 def start_keras(threads: int) -> None:
-    from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+    from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 
     import tensorflow as tf  # isort: skip
 

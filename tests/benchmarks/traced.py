@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.data import Split
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from agents import difference
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost.joint import open_targets
 from autoprune.data import load_data
+from autoprune.envs.making import EnvMaker, learnt_policy, training_record
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.searchers import SEARCHERS, Problem, Scorer
 from autoprune.searchers.joint import JointLearner, Lesson
@@ -40,7 +41,6 @@ from autoprune.settings import (
     TargetSettings,
 )
 from autoprune.training.base_model import base_model
-from envs.making import EnvMaker, learnt_policy, training_record
 
 RESULTS = Path(__file__).parent / "results" / "transfer.json"
 FORMS = {

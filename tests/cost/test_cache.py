@@ -172,10 +172,10 @@ def test_settings_choose_the_file(path):
 def test_setting_arrives_as_it_was_meant(given, place):
     """YAML and Hydra have their own idea of `off`."""
     if place == "command line":
-        with initialize_config_module("conf", version_base="1.3"):
+        with initialize_config_module("autoprune.conf", version_base="1.3"):
             config = compose("search", overrides=[f"target.cache={given}"])
     else:
-        with initialize_config_module("conf", version_base="1.3"):
+        with initialize_config_module("autoprune.conf", version_base="1.3"):
             config = OmegaConf.merge(compose("search"), OmegaConf.create(f"target:\n  cache: {given}\n"))
     found = from_config(config.target, TargetSettings).cache
     meant = {"OFF": "off", "no": "off", "false": "off", "null": None, "on": "auto"}

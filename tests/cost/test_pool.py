@@ -1,8 +1,10 @@
 """Compiler processes: how many there are, how they die, and what they leave behind. They are the real ones."""
 
+import json
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, Future
@@ -340,3 +342,22 @@ def test_libtpu_leaves_nothing_in_the_temporary_folder(scratch):
         }
     assert not list(Path("/tmp").glob(f"tpu_logs/*.{number}"))
     assert list(scratch.iterdir()) == []
+
+
+def test_a_process_imports_what_this_one_can_and_nothing_else(tmp_path, monkeypatch):
+    """It looks in the working folder only where this process does, and not first."""
+    here, mine = tmp_path / "here", tmp_path / "mine"
+    for folder in (here, mine):
+        folder.mkdir()
+    (mine / "tell_path.py").write_text("import json, sys; print(json.dumps(sys.path))")
+    (here / "json.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("sys.path", [str(mine), *(path for path in sys.path if path not in ("", str(here)))])
+    for given in (sys.path, [*sys.path, ""]):
+        monkeypatch.setattr("sys.path", given)
+        with process.spawned(
+            "tell_path", process.worker_environment("v5litepod-4", str(tmp_path)), str(tmp_path)
+        ) as it:
+            told, _ = it.communicate(timeout=60)
+        assert json.loads(told)[0] == str(mine)
+        assert (str(here) in json.loads(told)) == ("" in given)

@@ -9,7 +9,7 @@ from autoprune.settings import DataSettings, ModelSettings, SearchSettings, from
 
 def composed(*options):
     assert not check_overrides("search", options)
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("autoprune.conf", version_base="1.3"):
         return from_config(compose("search", overrides=list(options)), SearchSettings)
 
 

@@ -13,7 +13,7 @@ from autoprune.settings import DataSettings, ModelSettings
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(SettingsError, match=r'data=tfds needs tensorflow_datasets.*pip install "autoprune\[tfds\]"'):
+    with pytest.raises(SettingsError, match=r'data=tfds needs tensorflow_datasets.*pip install "\.\[tfds\]"'):
         load_data(DataSettings("tfds", dataset="imagenet2012"))
 
 

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
 from topologies import TOPOLOGIES, made
 
+from autoprune.envs import ENV_ID
+from autoprune.envs.action import keep_ratio
+from autoprune.envs.facts import read_facts
+from autoprune.envs.observation import FEATURES, Situation, observe, shares
 from autoprune.errors import AutopruneError
 from autoprune.planning import Planner
 from autoprune.planning.widths import legal_widths
 from autoprune.records import Budget
 from autoprune.searchers import Scorer
 from autoprune.settings import Constraints
-from envs import ENV_ID
-from envs.action import keep_ratio
-from envs.facts import read_facts
-from envs.observation import FEATURES, Situation, observe, shares
 
 BUDGETED = Budget(latency=toy.BUDGET)
 

@@ -51,11 +51,9 @@ def _run_all(module):
         printed, status = io.StringIO(), 0
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
-                cli.run_command(module)
+                status = cli.run_command(module)
             except SystemExit as end:
-                # As the interpreter does: a message is printed, and means 1.
-                status = end.code if isinstance(end.code, int) else 1
-                printed.write("" if isinstance(end.code, int) else str(end.code))
+                status = end.code
         ends.append((status, printed.getvalue()))
     print(json.dumps(ends))
 

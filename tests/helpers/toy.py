@@ -10,15 +10,15 @@ import gymnasium
 import numpy as np
 
 from autoprune.cost.layers import Axis, LayerDependence
+from autoprune.envs import ENV_ID
+from autoprune.envs.facts import GroupFacts, ModelFacts
+from autoprune.envs.making import imagined_env, rolled_out
+from autoprune.envs.observation import Situation, shares
+from autoprune.envs.pruning_env import PruningTask
 from autoprune.planning.widths import LegalWidths, legal_width
 from autoprune.records import Budget, ChannelGroup, CostReport, Evaluation, Member, Memory, Target
 from autoprune.searchers import Objective, Problem
 from autoprune.settings import Constraints, RewardSettings
-from envs import ENV_ID
-from envs.facts import GroupFacts, ModelFacts
-from envs.making import imagined_env, rolled_out
-from envs.observation import Situation, shares
-from envs.pruning_env import PruningTask
 
 SIZE = 64
 WORTH = (0.40, 0.10, 0.35, 0.05)  # accuracy that the group's channels are worth

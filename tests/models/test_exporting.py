@@ -120,7 +120,7 @@ def test_written_again_is_replaced(small, tmp_path):
 @pytest.mark.parametrize("missing", ["onnx", "tf2onnx", "onnxruntime"])
 def test_a_missing_library_is_named_before_anything_is_written(small, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(SettingsError, match=rf'formats=\[onnx\] needs {missing}.*pip install "autoprune\[onnx\]"'):
+    with pytest.raises(SettingsError, match=rf'formats=\[onnx\] needs {missing}.*pip install "\.\[onnx\]"'):
         export_model(small, tmp_path / "new", ["keras", "onnx"])
     assert not (tmp_path / "new").exists()
 

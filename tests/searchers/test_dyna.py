@@ -10,6 +10,7 @@ import toy
 from scipy.stats import spearmanr
 
 from autoprune.cost.surrogate import GuessError
+from autoprune.envs.making import MISSED
 from autoprune.searchers import Scorer
 from autoprune.searchers.agents import EPISODES, check_agent, made_agent
 from autoprune.searchers.imagination import Guesses, Imagination
@@ -17,7 +18,6 @@ from autoprune.searchers.imitation import imitate
 from autoprune.searchers.rl import RlSearcher
 from autoprune.searchers.score_model import ScoreModel
 from autoprune.settings import AgentSettings
-from envs.making import MISSED
 
 FIDELITY = Path(__file__).parents[1] / "benchmarks" / "results" / "fidelity.json"
 

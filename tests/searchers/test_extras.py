@@ -14,7 +14,7 @@ from autoprune.searchers.rl import RlSearcher, roll_out
 from autoprune.session import check_names
 from autoprune.settings import AgentSettings, SearcherSettings, SearchSettings, TargetSettings
 
-INSTALL = r'pip install "autoprune\[search\]"'
+INSTALL = r'pip install "\.\[search\]"'
 SETTINGS = {
     "evolution": ("cmaes", {"searcher": SearcherSettings("evolution")}),
     "bayes": ("optuna", {"searcher": SearcherSettings("bayes")}),

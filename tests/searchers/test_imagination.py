@@ -9,12 +9,12 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from autoprune.cost.surrogate import Guess, GuessError
+from autoprune.envs.making import MISSED
 from autoprune.records import Budget
 from autoprune.searchers import Objective, Scorer
 from autoprune.searchers.dyna import DOUBT, JUDGED, Dyna
 from autoprune.searchers.imagination import Imagination
 from autoprune.settings import RewardSettings
-from envs.making import MISSED
 
 FLOORED = RewardSettings("latency_at_accuracy", accuracy_floor=0.8)
 

@@ -8,15 +8,15 @@ import pytest
 import toy
 from safetensors.numpy import load_file, save_file
 
+from autoprune.envs import ENV_ID
+from autoprune.envs.making import learnt_policy, training_record
+from autoprune.envs.observation import FEATURES
 from autoprune.errors import PolicyError
 from autoprune.searchers import Scorer
 from autoprune.searchers.agents import AGENTS
 from autoprune.searchers.policy import load_policy, save_policy
 from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import AgentSettings, SearchSettings
-from envs import ENV_ID
-from envs.making import learnt_policy, training_record
-from envs.observation import FEATURES
 
 
 def learnt(name, evaluations=6):

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import toy
 
+from autoprune.envs import ENV_ID
+from autoprune.envs.making import learnt_policy, training_record
+from autoprune.envs.observation import FEATURES
 from autoprune.errors import PolicyError, SettingsError
 from autoprune.searchers import Scorer
 from autoprune.searchers.agents import AGENTS
@@ -14,9 +17,6 @@ from autoprune.searchers.policy import Policy, load_policy, save_policy
 from autoprune.searchers.replay import Replay, widest_within
 from autoprune.searchers.rl import RlSearcher
 from autoprune.settings import AgentSettings, SearchSettings
-from envs import ENV_ID
-from envs.making import learnt_policy, training_record
-from envs.observation import FEATURES
 
 STORED = [name for name in AGENTS if AGENTS.get(name).actor is not None]
 

@@ -138,7 +138,7 @@ def test_one_ratio_for_all_is_scored_as_it_is():
 
 
 def test_agents_see_guesses_once_there_are_some():
-    from envs.making import latency_guess
+    from autoprune.envs.making import latency_guess
 
     problem = toy.problem()
     blind = latency_guess(problem, Scorer(toy.ToyEvaluator(), "x", 1))

@@ -1,0 +1,233 @@
+"""The options of a command line, looked at before anything slow is imported: their names, their values, their paths."""
+
+import difflib
+import importlib.resources
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from autoprune.errors import SettingsError
+from autoprune.settings import (
+    CompareSettings,
+    ExportSettings,
+    FinetuneSettings,
+    LearnSettings,
+    MeasureSettings,
+    ReplaySettings,
+    SearchSettings,
+    from_config,
+)
+from autoprune.settings.extras import extra
+
+SCHEMAS: Mapping[str, type] = {
+    "search": SearchSettings,
+    "replay": ReplaySettings,
+    "learn": LearnSettings,
+    "compare": CompareSettings,
+    "finetune": FinetuneSettings,
+    "export": ExportSettings,
+    "measure": MeasureSettings,
+}
+# Options whose value is a file or a folder; the last two may be lists of them.
+_PATHS = ("data.path", "data.dir", "policy", "run", "plan", "teacher", "resume", "model.weights")
+_PATHS += ("hydra.run.dir", "hydra.sweep.dir", "model.path", "models")
+_LISTS = _PATHS[-2:]
+_QUOTES = "'\""
+_SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+_FLAGS = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info")
+_FLAGS += ("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun")
+_SHORT_FLAGS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
+
+
+def checked(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command as Hydra can read them, after what can be known to be wrong has been refused.
+
+    Raises:
+        SettingsError: an option does not exist, cannot be read, or has a value that it cannot have.
+    """
+    sweeping = any(argument in _SWEEPING for argument in arguments)
+    arguments = [_expanded(argument) for argument in arguments]
+    complaint = _wrong_flag(arguments) or check_overrides(command, arguments)
+    if complaint:
+        raise SettingsError(complaint)
+    readable = [_quoted(argument, sweeping) for argument in arguments]
+    # With flags of Hydra's own the config may be another one, or no single one.
+    if not any(argument.startswith("-") for argument in readable):
+        _check_values(command, readable)
+    return readable
+
+
+def _check_values(command: str, overrides: Sequence[str]) -> None:
+    """Make the settings once, before the command does.
+
+    Raises:
+        SettingsError: Hydra cannot read an option, or a value cannot be.
+    """
+    try:
+        with initialize_config_module("autoprune.conf", version_base="1.3"):
+            config = compose(command, overrides=list(overrides))
+    except HydraException as error:
+        raise SettingsError(hydra_words(error)) from error
+    if OmegaConf.select(config, "resume") is not None:
+        return  # All settings are the folder's.
+    try:
+        from_config(config, SCHEMAS[command])
+    except OmegaConfBaseException:
+        return  # An interpolation of what Hydra knows of a job that runs.
+
+
+def hydra_words(error: Exception) -> str:
+    """What Hydra says of an error, and how values are quoted where it could not read one."""
+    words = str(error)
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        words += f"\n{error.__cause__}"
+    if isinstance(error, OverrideParseException):
+        words += (
+            "\nA value with spaces, commas, brackets, = or other signs needs quotes within those of the shell: "
+            "'option=\"a value, so written\"', in lists 'option=[\"a value\",another]'."
+        )
+    return words
+
+
+def _path_of(argument: str) -> tuple[str, str]:
+    """Key and value of an option whose value is a path as it was typed; empty for any other."""
+    key, _, value = argument.partition("=")
+    typed = value not in ("", "null") and value[0] not in _QUOTES and "${" not in value
+    return (key, value) if typed and key.lstrip("+") in _PATHS else ("", "")
+
+
+def _expanded(argument: str) -> str:
+    """The argument with the user's home folder in place of `~`, which the shell leaves as it is after `=`."""
+    key, value = _path_of(argument)
+    return f"{key}={os.path.expanduser(value)}" if key else argument
+
+
+def _quoted(argument: str, sweeping: bool) -> str:
+    """The argument with its path in quotes: Hydra has other uses for many signs that occur in names of files."""
+    key, value = _path_of(argument)
+    if not key:
+        return argument
+    if not os.path.exists(value):
+        if sweeping and ("," in value or "(" in value):
+            return argument  # Several values, or a sweep in Hydra's words.
+        if key.lstrip("+") in _LISTS and value[0] == "[" and value[-1] == "]":
+            if any(sign in value for sign in _QUOTES):
+                return argument  # Whoever quotes some of it quotes all that needs it.
+            items = [_in_quotes(item.strip()) for item in value[1:-1].split(",") if item.strip()]
+            return f"{key}=[{','.join(items)}]"
+    return f"{key}={_in_quotes(value)}"
+
+
+def _in_quotes(path: str) -> str:
+    return QuotedString(os.path.expanduser(path), Quote.single).with_quotes()
+
+
+def _wrong_flag(arguments: Sequence[str]) -> str:
+    """A message for the first flag that does not exist."""
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        if flag.startswith("-") and flag not in (*_FLAGS, *_SHORT_FLAGS):
+            return f"There is no option '{flag}'. {_near(flag, _FLAGS)}"
+    return ""
+
+
+def check_overrides(command: str, arguments: Sequence[str]) -> str:
+    """A message for the first option that does not exist or whose group has no such entry; empty when all do.
+
+    Hydra's own messages list what there is; this one says what was probably meant.
+    """
+    given = [argument for argument in arguments if "=" in argument and not argument.startswith(("-", "+", "~"))]
+    if not given:
+        return ""
+    groups = config_groups()
+    choices = [tuple(argument.split("=", 1)) for argument in given]
+    return _wrong_choice(choices, groups) or _wrong_option(command, choices, groups)
+
+
+def _wrong_choice(choices: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> str:
+    """A message for the first value that cannot be."""
+    for key, value in choices:
+        if key == "resume" and value != "null" and not Path(value.strip(_QUOTES), "settings.json").is_file():
+            return f"'{value}' is not a run folder that can be resumed: it has no settings.json."
+        if key == "hydra/launcher" and value == "ray":
+            extra("hydra_plugins.hydra_ray_launcher", "hydra/launcher=ray", "ray")
+        group = key.split("@")[0]
+        if group == "model" and value.startswith("["):
+            return f"One model at a time. A policy of several: python -m autoprune.learn models={value}"
+        if group in groups and value not in groups[group] and _is_name(value):
+            return f"There is no {group} '{value}'. {_near(value, groups[group])}"
+    return ""
+
+
+def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> str:
+    """A message for the first name that the command does not have, or an experiment that is for another command."""
+    chosen = {key: value for key, value in choices if key in groups}
+    try:
+        with initialize_config_module("autoprune.conf", version_base="1.3"):
+            own = compose(command)
+            for key in chosen:
+                if key not in own and key != "experiment":
+                    return f"There is no option '{key}'. {_near(key, _keys(own))}"
+            config = compose(command, overrides=[f"{key}={value}" for key, value in chosen.items()]) if chosen else own
+    except HydraException:
+        return ""  # Whatever it is, Hydra says it better in its own words.
+    beyond, experiment = [key for key in config if key not in own], chosen.get("experiment")
+    if beyond:
+        return (
+            f"experiment={experiment} is not for `python -m autoprune.{command}`, which has no {', '.join(beyond)}. "
+            f"conf/experiment/{experiment}.yaml says what it is for."
+        )
+    known = [*_keys(config), *(group for group in groups if group in own or group == "experiment")]
+    for key, _ in choices:
+        if key not in known and not key.startswith("hydra"):
+            if any(key.startswith(f"{free}.") for free in ("agent.options",)):
+                return f"'{key}' is not set yet: write +{key}=..."
+            return f"There is no option '{key}'. {_near(key, known)}"
+    return ""
+
+
+def config_groups() -> dict[str, list[str]]:
+    """Every config group with its entries."""
+    root = importlib.resources.files("autoprune.conf")
+    return {
+        folder.name: sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if _is_config(entry))
+        for folder in root.iterdir()
+        if folder.is_dir() and not folder.name.startswith("__") and folder.name != "hydra"
+    }
+
+
+def _is_config(entry: Any) -> bool:
+    return entry.name.endswith(".yaml") and not entry.name.startswith("_")
+
+
+def _is_name(value: str) -> bool:
+    """Whether a value is one plain name, not a sweep or a list."""
+    return value not in ("", "null") and all(character.isalnum() or character in "_-" for character in value)
+
+
+def _keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of a config, parts and leaves."""
+    found = []
+    for key in config:
+        name = f"{prefix}{key}"
+        found.append(name)
+        child = OmegaConf.select(config, str(key), throw_on_missing=False)
+        if isinstance(child, DictConfig):
+            found.extend(_keys(child, f"{name}."))
+    return found
+
+
+def _near(wrong: str, known: Sequence[str]) -> str:
+    """The near names, and all of them when they are few."""
+    known = sorted(set(known))
+    near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
+    guess = f"Did you mean {' or '.join(near)}? " if near else ""
+    few = f"Known: {', '.join(sorted(known))}." if len(known) <= 20 else "--help lists them all."
+    return guess + few
