@@ -139,8 +139,9 @@ def conducted(
             lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
         )
     found = cautions(finished, kept, data, session.cautions)
-    for caution in found[len(session.cautions) :]:
-        logger.warning(caution)
+    for caution in found:
+        if caution not in session.told:
+            logger.warning(caution)
     # Of a search that had ended with fewer evaluations, the result stands until here. The report comes back last.
     folder.report.unlink(missing_ok=True)
     if policy is not None:

@@ -60,6 +60,7 @@ class Session:
         evaluator: scores them, and keeps what it has scored in the run folder.
         tensorboard: where the curves of searches go.
         cautions: what the data say against any result.
+        told: warnings that were given when it was opened, these and what was seen of the dense model at a glance.
     """
 
     model: Any
@@ -69,6 +70,7 @@ class Session:
     evaluator: Evaluator
     tensorboard: Path
     cautions: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 def check_names(settings: SearchSettings) -> None:
@@ -132,7 +134,13 @@ def opened(
     check_fit(model, data)
     if settings.training.feature_distillation > 0:
         check_features(model)
-    cautions = _cautions(model, data, settings)
+    # Before anything is compiled.
+    cautions = data_cautions(model, data)
+    part = data.reward.head(_GLANCE)
+    right = accuracy(model, part, settings.evaluation.batch_size)
+    told = (*cautions, *chance_caution(right, part, data.classes))
+    for caution in told:
+        logger.warning(caution)
     importance = settings.importance
     sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
@@ -145,21 +153,8 @@ def opened(
             )
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, settings)
-            yield Session(model, data, planner, cost_model, evaluator, folder.tensorboard, cautions)
-
-
-def _cautions(model: Any, data: Dataset, settings: SearchSettings) -> tuple[str, ...]:
-    """Say what is against any result, before anything is compiled for it; what the data say, to be reported too.
-
-    Raises:
-        DataError: no result with these data says anything.
-    """
-    known = tuple(data_cautions(model, data))
-    part = data.reward.head(_GLANCE)
-    right = accuracy(model, part, settings.evaluation.batch_size)
-    for caution in (*known, *chance_caution(right, part, data.classes)):
-        logger.warning(caution)
-    return known
+            curves = folder.tensorboard
+            yield Session(model, data, planner, cost_model, evaluator, curves, tuple(cautions), told)
 
 
 def _identity(
