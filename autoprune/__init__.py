@@ -28,6 +28,7 @@ def _leave_out_working_folder() -> None:
 _leave_out_working_folder()
 
 import importlib  # noqa: E402 - not from the working folder
+import types  # noqa: E402
 from typing import Any  # noqa: E402
 
 __version__ = "0.1.0"
@@ -60,9 +61,19 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'autoprune' has no attribute '{name}'")
     importlib.import_module("autoprune.quiet")
-    home = importlib.import_module(_HOMES[name])
-    # The module `autoprune.search` is itself callable.
-    return home if home.__name__ == f"autoprune.{name}" else getattr(home, name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+class _Package(types.ModuleType):
+    """`autoprune.search` is a function, and the command of that name a module, which would take its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a module that is imported does not hide a public name."""
+        if name not in _HOMES or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def _choose_defaults() -> None:

@@ -23,13 +23,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from autoprune import __version__
 from autoprune.errors import AutopruneError
 from autoprune.options import checked, hydra_words
 from autoprune.reporting import interrupts
+from autoprune.reporting.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,15 @@ _REFUSING = (
     *("disk is full", "readonly database", "unable to open database file", "disk I/O error"),
 )
 _SWEEP_FAILURES = "failed_jobs.jsonl"
+
+
+# A resumed run goes on in its own folder; another one gets a folder that no other run has, however many begin at once.
+OmegaConf.register_new_resolver(
+    "autoprune.run_folder",
+    lambda resume, new: resume or str(RunFolder.make_new(new).path),
+    use_cache=True,
+    replace=True,
+)
 
 
 def run_command(command: str) -> int:
@@ -186,14 +196,17 @@ def _how_to_go_on(folder: Path | None) -> str:
 
 
 def _remove_unless_begun(folder: Path) -> bool:
-    """Remove the folder of a run that was refused before it had computed anything; whether that was so."""
+    """Remove the folder of a run that was refused before it had computed anything; whether that was so.
+
+    One that was begun has been taken back by `resuming.begun`, if nothing was done in it.
+    """
     given = HydraConfig.get().overrides
-    if any(option.startswith(("resume=", "hydra.run.", "hydra.sweep.")) for option in (*given.task, *given.hydra)):
-        return False  # It may have been there before.
-    beginnings = ("settings.json", f"{HydraConfig.get().job.name}.log")
-    if any(not entry.name.startswith(".") and entry.name not in beginnings for entry in folder.iterdir()):
-        return False
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        if any(option.startswith(("resume=", "hydra.run.", "hydra.sweep.")) for option in (*given.task, *given.hydra)):
+            return False  # It may have been there before.
+        if any(entry.name != f"{HydraConfig.get().job.name}.log" for entry in folder.iterdir()):
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # A folder that holds something stays.
         for parent in list(folder.parents)[:3]:
             parent.rmdir()
@@ -245,3 +258,11 @@ def run_folder() -> Path:
 def overrides() -> list[str]:
     """The options given on the command line."""
     return list(HydraConfig.get().overrides.task)
+
+
+def save_config(config: DictConfig, folder: Path) -> None:
+    """Note what was composed and of which options, as Hydra would: but that writes before a folder is checked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": HydraConfig.get()}), folder / "hydra.yaml")
+    OmegaConf.save(OmegaConf.create(overrides()), folder / "overrides.yaml")

@@ -29,8 +29,10 @@ from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
 from autoprune.cost.joint import described
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
+from autoprune.evaluation.cautions import chance_caution
 from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
 from autoprune.reporting.console import CONSOLE, stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import begun, has_ended, interruptible
 from autoprune.searchers import Problem
@@ -38,7 +40,7 @@ from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import hand_set_plans, is_hand_set
-from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
+from autoprune.session import Session, announce, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import CompareSettings
 from autoprune.training.course import OnProgress
 from autoprune.training.finishing import Finisher
@@ -69,12 +71,13 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
             families = _families(settings, session, record)
             _search(settings, session, problems, record, folder)
             finishers = _Finishers(settings, session)
-            _finish(settings, record, finishers, "finalists")
+            _finish(settings, record, finishers, "finalists", folder)
             _match(settings, session, families, record)
-            _finish(settings, record, finishers, "finishing")
+            _finish(settings, record, finishers, "finishing", folder)
             summary = summarise(settings, record)
         record.conclude(summary.to_json())
-    write_comparison(settings, summary, record, session.cost_model.target, folder)
+    cautions = [*session.cautions, *chance_caution(record.dense.accuracy, data.reward, data.classes)]
+    write_comparison(settings, summary, record, session.cost_model.target, folder, cautions)
     return summary
 
 
@@ -134,11 +137,18 @@ def _timed(record: Record, start: float) -> Iterator[None]:
 
 
 def _problems(settings: CompareSettings, session: Session, record: Record) -> dict[str, Problem]:
-    """Every budget posed, before anything is searched: one that is impossible ends the command here."""
+    """Every budget posed, before anything is searched: one that is impossible ends the command here.
+
+    What that takes teaches the surrogate nothing: it learns from all hand-set plans in their order, so that searches of
+    one budget do not depend on which others are compared.
+    """
+    untaught = copy.deepcopy(session.evaluator.surrogate)
+    announce(session, settings, settings.budgets.values())
     problems = {
         budget: posed(session, settings.search_settings(budget=budget), f"budget {budget}")
         for budget in settings.budgets
     }
+    session.evaluator.surrogate = untaught
     record.dense = next(iter(problems.values())).dense
     record.anchors = {budget: problem.anchor for budget, problem in problems.items()}
     return problems
@@ -161,10 +171,10 @@ def _families(settings: CompareSettings, session: Session, record: Record) -> li
     first, rest = (
         sum(len(hand_set_plans(rule, session.planner.legal)) for rule in rules) for rules in (record.taught_by, later)
     )
-    with stage("hand-set", first + rest) as shown:
-        families = costed_families(evaluator, record.taught_by, lambda done: shown.advance(done, "plans compiled"))
+    with stage("hand-set", first + rest, "plans compiled") as shown:
+        families = costed_families(evaluator, record.taught_by, lambda done: shown.advance(done, ""))
         taught = copy.deepcopy(evaluator.surrogate)
-        families += costed_families(evaluator, later, lambda done: shown.advance(first + done, "plans compiled"))
+        families += costed_families(evaluator, later, lambda done: shown.advance(first + done, ""))
         evaluator.surrogate = taught
     return [plan for plan in families if plan.rule in asked]
 
@@ -218,20 +228,23 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
     record.save()
 
 
-def _finish(settings: CompareSettings, record: Record, finishers: "_Finishers", name: str) -> None:
+def _finish(settings: CompareSettings, record: Record, finishers: "_Finishers", name: str, folder: RunFolder) -> None:
     """Fine-tune, or train from scratch, what is not finished yet, and test it once; the model ends dense again."""
     jobs = [job for job in jobs_of(settings, record) if job.name not in record.tested]
     try:
-        with stage(name, len(jobs)) as shown:
+        with stage(name, len(jobs), "plans") as shown:
             for number, job in enumerate(jobs):
-                epochs = finishers.epochs(job)
+                epochs, title = finishers.epochs(job), f"{job.whose}, seed {job.seed}"
 
                 def show(
-                    done: float, _: Mapping[str, float], job: Job = job, n: int = number, of: int = epochs
+                    done: float, logs: Mapping[str, float], title: str = title, n: int = number, of: int = epochs
                 ) -> None:
-                    shown.advance(n + min(done / of, 0.999), f"{job.whose}, seed {job.seed}")
+                    curves.add_epoch(done, logs)
+                    shown.advance(n + min(done / of, 0.999), title)
 
-                tested = finishers.finish(job, show)
+                # Several plans of one searcher are told apart by their keys.
+                with Curves(folder.tensorboard, "training", f"{title}, plan {job.evaluation.key}") as curves:
+                    tested = finishers.finish(job, show)
                 record.add_tested(tested)
                 shown.advance(number + 1, f"{job.whose}: {tested.test_accuracy:.2%}")
     finally:
@@ -272,12 +285,12 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, CompareSettings, "comparison", EXTENSIBLE)
-    stored = _stored(folder) or {}
-    if stored.get("ended") and _compares(stored, settings) and has_ended(folder.comparison_report, "comparison"):
-        return
-    with interruptible("compare", folder, "Everything that was done"):
-        summary = run(settings, folder)
+    with begun(config, CompareSettings, "compare", EXTENSIBLE) as (settings, folder):
+        stored = _stored(folder) or {}
+        if stored.get("ended") and _compares(stored, settings) and has_ended(folder.comparison_report, "comparison"):
+            return
+        with interruptible("compare", folder, "Everything that was done"):
+            summary = run(settings, folder)
     for table in comparison_tables(settings, summary):
         CONSOLE.print(table)
     for sentence in verdicts(settings, summary):

@@ -4,6 +4,20 @@ A message says what was expected, what came, and what to do next. The commands p
 `AutopruneError` without a traceback; anything else is a defect and keeps its traceback.
 """
 
+import re
+
+_ESCAPE_CODES = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
+
+
+def words_of(error: BaseException, limit: int = 600) -> str:
+    """What an error of another library says, to be quoted: its first characters, without escape codes."""
+    return without_escape_codes(str(error)).strip()[:limit]
+
+
+def without_escape_codes(text: str) -> str:
+    """The text without the codes that make a terminal show parts of it bold: Keras puts them into its errors."""
+    return _ESCAPE_CODES.sub("", text)
+
 
 class AutopruneError(Exception):
     """Root of the tree: catch it to catch everything autoprune raises on purpose."""
@@ -15,6 +29,10 @@ class SettingsError(AutopruneError):
 
 class UnknownNameError(SettingsError):
     """A name is not in the table that was asked; the message suggests near ones."""
+
+
+class FolderError(AutopruneError):
+    """A run folder is in use by another process, or holds another run."""
 
 
 class ModelError(AutopruneError):

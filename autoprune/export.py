@@ -9,12 +9,13 @@ if __name__ == "__main__":
     sys.exit(cli.run_command("export"))
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from autoprune.errors import ExportError, ModelError
@@ -24,7 +25,8 @@ from autoprune.models.files import load_model
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.tables import byte_count
-from autoprune.settings import ExportSettings, from_config
+from autoprune.resuming import begun
+from autoprune.settings import ExportSettings, ModelSettings, from_config
 
 # What a run folder may hold, the last stage first.
 _RESULTS = ("finetuned.keras", "pruned.keras")
@@ -44,7 +46,7 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
     for name in settings.formats:
         check_libraries(FORMATS.get(name))
     path = result_of(Path(settings.run)) if settings.run is not None else Path(settings.model.path)
-    model = load_model(path)
+    model = load_model(path, _loading(settings))
     examples = random_examples(model, settings.input_shape)
     rows: dict[str, Exported | ExportError] = {}
     for name in dict.fromkeys(settings.formats):
@@ -58,6 +60,14 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
     if failed:
         raise failed[0]
     return rows
+
+
+def _loading(settings: ExportSettings) -> ModelSettings:
+    """How the model is loaded: as was said, otherwise as the run loaded its own."""
+    stored = None if settings.run is None else Path(settings.run, "settings.json")
+    if settings.model != ModelSettings("file") or stored is None or not stored.is_file():
+        return settings.model
+    return from_config(OmegaConf.create(json.loads(stored.read_text()).get("model", {})), ModelSettings)
 
 
 def result_of(folder: Path) -> Path:
@@ -105,4 +115,9 @@ def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="export")
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: run(from_config(config, ExportSettings), cli.run_folder()))
+    cli.guarded(lambda: _command(config))
+
+
+def _command(config: DictConfig) -> None:
+    with begun(config, ExportSettings, "export") as (settings, folder):
+        run(settings, folder.path)

@@ -9,6 +9,7 @@ if __name__ == "__main__":
     sys.exit(cli.run_command("finetune"))
 
 import dataclasses
+import functools
 import importlib.resources
 import json
 import time
@@ -23,6 +24,7 @@ from autoprune.data import load_data
 from autoprune.errors import SettingsError
 from autoprune.models.files import save_model
 from autoprune.reporting.console import CONSOLE, training_stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.finetuning import (
     FinetuneFiles,
     finetuning_table,
@@ -66,7 +68,8 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
         if settings.dry_run:
             rehearsed(model, settings, len(data.train), files)
             return None
-        with training_stage("fine-tuning", max(settings.training.after_pruning, 1)) as show:
+        curves = Curves(folder.tensorboard, "training", "fine-tuning")
+        with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves) as show:
             done = fine_tuned(model, data, settings, starting, show)
     save_model(model, files.model)
     write_finetuning(done, settings, time.perf_counter() - start, files)
@@ -170,14 +173,13 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, FinetuneSettings, "fine-tuning")
-    if config.resume is None:
-        settings = resolved(settings, [override.lstrip("+~").split("=")[0] for override in cli.overrides()])
-        folder.save_settings(settings)
-    if has_ended(folder.report, "fine-tuning"):
-        return
-    with interruptible("finetune", folder, "The last checkpoint"):
-        done = run(settings, folder)
+    said = [override.lstrip("+~").split("=")[0] for override in cli.overrides()]
+    complete = functools.partial(resolved, said=said)
+    with begun(config, FinetuneSettings, "finetune", complete=complete) as (settings, folder):
+        if has_ended(folder.report, "fine-tuning"):
+            return
+        with interruptible("finetune", folder, "The last checkpoint"):
+            done = run(settings, folder)
     if done is None:
         return
     CONSOLE.print(finetuning_table(done))

@@ -11,7 +11,7 @@ if __name__ == "__main__":
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +27,18 @@ from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.models.zoo import check_known
 from autoprune.records import Evaluation
 from autoprune.reporting.console import CONSOLE, Stage, stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
 from autoprune.searchers import Problem, Scorer, Steering
 from autoprune.searchers.policy import Policy, save_policy
-from autoprune.session import Session, check_names, dense_model, opened, posed
+from autoprune.session import Session, announce, check_names, dense_model, opened, posed
 from autoprune.settings import LearnSettings
 
 logger = logging.getLogger(__name__)
 
+EXTENSIBLE = ("search.evaluations",)
 FORMAT = "autoprune.lessons"
 VERSION = 1
 
@@ -88,8 +90,10 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
             list(settings.budgets.values()),
         )
         policy = learnt_policy(learner.actor, record)
-        save_policy(policy, folder.policy)
         rows = [_row(course, policy) for course in courses]
+    # Of a training that had ended with fewer evaluations, the result stands until here. The figures come back last.
+    folder.metrics.unlink(missing_ok=True)
+    save_policy(policy, folder.policy)
     _write(settings, courses, rows, time.perf_counter() - start, folder)
     return rows
 
@@ -107,16 +111,18 @@ def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterat
             place = RunFolder.make(folder.path / name)
             dense = dense_model(of_model, data, place)
             session = stack.enter_context(opened(dense, data, of_model, place, costing))
+            announce(session, of_model, settings.budgets.values())
             for budget in settings.budgets:
                 named = f"{name} {budget}"
                 problems.append((name, budget, session, posed(session, settings.search_settings(model, budget), named)))
-        shown = stack.enter_context(stage("learning", total))
+        shown = stack.enter_context(stage("learning", total, "evaluations"))
         for name, budget, session, problem in problems:
+            curves = Curves(folder.tensorboard, "search", f"{name}@{budget}")
             scorer = Scorer(
                 session.evaluator,
                 f"learn@{budget}",
                 settings.search.evaluations,
-                lambda evaluation, number, name=name: _show(shown, courses, name, evaluation),
+                _observer(shown, courses, name, stack.enter_context(curves), problem),
                 Steering(session.evaluator.surrogate, problem, project=settings.search.project),
             )
             make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
@@ -124,9 +130,19 @@ def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterat
         yield courses
 
 
-def _show(shown: Stage, courses: Sequence[Course], name: str, evaluation: Evaluation) -> None:
-    score = "failed" if evaluation.failed else f"{evaluation.score:.3f}"
-    shown.advance(sum(course.scorer.used for course in courses), f"{name}: {score}")
+def _observer(
+    shown: Stage, courses: Sequence[Course], name: str, curves: Curves, problem: Problem
+) -> Callable[[Evaluation, int], None]:
+    """What is called with each evaluation of a problem, and shows it."""
+    seen: list[Evaluation] = []
+
+    def observe(evaluation: Evaluation, number: int) -> None:
+        seen.append(evaluation)
+        curves.add_evaluation(evaluation, number, problem.objective, problem.objective.best(seen))
+        score = "failed" if evaluation.failed else f"{evaluation.score:.3f}"
+        shown.advance(sum(course.scorer.used for course in courses), f"{name}: {score}")
+
+    return observe
 
 
 def _row(course: Course, policy: Policy) -> LessonRow:
@@ -168,11 +184,13 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, LearnSettings, "training")
-    if has_ended(folder.metrics, "training"):
-        return
-    with interruptible("learn", folder, "Every evaluation so far"):
-        rows = run(settings, folder)
+    with begun(config, LearnSettings, "learn", EXTENSIBLE) as (settings, folder):
+        check_extension(*EXTENSIBLE, settings.search.evaluations, folder)
+        if not extend_run(folder, folder.metrics, settings) and has_ended(folder.metrics, "training"):
+            return
+        with interruptible("learn", folder, "Every evaluation so far"):
+            rows = run(settings, folder)
+        folder.save_settings(settings)
     CONSOLE.print(lessons_table(rows, settings.evaluation.score))
     told = f"Policy: {folder.policy}\nReplay it with:\n  python -m autoprune.replay policy={folder.policy} model=..."
     CONSOLE.print(told, soft_wrap=True, highlight=False)

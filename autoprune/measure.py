@@ -17,11 +17,11 @@ from typing import Any
 
 import hydra
 from omegaconf import DictConfig
-from rich.table import Table
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import open_cache
 from autoprune.cost.chips import CHIPS
+from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.model import CostModel
 from autoprune.cost.pool import CompilerPool
 from autoprune.cost.sweep import uniform_sweep
@@ -33,11 +33,13 @@ from autoprune.models.files import load_model
 from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.reporting.console import CONSOLE, stage
-from autoprune.reporting.costs import CostRow, cost_table, notes, training_table
+from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
+from autoprune.reporting.fitting import FittingTable
 from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
-from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings, from_config
+from autoprune.resuming import begun
+from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 
 Asked = tuple[str, str, int, Future]  # Model, target, devices of a training step, the answer to come.
 
@@ -61,11 +63,16 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow]:
         steps = training_costs(settings, cost_models, client) if settings.training_step else []
         rows = finished("costs", _inference(models, cost_models), len(models) * len(cost_models), folder / "costs.json")
         _show(cost_table(rows), rows)
+        if settings.layers:
+            for row in rows:
+                if not row.failed:
+                    CONSOLE.print(layer_table(row, flops_per_layer(models[row.model])))
         if settings.training_step:
             _training(models, steps, settings, folder)
         if settings.sweep:
             worked = {row.target for row in rows if row.model == rows[0].model and not row.failed}
             sweep(first, [found for found in cost_models if found.target.name in worked], settings, folder)
+    CONSOLE.print(f"Figures: {folder}", soft_wrap=True, highlight=False)
     if all(row.failed for row in rows):
         raise CostError(f"Nothing could be costed. {notes(rows)[0]}")
     return rows
@@ -81,7 +88,7 @@ def finished(name: str, asked: Iterator[Asked], total: int, path: Path) -> list[
         path: JSON file with what is known.
     """
     rows: list[CostRow] = []
-    with stage(name, total) as shown:
+    with stage(name, total, "compilations") as shown:
 
         def finish(model: str, target: str, devices: int, answer: Future) -> None:
             error = answer.exception()
@@ -154,17 +161,14 @@ def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSetting
     if not cost_models:
         return
     planner = Planner(model, constraints=settings.constraints)
-    with stage("sweep", len({1.0, *settings.keep_ratios})) as shown:
-        rows = uniform_sweep(
-            model, cost_models, settings.keep_ratios, planner, lambda done: shown.advance(done, "plans compiled")
-        )
+    with stage("sweep", len({1.0, *settings.keep_ratios}), "plans compiled") as shown:
+        rows = uniform_sweep(model, cost_models, settings.keep_ratios, planner, lambda done: shown.advance(done, ""))
     CONSOLE.print(sweep_table(model.name, rows))
     write_json(folder / "sweep.json", sweep_data(rows))
     plot_sweep(model.name, rows, folder / "sweep.png")
-    CONSOLE.print(f"plot: {folder / 'sweep.png'}")
 
 
-def _show(table: Table, rows: Sequence[CostRow]) -> None:
+def _show(table: FittingTable, rows: Sequence[CostRow]) -> None:
     CONSOLE.print(table)
     for note in notes(rows):
         CONSOLE.print(note, markup=False, highlight=False)
@@ -192,15 +196,20 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
     if not settings.path:
         raise ModelError("model=file needs model.path=FILE.keras.")
     if not isinstance(settings.path, list) or len(settings.path) == 1:
-        model = load_model(settings.path if isinstance(settings.path, str) else settings.path[0])
+        model = load_model(settings.path if isinstance(settings.path, str) else settings.path[0], settings)
         return {model.name: model}
     paths = list(dict.fromkeys(settings.path))
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else paths
-    return {name: load_model(path) for name, path in zip(names, paths, strict=True)}
+    return {name: load_model(path, settings) for name, path in zip(names, paths, strict=True)}
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="measure")
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: run(from_config(config, MeasureSettings), cli.run_folder()))
+    cli.guarded(lambda: _command(config))
+
+
+def _command(config: DictConfig) -> None:
+    with begun(config, MeasureSettings, "measure") as (settings, folder):
+        run(settings, folder.path)

@@ -45,9 +45,6 @@ _FLAGS = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--packag
 _FLAGS += ("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun")
 _SHORT_FLAGS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 
-# A resumed run goes on in its own folder, beside the record of how it was begun.
-OmegaConf.register_new_resolver("autoprune.either", lambda resume, a, b: a if resume else b, replace=True)
-
 
 def checked(command: str, arguments: Sequence[str]) -> list[str]:
     """The arguments of a command as Hydra can read them, after what can be known to be wrong has been refused.

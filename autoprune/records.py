@@ -58,7 +58,8 @@ class ChannelGroup:
         size: number of channels.
         prunable: whether channels can be removed.
         reason: why not; empty when prunable.
-        members: every axis that shrinks with the group.
+        members: every axis that shrinks with the group; none for a layer that is left whole because nothing is known
+            of its inside, whose `size` is that of the last axis of its output.
         unit: positions that a channel stands for where it is made: 1, or as many as a grouped convolution, an attention
             head or a shuffle ties together.
     """
@@ -67,7 +68,7 @@ class ChannelGroup:
     size: int
     prunable: bool
     reason: str
-    members: tuple[Member, ...]
+    members: tuple[Member, ...] = field(repr=False)
     unit: int = 1
 
 
@@ -80,12 +81,18 @@ class Plan:
         sizes: channels of every group before removal.
         kept: for every group the sorted indices of the channels that stay.
         importance: name of the measure that ranked the channels; for the record.
+        left_whole: for groups that should have lost channels and have no legal width for it, why; likewise.
     """
 
     model: str
     sizes: Mapping[str, int]
     kept: Mapping[str, np.ndarray]
     importance: str = ""
+    left_whole: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        widths = [f"{name} {width} of {self.sizes[name]}" for name, width in self.widths.items()]
+        return f"Plan({', '.join(widths[:6])}{f', and {len(widths) - 6} more' if len(widths) > 6 else ''})"
 
     @property
     def widths(self) -> dict[str, int]:
@@ -118,13 +125,20 @@ class SurgeryReport:
         parameters_before: parameters of the model before.
         parameters_after: parameters of the model after.
         optimizer: what became of the optimiser's state: `none`, `sliced` or `reset`.
+        saved_as_plain: paths of the models of a class of their own, nested ones included, that Keras saves and clones
+            as plain Functional or Sequential models from now on: their constructors would build the old widths. They
+            keep their methods and attributes here; the saved file knows neither.
+        lost_elsewhere: layers at which other models, over layers or tensors of this one, do not fit any more: with
+            weights for channels that are gone, or cut and reading channels that are whole there.
     """
 
-    changes: tuple[VariableChange, ...]
-    left_alone: Mapping[str, str]
+    changes: tuple[VariableChange, ...] = field(repr=False)
+    left_alone: Mapping[str, str] = field(repr=False)
     parameters_before: int
     parameters_after: int
     optimizer: str
+    saved_as_plain: tuple[str, ...] = ()
+    lost_elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,6 +213,12 @@ class CostReport:
     provenance: Mapping[str, str | float] = field(default_factory=dict)
     parts: Mapping[str, "CostReport"] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        target, total = self.target, self.memory.total
+        memory = "" if total is None else f"{total / 2**20:.2f} MiB, "
+        cost = f"{self.latency * 1e6:.1f} us, {memory}{self.parameters:,} parameters"
+        return f"CostReport({target.name}, batch {target.batch_size}, {target.dtype}, {self.kind}: {cost})"
+
 
 @dataclass(frozen=True)
 class TrainingMemory:
@@ -256,7 +276,7 @@ class TrainingStepReport:
     capacity: int
     communicated: int | None
     parameters: int
-    provenance: Mapping[str, str | float] = field(default_factory=dict)
+    provenance: Mapping[str, str | float] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -277,8 +297,8 @@ class Evaluation:
     """
 
     key: str
-    keep_ratios: Mapping[str, float]
-    widths: Mapping[str, int]
+    keep_ratios: Mapping[str, float] = field(repr=False)
+    widths: Mapping[str, int] = field(repr=False)
     accuracy: float
     cost: CostReport | None
     error: str = ""

@@ -25,7 +25,7 @@ from autoprune.envs import ENV_ID
 from autoprune.envs.making import EnvMaker
 from autoprune.envs.observation import FEATURES
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
 from autoprune.search import SearchResult, conducted, show_result
 from autoprune.searchers import SEARCHERS, Searcher
 from autoprune.searchers.policy import Policy, load_policy, save_policy
@@ -33,6 +33,8 @@ from autoprune.session import Session, check_names, dense_model, made_searcher
 from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
 
 logger = logging.getLogger(__name__)
+
+EXTENSIBLE = ("replay.evaluations",)
 
 
 def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
@@ -78,7 +80,8 @@ def replay_model(
             searchers["rl"] = made_searcher(session, replace(settings, searcher=SearcherSettings("rl")))
         return searchers | {"replay": Replay(make_env, policy, settings.agent, folder.tensorboard)}
 
-    save_policy(policy, folder.policy)
+    if not folder.report.exists():  # A replay that had ended keeps what it learnt until there is more.
+        save_policy(policy, folder.policy)
     return conducted(model, data, settings, folder, contest)
 
 
@@ -119,9 +122,11 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, ReplaySettings, "replay")
-    if has_ended(folder.report, "replay"):
-        return
-    with interruptible("replay", folder, "Every evaluation so far"):
-        result = run(settings, folder)
-    show_result(result, folder)
+    with begun(config, ReplaySettings, "replay", EXTENSIBLE) as (settings, folder):
+        check_extension(*EXTENSIBLE, settings.replay.evaluations, folder, uncounted=1)
+        if not extend_run(folder, folder.report, settings) and has_ended(folder.report, "replay"):
+            return
+        with interruptible("replay", folder, "Every evaluation so far"):
+            result = run(settings, folder)
+        folder.save_settings(settings)
+        show_result(result, folder)

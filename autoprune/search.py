@@ -15,7 +15,6 @@ import copy
 import dataclasses
 import logging
 import time
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,26 +25,31 @@ from omegaconf import DictConfig
 
 from autoprune.data import Dataset, load_data
 from autoprune.envs.making import learnt_policy, training_record
-from autoprune.errors import BudgetError
+from autoprune.errors import BudgetError, DataError
 from autoprune.models.files import save_model
+from autoprune.models.fingerprint import architecture_fingerprint, weights_fingerprint
+from autoprune.models.keras_internals import check_model
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Plan, Target
-from autoprune.reporting.console import CONSOLE, training_stage
+from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
-from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.resuming import begun, begun_from_python, check_extension, extend_run, has_ended, interruptible
 from autoprune.searchers import SEARCHERS, Problem, Searcher
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.searchers.posing import nothing_found
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import is_hand_set
-from autoprune.session import Session, check_names, dense_model, made_searcher, opened, posed, run_searcher
+from autoprune.session import Session, announce, check_names, dense_model, made_searcher, opened, posed, run_searcher
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 
 logger = logging.getLogger(__name__)
+
+EXTENSIBLE = ("search.evaluations",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +68,11 @@ class SearchResult:
     """
 
     model: Any
-    plan: Plan
-    policy: Policy | None
+    plan: Plan = field(repr=False)
+    policy: Policy | None = field(repr=False)
     history: Mapping[str, list[Evaluation]] = field(repr=False)
     kept: Finished
-    finished: tuple[Finished, ...]
+    finished: tuple[Finished, ...] = field(repr=False)
     report: Path
 
 
@@ -115,6 +119,7 @@ def conducted(
     """
     start = time.perf_counter()
     with opened(model, data, settings, folder) as session:
+        announce(session, settings, [settings.budget])
         problem = posed(session, settings)
         searchers, taught = contest(session), session.evaluator.surrogate
         courses, means, watch = {}, {}, SignalWatch(problem.objective)
@@ -125,18 +130,21 @@ def conducted(
             courses[label], means[label] = scorer.course, scorer.means
         actor = getattr(searchers[settings.searcher.name], "actor", None)
         policy = learnt_policy(actor, training_record(settings, [model.name], session.cost_model.target))
-        if policy is not None:
-            save_policy(policy, folder.policy)
         finisher = Finisher(model, session.planner, data, cost_model=session.cost_model, settings=settings)
         epochs = max(settings.training.after_pruning, 1)
         finished, kept = finish_all(
             finisher,
             problem.objective,
             _finalists(courses, problem, settings.search.finalists),
-            lambda name: training_stage(f"{name}: tune", epochs),
+            lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
         )
-    for caution in cautions(finished, kept, data):
+    found = cautions(finished, kept, data, session.cautions)
+    for caution in found[len(session.cautions) :]:
         logger.warning(caution)
+    # Of a search that had ended with fewer evaluations, the result stands until here. The report comes back last.
+    folder.report.unlink(missing_ok=True)
+    if policy is not None:
+        save_policy(policy, folder.policy)
     save_model(model, folder.pruned)
     save_plan(kept.plan, folder.plan)
     outcome = Outcome(
@@ -150,6 +158,7 @@ def conducted(
         time.perf_counter() - start,
         session.evaluator.surrogate.error,
         means,
+        found,
     )
     write_outcome(outcome, folder)
     return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)
@@ -169,15 +178,16 @@ def _finalists(courses: Mapping[str, list[Evaluation]], problem: Problem, count:
     return finalists
 
 
-def search(
+def search(  # noqa: PLR0913 - each is one thing that a user sets
     model: Any,
     data: Dataset,
     *,
     target: str | Target | None = None,
+    batch_size: int | None = None,
     latency: float | str | None = None,
     memory: float | str | None = None,
     evaluations: int | None = None,
-    folder: str | Path = "outputs/search/api",
+    folder: str | Path | None = None,
     settings: SearchSettings | None = None,
 ) -> SearchResult:
     """Prune a model in place to a budget, by search.
@@ -186,26 +196,43 @@ def search(
         model: a built Functional or Sequential classifier. It is changed.
         data: a `Dataset`, from `autoprune.data.load_data` or made of arrays with `autoprune.data.from_arrays`.
         target: a name as for `measure_cost`, or a `Target` with batch size and dtype.
+        batch_size: images per inference call on one device.
         latency: limit as a share of the dense latency, or a time per batch such as "200us"; a limit that is given
             replaces both of the settings.
         memory: limit as a share of the dense model's device memory, or bytes such as "12MiB".
         evaluations: plans that each searcher may score.
-        folder: run folder; the same folder, model, data and settings continue an interrupted search.
+        folder: run folder; by default a new one in `outputs/search`. The same folder, model, data and settings go on
+            with an interrupted search, or with more evaluations; what was scored there is not scored again.
         settings: everything that is not given; by default batch 128 in bfloat16, 60 % of the latency, 60 evaluations.
 
     Raises:
-        AutopruneError: model, data, target or budget cannot be used; the message says which and why.
+        AutopruneError: model, data, target, budget or folder cannot be used; the message says which and why.
     """
+    check_model(model)
+    if not isinstance(data, Dataset):
+        raise DataError(
+            "Expected a data set: autoprune.data.from_arrays(x_train, y_train, x_test, y_test), or one from "
+            f"autoprune.data.load_data. Received: {type(data).__name__}"
+        )
     settings = settings or SearchSettings()
     if isinstance(target, Target):
         settings = replace(settings, target=replace(settings.target, **dataclasses.asdict(target)))
     elif target is not None:
         settings = replace(settings, target=replace(settings.target, name=target))
+    if batch_size is not None:
+        settings = replace(settings, target=replace(settings.target, batch_size=batch_size))
     if latency is not None or memory is not None:
         settings = replace(settings, budget=BudgetSettings(latency, memory))
     if evaluations is not None:
         settings = replace(settings, search=replace(settings.search, evaluations=evaluations))
-    return search_model(model, data, settings, RunFolder.make(folder))
+    fingerprints = {
+        "model": architecture_fingerprint(model),
+        "weights": weights_fingerprint(model),
+        "data": data.fingerprint(),
+    }
+    with visible_logging(), begun_from_python(folder, settings, fingerprints) as run_folder:
+        logger.info("run folder: %s", run_folder.path)
+        return search_model(model, data, settings, run_folder)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="search")
@@ -215,26 +242,21 @@ def main(config: DictConfig) -> None:
 
 
 def _command(config: DictConfig) -> None:
-    settings, folder = begun(config, SearchSettings, "search")
-    if has_ended(folder.report, "search"):
-        return
-    with interruptible("search", folder, "Every evaluation so far"):
-        result = run(settings, folder)
-    show_result(result, folder)
+    with begun(config, SearchSettings, "search", EXTENSIBLE) as (settings, folder):
+        check_extension(*EXTENSIBLE, settings.search.evaluations, folder)
+        if not extend_run(folder, folder.report, settings) and has_ended(folder.report, "search"):
+            return
+        with interruptible("search", folder, "Every evaluation so far"):
+            result = run(settings, folder)
+        folder.save_settings(settings)
+        show_result(result, folder)
 
 
 def show_result(result: SearchResult, folder: RunFolder) -> None:
     """Print the table, and where the model and the report are."""
     CONSOLE.print(result_table(result_rows(result.finished)))
     kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
+    same = [done.name for done in result.finished[1:] if done.evaluation.key == result.kept.evaluation.key]
+    if len(same) > 1 and "uniform" in same:
+        kept = f"the searched plan is the uniform plan, found by {' and '.join(same)}"
     CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)
-
-
-class _CallableModule(types.ModuleType):
-    """`autoprune.search` is this module and, as the public interface has it, a function."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> SearchResult:
-        return search(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule

@@ -1,9 +1,11 @@
 """What commands that search share: a model opened for scoring, problems posed and searchers run on the terminal."""
 
 import dataclasses
+import itertools
 import logging
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,8 @@ from autoprune.data import Dataset
 from autoprune.envs.making import EnvMaker
 from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
-from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.accuracy import accuracy, check_fit
+from autoprune.evaluation.cautions import chance_caution, data_cautions
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
 from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
@@ -27,17 +30,22 @@ from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import CostReport, Evaluation
 from autoprune.registry import suggestion
 from autoprune.reporting.console import BestSoFar, stage, training_stage
+from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.reporting.tables import shares
+from autoprune.reporting.tables import opening_words, shares
 from autoprune.searchers import REWARDS, SEARCHERS, EvaluationsSpent, Problem, Scorer, Searcher, Steering
 from autoprune.searchers.extras import checked_searcher
 from autoprune.searchers.posing import absolute, pose
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import distinct_ratios
-from autoprune.settings import SearchSettings
+from autoprune.settings import BudgetSettings, SearchSettings
+from autoprune.settings.commands import ScoringSettings
 from autoprune.training.base_model import base_model
 
 logger = logging.getLogger(__name__)
+
+# Images of the reward split that tell beforehand whether the dense model is worth a search.
+_GLANCE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +58,8 @@ class Session:
         planner: makes its plans.
         cost_model: costs them.
         evaluator: scores them, and keeps what it has scored in the run folder.
+        tensorboard: where the curves of searches go.
+        cautions: what the data say against any result.
     """
 
     model: Any
@@ -57,6 +67,8 @@ class Session:
     planner: Planner
     cost_model: CostModel
     evaluator: Evaluator
+    tensorboard: Path
+    cautions: tuple[str, ...] = ()
 
 
 def check_names(settings: SearchSettings) -> None:
@@ -89,8 +101,9 @@ def _rl() -> types.ModuleType:
 def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> Any:
     """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
     if folder.dense.exists():
-        return load_model(folder.dense)
-    with training_stage("base model", settings.training.epochs) as show:
+        return load_model(folder.dense, settings.model)
+    curves = Curves(folder.tensorboard, "training", "base model")
+    with training_stage("base model", settings.training.epochs, curves) as show:
         model = base_model(settings, data, show)
     check_fit(model, data)
     save_model(model, folder.dense)
@@ -111,7 +124,7 @@ def opened(
         shared: costs several models; it stays open. None opens one for the settings' targets.
 
     Raises:
-        DataError: the data do not fit the model.
+        DataError: the data do not fit the model, or no result with them says anything.
         JournalError: the run folder belongs to another search.
         ModelError: features are to be distilled, and the model has none that can be found.
         TargetError: the target cannot be used here.
@@ -119,6 +132,7 @@ def opened(
     check_fit(model, data)
     if settings.training.feature_distillation > 0:
         check_features(model)
+    cautions = _cautions(model, data, settings)
     importance = settings.importance
     sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
@@ -131,7 +145,21 @@ def opened(
             )
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, settings)
-            yield Session(model, data, planner, cost_model, evaluator)
+            yield Session(model, data, planner, cost_model, evaluator, folder.tensorboard, cautions)
+
+
+def _cautions(model: Any, data: Dataset, settings: SearchSettings) -> tuple[str, ...]:
+    """Say what is against any result, before anything is compiled for it; what the data say, to be reported too.
+
+    Raises:
+        DataError: no result with these data says anything.
+    """
+    known = tuple(data_cautions(model, data))
+    part = data.reward.head(_GLANCE)
+    right = accuracy(model, part, settings.evaluation.batch_size)
+    for caution in (*known, *chance_caution(right, part, data.classes)):
+        logger.warning(caution)
+    return known
 
 
 def _identity(
@@ -157,10 +185,23 @@ def _learn_widths(evaluator: Evaluator, settings: SearchSettings) -> None:
     layers = layer_dependences(evaluator.model, planner.groups)
     steps = staircase_steps(planner.legal, layers, settings.constraints.staircase_points)
     memory = settings.budget.memory is not None
-    with stage("widths", len(steps)) as shown:
+    with stage("widths", len(steps), "plans compiled") as shown:
         widths = staircase_widths(evaluator, steps, memory=memory, observe=lambda done: shown.advance(done, ""))
     planner.restrict(widths)
     logger.info("widths worth having: %s", "; ".join(f"{name} {list(found)}" for name, found in widths.items()))
+
+
+def announce(session: Session, settings: ScoringSettings, budgets: Iterable[BudgetSettings]) -> None:
+    """Say what searches start from, what they may spend, and what a score is; not where `posed` will refuse it all.
+
+    Raises:
+        BudgetError: memory is limited on a target that cannot tell it.
+    """
+    dense = session.evaluator.evaluate(1.0)
+    if not dense.failed and dense.cost is not None:
+        limits = [absolute(budget, dense.cost) for budget in budgets]
+        score, images = settings.evaluation.score or "likelihood", len(session.data.reward)
+        logger.info(opening_words(session.model.name, dense, limits, score, images))
 
 
 def posed(session: Session, settings: SearchSettings, name: str = "budget") -> Problem:
@@ -172,12 +213,17 @@ def posed(session: Session, settings: SearchSettings, name: str = "budget") -> P
     """
     evaluator = session.evaluator
     dense = evaluator.evaluate(1.0)
+    start, costed, count = time.perf_counter(), itertools.count(1), len(distinct_ratios(session.planner.legal))
 
-    with stage(name, len(distinct_ratios(session.planner.legal))) as shown:
+    with stage(name, count, "plans known") as shown:
 
-        def observe(number: int, ratio: float, cost: CostReport) -> None:
-            limits = absolute(settings.budget, dense.cost)
-            shown.advance(number, f"keeping {ratio:.0%} of every layer takes {shares(cost, dense.cost, limits)}")
+        def observe(ratio: float, cost: CostReport, left: int) -> None:
+            number, limits = next(costed), absolute(settings.budget, dense.cost)
+            each = (time.perf_counter() - start) / number
+            if number == 1 and left:
+                logger.info("%s: at most %d uniform plans are compiled, %.1f s each so far", name, left + 1, each)
+            much = f"keeping {ratio:.0%} takes {shares(cost, dense.cost, limits)}"
+            shown.advance(count - left, f"{number} compiled, at most {left} more, {each:.1f} s each: {much}")
 
         return pose(evaluator, settings.budget, settings.reward, observe=observe)
 
@@ -220,9 +266,10 @@ def run_searcher(
         The scorer, with the searcher's course.
     """
     limits, evaluator = settings.search, session.evaluator
-    with stage(name, limits.evaluations) as shown:
+    curves = Curves(session.tensorboard, "search", name)
+    with curves, stage(name, limits.evaluations, "evaluations") as shown:
         steering = Steering(evaluator.surrogate, problem, project=limits.project, screen=limits.screen)
-        best_so_far, dead_signal = BestSoFar(shown, problem.objective), watch.of(name.split("@")[0])
+        best_so_far, dead_signal = BestSoFar(shown, problem.objective, curves), watch.of(name.split("@")[0])
 
         def observe(evaluation: Evaluation, number: int) -> None:
             best_so_far(evaluation, number)

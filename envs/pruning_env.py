@@ -65,6 +65,7 @@ class ChannelPruningEnv(gymnasium.Env):
         """Decide one group; at the last, score the plan.
 
         Raises:
+            ActionError: the action is not finite.
             ResetNeeded: the episode is over.
         """
         groups = self.task.situation.facts.groups

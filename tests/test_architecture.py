@@ -35,6 +35,7 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/live.py",
     "autoprune/cost/attached_worker.py",
     "autoprune/evaluation/traced.py",
+    "autoprune/evaluation/open_widths.py",
     "autoprune/training/jax_devices.py",
     "autoprune/training/tensorflow_batches.py",
     "autoprune/training/tensorflow_devices.py",

@@ -14,6 +14,7 @@ from autoprune.comparing.record import FROM_SCRATCH, PlanResult
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.evaluation.accuracy import accuracy
+from autoprune.models import keras_internals
 from autoprune.models.feature_distilling import teachings
 from autoprune.planning import Planner
 from autoprune.records import Evaluation
@@ -126,4 +127,5 @@ def renewed(model: Any, seed: int) -> Any:
     An initialiser that was given a seed of its own draws the same weights under every seed, as everywhere in Keras.
     """
     keras.utils.set_random_seed(seed)
-    return type(model).from_config(model.get_config())
+    with keras_internals.running_own_code():
+        return type(model).from_config(model.get_config())

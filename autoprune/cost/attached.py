@@ -18,14 +18,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler import check_static, layer_modules, without_training
 from autoprune.cost.flops import count_flops
 from autoprune.cost.process import import_path, last_words, spawned
 from autoprune.cost.refusals import error_of
 from autoprune.errors import CostError
+from autoprune.models import keras_internals
 from autoprune.records import CostReport, Memory, Target
 
 logger = logging.getLogger(__name__)
@@ -139,7 +138,7 @@ class AttachedCostModel:
     def _measure(self, model: Any) -> CostReport:
         check_static(model)
         request = {
-            "config": without_training(keras.saving.serialize_keras_object(model)),
+            "config": without_training(keras_internals.graph_config(model)),
             "modules": layer_modules(model),
             "batch_size": self.target.batch_size,
             "dtype": self.target.dtype,

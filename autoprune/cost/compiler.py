@@ -15,13 +15,16 @@ from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.pool import CompilerPool
 from autoprune.errors import CostError, RouteError
 from autoprune.models import keras_internals
-from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.models.fingerprint import inference_fingerprint
+from autoprune.models.own_modules import imported
 from autoprune.records import CostReport, Memory, Target
 
 logger = logging.getLogger(__name__)
 
 # Raised when the meaning of a figure changes; part of every cache key.
 ESTIMATE_VERSION = 2
+# Raised when a key stands for something else than before: entries of older keys are no longer found.
+KEY_VERSION = 2
 ROUTES = {
     "keras": "Keras on JAX, compile only",
     "tensorflow": "TensorFlow through StableHLO, compile only",
@@ -147,9 +150,10 @@ class CompilerCostModel:
 
     def _key(self, model: Any, route: str) -> str:
         return cache_key(
+            key=KEY_VERSION,
             estimate=ESTIMATE_VERSION,
             route=ROUTES[route],
-            model=architecture_fingerprint(model),
+            model=inference_fingerprint(model),
             versions={**self._versions, **self._versions_of(route)},
             **self._conditions(),
         )
@@ -159,7 +163,7 @@ class CompilerCostModel:
         return {"tensorflow": importlib.metadata.version("tensorflow")} if route == "tensorflow" else {}
 
     def _request(self, model: Any, route: str) -> dict[str, Any]:
-        config, modules = without_training(keras.saving.serialize_keras_object(model)), layer_modules(model)
+        config, modules = without_training(keras_internals.graph_config(model)), layer_modules(model)
         if route == "tensorflow":
             # TensorFlow is imported where it is needed only: models may be costed under Keras on JAX.
             from autoprune.cost.tensorflow_program import exported
@@ -216,10 +220,16 @@ def _times(kernels: list[Any], counts: _Counts) -> dict[str, float]:
     return times
 
 
-def layer_modules(model: Any) -> list[str]:
-    """Modules, besides Keras, in which the classes of the model's layers were defined."""
-    names = {type(layer).__module__ for layer in keras_internals.layers_by_path(model).values()}
-    return sorted(name for name in names if name.split(".")[0] not in ("keras", "__main__"))
+def layer_modules(model: Any) -> list[tuple[str, str | None]]:
+    """What another process has to import for a model, as `import_modules` takes it.
+
+    These are the modules that a user has named, and those besides Keras in which the classes of the model's layers were
+    defined; not those of nested models.
+    """
+    own, layers = imported(), keras_internals.layers_by_path(model).values()
+    names = {type(layer).__module__ for layer in layers if not keras_internals.is_graph(layer)}
+    others = names.difference(name for name, _ in own)
+    return [*own, *((name, None) for name in sorted(others) if name.split(".")[0] not in ("keras", "__main__"))]
 
 
 def without_training(config: Any) -> Any:

@@ -20,6 +20,7 @@ from autoprune.cost.host import HostCostModel
 from autoprune.cost.pool import CompilerPool
 from autoprune.errors import TargetError
 from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.models.keras_internals import check_model
 from autoprune.records import CostReport, Target
 from autoprune.registry import suggestion
 
@@ -198,9 +199,11 @@ def measure_cost(
         cache: as for `open_cost_model`.
 
     Raises:
+        ModelError: it is no model, such as the path of one.
         TargetError: the target cannot be used here.
         CostError: the compiler refuses the model, in its own words.
     """
+    check_model(model)
     cost_model = open_cost_model(Target(target, batch_size, dtype), cache=cache)
     try:
         return cost_model.submit(model).result()

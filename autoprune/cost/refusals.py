@@ -4,7 +4,7 @@ import re
 import traceback
 from typing import Any
 
-from autoprune.errors import CostError, DoesNotFitError, RouteError
+from autoprune.errors import CostError, DoesNotFitError, RouteError, without_escape_codes
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)"
@@ -43,5 +43,5 @@ def error_of(answer: dict[str, Any]) -> CostError:
 
 def said(error: BaseException) -> str:
     """An error in its own words, without what JAX appends to all of them."""
-    words = "".join(traceback.format_exception_only(error)).strip()
+    words = without_escape_codes("".join(traceback.format_exception_only(error))).strip()
     return words.split("\n--------------------\n")[0][:4000]

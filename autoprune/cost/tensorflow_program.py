@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from autoprune.cost.rebuilding import shapes_only
-from autoprune.errors import RouteError
+from autoprune.cost.rebuilding import Modules, shapes_only
+from autoprune.errors import RouteError, words_of
 from autoprune.models import keras_internals
 
 
-def exported(config: Any, modules: list[str], batch_size: int, dtype: str) -> dict[str, Any]:
+def exported(config: Any, modules: Modules, batch_size: int, dtype: str) -> dict[str, Any]:
     """The request for the compilation of a model's forward pass.
 
     Args:
@@ -32,7 +32,7 @@ def exported(config: Any, modules: list[str], batch_size: int, dtype: str) -> di
         model = shapes_only(config, modules, dtype)
         return {"program": "exported", **_traced(model, batch_size)}
     except Exception as error:  # whatever the layers of a model raise
-        raise RouteError(f"TensorFlow cannot hand the model to the compiler: {str(error)[:1500]}") from error
+        raise RouteError(f"TensorFlow cannot hand the model to the compiler: {words_of(error, 1500)}") from error
 
 
 def _traced(model: Any, batch_size: int) -> dict[str, Any]:

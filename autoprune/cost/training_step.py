@@ -15,7 +15,9 @@ from autoprune.cost.compiler import layer_modules, without_training
 from autoprune.cost.model import resolve_target
 from autoprune.cost.pool import CompilerPool
 from autoprune.errors import CostError, DoesNotFitError, SettingsError, TargetError
+from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.models.keras_internals import check_model
 from autoprune.records import Target, TrainingMemory, TrainingStepReport
 
 # Raised when the meaning of a figure changes; part of every cache key.
@@ -73,7 +75,7 @@ class TrainingStepCosts:
         """
         topology = _topology(self._chip, devices)
         _check_trainable(model)
-        config = without_training(keras.saving.serialize_keras_object(model))
+        config = without_training(keras_internals.graph_config(model))
         conditions = self._conditions(devices, topology)
         key = cache_key(
             step=STEP_VERSION,
@@ -173,10 +175,12 @@ def training_step_cost(
         The report; a step that does not fit has one too, with `fits` false.
 
     Raises:
+        ModelError: it is no model, such as the path of one.
         TargetError: the target is not a TPU, or cannot be used here.
         SettingsError: there is no such optimiser, or no slice of so many devices.
         CostError: the compiler refuses the step for another reason than memory, in its own words.
     """
+    check_model(model)
     with ExitStack() as stack:
         client = client or stack.enter_context(closing(CompilerPool(1)))
         costs = TrainingStepCosts(Target(target, batch_size, dtype), open_cache(cache), client, optimizer)

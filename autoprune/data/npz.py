@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoprune.data.splits import DATASETS, Labelled, RawData, as_images, as_labels, fifth_aside
+from autoprune.data.splits import DATASETS, Labelled, RawData, as_images, as_labels, columns_of, fifth_aside
 from autoprune.errors import DataError
 from autoprune.settings import DataSettings
 
@@ -14,7 +14,8 @@ from autoprune.settings import DataSettings
 _CORRUPT = (OSError, ValueError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _EXPECTED = (
     "Expected arrays x_train, y_train, x_test, y_test, or x and y, of which a fifth becomes the test split. "
-    "Images are (n, *input shape) as the model takes them, labels (n,) class numbers or (n, classes) one-hot."
+    "Images are (n, *input shape) as the model takes them, labels (n,) class numbers or booleans, or "
+    "(n, classes) one-hot."
 )
 
 
@@ -30,7 +31,8 @@ def load(settings: DataSettings) -> RawData:
     arrays = _read(Path(settings.path))
     if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
         train = Labelled(as_images(arrays["x_train"]), as_labels(arrays["y_train"]))
-        return RawData(train, Labelled(as_images(arrays["x_test"]), as_labels(arrays["y_test"])))
+        test = Labelled(as_images(arrays["x_test"]), as_labels(arrays["y_test"]))
+        return RawData(train, test, classes=columns_of(arrays["y_train"], arrays["y_test"]))
     if {"x", "y"} <= arrays.keys():
         images, labels = as_images(arrays["x"]), as_labels(arrays["y"])
         if len(images) != len(labels):
@@ -38,7 +40,8 @@ def load(settings: DataSettings) -> RawData:
         if len(images) < 5:
             raise DataError(f"'{settings.path}' holds {len(images)} images: too few to set a test split aside.")
         train, test = fifth_aside(len(images))
-        return RawData(Labelled(images[train], labels[train]), Labelled(images[test], labels[test]))
+        parts = (Labelled(images[train], labels[train]), Labelled(images[test], labels[test]))
+        return RawData(*parts, classes=columns_of(arrays["y"]))
     raise DataError(f"'{settings.path}' holds the arrays {sorted(arrays) or 'none'}. {_EXPECTED}")
 
 

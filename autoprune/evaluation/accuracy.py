@@ -1,6 +1,7 @@
 """Accuracy of a classifier, run eagerly by default: a compiled function would be traced anew for every plan."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -29,7 +30,7 @@ def predicted_classes(
 ) -> np.ndarray:
     """(n,) class numbers that the model predicts; a single number counts as class 1 from even odds up."""
     parts = []
-    even, run = 0.0 if gives_logits(model) else 0.5, run or model
+    even, run = 0.0 if gives_logits(model) else 0.5, run or partial(keras_internals.run_on, model)
     for images in batches(split.images, batch_size):
         with keras_internals.without_gradients():
             outputs = keras.ops.convert_to_numpy(run(images, training=False))
@@ -64,10 +65,16 @@ def check_fit(model: Any, data: Dataset) -> None:
         )
     outputs = tuple(model.outputs[0].shape[1:])
     if len(outputs) != 1:
-        raise DataError(f"A classifier's output has shape (n, classes). '{model.name}' gives (n, {outputs}).")
+        shape = ", ".join(map(str, ("n", *outputs)))
+        raise DataError(
+            f"A classifier's output has shape (n, classes). '{model.name}' gives ({shape}): it is not a classifier of "
+            "whole images, and searches score these alone. From Python it is pruned like any other: "
+            "autoprune.make_plan, autoprune.apply_plan, autoprune.measure_cost."
+        )
     classes = max(outputs[0], 2)
     if data.classes > classes:
         raise DataError(
             f"The labels of '{data.name}' go up to {data.classes - 1}, but '{model.name}' tells {classes} classes "
-            f"apart (0 to {classes - 1})."
+            f"apart (0 to {classes - 1}). Number the classes from 0, leave out one-hot columns that no image needs, or "
+            "choose a model with as many outputs."
         )

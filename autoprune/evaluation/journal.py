@@ -9,6 +9,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ class Journal:
                 f"The journal '{self.path}' belongs to another search ({details}). Resume with the settings it was "
                 "begun with, or start in a new run folder."
             )
+
+
+def count_requests(path: Path) -> int:
+    """Evaluations of the searcher that has asked for most, by a journal's file; 0 without one that can be read."""
+    if not path.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(path, timeout=30)) as database:
+            return database.execute("SELECT COALESCE(MAX(number), 0) FROM requests").fetchone()[0]
+    except sqlite3.DatabaseError:
+        return 0  # What is wrong with it is said when it is opened.
 
 
 def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:

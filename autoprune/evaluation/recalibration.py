@@ -54,7 +54,7 @@ def recalibrated_layers(model: Any) -> list[Any]:
 
 def _collect(model: Any, norms: Sequence[Any], images: np.ndarray, momentum: float) -> None:
     with collecting(norms, momentum), keras_internals.without_gradients():
-        model(images, training=False)
+        keras_internals.run_on(model, images)
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from autoprune.data import Split
+from autoprune.models import keras_internals
 from autoprune.models.distilling import predicted_log_probabilities
 
 
@@ -45,7 +47,7 @@ def read_signals(
         batch_size: images per forward pass.
         run: called in place of the model, which is run eagerly otherwise.
     """
-    run, whole = run or model, []
+    run, whole = run or partial(keras_internals.run_on, model), []
 
     def watched(images: np.ndarray, training: bool) -> Any:
         outputs = run(images, training=training)

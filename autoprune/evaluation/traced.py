@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from autoprune.errors import words_of
+from autoprune.evaluation.open_widths import OpenWidths
 from autoprune.evaluation.recalibration import collecting, recalibrated_layers
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
@@ -22,12 +24,6 @@ from autoprune.records import ChannelGroup
 logger = logging.getLogger(__name__)
 
 BETAS, EPSILON = (0.9, 0.999), 1e-7  # Of Adam, as Keras has them.
-
-_CONVOLUTIONS = (
-    *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
-    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
-    *(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
-)
 
 Values = list[tf.Tensor]
 
@@ -51,26 +47,27 @@ class TracedNetwork:
         self._norms = recalibrated_layers(model)
         self._loss = loss
         self._trained, self._others = model.trainable_variables, model.non_trainable_variables
-        lengths = _open_lengths(model, groups)
+        self._widths = OpenWidths(model, groups)
+        counts = self._widths.specs()
         values = [
-            [tf.TensorSpec(lengths.get(id(v), keras_internals.shape_of(v)), v.dtype) for v in variables]
+            [tf.TensorSpec(self._widths.shape(v), v.dtype) for v in variables]
             for variables in (self._trained, self._others)
         ]
         images = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)
         number, targets = tf.TensorSpec((), "float32"), tf.TensorSpec((None, None), "float32")
-        self._outputs = _function(self._trace_outputs, *values, images)
-        self._collected = _function(self._trace_statistics, *values, images, number)
+        self._outputs = _function(self._trace_outputs, counts, *values, images)
+        self._collected = _function(self._trace_statistics, counts, *values, images, number)
         self._step = _function(
-            self._trace_step, *values, [values[0], values[0]], images, targets, number, number, number
+            self._trace_step, counts, *values, [values[0], values[0]], images, targets, number, number, number
         )
 
     def __call__(self, images: np.ndarray, training: bool = False) -> tf.Tensor:
         """Outputs for (n, *input shape) images, always in inference mode."""
-        return self._outputs(*self._values(), images)
+        return self._outputs(self._widths.attributes(), *self._values(), images)
 
     def collect(self, images: np.ndarray, momentum: float) -> None:
         """Let the batch norms see a batch; the other layers run as in inference."""
-        self._write([], self._collected(*self._values(), images, momentum))
+        self._write([], self._collected(self._widths.attributes(), *self._values(), images, momentum))
 
     def tune(self, batches: Iterable[tuple[np.ndarray, np.ndarray]], rates: Sequence[float]) -> None:
         """Steps of Adam: Kingma & Ba, 2015, arXiv 1412.6980, in the form at the end of section 2.
@@ -80,10 +77,11 @@ class TracedNetwork:
             rates: learning rate of each step.
         """
         trained, others = self._values()
+        counts = self._widths.attributes()
         moments = [[tf.zeros_like(value) for value in trained] for _ in BETAS]
         for number, ((images, targets), rate) in enumerate(zip(batches, rates, strict=True), start=1):
             powers = [beta**number for beta in BETAS]
-            trained, others, moments = self._step(trained, others, moments, images, targets, rate, *powers)
+            trained, others, moments = self._step(counts, trained, others, moments, images, targets, rate, *powers)
         self._write(trained, others)
 
     def complaint(self, images: np.ndarray, targets: np.ndarray | None = None) -> str:
@@ -97,15 +95,14 @@ class TracedNetwork:
         """
         try:
             found = self(images)
-            self._collected(*self._values(), images, 0.5)
+            self._collected(self._widths.attributes(), *self._values(), images, 0.5)
             if targets is not None:
                 trained, others = self._values()
-                self._step(trained, others, [trained, trained], images, targets, 0.0, *BETAS)
+                self._step(self._widths.attributes(), trained, others, [trained, trained], images, targets, 0.0, *BETAS)
         except Exception as error:  # whatever a layer or TensorFlow raises
             logger.debug("not run compiled", exc_info=True)
-            first = " ".join(str(error).split())[:200]
-            return f"{type(error).__name__}: {first}"
-        expected = self._model(images, training=False)
+            return f"{type(error).__name__}: {_in_short(error)}"
+        expected = keras_internals.run_on(self._model, images, training=False)
         return "" if np.allclose(found, expected, rtol=1e-3, atol=1e-4) else "its outputs are other ones than eagerly"
 
     def _values(self) -> tuple[Values, Values]:
@@ -118,35 +115,42 @@ class TracedNetwork:
     # ------------------------------------------------------------------ traced
 
     @contextmanager
-    def _holding(self, trained: Values, others: Values) -> Iterator[keras.StatelessScope]:
+    def _holding(self, counts: Values, trained: Values, others: Values) -> Iterator[keras.StatelessScope]:
         pairs = [*zip(self._trained, trained, strict=True), *zip(self._others, others, strict=True)]
-        with _open_filters(self._model), keras_internals.stand_in(pairs) as scope:
+        with self._widths.held(counts), keras_internals.stand_in(pairs) as scope:
             yield scope
 
     def _run(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Outputs whose number of classes is known again."""
-        return tf.ensure_shape(self._model(images, training=training), self._model.outputs[0].shape)
+        return tf.ensure_shape(
+            keras_internals.run_on(self._model, images, training=training), self._model.outputs[0].shape
+        )
 
     def _kept(self, scope: keras.StatelessScope) -> Values:
         return [scope.get_current_value(variable) for variable in self._others]
 
-    def _trace_outputs(self, trained: Values, others: Values, images: tf.Tensor) -> tf.Tensor:
-        with self._holding(trained, others):
+    def _trace_outputs(self, counts: Values, trained: Values, others: Values, images: tf.Tensor) -> tf.Tensor:
+        with self._holding(counts, trained, others):
             return self._run(images, training=False)
 
-    def _trace_statistics(self, trained: Values, others: Values, images: tf.Tensor, momentum: tf.Tensor) -> Values:
-        with collecting(self._norms, momentum), self._holding(trained, others) as scope:
-            self._model(images, training=False)
+    def _trace_statistics(
+        self, counts: Values, trained: Values, others: Values, images: tf.Tensor, momentum: tf.Tensor
+    ) -> Values:
+        with collecting(self._norms, momentum), self._holding(counts, trained, others) as scope:
+            keras_internals.run_on(self._model, images, training=False)
             return self._kept(scope)
 
     def _trace_step(
-        self, trained: Values, others: Values, moments: list[Values], images: tf.Tensor, targets: tf.Tensor,
-        rate: tf.Tensor, *powers: tf.Tensor,
+        self, counts: Values, trained: Values, others: Values, moments: list[Values], images: tf.Tensor,
+        targets: tf.Tensor, rate: tf.Tensor, *powers: tf.Tensor,
     ) -> tuple[Values, Values, list[Values]]:  # fmt: skip
-        with tf.GradientTape() as tape, safe_convolutions(self._model), self._holding(trained, others) as scope:
+        with tf.GradientTape() as tape, safe_convolutions(self._model), self._holding(counts, trained, others) as scope:
             tape.watch(trained)
             loss = self._loss(targets, self._run(images, training=True)) + sum(self._model.losses)
-        gradients = tape.gradient(loss, trained, unconnected_gradients="zero")
+        # From where the step has left the kernel of a spectral normalisation; gradients of a table come as slices.
+        trained = [scope.get_current_value(variable) for variable in self._trained]
+        found = tape.gradient(loss, trained, unconnected_gradients="zero")
+        gradients = [tf.convert_to_tensor(gradient) for gradient in found]
         means, squares = (
             [beta * old + (1 - beta) * gradient**power for old, gradient in zip(moment, gradients, strict=True)]
             for power, beta, moment in zip((1, 2), BETAS, moments, strict=True)
@@ -160,28 +164,11 @@ class TracedNetwork:
         return bound, self._kept(scope), [means, squares]
 
 
-@contextmanager
-def _open_filters(model: Any) -> Iterator[None]:
-    """Convolutions reshape their bias to as many filters as they were made with; within the block to any number."""
-    layers = [layer for layer in keras_internals.layers_by_path(model).values() if isinstance(layer, _CONVOLUTIONS)]
-    before = [layer.filters for layer in layers]
-    try:
-        for layer in layers:
-            layer.filters = -1
-        yield
-    finally:
-        for layer, value in zip(layers, before, strict=True):
-            layer.filters = value
-
-
-def _open_lengths(model: Any, groups: Sequence[ChannelGroup]) -> dict[int, list[int | None]]:
-    """By `id` of a variable its shape, with None for the lengths that pruning changes."""
-    operations, shapes = keras_internals.operations_by_path(model), {}
-    for member in (member for group in groups if group.prunable for member in group.members):
-        if not member.is_attribute:
-            variable = keras_internals.layer_variable(operations[member.layer], member.name)
-            shapes.setdefault(id(variable), list(keras_internals.shape_of(variable)))[member.axis] = None
-    return shapes
+def _in_short(error: Exception) -> str:
+    """What an error says, without the places in code and the arguments that Keras and TensorFlow list."""
+    words = words_of(error, 100_000).split("Arguments received by")[0]
+    lines = [line for line in words.splitlines() if not line.lstrip().startswith("File ")]
+    return " ".join(" ".join(lines).split())[:300]
 
 
 def _function(body: Callable[..., Any], *signature: Any) -> Callable[..., Any]:

@@ -2,15 +2,18 @@
 
 Channels belong to one group when the same axes carry them: the stages of a residual network, each slice of a
 concatenation, a depthwise convolution with its producer. So each part of a tensor that is split into parts with readers
-of their own is a group of its own, and a plan, which keeps a channel of every group, leaves no part empty.
+of their own is a group of its own, and a plan, which keeps a channel of every group, leaves no part empty. A layer
+that is left whole because nothing is known of its inside is a group too, without members, so that it is named with the
+reason.
 """
 
 from typing import Any
 
 import numpy as np
 
+from autoprune.graph.record import Slot, Trace, Whole
 from autoprune.graph.rules import rule_for
-from autoprune.graph.trace import Slot, Trace, trace
+from autoprune.graph.trace import trace
 from autoprune.records import ChannelGroup, Member
 
 
@@ -37,7 +40,10 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     members = _members(slots, [order for _, order in runs], merged)
     groups = []
     names: set[str] = set()
+    whole = list(traced.whole.values())
     for (first, order), of_group in zip(runs, members, strict=True):
+        while whole and whole[0].place <= first:
+            groups.append(_left_whole(whole.pop(0), names))
         name = _unique_name(slots[first][0].layer, names)
         reason = next((reasons[int(c)] for c in order if int(c) in reasons), "")
         if not reason and len(order) == 1:
@@ -45,7 +51,11 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
         positions = int(np.isin(slots[first][1], order).sum()) * slots[first][0].width
         unit = positions // len(order)
         groups.append(ChannelGroup(name, len(order), not reason, reason, tuple(of_group), unit))
-    return tuple(groups)
+    return (*groups, *(_left_whole(layer, names) for layer in whole))
+
+
+def _left_whole(layer: Whole, names: set[str]) -> ChannelGroup:
+    return ChannelGroup(_unique_name(layer.layer, names), layer.size, False, layer.reason, ())
 
 
 def _by_carriers(

@@ -5,67 +5,17 @@ makes channel groups. Nothing here writes to the model.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import keras
 import numpy as np
 
-from autoprune.graph.channels import Channels, ChannelTable
+from autoprune.graph.channels import Channels
+from autoprune.graph.record import Slot, Trace, Whole
 from autoprune.models import keras_internals
 from autoprune.records import Role
 
 Rule = Callable[["Call"], "Channels | list[Channels | None] | None"]
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """An axis of a variable, or an attribute, whose length follows `ids`. See `records.Member` for the fields.
-
-    `width` is the number of features that each position stands for. An attribute that counts only some channels of an
-    axis, such as the bound of a slice, is written anew when any of `axis_ids`, all channels of that axis, goes.
-    """
-
-    layer: str
-    name: str
-    axis: int
-    role: Role
-    ids: np.ndarray
-    width: int = 1
-    axis_ids: np.ndarray | None = None
-
-
-@dataclass
-class Trace:
-    """What is known of a model's channels so far.
-
-    Attributes:
-        table: numbers, equalities and freezes.
-        slots: axes of variables and attributes that carry channels, in data-flow order.
-        used: variables that are arguments of operations, with the path of the operation.
-    """
-
-    table: ChannelTable = field(default_factory=ChannelTable)
-    slots: list[Slot] = field(default_factory=list)
-    used: list[tuple[Any, str]] = field(default_factory=list)
-    # What carries channels, by the axis of a variable or position of an attribute; and what each call bound.
-    _carried: dict[tuple, np.ndarray] = field(default_factory=dict)
-    _bound: dict[int, list[tuple[str, set[tuple]]]] = field(default_factory=dict)
-
-    def freeze_what_is_used_raw(self) -> None:
-        """Variables that are also arguments of other operations must stay as these expect them."""
-        for variable, path in self.used:
-            for axis in range(len(keras_internals.shape_of(variable))):
-                if (id(variable), axis) in self._carried:
-                    self.table.freeze(self._carried[id(variable), axis], f"is on a variable that enters '{path}'")
-
-    def freeze_what_only_some_calls_follow(self) -> None:
-        """A layer called several times shrinks for all calls: what one of them cannot follow must stay whole."""
-        for calls in self._bound.values():
-            everything = set().union(*(bound for _, bound in calls))
-            for path, bound in calls:
-                for key in everything - bound:
-                    self.table.freeze(self._carried[key], f"is shared with a call of '{path}' on fixed channels")
 
 
 class Call:
@@ -87,7 +37,13 @@ class Call:
     """
 
     def __init__(
-        self, trace: Trace, node: Any, path: str, channels: Sequence[Channels | None], operation: Any = None
+        self,
+        trace: Trace,
+        node: Any,
+        path: str,
+        channels: Sequence[Channels | None],
+        operation: Any = None,
+        bound_keys: set[tuple] | None = None,
     ) -> None:
         self.operation = node.operation if operation is None else operation
         self.path = path
@@ -97,8 +53,9 @@ class Call:
         self.args, self.kwargs = keras_internals.arguments_of(node)
         self._trace = trace
         self.node = node
-        self._bound: set[tuple] = set()
-        trace._bound.setdefault(id(self.operation), []).append((path, self._bound))
+        # What this call and those within it have bound.
+        self.bound_keys: set[tuple] = set() if bound_keys is None else bound_keys
+        self._why_whole = ""
 
     def within(self, layer: Any, channels: Sequence[Channels | None] | None = None) -> Self:
         """The call that this layer makes of a layer of its own, for the rules of wrappers and composed layers.
@@ -111,7 +68,7 @@ class Call:
             A `Call` whose `inputs` are this call's; set them when the sub-layer sees other shapes.
         """
         channels = self.channels if channels is None else channels
-        return type(self)(self._trace, self.node, f"{self.path}/{layer.name}", channels, layer)
+        return type(self)(self._trace, self.node, f"{self.path}/{layer.name}", channels, layer, self.bound_keys)
 
     @property
     def tracked(self) -> list[Channels]:
@@ -137,6 +94,28 @@ class Call:
         runs = [channels.ids for channels in self.tracked] if ids is None else [ids]
         for run in runs:
             self._trace.table.freeze(run, reason)
+
+    def leave_whole(self, why: str) -> None:
+        """Declare that nothing of the operation can be removed, nor of what enters it or what it shares with others.
+
+        Args:
+            why: what keeps it from being followed, such as `has LoRA weights`; a layer with parameters is listed among
+                the channel groups with it.
+        """
+        kind = type(self.operation).__name__
+        self._why_whole = why
+        self.freeze(f"enters '{self.path}' ({kind}), which {why}")
+        if isinstance(self.operation, keras.Layer) and keras_internals.has_parameters(self.operation):
+            whole = Whole(
+                self.path, self.outputs[0].shape[-1] or 0, f"is a layer ({kind}) that {why}", len(self._trace.slots)
+            )
+            self._trace.whole.setdefault(id(self.operation), whole)
+
+    def sharer(self) -> str:
+        """The call as one that shares what it does not follow, for reasons."""
+        if self._why_whole:
+            return f"'{self.path}' ({type(self.operation).__name__}), which {self._why_whole}"
+        return f"a call of '{self.path}' on fixed channels"
 
     def fixed(self, size: int, reason: str) -> np.ndarray:
         """Numbers for channels that can never be removed."""
@@ -168,12 +147,15 @@ class Call:
             ids = self.new(size)
         elif len(ids) != size:
             ids = self._instead_of(ids, size, variable)
-        return self._carry((id(keras_variable), axis), Slot(self.path, variable, axis, role, ids, width))
+        stored = keras_internals.storage(keras_variable)
+        return self._carry((keras_variable, stored), (axis,), Slot(self.path, variable, axis, role, ids, width))
 
     def bound(self, variable: str, axis: int) -> np.ndarray | None:
         """Numbers that an axis of one of the layer's variables has been bound to, or None."""
         keras_variable = keras_internals.layer_variable(self.operation, variable)
-        return self._trace._carried.get((id(keras_variable), axis % len(keras_internals.shape_of(keras_variable))))
+        axis %= len(keras_internals.shape_of(keras_variable))
+        slot = self._trace.carried.get((id(keras_variable), axis))
+        return None if slot is None else slot.ids
 
     def bind_attribute(
         self, attribute: str, ids: np.ndarray, position: int = -1, axis_ids: np.ndarray | None = None
@@ -187,7 +169,7 @@ class Call:
             axis_ids: all channels of the axis, where the attribute counts only some of them.
         """
         slot = Slot(self.path, attribute, position, "sets", ids, axis_ids=axis_ids)
-        self._carry((id(self.operation), attribute, position), slot)
+        self._carry((self.operation,), (attribute, position), slot)
 
     def bind_values(self, attribute: str, axis: int, ids: np.ndarray) -> None:
         """Declare that an attribute of the layer holds a value for each of these channels along an axis.
@@ -198,22 +180,31 @@ class Call:
             ids: the channels, as many as the axis is long.
         """
         axis %= np.ndim(getattr(self.operation, attribute))
-        self._carry((id(self.operation), attribute, axis), Slot(self.path, attribute, axis, "holds", ids))
+        self._carry((self.operation,), (attribute, axis), Slot(self.path, attribute, axis, "holds", ids))
 
-    def _carry(self, key: tuple, slot: Slot) -> np.ndarray:
-        """Note a slot the first time; couple its channels with the first ones after that."""
-        self._bound.add(key)
-        known = self._trace._carried.get(key)
+    def _carry(self, owners: tuple, place: tuple, slot: Slot) -> np.ndarray:
+        """Note a slot the first time; couple its channels with the first ones after that.
+
+        Args:
+            owners: the variable or operation that it is of, and by what else that is known.
+            place: axis of a variable, or attribute and position.
+            slot: for the owner at that place.
+        """
+        key = (id(owners[0]), *place)
+        self.bound_keys.add(key)
+        for owner in owners:
+            self._trace.carried_by.setdefault(id(owner), set()).add(key)
+        known = self._trace.carried.get(key)
         if known is None:
-            self._trace._carried[key] = slot.ids
+            self._trace.carried[key] = slot
             self._trace.slots.append(slot)
             return slot.ids
-        if len(known) == len(slot.ids):
-            self.equate(known, slot.ids)
+        if len(known.ids) == len(slot.ids):
+            self.equate(known.ids, slot.ids)
         else:
-            for ids in (known, slot.ids):
+            for ids in (known.ids, slot.ids):
                 self.freeze(f"is counted by '{slot.name}' of '{self.path}' together with others", ids)
-        return known
+        return known.ids
 
     def _instead_of(self, ids: np.ndarray, size: int, name: str) -> np.ndarray:
         """Numbers that fit, where a rule has lost count of some channels: neither those nor these can be removed."""
@@ -274,10 +265,10 @@ def _apply(
 ) -> list[Channels | None]:
     """Ask the rule about one call; without a rule, freeze what the call touches."""
     call = Call(result, node, path, channels)
-    result.used.extend((value, path) for value in call.constants if isinstance(value, keras.Variable))
+    result.calls.append(call)
+    result.used.extend((value, path) for value in call.constants)
     if rule is None:
-        kind = type(node.operation).__name__
-        call.freeze(f"enters '{path}' ({kind}), which {_why_no_rule(kind)}")
+        call.leave_whole(_why_no_rule(type(node.operation).__name__))
         return [None] * len(node.outputs)
     outputs = rule(call)
     outputs = outputs if isinstance(outputs, list) else [outputs] * len(node.outputs)

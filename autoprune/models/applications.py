@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, words_of
 
 IMAGENET_CLASSES = 1000
 # Pixels of either side that Keras builds a network for when it is told none; all others take 224.
@@ -96,7 +96,7 @@ def build(
     except Exception as error:
         raise ModelError(
             f"{name} for images of {shape} and {classes} classes could not be built with weights={weights}: "
-            f"{str(error).strip()[:600]}{_advice(weights)}"
+            f"{words_of(error)}{_advice(weights)}"
         ) from error
     outputs = keras.layers.Dense(classes, activation="softmax", name="predictions")(body.output)
     return keras.Model(body.input, outputs, name=body.name)

@@ -54,5 +54,5 @@ def input_shape_of(settings: ModelSettings) -> tuple[int | None, ...] | None:
         return None
     if not isinstance(settings.path, str):
         raise ModelError("model=file needs model.path=FILE.keras.")
-    model = load_model(settings.path)
+    model = load_model(settings.path, settings)
     return tuple(model.inputs[0].shape[1:]) if len(model.inputs) == 1 else None

@@ -5,6 +5,7 @@ probabilities travel beside the labels as one array, so that any Keras training 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -46,7 +47,7 @@ def predicted_log_probabilities(
         batch_size: images per forward pass.
         run: called in place of the model, which is run eagerly otherwise.
     """
-    from_logits, run = gives_logits(model), run or model
+    from_logits, run = gives_logits(model), run or partial(keras_internals.run_on, model)
     parts = []
     with keras_internals.without_gradients():
         for start in range(0, len(images), batch_size):

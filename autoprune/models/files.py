@@ -1,41 +1,78 @@
-"""Reading and writing `.keras` files."""
+"""Reading models of files, which are known by what they hold and not by their names, and writing `.keras` files."""
 
+import json
+import shutil
+import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
 from autoprune.errors import ModelError
+from autoprune.models import keras2
+from autoprune.models.own_modules import import_modules
+from autoprune.settings import ModelSettings
+
+_AGAIN = "Fetch it again, or save it again with model.save('name.keras')."
+_BY_HAND = (
+    "Build the same network in Keras 3, from keras.layers and keras.ops; take the weights over with "
+    "numpy.savez('weights.npz', *model.get_weights()) where the file can be loaded and model.set_weights here; and "
+    "save it with model.save('name.keras')."
+)
+# Layers of Keras 2 that stand for a TensorFlow function in the graph.
+_TENSORFLOW = (
+    "TFOpLambda",
+    "SlicingOpLambda",
+    "ClassMethod",
+    "InstanceMethod",
+    "InstanceProperty",
+    "TensorFlowOpLayer",
+)
+# How files begin that are taken for models, and what to say of them.
+_OTHERS = {
+    b"version https://git-lfs": (
+        "is the pointer that Git LFS keeps in the place of the file, which was not fetched. In its repository: git lfs "
+        "pull. Or download the file itself"
+    ),
+    b"<": "is a web page or XML: a download that went wrong. Download the file itself",
+    b"": "is of no format that Keras reads. Save the model with model.save('name.keras')",
+}
 
 
-def load_model(path: str | Path) -> Any:
-    """Load a Keras 3 model for pruning, without its optimiser and losses.
+def load_model(path: str | Path, settings: ModelSettings | None = None) -> Any:
+    """Load a model for pruning, without its optimiser and losses.
+
+    Files of Keras 3 are read, and those of Keras 2 that hold nothing which Keras 3 lacks: `.keras` archives and whole
+    models in HDF5, whatever they are called.
+
+    Args:
+        path: of the file.
+        settings: which modules to import first, and whether code in the file may run; by default none, and no.
 
     Raises:
-        ModelError: the file is missing, is not a `.keras` file, is corrupt, or needs code that is not known here.
+        ModelError: the file is missing, is something else, is damaged, or needs code that is not known here.
     """
-    path = Path(path)
+    path, settings = Path(path), settings or ModelSettings()
     if not path.exists():
         raise ModelError(f"There is no file '{path}'. Name a model with model.path=FILE.keras.")
-    if path.suffix != ".keras":
+    import_modules((name, settings.modules_from) for name in settings.modules)
+    contents = _read(path)
+    lambdas = [name for name, kind in _layers(contents.config) if kind == "Lambda"] if settings.safe_mode else []
+    if lambdas and _holds_code(contents.config):
         raise ModelError(
-            f"Expected a .keras file, saved by Keras 3 with model.save('name.keras'). Received: '{path.name}'. A .h5 "
-            "file can be loaded with keras.saving.load_model and saved again."
+            f"'{path}' holds code: the function of its Lambda layer '{lambdas[0]}'. To load the file is to run it. If "
+            "you trust whoever made the file, say model.safe_mode=false. Safer, and readable in any version of Python: "
+            "put a registered layer of your own in its place, and name its module with model.modules=[my_layers]."
         )
-    if not zipfile.is_zipfile(path):
-        raise ModelError(f"'{path}' is not a .keras archive: it is truncated or of another format.")
     try:
-        return keras.saving.load_model(path, compile=False)
+        return contents.load(safe_mode=settings.safe_mode)
     except Exception as error:
-        words = str(error).strip()
-        advice = ""
-        if "Could not locate class" in words:
-            advice = (
-                " From Python, import the module that registers the class (keras.saving.register_keras_serializable), "
-                "load the model and call autoprune.search. Subclassed models cannot be pruned: they have no graph."
-            )
-        raise ModelError(f"'{path}' could not be loaded: {type(error).__name__}: {words[:600]}{advice}") from error
+        raise ModelError(f"'{path}' could not be loaded: {_explained(contents, settings, error)}") from error
 
 
 def save_model(model: Any, path: str | Path) -> None:
@@ -44,3 +81,143 @@ def save_model(model: Any, path: str | Path) -> None:
     partial = path.with_name(f".{path.stem}.partial.keras")
     model.save(partial)
     partial.replace(path)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a file holds.
+
+    Attributes:
+        config: of the model.
+        version: of the Keras that has written it; empty if the file does not say.
+        load: makes the model of it.
+    """
+
+    config: Any
+    version: str
+    load: Callable[..., Any]
+
+
+def _read(path: Path) -> _Contents:
+    """Look into a file.
+
+    Raises:
+        ModelError: it holds no model that Keras 3 could read, or is damaged.
+    """
+    if path.is_dir():
+        saved = (path / "saved_model.pb").is_file()
+        what = "a SavedModel, which has no layers any more" if saved else "no file"
+        raise ModelError(
+            f"'{path}' is a folder, {what}. Save the model with model.save('name.keras') and give that file."
+        )
+    with path.open("rb") as file:
+        head = file.read(1024)
+    try:
+        if head.startswith(b"\x89HDF\r\n\x1a\n"):
+            return _read_hdf5(path)
+        if head.startswith(b"PK\x03\x04"):
+            return _read_archive(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"'{path}' is damaged, or not whole ({error}). {_AGAIN}") from error
+    if not head:
+        raise ModelError(f"'{path}' is empty. {_AGAIN}")
+    said = next(said for begin, said in _OTHERS.items() if head.lstrip().startswith(begin))
+    raise ModelError(f"'{path}' is not a .keras archive: it {said}.")
+
+
+def _read_hdf5(path: Path) -> _Contents:
+    with h5py.File(path, "r") as file:
+        config, version = keras2.hdf5_config(file), file.attrs.get("keras_version", "")
+    if config is None:
+        raise ModelError(
+            f"'{path}' holds weights alone. Build the model, load them with model.load_weights, and save it with "
+            "model.save('name.keras'). For a network of keras.applications: model=application model.name=NAME "
+            f"model.weights={path}."
+        )
+    return _Contents(config, str(version), partial(keras2.load_hdf5, path))
+
+
+def _read_archive(path: Path) -> _Contents:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if "config.json" not in names or not any(name.startswith("model.weights.") for name in names):
+            raise ModelError(
+                f"'{path}' is a zip archive, but not a .keras archive: it holds {', '.join(names[:4]) or 'nothing'}. "
+                "Save the model with model.save('name.keras')."
+            )
+        config = json.loads(archive.read("config.json"))
+        version = json.loads(archive.read("metadata.json")).get("keras_version", "") if "metadata.json" in names else ""
+    if version.startswith("2."):
+        return _Contents(config, version, partial(keras2.load_archive, path))
+    return _Contents(config, version, partial(_load_archive, path))
+
+
+def _load_archive(path: Path, *, safe_mode: bool) -> Any:
+    if path.suffix == ".keras":
+        return keras.saving.load_model(path, compile=False, safe_mode=safe_mode)
+    with tempfile.TemporaryDirectory() as folder:  # Keras goes by the name.
+        copy = shutil.copyfile(path, Path(folder, "model.keras"))
+        return keras.saving.load_model(copy, compile=False, safe_mode=safe_mode)
+
+
+def _layers(config: Any) -> Iterator[tuple[str, str]]:
+    """Name and class of every layer in the config of a model, of nested models too."""
+    if isinstance(config, list):
+        for item in config:
+            yield from _layers(item)
+    elif isinstance(config, dict):
+        options = config.get("config")
+        if isinstance(config.get("class_name"), str) and isinstance(options, dict) and "name" in options:
+            yield str(options["name"]), config["class_name"]
+        for item in config.values():
+            yield from _layers(item)
+
+
+def _holds_code(config: Any) -> bool:
+    """Whether a function is in the config itself, not only its name: marshalled, in either form that Keras has."""
+    text = json.dumps(config)
+    return '"__lambda__"' in text or '"function_type": "lambda"' in text
+
+
+def _explained(contents: _Contents, settings: ModelSettings, error: Exception) -> str:
+    """Why a model could not be loaded, and what to do."""
+    layers = list(_layers(contents.config))
+    if foreign := [name for name, kind in layers if kind in _TENSORFLOW]:
+        return (
+            f"Keras {contents.version} has written it with TensorFlow functions in its graph ('{foreign[0]}'), which "
+            f"Keras 3 does not have. {_BY_HAND}"
+        )
+    if unknown := next(_unknown(contents.config), None):
+        name, module = unknown
+        if settings.modules:
+            return (
+                f"the class '{name}' is not known, though {', '.join(settings.modules)} was imported. It has to be "
+                "registered there, by this line above the class: @keras.saving.register_keras_serializable("
+                f"{name.partition('>')[0]!r})."
+            )
+        return (
+            f"the class '{name}' is not known. Say which module registers it, with keras.saving."
+            f"register_keras_serializable, and it is imported first: model.modules=[{module or 'my_layers'}]. From "
+            "Python, import it, load the model and call autoprune.search. Subclassed models cannot be pruned: they "
+            "have no graph."
+        )
+    words = str(error).rsplit("Exception encountered: ", 1)[-1].split("Full object config:")[0].strip()[:600]
+    if contents.version.startswith("2."):
+        return f"Keras {contents.version} has written it, and Keras 3 says: {words}. {_BY_HAND}"
+    return f"{type(error).__name__}: {words}"
+
+
+def _unknown(config: Any) -> Iterator[tuple[str, str]]:
+    """Names under which classes would be registered that are not, and the modules that they were defined in."""
+    if isinstance(config, list):
+        for item in config:
+            yield from _unknown(item)
+    elif isinstance(config, dict):
+        kind = config.get("class_name")
+        if isinstance(kind, str) and isinstance(config.get("config"), dict):
+            name, module = str(config.get("registered_name") or kind), str(config.get("module") or "")
+            own = ">" in name or module.split(".")[0] not in ("", "keras", "tf_keras", "builtins")
+            if own and keras.saving.get_registered_object(name) is None:
+                yield name, "" if module in ("", "builtins", "__main__") else module
+        for item in config.values():
+            yield from _unknown(item)

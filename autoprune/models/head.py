@@ -28,7 +28,7 @@ def gives_logits(model: Any) -> bool:
         hands_on = isinstance(operation, keras.layers.Activation) and name == "linear"
         if not hands_on and not isinstance(operation, _TRANSPARENT):
             return True
-        tensor = keras_internals.calls_of(operation)[0].input_tensors[0]
+        tensor = keras_internals.call_of(tensor).input_tensors[0]
 
 
 def loss_for(model: Any) -> keras.losses.Loss:

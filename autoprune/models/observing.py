@@ -33,4 +33,4 @@ def observe_inputs(model: Any, layers: Iterable[Any], batches: Iterable[Any], ob
 
     with keras_internals.overridden("call", {layer: watched(layer) for layer in layers}):
         for batch in batches:
-            model(batch, training=False)
+            keras_internals.run_on(model, batch)

@@ -22,6 +22,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "model": plan.model,
         "importance": plan.importance,
         "groups": groups,
+        **({"left_whole": dict(plan.left_whole)} if plan.left_whole else {}),
     }
 
 
@@ -41,7 +42,8 @@ def plan_from_json(data: Any) -> Plan:
         groups = data["groups"]
         sizes = {name: int(group["size"]) for name, group in groups.items()}
         kept = {name: np.array(group["kept"]) for name, group in groups.items()}
-        plan = Plan(str(data["model"]), sizes, kept, str(data.get("importance", "")))
+        left_whole = {str(name): str(why) for name, why in data.get("left_whole", {}).items()}
+        plan = Plan(str(data["model"]), sizes, kept, str(data.get("importance", "")), left_whole)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(f"The plan is malformed: {type(error).__name__}: {error}") from error
     check_indices(plan)

@@ -1,5 +1,7 @@
 """Turns keep ratios into a plan: widths snapped to legal ones, the least important channels dropped."""
 
+import dataclasses
+import logging
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +19,8 @@ from autoprune.planning.widths import LegalWidths
 from autoprune.records import ChannelGroup, Plan
 from autoprune.registry import suggestion
 from autoprune.settings import Constraints, ImportanceSettings
+
+logger = logging.getLogger(__name__)
 
 RANKINGS = ("local", "global")
 
@@ -64,7 +68,17 @@ class Planner:
         if not self.groups:
             raise ModelError(_nothing_prunable(model, self.all_groups))
         self.legal = LegalWidths(self.groups, self.constraints)
+        if not self.legal.narrows:
+            sizes = ", ".join(f"'{group.name}' of {group.size} channels" for group in self.groups[:5])
+            logger.warning(
+                "nothing can be removed in multiples of %s, at least %g of each group kept: no narrower width is left "
+                "for %s. Allow narrower ones by a smaller multiple_of or min_keep_ratio.",
+                self.constraints.multiple_of,
+                self.constraints.min_keep_ratio,
+                sizes,
+            )
         self.fingerprint = architecture_fingerprint(model)
+        keras_internals.collect_state(model)
         measure = maker(Basis(model, self.groups, settings, as_calibration(data), seed))
         self.scores = {group.name: measure(group) for group in self.groups}
         # Stable: equal scores keep the order of the channels, so that a plan depends on nothing but its inputs.
@@ -153,7 +167,7 @@ def make_plan(
     *,
     importance: str | ImportanceSettings = "l1",
     ranking: str = "local",
-    multiple_of: int = 8,
+    multiple_of: int | None = None,
     seed: int = 0,
     data: Any = None,
 ) -> Plan:
@@ -166,7 +180,9 @@ def make_plan(
         importance: what ranks the channels: from the weights `l1`, `l2`, `bn_gamma`, `fpgm`, `lamp` or `random`; from
             data `taylor` (which needs labels), `activation`, `apoz` or `hrank`. Or `ImportanceSettings`.
         ranking: `local` keeps the share in every group, `global` over all groups together.
-        multiple_of: widths are multiples of this; groups smaller than it stay whole.
+        multiple_of: widths are multiples of this; groups smaller than it stay whole. By default of 8, as a TPU likes
+            them, or of 4, 2 or 1 where 8 leaves a group fewer than two narrower widths. `Plan.left_whole` and the
+            report of `apply_plan` say which groups stay whole because of it, and a warning when all do.
         seed: for `random`.
         data: `(images, labels)`, or images alone, for measures that are read from data: some 256 training images.
 
@@ -178,7 +194,20 @@ def make_plan(
     """
     constraints = Constraints(multiple_of=multiple_of, min_keep_ratio=1e-9)
     planner = Planner(model, importance=importance, constraints=constraints, seed=seed, data=data)
-    return planner.plan(keep_ratio, ranking=ranking)
+    plan = planner.plan(keep_ratio, ranking=ranking)
+    wanted = keep_ratio if isinstance(keep_ratio, Mapping) else dict.fromkeys(plan.kept, keep_ratio)
+    whole = {name: ratio for name, ratio in wanted.items() if ratio < 1 and len(plan.kept[name]) == plan.sizes[name]}
+    step = "of its step" if multiple_of is None else f"of {multiple_of}"
+    if whole and planner.legal.narrows and all(len(kept) == plan.sizes[name] for name, kept in plan.kept.items()):
+        logger.warning(
+            "the plan removes nothing: of the widths of each group in multiples %s all channels are nearest to what "
+            "was asked for. Ask for a smaller keep ratio, or for multiple_of=1.",
+            step,
+        )
+    if ranking == "global":  # There a group stays whole because its channels matter.
+        return plan
+    why = "has no width in multiples {} that is nearer to the keep ratio {:g} than all its channels"
+    return dataclasses.replace(plan, left_whole={name: why.format(step, ratio) for name, ratio in whole.items()})
 
 
 def _shapes(model: Any, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], tuple[Any, tuple[int, ...]]]:

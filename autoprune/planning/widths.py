@@ -36,6 +36,11 @@ class LegalWidths:
             wanted = {*(allowed or {}).get(group.name, legal), group.size}
             self._widths[group.name] = tuple(width for width in legal if width in wanted)
 
+    @property
+    def narrows(self) -> bool:
+        """Whether any group has a width besides the dense one."""
+        return any(len(widths) > 1 for widths in self._widths.values())
+
     def of(self, name: str) -> tuple[int, ...]:
         """Legal widths of one group, ascending; the last is the dense one."""
         return self._widths[name]
@@ -64,10 +69,17 @@ def legal_widths(size: int, constraints: Constraints, unit: int = 1) -> list[int
     [8, 16, 20]
     >>> legal_widths(8, Constraints(multiple_of=8, min_keep_ratio=0.3), unit=4)
     [4, 6, 8]
+    >>> legal_widths(8, Constraints(multiple_of=None, min_keep_ratio=0.3))
+    [4, 6, 8]
     """
     floor = constraints.min_keep_ratio * size
-    step = constraints.multiple_of // math.gcd(constraints.multiple_of, unit)
-    return [width for width in range(step, size, step) if width >= floor - 1e-9] + [size]
+    # Without a multiple the coarsest of these that leaves a choice of two widths besides the dense one, or the finest.
+    for multiple in (8, 4, 2, 1) if constraints.multiple_of is None else (constraints.multiple_of,):
+        step = multiple // math.gcd(multiple, unit)
+        widths = [width for width in range(step, size, step) if width >= floor - 1e-9] + [size]
+        if len(widths) > 2:
+            break
+    return widths
 
 
 def legal_width(size: int, keep_ratio: float, constraints: Constraints, unit: int = 1) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.table import Table
 
 from autoprune.comparing import Record, Summary
 from autoprune.comparing.conclusions import ALL, UNIFORM, CostRatio, Difference, Row
@@ -16,6 +15,7 @@ from autoprune.comparing.statistics import Interval
 from autoprune.comparing.summary import references_of
 from autoprune.records import Target
 from autoprune.reporting import comparison_plots
+from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.html import rendered
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.run_folder import RunFolder
@@ -35,21 +35,25 @@ class TextTable:
         headers: of the columns.
         rows: of cells.
         caption: what the figures are.
+        ranks: of the columns, as `Column.rank`.
     """
 
     title: str
     headers: tuple[str, ...]
     rows: list[tuple[str, ...]]
     caption: str
+    ranks: tuple[int, ...]
 
 
-def comparison_tables(settings: CompareSettings, summary: Summary) -> list[Table]:
+def comparison_tables(settings: CompareSettings, summary: Summary) -> list[FittingTable]:
     """The tables for the terminal."""
     tables = []
     for text in text_tables(settings, summary):
-        table = Table(title=text.title, caption=text.caption, caption_justify="left", title_justify="left")
-        for number, header in enumerate(text.headers):
-            table.add_column(header, justify="left" if number < 2 else "right", no_wrap=number < 2)
+        columns = [
+            Column(header, rank, "word" if number < 2 else "figure")
+            for number, (header, rank) in enumerate(zip(text.headers, text.ranks, strict=True))
+        ]
+        table = FittingTable(columns, title=text.title, caption=text.caption)
         for number, row in enumerate(text.rows):
             ends = number + 1 < len(text.rows) and text.rows[number + 1][0] != row[0]
             table.add_row(*row, end_section=ends)
@@ -74,7 +78,8 @@ def _results(summary: Summary) -> TextTable:
         "most 1 % more than the searched one, chosen from as many finalists; its cost: by how much it differs. Of "
         "FLOPs': speed-up over what FLOPs promise."
     )
-    return TextTable("After fine-tuning", headers, [_result(row) for row in summary.rows], caption)
+    ranks = (0, 0, 6, 0, 4, 0, 3, 2, 5, 7)
+    return TextTable("After fine-tuning", headers, [_result(row) for row in summary.rows], caption, ranks)
 
 
 def _result(row: Row) -> tuple[str, ...]:
@@ -111,7 +116,8 @@ def _differences(settings: CompareSettings, summary: Summary) -> TextTable:
         "the same network. A number in brackets is a smaller n."
     )
     headers = ("budget", "searcher", "n", *(f"over {reference}" for reference in references))
-    return TextTable("Differences", headers, rows, caption)
+    ranks = (0, 0, len(references), *range(len(references)))  # The first reference stays.
+    return TextTable("Differences", headers, rows, caption, ranks)
 
 
 def _costs(summary: Summary) -> TextTable:
@@ -135,7 +141,7 @@ def _costs(summary: Summary) -> TextTable:
         f"a searcher's plans at all budgets, against the reference point {corners}."
     )
     headers = ("budget", "searcher", "n", "uniform / searched", "beyond the curve", "hypervolume")
-    return TextTable("Cost at equal accuracy", headers, rows, caption)
+    return TextTable("Cost at equal accuracy", headers, rows, caption, (0, 0, 3, 0, 2, 1))
 
 
 def verdicts(settings: CompareSettings, summary: Summary) -> list[str]:
@@ -188,9 +194,14 @@ def _mismatch(item: Difference, summary: Summary) -> str:
 
 
 def write_comparison(
-    settings: CompareSettings, summary: Summary, record: Record, target: Target, folder: RunFolder
+    settings: CompareSettings,
+    summary: Summary,
+    record: Record,
+    target: Target,
+    folder: RunFolder,
+    cautions: Sequence[str] = (),
 ) -> None:
-    """Write `comparison.html`."""
+    """Write `comparison.html`, with what a reader should know before trusting it."""
     scope = (
         f"One base model (seed {settings.seed}), {len(settings.seeds)} seeds of searching and fine-tuning, "
         f"{settings.search.evaluations} evaluations and at most {settings.search.finalists} finalists for each search, "
@@ -201,6 +212,7 @@ def write_comparison(
         "comparison.html.j2",
         title=f"{settings.model.path or settings.model.name} on {target.name}, searchers compared",
         verdicts=verdicts(settings, summary),
+        cautions=cautions,
         scope=scope,
         tables=text_tables(settings, summary),
         figures=_figures(settings, summary),

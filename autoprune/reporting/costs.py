@@ -1,17 +1,22 @@
 """Costs of models as tables: inference and training steps, with what failed as a row that says so."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
-
 from autoprune.errors import AutopruneError, DoesNotFitError
 from autoprune.records import CostReport, TrainingStepReport
+from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.tables import byte_count, seconds
 
-_LEFT = frozenset({"target", "model", "bound", "batch"})
+_FAR_FROM_PEAK = 0.3  # From here on the bound says little of the latency.
+_KINDS = {"target": "word", "model": "name", "bound": "word"}
+# What is left out first where there is no room for all; what has no rank stays.
+_RANKS = {
+    **{"plain sum": 9, "code": 8, "bound": 7, "activations": 6, "weights": 5, "state": 5, "exchanged": 4, "batch": 3},
+    **{"of device": 3, "of peak": 2, "HBM": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -43,19 +48,19 @@ class CostRow:
         return {"model": self.model, "target": self.target, **devices, "error": str(self.answer)}
 
 
-def cost_table(rows: Sequence[CostRow]) -> Table:
+def cost_table(rows: Sequence[CostRow]) -> FittingTable:
     """Inference costs: of one model on several targets, or of several models side by side on each.
 
     Shares are of the first model's on the same target.
     """
     several = len({row.model for row in rows}) > 1
     reports = [row.answer for row in rows if not row.failed]
-    table = Table(title=None if several else rows[0].model, caption=_caption(reports, several), caption_justify="left")
     shares = ("of first",) if several else ()
     memory = ("HBM", *shares) if several else ("HBM", "weights", "activations", "code")
     names = ("target", "model") if several else ("target",)
     figures = ("latency", *shares, "plain sum", "of peak", "bound", *memory)
-    _add_columns(table, (*names, *figures))
+    title = None if several else rows[0].model
+    table = FittingTable(_columns((*names, *figures)), title=title, caption=_caption(reports, several))
     firsts = {row.target: row.answer for row in reversed(rows) if row.model == rows[0].model and not row.failed}
     for number, row in enumerate(rows):
         cells = _failure(row, figures) if row.failed else _cost_cells(row.answer, firsts.get(row.target), several)
@@ -70,7 +75,7 @@ def _cost_cells(report: CostReport, first: CostReport | None, several: bool) -> 
     if several:
         cells.append(_share(report.latency, first and first.latency))
     cells.append(seconds(report.latency_sum))
-    cells.append("-" if report.utilisation is None else f"{report.utilisation:.0%}")
+    cells.append("-" if report.utilisation is None else _percent(report.utilisation))
     cells.append(report.bound or "-")
     cells.append(byte_count(memory.total))
     if several:
@@ -85,27 +90,72 @@ def _caption(reports: Sequence[CostReport], several: bool) -> str:
         return "Nothing could be costed."
     first = reports[0]
     kinds = " and ".join(dict.fromkeys(report.kind for report in reports))
+    lowest = min((report.utilisation for report in reports if report.utilisation is not None), default=1.0)
     words = (
         f"Per batch of {first.target.batch_size} in {first.target.dtype} on one JAX device (a chip, or one of two "
-        f"cores on v2, v3 and tpu7x): {kinds}. Bound: what takes longer at the device's peak."
+        f"cores on v2, v3 and tpu7x): {kinds}. Bound: what takes longer at the device's peak, the FLOPs or the "
+        "traffic to HBM; no program can be faster than that."
     )
+    if lowest < _FAR_FROM_PEAK:
+        words += (
+            f" At {_percent(lowest)} of peak it is not the bound that takes the time: tiles of the matrix unit that "
+            "channels and images do not fill, what every kernel takes whatever its size, and waiting for copies do; "
+            "layers=true shows where."
+        )
     if not several:
         flops = first.flops / first.target.batch_size / 1e6
         words = f"{first.parameters:,} parameters, {flops:,.1f} MFLOPs per image. {words}"
     return words
 
 
-def training_table(rows: Sequence[CostRow]) -> Table:
+def layer_table(row: CostRow, flops: Mapping[str, int]) -> FittingTable:
+    """Where the latency of a model goes.
+
+    Args:
+        row: of a model that could be costed.
+        flops: per image of every layer that has some, by path, in data-flow order.
+    """
+    report = row.answer
+    columns = (
+        Column("layer", kind="name"),
+        Column("latency"),
+        Column("of all"),
+        Column("FLOPs", rank=2),
+        Column("of peak", rank=1),
+    )
+    table = FittingTable(columns, title=f"{row.model} on {row.target}, layer by layer", caption=_layer_caption(report))
+    for path in [path for path in flops if path in report.layers]:
+        share = flops[path] / sum(flops.values())
+        # The device does the FLOPs of all layers at this share of its peak in the whole latency.
+        peak = report.utilisation and report.utilisation * share * report.latency / report.layers[path]
+        cells = (f"{share:.1%}", _percent(peak) if peak else "-")
+        table.add_row(path, seconds(report.layers[path]), _share(report.layers[path], report.latency), *cells)
+    rest = max(report.latency - sum(report.layers.values()), 0.0)
+    table.add_row("other", seconds(rest), f"{rest / report.latency:.1%}", "-", "-")
+    return table
+
+
+def _layer_caption(report: CostReport) -> str:
+    if not report.layers:
+        return f"{report.kind.capitalize()}: known of the model as a whole only, so that all of it is 'other'."
+    return (
+        f"{report.kind.capitalize()} of the whole model: a kernel that fuses several layers counts for each in "
+        "proportion to its FLOPs, with the normalisation and activation in it. Other: kernels without a layer that has "
+        "FLOPs, such as pooling, and waiting for copies."
+    )
+
+
+def training_table(rows: Sequence[CostRow]) -> FittingTable:
     """Training steps: each model on one device and on slices of every target."""
     several = len({row.model for row in rows}) > 1
     reports = [row.answer for row in rows if not row.failed]
     title = "a training step" if several else f"{rows[0].model}, a training step"
-    table = Table(title=title, caption=_training_caption(reports), caption_justify="left")
     names = ("target", "model") if several else ("target",)
     figures = ("latency", "plain sum", "HBM", "of device", "state", "activations", "exchanged")
     if several:
         figures = tuple(name for name in figures if name not in ("plain sum", "state"))
-    _add_columns(table, (*names, "devices", "batch", *figures))
+    columns = _columns((*names, "devices", "batch", *figures))
+    table = FittingTable(columns, title=title, caption=_training_caption(reports))
     for row in rows:
         shared = "-" if row.failed else f"{row.answer.global_batch_size:,}"
         cells = _failure(row, figures) if row.failed else _training_cells(row.answer, figures)
@@ -164,11 +214,18 @@ def _failure(row: CostRow, figures: Sequence[str]) -> list[str]:
     return [found.get(name, "-") for name in figures]
 
 
-def _add_columns(table: Table, headers: Sequence[str]) -> None:
-    for header in headers:
-        # A long name of a model is folded rather than every figure beside it.
-        options = {"overflow": "fold", "max_width": 24} if header == "model" else {"no_wrap": True}
-        table.add_column(header, justify="left" if header in _LEFT - {"batch"} else "right", **options)
+def _columns(headers: Sequence[str]) -> list[Column]:
+    """By their headers; a share is left out just before what it is a share of."""
+    columns = []
+    for number, header in enumerate(headers):
+        rank = _RANKS.get(headers[number - 1], 0) + 1 if header == "of first" else _RANKS.get(header, 0)
+        columns.append(Column(header, rank, _KINDS.get(header, "figure")))
+    return columns
+
+
+def _percent(share: float) -> str:
+    """Without digits behind the point, but for what would be 0 %."""
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
 
 
 def _share(value: float | None, first: float | None) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.table import Table
 
 from autoprune.records import TrainingStepReport
 from autoprune.reporting.costs import CostRow, training_table
+from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.html import rendered
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.plots import svg
@@ -20,6 +20,7 @@ from autoprune.reporting.tables import byte_count, seconds
 from autoprune.settings import FinetuneSettings
 from autoprune.training.course import TrainingRecord
 from autoprune.training.finetuning import FineTuned
+from autoprune.training.finishing import worse
 
 FORMAT = "autoprune.finetuning"
 VERSION = 1
@@ -52,11 +53,14 @@ class FinetuneFiles:
 
 
 def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, files: FinetuneFiles) -> None:
-    """Write `curves.json`, `metrics.json` and, last, `report.html`."""
+    """Write `curves.json`, `metrics.json` and, last, `report.html`.
+
+    The curves begin with epoch 0, the model as it came, which has no training loss.
+    """
     curves = {
-        "epochs": list(range(1, done.record.epochs + 1)),
-        "losses": list(done.record.losses),
-        "reward_accuracies": list(done.record.accuracies),
+        "epochs": list(range(done.record.epochs + 1)),
+        "losses": [None, *done.record.losses],
+        "reward_accuracies": [done.before, *done.record.accuracies],
         "best_epoch": done.record.best_epoch,
     }
     write_json(files.curves, curves)
@@ -90,7 +94,9 @@ def verdict(done: FineTuned) -> str:
     record = done.record
     ended = done.diverged or (f"It ended early: {record.stopped}." if record.stopped else "")
     kept = f"The weights are those of epoch {record.best_epoch} of {record.epochs}, the best on the reward split."
-    if record.best_epoch == 0:
+    if record.only_worse:
+        kept = worse(record)
+    elif record.best_epoch == 0:
         kept = "No epoch was finished: the weights are those that it began with."
     return (
         f"{done.test_accuracy:.2%} test accuracy; on the reward split {done.before:.2%} before and {done.after:.2%} "
@@ -104,7 +110,7 @@ def rows(done: FineTuned) -> list[tuple[str, str]]:
         ("reward accuracy before", f"{done.before:.2%}"),
         ("reward accuracy after", f"{done.after:.2%}"),
         ("test accuracy, taken once", f"{done.test_accuracy:.2%}"),
-        ("epochs", f"{done.record.epochs}, the best {done.record.best_epoch}"),
+        ("epochs", f"{done.record.epochs}, the best {done.record.best_epoch or '0, before the first step'}"),
         ("parameters", f"{done.model.count_params():,}"),
     ]
     if done.cost is not None:
@@ -116,9 +122,9 @@ def rows(done: FineTuned) -> list[tuple[str, str]]:
     return found
 
 
-def finetuning_table(done: FineTuned) -> Table:
+def finetuning_table(done: FineTuned) -> FittingTable:
     """The figures for the terminal."""
-    table = Table(show_header=False)
+    table = FittingTable((Column("", kind="prose"), Column("", kind="prose")), headed=False)
     for name, figure in rows(done):
         table.add_row(name, figure)
     return table
@@ -135,8 +141,8 @@ def plot_curves(record: TrainingRecord, before: float) -> str:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     right = axes.twinx()
     right.plot(range(record.epochs + 1), (before, *record.accuracies), color="#1b9e77", marker=".", label="accuracy")
-    if record.best_epoch:
-        best = record.accuracies[record.best_epoch - 1]
+    if record.epochs:
+        best = (before, *record.accuracies)[record.best_epoch]
         right.scatter([record.best_epoch], [best], s=110, facecolors="none", edgecolors="black")
     right.set_ylabel("accuracy on the reward split")
     lines = [*axes.get_lines(), *right.get_lines()]
@@ -163,6 +169,6 @@ def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:
     )
 
 
-def step_table(model: Any, report: TrainingStepReport) -> Table:
+def step_table(model: Any, report: TrainingStepReport) -> FittingTable:
     """The step's figures for the terminal."""
     return training_table([CostRow(model.name, report.target.name, report, report.devices)])

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from autoprune.records import ChannelGroup, Member
+from autoprune.reporting.fitting import Column, FittingTable
 
 # What a member does, in the order in which the table tells it.
 _WORDS = {
@@ -17,11 +16,15 @@ _WORDS = {
 }
 
 
-def group_table(groups: Sequence[ChannelGroup]) -> Table:
+def group_table(groups: Sequence[ChannelGroup]) -> FittingTable:
     """Name, channels, frozen and why, and every axis that shrinks with the group."""
-    table = Table(title="channel groups", show_lines=True)
-    for header in ("group", "channels", "prunable", "coupled axes"):
-        table.add_column(header, justify="right" if header == "channels" else "left", overflow="fold")
+    columns = (
+        Column("group", kind="name"),
+        Column("channels"),
+        Column("prunable", kind="prose"),
+        Column("coupled axes", rank=1, kind="prose"),
+    )
+    table = FittingTable(columns, title="channel groups", caption="groups.json has all of it.", lines=True)
     for group in groups:
         prunable = "yes" if group.prunable else f"no: {group.reason}"
         table.add_row(group.name, str(group.size), prunable, "\n".join(_member_lines(group)))

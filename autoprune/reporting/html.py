@@ -21,6 +21,7 @@ class Report:
     Attributes:
         title: of the page.
         verdict: one sentence on the outcome.
+        cautions: what a reader should know before trusting it.
         rows: of the result table, the dense model first.
         courses: each searcher's evaluations in order.
         dense: evaluation of the dense model.
@@ -43,6 +44,7 @@ class Report:
     plans: Mapping[str, Mapping[str, int]]
     left_alone: Mapping[str, str]
     settings: Sequence[tuple[str, Any]]
+    cautions: Sequence[str] = ()
 
 
 def write_report(report: Report, path: str | Path) -> None:
@@ -52,6 +54,7 @@ def write_report(report: Report, path: str | Path) -> None:
         "report.html.j2",
         title=report.title,
         verdict=report.verdict,
+        cautions=report.cautions,
         headers=HEADERS,
         rows=result_cells(report.rows),
         caption=result_caption(report.rows[0].cost),

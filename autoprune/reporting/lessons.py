@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.records import Evaluation
+from autoprune.reporting.fitting import Column, FittingTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +36,23 @@ class LessonRow:
         return {"model": self.model, "budget": self.budget, **told}
 
 
-def lessons_table(rows: Sequence[LessonRow], score: str) -> Table:
+def lessons_table(rows: Sequence[LessonRow], score: str) -> FittingTable:
     """The table for the terminal.
 
     Args:
         rows: one for each problem.
         score: what a score is: `accuracy`, `likelihood` or `agreement`.
     """
-    table = Table(
-        caption=f"Score: {score} on the reward split before fine-tuning, and the share of the dense latency.",
-        caption_justify="left",
+    columns = (
+        Column("model", kind="name"),
+        Column("budget", kind="word"),
+        Column("dense", rank=2),
+        Column("uniform", rank=1),
+        Column("policy"),
+        Column("best seen", rank=3),
     )
-    for header in ("model", "budget", "dense", "uniform", "policy", "best seen"):
-        table.add_column(header, justify="left" if header in ("model", "budget") else "right", no_wrap=True)
+    caption = f"Score: {score} on the reward split before fine-tuning, and the share of the dense latency."
+    table = FittingTable(columns, caption=caption)
     for row in rows:
         told = [_told(plan, row.dense) for plan in (row.uniform, row.policy, row.best)]
         table.add_row(row.model, row.budget, f"{row.dense.score:.4f}", *told)

@@ -7,6 +7,7 @@ from typing import Any
 
 from autoprune.cost.surrogate import GuessError
 from autoprune.data import Dataset
+from autoprune.evaluation.cautions import chance_caution, gap_caution
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
 from autoprune.records import ChannelGroup, Evaluation, Target
@@ -36,6 +37,7 @@ class Outcome:
         seconds: wall time from the first evaluation to the last test.
         guesses: how good the surrogate's guesses of cost were; None when it made none.
         means: for each searcher by what means it came upon each of its plans, such as `policy` or `refinement`.
+        cautions: what a reader should know before trusting it.
     """
 
     settings: SearchSettings
@@ -48,6 +50,7 @@ class Outcome:
     seconds: float
     guesses: GuessError | None = None
     means: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    cautions: Sequence[str] = ()
 
 
 def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
@@ -77,6 +80,7 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "anchor": outcome.problem.anchor,
         "rows": [row.to_json() for row in rows],
         "kept": outcome.kept.name,
+        "cautions": list(outcome.cautions),
         "plans": {done.name: plan_to_json(done.plan) for done in outcome.finished},
         "finalists": {done.name: [dataclasses.asdict(one) for one in done.finalists] for done in outcome.finished},
         "fine_tuning": {done.name: dataclasses.asdict(done.training) for done in outcome.finished},
@@ -89,22 +93,26 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
     write_report(_report(outcome, rows), folder.report)
 
 
-def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset) -> list[str]:
-    """What a reader of the result should know before trusting it; usually nothing."""
-    dense, found = finished[0], []
-    if dense.reward_accuracy < 1.5 / data.classes:
-        found.append(
-            f"The dense model is right on {dense.reward_accuracy:.1%} of the reward split, little better than chance: "
-            "there is nothing to preserve. Train it first, or check labels and the scale of the images."
-        )
+def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset, before: Sequence[str] = ()) -> list[str]:
+    """What a reader of the result should know before trusting it; usually nothing.
+
+    Args:
+        finished: the dense model first.
+        kept: what the saved model holds.
+        data: its data.
+        before: what was known before the search, see `data_cautions`.
+    """
+    dense, found = finished[0], list(before)
+    found += chance_caution(dense.reward_accuracy, data.reward, data.classes)
     lost = dense.test_accuracy - kept.test_accuracy
     if lost > 0.05:
         found.append(
             f"The saved model lost {100 * lost:.1f} points of test accuracy. Raise the budget, or fine-tune for longer "
             "(training.fine_tune_epochs)."
         )
-    if len(data.test) < 100:
-        found.append(f"There are only {len(data.test)} test images: one is {100 / len(data.test):.1f} points.")
+    gap = gap_caution("The dense model", dense.reward_accuracy, dense.test_accuracy, data)
+    # What holds of the dense model holds of the other for the same reason.
+    found += gap or gap_caution("The saved model", kept.reward_accuracy, kept.test_accuracy, data)
     return found
 
 
@@ -126,14 +134,19 @@ def verdict(outcome: Outcome) -> str:
     uniform = by_name.get("uniform")
     dense = outcome.finished[0]
     kept = outcome.kept
+    found = found_by(outcome)
+    if kept.training.only_worse:
+        found += " Fine-tuning only made it worse on the reward split: it is as it was pruned."
     held = (
         f"The saved model holds the {kept.name} plan: {kept.test_accuracy:.2%} test accuracy (dense "
-        f"{dense.test_accuracy:.2%}) at {shares(kept.cost, dense.cost, outcome.problem.budget)}.{found_by(outcome)}"
+        f"{dense.test_accuracy:.2%}) at {shares(kept.cost, dense.cost, outcome.problem.budget)}.{found}"
     )
     if searched is None:
         return f"{held} The search itself found no plan within the budget."
     if uniform is None or uniform is searched:
         return held
+    if searched.evaluation.key == uniform.evaluation.key:
+        return f"{held} The searched plan is the uniform plan, which was fine-tuned once."
     points = 100 * (searched.test_accuracy - uniform.test_accuracy)
     against = shares(searched.cost, uniform.cost, outcome.problem.budget).replace("the dense", "its")
     return (
@@ -149,6 +162,7 @@ def _report(outcome: Outcome, rows: Sequence[ResultRow]) -> Report:
     return Report(
         title=f"{settings.model.path or settings.model.name} on {targets}",
         verdict=verdict(outcome),
+        cautions=outcome.cautions,
         rows=rows,
         courses=outcome.courses,
         dense=problem.dense,

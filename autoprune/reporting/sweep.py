@@ -9,16 +9,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from rich.table import Table
 
 from autoprune.cost.sweep import SweepRow
+from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.tables import seconds
 
 # Up to so many targets a table has room for seconds beside shares.
 _WITH_SECONDS = 3
 
 
-def sweep_table(model: str, rows: Sequence[SweepRow]) -> Table:
+def sweep_table(model: str, rows: Sequence[SweepRow]) -> FittingTable:
     """Latency on every target as a share of the dense model's, up to three targets in seconds too.
 
     What is slower than a plan that keeps more is marked.
@@ -30,9 +30,10 @@ def sweep_table(model: str, rows: Sequence[SweepRow]) -> Table:
         f"{'Shares are of the dense latency in the first row. ' if wide else ''}"
         "'!' marks a plan that is slower than one that keeps more."
     )
-    table = Table(title=f"{model}, every group pruned alike", caption=caption, caption_justify="left")
-    for header in ("keep", "channels", "FLOPs left", *(report.target.name for report in dense)):
-        table.add_column(header, justify="right", no_wrap=True)
+    # Of many targets the first ones are shown where there is no room for all.
+    targets = [Column(report.target.name, int(number > 0)) for number, report in enumerate(dense)]
+    columns = (Column("keep"), Column("channels", rank=3), Column("FLOPs left", rank=2), *targets)
+    table = FittingTable(columns, title=f"{model}, every group pruned alike", caption=caption)
     slower = [_slower(rows, number) for number in range(len(dense))]
     for position, row in enumerate(rows):
         cells = [f"{row.keep_ratio:.3g}", f"{row.channels:.0%}", f"{row.reports[0].flops / dense[0].flops:.0%}"]

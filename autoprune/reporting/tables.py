@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
-
-from autoprune.records import Budget, CostReport
+from autoprune.records import Budget, CostReport, Evaluation
+from autoprune.reporting.fitting import Column, FittingTable
 
 
 @dataclass(frozen=True)
@@ -34,17 +33,18 @@ class ResultRow:
         return asdict(self)
 
 
-HEADERS = (
-    "model",
-    "test accuracy",
-    "latency",
-    "of dense",
-    "HBM",
-    "of dense",
-    "parameters",
-    "MFLOPs/image",
-    "channels",
+COLUMNS = (
+    Column("model", kind="name"),
+    Column("test accuracy"),
+    Column("latency"),
+    Column("of dense", rank=1),
+    Column("HBM", rank=2),
+    Column("of dense", rank=4),
+    Column("parameters", rank=3),
+    Column("MFLOPs/image", rank=6),
+    Column("channels", rank=5),
 )
+HEADERS = tuple(column.header for column in COLUMNS)
 
 
 def result_cells(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
@@ -94,14 +94,51 @@ def result_caption(cost: CostReport) -> str:
     )
 
 
-def result_table(rows: Sequence[ResultRow]) -> Table:
+def result_table(rows: Sequence[ResultRow]) -> FittingTable:
     """The result table for the terminal."""
-    table = Table(caption=result_caption(rows[0].cost), caption_justify="left")
-    for header in HEADERS:
-        table.add_column(header, justify="left" if header == "model" else "right", no_wrap=True)
+    table = FittingTable(COLUMNS, caption=result_caption(rows[0].cost))
     for cells in result_cells(rows):
         table.add_row(*cells)
     return table
+
+
+SCORES = {
+    "accuracy": "the share of images classified correctly",
+    "likelihood": "the geometric mean of the probabilities of the right classes",
+    "agreement": "how near the probabilities are to the dense model's",
+}
+
+
+def opening_words(name: str, dense: Evaluation, budgets: Sequence[Budget], score: str, images: int) -> str:
+    """What a search starts from, what it may spend, and what it maximises.
+
+    Args:
+        name: of the model.
+        dense: evaluation of the dense model.
+        budgets: absolute limits, one for each search.
+        score: a name of `SCORES`.
+        images: in the reward split.
+    """
+    cost = dense.cost
+    memory = f", {byte_count(cost.memory.total)} of HBM" if cost.memory.total else ""
+    limits = [told for budget in budgets if (told := _limits(budget, cost))]
+    return (
+        f"{name}, dense: accuracy {dense.accuracy:.2%} on {images:,} images of the reward split; "
+        f"{seconds(cost.latency)} per batch of {cost.target.batch_size}{memory} on "
+        f"{' and '.join(cost.parts) or cost.target.name} ({cost.kind}). "
+        f"Budget: {'; '.join(limits) or 'none'}. "
+        f"Score: {score}, {SCORES[score]}, on these images before fine-tuning; {dense.score:.4f} for the dense model."
+    )
+
+
+def _limits(budget: Budget, dense: CostReport) -> str:
+    """The limits of a budget, absolute and as shares of the dense model's cost."""
+    told = []
+    if budget.latency is not None:
+        told.append(f"at most {seconds(budget.latency)} ({budget.latency / dense.latency:.1%})")
+    if budget.memory is not None and dense.memory.total:
+        told.append(f"at most {byte_count(budget.memory)} of HBM ({budget.memory / dense.memory.total:.1%})")
+    return " and ".join(told)
 
 
 def shares(cost: CostReport, dense: CostReport, budget: Budget) -> str:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -182,6 +184,17 @@ def made_agent(
         return kind.algorithm()(kind.policy, env, seed=seed, device="cpu", verbose=0, **options)
     except (AssertionError, TypeError, ValueError) as error:
         raise SettingsError(f"agent.options do not fit {settings.name}: {error}") from error
+
+
+def write_events(agent: BaseAlgorithm, folder: str | Path | None) -> None:
+    """Let an agent write TensorBoard files to a folder, or to none.
+
+    Those that are there go: an agent whose search was interrupted learns everything again.
+    """
+    if folder is not None:
+        for path in Path(folder).glob("events.out.tfevents.*"):
+            path.unlink()
+        agent.set_logger(configure(str(folder), ["tensorboard"]))
 
 
 def stored_actor(kind: AgentKind, agent: BaseAlgorithm) -> dict[str, Any] | None:

@@ -13,11 +13,10 @@ from typing import Any
 
 import gymnasium
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from autoprune.errors import SettingsError
-from autoprune.searchers.agents import EPISODES, attach, check_agent, made_agent, stored_actor
+from autoprune.searchers.agents import EPISODES, attach, check_agent, made_agent, stored_actor, write_events
 from autoprune.searchers.dyna import Dyna
 from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.problem import Problem
@@ -121,6 +120,5 @@ class JointLearner:
         steps = max(len(lesson.problem.groups) for lesson in lessons)
         episodes = sum(lesson.scorer.left for lesson in lessons)
         agent = made_agent(self._kind, self._settings, env, steps=steps, episodes=episodes, seed=seed)
-        if self._log_folder is not None:
-            agent.set_logger(configure(str(self._log_folder), ["tensorboard"]))
+        write_events(agent, self._log_folder)
         return agent

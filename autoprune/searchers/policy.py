@@ -39,7 +39,7 @@ class Policy:
     layers: tuple[tuple[np.ndarray, np.ndarray], ...] = field(repr=False)
     activation: str
     squash: bool
-    features: tuple[str, ...]
+    features: tuple[str, ...] = field(repr=False)
     meaning: str
     environment: str
     record: Mapping[str, Any] = field(default_factory=dict)

@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
+from autoprune.cost.layers import layer_dependences
 from autoprune.errors import BudgetError, CostError, ModelError
 from autoprune.evaluation import Evaluator
 from autoprune.records import Budget, CostReport, Evaluation
+from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.objective import Objective
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.uniform import distinct_ratios
@@ -15,7 +17,8 @@ from autoprune.settings.budget import check_budget
 logger = logging.getLogger(__name__)
 
 Costed = Sequence[tuple[float, CostReport]]  # Keep ratios with what a uniform plan of them costs.
-Observe = Callable[[int, float, CostReport], None]
+Observe = Callable[[float, CostReport, int], None]
+MOST_LAYERS = 3  # Named as what holds the latency.
 
 
 def pose(
@@ -27,9 +30,9 @@ def pose(
 ) -> Problem:
     """Evaluate the dense model, turn shares into absolute limits, and make sure that some plan meets them.
 
-    Uniform plans are costed, not evaluated, from wide to narrow until one meets the budget: its keep ratio is the
-    problem's anchor. Latency is not monotone in the keep ratio on a TPU, so that bisection would miss the largest. The
-    last of them is the narrowest plan there is.
+    Uniform plans are costed, not evaluated: the keep ratio of the widest that meets the budget is the problem's anchor.
+    The narrowest comes first, so that a budget which is out of reach is mostly refused after two compilations, the
+    dense model's and that one; how the widest is then found stands in `autoprune.searchers.bracketing`.
 
     Under a reward with an accuracy floor, a few uniform plans no wider than that are evaluated too: the anchor is the
     narrowest found above the floor.
@@ -38,7 +41,8 @@ def pose(
         evaluator: of the dense model.
         settings: limits, as shares of the dense model's cost or in seconds and bytes.
         reward: what plans are paid for; None is the default.
-        observe: called with the number of each uniform plan, from 1, its keep ratio and its cost.
+        observe: called with the keep ratio of each uniform plan that is costed after the dense one, its cost, and how
+            many may still have to be costed, at most.
 
     Raises:
         BudgetError: no uniform plan meets the budget, and the message gives the range that is possible; or the dense
@@ -58,20 +62,26 @@ def pose(
     _refuse_slack(settings, objective)
     planner = evaluator.planner
     ratios = distinct_ratios(planner.legal)
-    seen: list[tuple[float, CostReport]] = []
-    for number, ratio in enumerate(ratios, start=1):
-        try:
-            cost = evaluator.cost(ratio)
-        except CostError as error:
-            logger.warning("uniform plans of keep ratio %.3f are left out: %s", ratio, error)
-            continue
-        seen.append((ratio, cost))
-        if observe is not None:
-            observe(number, ratio, cost)
-        if objective.budget.met_by(cost):
-            anchor = ratio if objective.floor is None else _narrowest_above(evaluator, objective, ratios[number - 1 :])
-            return Problem(planner.groups, planner.legal, objective, anchor)
-    raise BudgetError(_impossible(settings, objective, seen or [(1.0, dense.cost)]))
+    seen = [(ratios[0], dense.cost)]
+
+    def overrun(number: int) -> float | None:
+        if number > 0:
+            try:
+                seen.append((ratios[number], evaluator.cost(ratios[number])))
+            except CostError as error:
+                logger.warning("uniform plans of keep ratio %.3f are left out: %s", ratios[number], error)
+                return None
+        return objective.budget.overrun(seen[-1][1])
+
+    def told(left: int) -> None:
+        if observe is not None and len(seen) > 1:
+            observe(*seen[-1], left)
+
+    widest = find_widest(len(ratios), overrun, told)
+    if widest is None:
+        raise BudgetError(_impossible(settings, objective, seen, evaluator))
+    anchor = ratios[widest] if objective.floor is None else _narrowest_above(evaluator, objective, ratios[widest:])
+    return Problem(planner.groups, planner.legal, objective, anchor)
 
 
 def absolute(settings: BudgetSettings, dense: CostReport) -> Budget:
@@ -154,8 +164,8 @@ def _narrowest_above(evaluator: Evaluator, objective: Objective, ratios: Sequenc
     return ratios[above]
 
 
-def _impossible(settings: BudgetSettings, objective: Objective, seen: Costed) -> str:
-    """What was asked for, and what can be had, in the units that were asked in."""
+def _impossible(settings: BudgetSettings, objective: Objective, seen: Costed, evaluator: Evaluator) -> str:
+    """What was asked for, what can be had, in the units that were asked in, and what holds the rest."""
     dense = objective.dense.cost
     lines = []
     for name, limit in settings.limits.items():
@@ -165,16 +175,54 @@ def _impossible(settings: BudgetSettings, objective: Objective, seen: Costed) ->
             f"{name} {limit} was asked for, {limit.told(least, taken)} to {limit.told(taken, taken)} is possible"
         )
     told = "shares of the dense model: " if all(limit.is_share for limit in settings.limits.values()) else ""
+    ratio, cost = min(seen, key=lambda pair: objective.budget.overrun(pair[1]))
     together = ""
     if len(lines) > 1:
-        ratio, cost = min(seen, key=lambda pair: objective.budget.overrun(pair[1]))
         limits = settings.limits.items()
         parts = (f"{name} {limit.told(_taken(name, cost), _taken(name, dense))}" for name, limit in limits)
         together = f" The nearest to both, keep ratio {ratio:.3f}, has {' and '.join(parts)}."
     return (
-        f"No uniform plan of this model meets the budget on {_where(dense)} ({told}{'; '.join(lines)}).{together} "
-        "Raise the budget, or allow narrower layers with constraints.min_keep_ratio and constraints.multiple_of."
+        f"No uniform plan of this model meets the budget on {_where(dense)} ({told}{'; '.join(lines)}).{together}"
+        f"{_held(objective.budget, ratio, cost, evaluator)} Raise the budget, or allow narrower layers with "
+        "constraints.min_keep_ratio and constraints.multiple_of."
     )
+
+
+def _held(budget: Budget, ratio: float, cost: CostReport, evaluator: Evaluator) -> str:
+    """What holds the latency and the memory that a uniform plan has too much of: layers, with what is left of them."""
+    told = ""
+    if budget.latency is not None and cost.latency > budget.latency and cost.layers:
+        slowest = sorted(cost.layers, key=cost.layers.__getitem__, reverse=True)[:MOST_LAYERS]
+        left = _channels_left(evaluator, ratio)
+        shares = [f"{path} {cost.layers[path] / cost.latency:.0%} ({left(path)})" for path in slowest]
+        rest = max(1 - sum(cost.layers.values()) / cost.latency, 0)
+        told += f" At keep ratio {ratio:.3f} the latency is held by {', '.join(shares)}"
+        told += f"; {rest:.0%} belongs to no layer with operations, such as copies."
+    memory = cost.memory
+    if budget.memory is not None and memory.total > budget.memory:
+        parts = {"weights": memory.weights, "activations": memory.activations, "code": memory.code}
+        told += f" At keep ratio {ratio:.3f} the memory is held by "
+        told += ", ".join(f"{name} {taken / memory.total:.0%}" for name, taken in parts.items() if taken) + "."
+    return told
+
+
+def _channels_left(evaluator: Evaluator, ratio: float) -> Callable[[str], str]:
+    """Tells of a layer what a uniform plan leaves of the groups on it, or why none of its channels can go."""
+    planner = evaluator.planner
+    widths = planner.legal.all_nearest(ratio)
+    on = {
+        layer.path: sorted({index for axis in layer.axes for index, _ in axis.owners})
+        for layer in layer_dependences(evaluator.model, planner.groups)
+    }
+
+    def left(path: str) -> str:
+        groups = [planner.groups[index] for index in on.get(path, ())]
+        if groups:
+            return ", ".join(f"{widths[group.name]} of {group.size} channels of {group.name}" for group in groups)
+        frozen = [group for group in planner.all_groups if path in {member.layer for member in group.members}]
+        return "; ".join(dict.fromkeys(group.reason for group in frozen if group.reason)) or "no channels of it can go"
+
+    return left
 
 
 def _taken(name: str, cost: CostReport) -> float:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from autoprune.searchers.agents import settings_of
+from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.policy import Policy
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.rl import Environments, RlSearcher, RollOut
-from autoprune.searchers.scorer import Scorer, meets_budget
+from autoprune.searchers.scorer import Scorer, meets_budget, overrun
 from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import AgentSettings
 
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 REPLAYED, FELL_BACK = "replayed", "anchor"
 PATIENCE = 3  # Distinct plans in a row over the budget before wider ones are given up: latency is not monotone.
-NARROWER = 16  # Steps from the anchor to the least ratio that are tried while no plan is within the budget.
+NARROWER = 16  # Steps from the anchor to the least ratio that may be tried while no plan is within the budget.
 
 
 class Replay:
@@ -76,8 +77,8 @@ class Replay:
 def widest_within(problem: Problem, scorer: Scorer, roll_out: RollOut) -> Mapping[str, float] | None:
     """The policy's widest plan within the budget; None if there is none.
 
-    From the problem's own anchor it goes to wider plans while some of them meet the budget, or to narrower ones until
-    one does. Without a limit, the plan at the anchor.
+    From the problem's own anchor it goes to wider plans while some of them meet the budget, or, where that plan does
+    not, to the widest narrower one that does. Without a limit, the plan at the anchor.
 
     Args:
         problem: groups, budget, anchor.
@@ -85,19 +86,20 @@ def widest_within(problem: Problem, scorer: Scorer, roll_out: RollOut) -> Mappin
         roll_out: from the keep ratio that action 0 stands for to the policy's keep ratios.
     """
     here = roll_out(problem.anchor)
-    if meets_budget(problem, scorer, here):
+    excess = overrun(problem, scorer, here)
+    if excess is not None and excess <= 0:
         ratios = [ratio for ratio in reversed(distinct_ratios(problem.legal)) if ratio > problem.anchor]
         return _wider(problem, scorer, roll_out, ratios, here) if problem.budget.limited else here
-    seen = {_key(problem, here)}
     # Between uniform plans too: where those are few, the policy's plans are more.
     between = np.linspace(problem.anchor, problem.legal.minimum, NARROWER + 1)
+    distinct = {_key(problem, here): here}
     for ratio in sorted({*distinct_ratios(problem.legal), *between.tolist()}, reverse=True):
-        plan = roll_out(ratio) if ratio < problem.anchor else here
-        if _key(problem, plan) not in seen:
-            seen.add(_key(problem, plan))
-            if meets_budget(problem, scorer, plan):
-                return plan
-    return None
+        if ratio < problem.anchor:
+            plan = roll_out(ratio)
+            distinct.setdefault(_key(problem, plan), plan)
+    plans = list(distinct.values())
+    widest = find_widest(len(plans), lambda number: overrun(problem, scorer, plans[number]) if number > 0 else excess)
+    return None if widest is None else plans[widest]
 
 
 def _wider(

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
-from autoprune.searchers.agents import EPISODES, check_agent, made_agent, start_from, stored_actor
+from autoprune.searchers.agents import EPISODES, check_agent, made_agent, start_from, stored_actor, write_events
 from autoprune.searchers.dyna import Dyna
 from autoprune.searchers.imagination import Imagination
 from autoprune.searchers.policy import Policy
@@ -129,8 +128,7 @@ class RlSearcher:
             start_from(self._kind, agent, self._start)
             # What it knows is better than random actions.
             agent.learning_starts = 0
-        if self._log_folder is not None:
-            agent.set_logger(configure(str(self._log_folder), ["tensorboard"]))
+        write_events(agent, self._log_folder)
         return agent
 
 

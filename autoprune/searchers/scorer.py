@@ -109,15 +109,25 @@ def needs_anchor(problem: Problem, scorer: Scorer) -> bool:
     return scorer.left == 1 and problem.objective.best(scorer.course) is None
 
 
+def overrun(problem: Problem, scorer: Scorer, keep_ratios: float | Mapping[str, float]) -> float | None:
+    """By how much a plan is over the budget, as a share, by compiling it if there is a limit; None if it cannot be.
+
+    Raises:
+        PlanError: a ratio or group name cannot be.
+    """
+    if not problem.budget.limited:
+        return -1.0
+    try:
+        return problem.budget.overrun(scorer.cost(keep_ratios))
+    except CostError:
+        return None
+
+
 def meets_budget(problem: Problem, scorer: Scorer, keep_ratios: float | Mapping[str, float]) -> bool:
     """Whether a plan is within the budget, by compiling it if there is a limit; one that cannot be compiled is not.
 
     Raises:
         PlanError: a ratio or group name cannot be.
     """
-    if not problem.budget.limited:
-        return True
-    try:
-        return problem.budget.met_by(scorer.cost(keep_ratios))
-    except CostError:
-        return False
+    excess = overrun(problem, scorer, keep_ratios)
+    return excess is not None and excess <= 0

@@ -8,8 +8,9 @@ import numpy as np
 
 from autoprune.planning.widths import LegalWidths
 from autoprune.registry import Registry
+from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.problem import Problem
-from autoprune.searchers.scorer import Scorer, meets_budget
+from autoprune.searchers.scorer import Scorer, overrun
 from autoprune.searchers.searcher import SEARCHERS
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def uniform_skip(problem: Problem, scorer: Scorer, seed: int) -> None:
     """As `uniform`, with the first and the last group left whole: what is pruned there is thought to hurt most.
 
     Gale et al., 2019 (arXiv 1902.09574, section 5) leave the first layer dense and spare the last. The widest plan
-    within the budget is found by compiling from wide to narrow, as the anchor is.
+    within the budget is found as the anchor is.
     """
     _score_family("uniform_skip", problem, scorer)
 
@@ -59,7 +60,7 @@ def uniform_width(problem: Problem, scorer: Scorer, seed: int) -> None:
 
     `uniform` takes the nearest legal width of each group and with it now more, now less than the keep ratio says;
     this takes the next one below, which costs groups of few channels more. The widest plan within the budget is found
-    by compiling from wide to narrow, as the anchor is.
+    as the anchor is.
     """
     _score_family("uniform_width", problem, scorer)
 
@@ -83,13 +84,9 @@ def hand_set_plans(name: str, legal: LegalWidths) -> list[dict[str, float]]:
 
 
 def _score_family(name: str, problem: Problem, scorer: Scorer) -> None:
-    """Score plans of a rule, from wide to narrow, in the order of `uniform`; the anchor, if none is within budget.
-
-    Latency is not monotone in the keep ratio on a TPU, so that bisection would miss the widest.
-    """
+    """Score plans of a rule, from wide to narrow, in the order of `uniform`; the anchor, if none is within budget."""
     distinct = hand_set_plans(name, problem.legal)
-    found = (number for number, plan in enumerate(distinct) if meets_budget(problem, scorer, plan))
-    widest = next(found, None)
+    widest = find_widest(len(distinct), lambda number: overrun(problem, scorer, distinct[number]))
     if widest is None:
         logger.warning("no plan of %s meets the budget: the best flat uniform one stands for it", name)
         scorer.evaluate(problem.anchor, means="anchor")

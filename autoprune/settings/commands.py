@@ -158,6 +158,7 @@ class MeasureSettings:
 
     Attributes:
         groups: also print the channel groups.
+        layers: also print where the latency goes, layer by layer.
         sweep: `uniform` costs the model pruned alike in every group too, at each of the keep ratios; null does not.
         keep_ratios: of the sweep.
         constraints: which widths are legal in the sweep.
@@ -169,6 +170,7 @@ class MeasureSettings:
     model: ModelSettings = field(default_factory=ModelSettings)
     target: TargetSettings = field(default_factory=TargetSettings)
     groups: bool = False
+    layers: bool = False
     sweep: str | None = None
     keep_ratios: list[float] = field(default_factory=lambda: [0.95, 0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.25])
     constraints: Constraints = field(default_factory=lambda: Constraints(min_keep_ratio=0.01))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autoprune.settings.checking import check, check_seed
@@ -27,12 +28,16 @@ class ModelSettings:
         name: an architecture of the zoo (`small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`,
             `resnet20`, `vgg16`, `mobilenet_v2`), a network of `keras.applications` by its name there (`ResNet50`), or
             `file`.
-        path: the `.keras` file, for `file`; to measure, also a list of files.
+        path: the `.keras` file, or an HDF5 file of a whole model, for `file`; to measure, also a list of files.
         width: factor on every layer's channels, for architectures of the zoo.
         input_shape: shape of one image; by default the data's, or what the architecture is known for.
         classes: number of classes; by default likewise.
         weights: of a network of `keras.applications`: `imagenet`, a `.weights.h5` file for this very network, or null
             for new ones. It is trained unless they come with a classifier for these classes.
+        modules: Python modules that are imported before a file is loaded, for the layers, channel rules and editors
+            that they register.
+        modules_from: folder that they are looked for in before the import path; null is the working folder.
+        safe_mode: refuse files that hold code, as those with a Lambda layer do, which would be run.
     """
 
     name: str = "small_resnet"
@@ -41,8 +46,13 @@ class ModelSettings:
     input_shape: list[int] | None = None
     classes: int | None = None
     weights: str | None = None
+    modules: list[str] = field(default_factory=list)
+    modules_from: str | None = None
+    safe_mode: bool = True
 
     def __post_init__(self) -> None:
+        if self.modules and self.modules_from is None:
+            object.__setattr__(self, "modules_from", str(Path.cwd()))  # A run may be resumed from elsewhere.
         check(self.width > 0, "model.width", "above 0", self.width)
         read = self.path is None or self.name == "file"
         check(read, "model.path", f"given with model=file; model={self.name} does not read it", self.path)
@@ -106,7 +116,8 @@ class Constraints:
 
     Attributes:
         multiple_of: widths are multiples of this; the dense width always stays allowed, and a group smaller than
-            this is left whole.
+            this is left whole. None: of 8, or for a group that this leaves fewer than two narrower widths, of the
+            largest of 4, 2 and 1 that leaves them.
         min_keep_ratio: no group is cut below this share of its channels.
         widths: `multiple` allows every such width; `staircase` only those that the target makes worth having: a search
             first costs the dense model with each group at some of its widths, and drops one that is no faster than a
@@ -114,7 +125,7 @@ class Constraints:
         staircase_points: widths of a group that are costed for that, at most.
     """
 
-    multiple_of: int = 8
+    multiple_of: int | None = 8
     min_keep_ratio: float = 0.1
     widths: str = "multiple"
     staircase_points: int = 12
@@ -123,7 +134,8 @@ class Constraints:
         known = ("multiple", "staircase")
         check(self.widths in known, "constraints.widths", f"one of {', '.join(known)}", self.widths)
         check(self.staircase_points >= 2, "constraints.staircase_points", "2 or more", self.staircase_points)
-        check(self.multiple_of >= 1, "constraints.multiple_of", "1 or more", self.multiple_of)
+        allowed = self.multiple_of is None or self.multiple_of >= 1
+        check(allowed, "constraints.multiple_of", "1 or more, or null for a step by group size", self.multiple_of)
         allowed = 0 < self.min_keep_ratio <= 1
         check(allowed, "constraints.min_keep_ratio", "above 0 and at most 1", self.min_keep_ratio)
 

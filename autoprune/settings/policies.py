@@ -60,7 +60,7 @@ class LearnSettings(ScoringSettings):
     """Everything that `python -m autoprune.learn` reads; the parts are those of a search.
 
     Attributes:
-        models: networks that the policy is learnt on: architectures of the zoo, and `.keras` files.
+        models: networks that the policy is learnt on: architectures of the zoo, and `.keras` or `.h5` files.
         model: width, input shape and classes of those of the zoo.
         latencies: budgets of each of them: shares of its dense latency, above 0 and at most 1.
         memories: likewise of its device memory.
@@ -94,7 +94,7 @@ class LearnSettings(ScoringSettings):
             budget: as in `budgets`; None limits what any of the budgets limits.
         """
         name = model or self.models[0]
-        file = name.endswith(".keras")
+        file = name.endswith((".keras", ".h5", ".hdf5"))
         tightest = BudgetSettings(min(self.latencies, default=None), min(self.memories, default=None))
         return self.of_search(
             model=replace(self.model, name="file", path=name) if file else replace(self.model, name=name, path=None),

@@ -1,10 +1,15 @@
 """The door for whoever prunes once."""
 
+import logging
+import os
 from typing import Any
 
+from autoprune.errors import PlanError
 from autoprune.records import Plan, SurgeryReport
 from autoprune.surgery.reconstruction import apply_with_reconstruction
 from autoprune.surgery.surgeon import Surgeon
+
+logger = logging.getLogger(__name__)
 
 
 def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> SurgeryReport:
@@ -13,6 +18,19 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
     The model and its layers stay the same objects; their variables get new, smaller storage. The outputs equal
     those of the original with the removed channels set to zero, where normalisations that average over channels
     average over those that stay. To prune and restore many times, use `Surgeon`.
+
+    A model of a class of its own that Keras saves by its constructor's arguments gets a class derived from its own, by
+    which it is saved as a plain Functional or Sequential model; `SurgeryReport.saved_as_plain` names it.
+
+    A callback may prune while `fit` runs, and the rest of the training is that of the pruned model. Callbacks that hold
+    weights of before cannot put them back: give `EarlyStopping(restore_best_weights=True)` a `start_from_epoch` after
+    the surgery.
+
+    Other models over the same layers, such as feature extractors, are cut with it, and have new static shapes. Those
+    that `predict`, `evaluate` or `fit` have compiled before cannot be found from here: they go on with the old weights
+    until `other.predict_function = None`, and likewise `test_function` and `train_function`, which also frees the old
+    buffers. Other models that read removed channels with weights of their own are lost: a warning names these, and
+    `SurgeryReport.lost_elsewhere`.
 
     Args:
         model: the built Functional or Sequential model that the plan was made for.
@@ -27,6 +45,22 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
         DataError: the images do not fit the model.
     """
     surgeon = Surgeon(model)
+    if not isinstance(plan, Plan):
+        of_file = isinstance(plan, (str, os.PathLike))
+        raise PlanError(
+            f"Expected a plan, from autoprune.make_plan. Received: a path, '{plan}'. Read it first: "
+            f"plan = autoprune.load_plan('{plan}')"
+            if of_file
+            else f"Expected a plan, from autoprune.make_plan or autoprune.load_plan. Received: {type(plan).__name__}"
+        )
     if reconstruct_from is None:
-        return surgeon.apply(plan)
-    return apply_with_reconstruction(surgeon, plan, reconstruct_from)
+        report = surgeon.apply(plan)
+    else:
+        report = apply_with_reconstruction(surgeon, plan, reconstruct_from)
+    if report.lost_elsewhere:
+        logger.warning(
+            "Other models share layers with '%s', and no longer fit at: %s. Prune one model over them all instead, "
+            "keras.Model(inputs, [output, other_output]).",
+            *(model.name, ", ".join(report.lost_elsewhere)),
+        )
+    return report

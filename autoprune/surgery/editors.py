@@ -41,9 +41,15 @@ def edit_derived(layers: Iterable[Any]) -> None:
 
 
 def with_owners(paths: Iterable[str], operations: Mapping[str, Any]) -> dict[str, Any]:
-    """The operations at these paths and all that contain them: a wrapper changes with the layer that it wraps."""
+    """The operations at these paths and all that contain them: a wrapper changes with the layer that it wraps.
+
+    A layer that several wrappers share has several paths.
+    """
+    named = {id(operations[path]) for path in paths}
     found = {}
-    for path in paths:
+    for path, operation in operations.items():
+        if id(operation) not in named:
+            continue
         parts = path.split("/")
         for end in range(1, len(parts) + 1):
             owner = "/".join(parts[:end])

@@ -29,7 +29,9 @@ def refresh_optimizer(model: Any, masks: Mapping[int, Mapping[int, np.ndarray]])
     sliceable = sum(len(of_variable) for of_variable in slots.values())
     scalars = sum(1 for variable in optimizer.variables if len(variable.shape) == 0)
     if sliceable + scalars < len(optimizer.variables):
-        model.optimizer = type(optimizer).from_config(optimizer.get_config())
+        model.optimizer = keras_internals.fresh_optimizer(
+            model, optimizer, keras_internals.tracked_variables(optimizer)
+        )
         return "reset"
     for variable in keras_internals.tracked_variables(optimizer):
         for slot in slots[id(variable)] if id(variable) in masks else []:

@@ -12,13 +12,16 @@ import keras
 from autoprune.models import keras_internals
 
 
-def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None) -> None:
+def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None) -> set[int]:
     """Recompute static shapes downstream of edited layers.
 
     Args:
         graph: the model's graph, as `keras_internals.graph_of` gives it.
         edited: `id` of every layer whose variables or attributes changed.
         changed: `id` of symbolic tensors whose shape has changed already; those that change are added.
+
+    Returns:
+        All that have changed.
     """
     changed = set() if changed is None else changed
     own = {id(node) for node in keras_internals.nodes_of(graph)}
@@ -31,18 +34,13 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
             continue
         if stale and isinstance(operation, keras.Layer):
             _refresh_layer(operation, changed)
-        args, kwargs = keras_internals.arguments_of(node)
         try:
-            outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+            _refresh_outputs(node, changed)
         except ValueError:
             # Another model shares the layer and feeds it channels that are still whole: that model is lost.
             if id(node) in own:
                 raise
-            continue
-        for tensor, fresh in zip(node.outputs, outputs, strict=True):
-            if tuple(tensor.shape) != tuple(fresh.shape):
-                keras_internals.set_tensor_shape(tensor, fresh.shape)
-                changed.add(id(tensor))
+    return changed
 
 
 def ordered_calls(graph: Any) -> list[Any]:
@@ -51,7 +49,83 @@ def ordered_calls(graph: Any) -> list[Any]:
     Calls that belong to other models are included: layers added to a Sequential model one by one have been called
     once for each intermediate model, and `summary()` shows the first of those calls.
     """
-    pending = [node for operation in graph.operations for node in keras_internals.calls_of(operation)]
+    return _in_order([node for operation in graph.operations for node in keras_internals.calls_of(operation)])
+
+
+def calls_outside(graph: Any) -> list[Any]:
+    """Calls of operations that the graph and its nested graphs do not have, and that read what theirs give.
+
+    They belong to other models over the same layers, such as another head, and stand in data-flow order.
+    """
+    operations = [operation for inner in _graphs(graph) for operation in inner.operations]
+    inside = {id(operation) for operation in operations}
+    found: dict[int, Any] = {}
+    for operation in operations:
+        for node in keras_internals.readers_of(operation):
+            if id(node.operation) not in inside and id(node) not in found:
+                found[id(node)] = node
+                operations.append(node.operation)
+    return _in_order(list(found.values()))
+
+
+def refresh_outside(graph: Any, changed: set[int]) -> list[str]:
+    """Recompute static shapes of other models over the same layers, where tensors before them have changed.
+
+    Args:
+        graph: the model's graph, up to date.
+        changed: `id` of the symbolic tensors whose shapes have changed; those that change are added.
+
+    Returns:
+        Names of the layers at which other models do not fit any more: they have weights for channels that are gone, or
+        are cut and read channels that are still whole there.
+    """
+    graphs = _graphs(graph)
+    own = {id(node) for inner in graphs for node in keras_internals.nodes_of(inner)}
+    calls = [node for inner in graphs for operation in inner.operations for node in keras_internals.calls_of(operation)]
+    lost = [node.operation.name for node in calls if id(node) not in own and _is_refused(node)]
+    for node in calls_outside(graph):
+        if not any(id(tensor) in changed for tensor in node.input_tensors):
+            continue
+        fits = not (isinstance(node.operation, keras.Layer) and node.operation.weights)
+        try:
+            if fits:
+                _refresh_outputs(node, changed)
+        except (ValueError, TypeError, RuntimeError):  # each backend has another one
+            fits = False
+        if not fits:
+            lost.append(node.operation.name)
+    return list(dict.fromkeys(lost))
+
+
+def _graphs(graph: Any) -> list[Any]:
+    """A graph and those nested in it."""
+    graphs = [graph]
+    for inner in graphs:
+        nested = [operation for operation in inner.operations if keras_internals.is_graph(operation)]
+        graphs += [keras_internals.graph_of(operation) for operation in nested]
+    return graphs
+
+
+def _is_refused(node: Any) -> bool:
+    """Whether the layer of a call expects other sizes than it is given."""
+    spec = node.operation.input_spec if isinstance(node.operation, keras.Layer) else None
+    if not isinstance(spec, keras.InputSpec) or not spec.axes or not node.input_tensors:
+        return False
+    return any(node.input_tensors[0].shape[axis] not in (None, size) for axis, size in spec.axes.items())
+
+
+def _refresh_outputs(node: Any, changed: set[int]) -> None:
+    """Recompute the static shapes of what a call gives; a `ValueError` says that its inputs do not fit."""
+    args, kwargs = keras_internals.arguments_of(node)
+    outputs = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+    for tensor, fresh in zip(node.outputs, outputs, strict=True):
+        if tuple(tensor.shape) != tuple(fresh.shape):
+            keras_internals.set_tensor_shape(tensor, fresh.shape)
+            changed.add(id(tensor))
+
+
+def _in_order(pending: list[Any]) -> list[Any]:
+    """Calls, each after those of them whose outputs it reads."""
     made_here = {id(tensor) for node in pending for tensor in node.outputs}
     ordered, done = [], set()
     while pending:
@@ -64,7 +138,7 @@ def ordered_calls(graph: Any) -> list[Any]:
             else:
                 waiting.append(node)
         if len(waiting) == len(pending):
-            raise RuntimeError(f"the calls of '{graph.name}' form a cycle")
+            raise RuntimeError(f"the calls of {[node.operation.name for node in pending]} form a cycle")
         pending = waiting
     return ordered
 

@@ -6,7 +6,7 @@ import keras
 
 from autoprune.models import keras_internals
 from autoprune.surgery.editors import edit_derived
-from autoprune.surgery.shapes import ordered_calls
+from autoprune.surgery.shapes import calls_outside, ordered_calls
 
 
 class Snapshot:
@@ -20,6 +20,7 @@ class Snapshot:
     """
 
     def __init__(self, model: Any, attributes: set[tuple[str, str]]) -> None:
+        keras_internals.collect_state(model)
         self._model = model
         self._variables = [_remember(variable) for variable in model.variables]
         operations = keras_internals.operations_by_path(model)
@@ -30,6 +31,7 @@ class Snapshot:
         ]
         # A nested model derives its input spec from its inputs; setting it would fix it for good.
         self._specs = [(layer, layer.input_spec) for layer in layers.values() if not keras_internals.is_graph(layer)]
+        self._classes = [(found, type(found)) for found in (model, *layers.values()) if keras_internals.is_graph(found)]
         self._built = [(layer, keras_internals.build_shapes(layer)) for layer in layers.values()]
         self._initializers = [
             (layer, name, value)
@@ -39,7 +41,9 @@ class Snapshot:
         self._inputs = [
             (layer, layer.batch_shape) for layer in layers.values() if isinstance(layer, keras.layers.InputLayer)
         ]
-        self._tensors = _tensors(keras_internals.graph_of(model))
+        graph = keras_internals.graph_of(model)
+        outside = [tensor for node in calls_outside(graph) for tensor in node.outputs]
+        self._tensors = _tensors(graph) + [(tensor, tuple(tensor.shape)) for tensor in outside]
         self._optimizer = keras_internals.optimizer_of(model)
         slots = self._optimizer.variables if self._optimizer is not None else []
         self._slots = [_remember(variable) for variable in slots]
@@ -47,10 +51,13 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put the model back: variables, attributes, shapes and optimiser state are what they were, to the bit."""
+        keras_internals.collect_state(self._model)
         for variable, stored, value in (*self._variables, *self._slots):
             keras_internals.put_back(variable, stored, value)
         for operation, name, state in self._attributes:
             keras_internals.restore_attribute(operation, name, state)
+        for found, kind in self._classes:
+            keras_internals.set_class(found, kind)
         for layer, spec in self._specs:
             layer.input_spec = spec
         for layer, shapes in self._built:
@@ -63,7 +70,7 @@ class Snapshot:
             keras_internals.set_tensor_shape(tensor, shape)
         edit_derived(layer for layer, _ in self._built)
         self._restore_optimizer()
-        keras_internals.forget_compiled_functions(self._model)
+        keras_internals.renew_compiled_functions(self._model)
 
     def _restore_optimizer(self) -> None:
         """The optimiser of then, with the state of then; one that has got state since starts anew."""
@@ -75,7 +82,7 @@ class Snapshot:
             return
         optimizer = now if self._optimizer is None else self._optimizer
         if optimizer is not None and optimizer.built:
-            optimizer = type(optimizer).from_config(optimizer.get_config())
+            optimizer = keras_internals.fresh_optimizer(self._model, optimizer)
         if optimizer is not now:
             self._model.optimizer = optimizer
 

@@ -15,7 +15,7 @@ from autoprune.records import ChannelGroup, Plan, SurgeryReport, VariableChange
 from autoprune.registry import suggestion
 from autoprune.surgery.editors import edit_derived, with_owners
 from autoprune.surgery.optimizer import refresh_optimizer
-from autoprune.surgery.shapes import refresh_shapes
+from autoprune.surgery.shapes import refresh_outside, refresh_shapes
 from autoprune.surgery.slicing import Slices, slices_for, take
 from autoprune.surgery.snapshot import Snapshot
 
@@ -59,11 +59,12 @@ class Surgeon:
         if self._pruned:
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
         self.check(plan)
+        keras_internals.collect_state(self.model)
         slices = slices_for(self.groups, plan)
         before = self.model.count_params()
         rollback = rollback or self.snapshot()
         try:
-            changes, optimizer = self._cut(slices)
+            changes, optimizer, plain, lost = self._cut(slices)
         except Exception as error:
             rollback.restore()
             raise PlanError(
@@ -74,7 +75,9 @@ class Surgeon:
             rollback.restore()
             raise
         self._pruned = bool(changes)
-        return SurgeryReport(tuple(changes), self._left_alone(plan), before, self.model.count_params(), optimizer)
+        after = self.model.count_params()
+        left = self._left_alone(plan)
+        return SurgeryReport(tuple(changes), left, before, after, optimizer, tuple(plain), tuple(lost))
 
     @contextmanager
     def pruned(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
@@ -134,19 +137,47 @@ class Surgeon:
                         "Make a new Surgeon and plan for the model as it is now, or restore the model first."
                     )
 
-    def _cut(self, slices: Slices) -> tuple[list[VariableChange], str]:
-        """Slice variables and set attributes, then bring shapes, optimiser and compiled functions up to date."""
+    def _cut(self, slices: Slices) -> tuple[list[VariableChange], str, list[str], list[str]]:
+        """Slice variables and set attributes, then bring up to date all that Keras derived from the old widths.
+
+        Returns:
+            What changed, what became of the optimiser's state, the models that are saved as plain ones from now on, and
+            the layers at which other models do not fit any more.
+        """
         changes, masks = self._cut_variables(slices)
         if not changes:
-            return [], "none"
+            return [], "none", [], []
         self._set_attributes(slices)
         paths = {path for path, *_ in (*slices.variables, *slices.values, *slices.counts)}
         edited = with_owners(paths, self._operations)
         edit_derived(edited.values())
         optimizer = refresh_optimizer(self.model, masks)
-        refresh_shapes(keras_internals.graph_of(self.model), {id(operation) for operation in edited.values()})
-        keras_internals.forget_compiled_functions(self.model)
-        return changes, optimizer
+        touched = {id(operation) for operation in edited.values()}
+        graph = keras_internals.graph_of(self.model)
+        changed = refresh_shapes(graph, touched)
+        plain = self._save_by_graph(touched | changed)
+        lost = refresh_outside(graph, changed)
+        keras_internals.renew_compiled_functions(self.model)
+        return changes, optimizer, plain, lost
+
+    def _save_by_graph(self, changed: set[int]) -> list[str]:
+        """Let models that would be saved by their constructors' arguments, old widths among them, be saved as they are.
+
+        Args:
+            changed: `id` of operations and symbolic tensors.
+
+        Returns:
+            Their paths; the model's own is its name.
+        """
+        stale = [
+            (path, model)
+            for path, model in ((self.model.name, self.model), *self._operations.items())
+            if keras_internals.is_graph(model)
+            and not keras_internals.saves_its_graph(model)
+            and (model is self.model or id(model) in changed or _tensors_of(model) & changed)
+        ]
+        keras_internals.save_by_graph(model for _, model in stale)
+        return [path for path, _ in stale]
 
     def _cut_variables(self, slices: Slices) -> tuple[list[VariableChange], dict[int, dict[int, np.ndarray]]]:
         """Give variables new storage; returns what changed, and by `id` of a variable the positions that stayed."""
@@ -180,8 +211,14 @@ class Surgeon:
             if not group.prunable:
                 left[group.name] = group.reason
             elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
-                left[group.name] = "is kept whole by the plan"
+                left[group.name] = plan.left_whole.get(group.name, "is kept whole by the plan")
         return left
+
+
+def _tensors_of(model: Any) -> set[int]:
+    """`id` of the symbolic tensors between a model's operations."""
+    nodes = keras_internals.nodes_of(keras_internals.graph_of(model))
+    return {id(tensor) for node in nodes for tensor in node.outputs}
 
 
 def _cut_initializer(layer: Any, name: str, shape: tuple[int, ...], axes: dict[int, np.ndarray]) -> None:

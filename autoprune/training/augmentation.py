@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.errors import DataError, SettingsError
+from autoprune.errors import DataError, SettingsError, words_of
 from autoprune.registry import suggestion
 from autoprune.settings import TrainingSettings
 
@@ -94,7 +94,7 @@ def _layer(specification: Any) -> Any:
     try:
         return getattr(keras.layers, name)(**(arguments or {}))
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise SettingsError(f"keras.layers.{name} refuses {arguments}: {str(error)[:500]}") from error
+        raise SettingsError(f"keras.layers.{name} refuses {arguments}: {words_of(error, 500)}") from error
 
 
 _CHANGES: dict[str, Change] = {"shift": shift, "shift_flip": shift_flip}

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Raised when the same settings train another model; part of what a kept model is kept under.
 RECIPE = 3
+# What only says how files are loaded.
+_OF_FILES = ("modules", "modules_from", "safe_mode")
 _OPTIONAL: tuple[tuple[str, Any], ...] = (("augmentation_layers", []), ("label_smoothing", 0.0), ("early_stop", None))
 
 
@@ -40,7 +42,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     if chosen.name == "file":
         if not chosen.path:
             raise ModelError("model=file needs model.path=FILE.keras.")
-        return load_model(chosen.path)
+        return load_model(chosen.path, chosen)
     shape, classes = tuple(chosen.input_shape or data.input_shape), chosen.classes or data.classes
     if is_ready(chosen, classes):
         return build_model(chosen, shape, classes)
@@ -98,7 +100,7 @@ def _cached(settings: SearchSettings, data: Dataset) -> Path:
     key = cache_key(
         recipe=RECIPE,
         evaluation=evaluation,
-        model=dataclasses.asdict(settings.model),
+        model={name: value for name, value in dataclasses.asdict(settings.model).items() if name not in _OF_FILES},
         data=data.fingerprint(),
         training=training,
         seed=settings.seed,

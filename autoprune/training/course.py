@@ -32,8 +32,9 @@ class TrainingRecord:
         epochs: epochs run.
         losses: training loss of each epoch.
         accuracies: accuracy on the reward split after each epoch.
-        best_epoch: the epoch, from 1, whose weights were kept.
+        best_epoch: the epoch, from 1, whose weights were kept; 0 for those that it began with.
         stopped: why it ended before its last epoch; empty when it did not.
+        start: accuracy on the reward split before the first step; None where the start was no candidate.
     """
 
     epochs: int
@@ -41,6 +42,12 @@ class TrainingRecord:
     accuracies: tuple[float, ...]
     best_epoch: int
     stopped: str = ""
+    start: float | None = None
+
+    @property
+    def only_worse(self) -> bool:
+        """Whether no epoch was as good as the start, whose weights were kept therefore."""
+        return self.epochs > 0 and self.best_epoch == 0
 
 
 @dataclass
@@ -53,8 +60,9 @@ class Position:
         loss: mean training loss of these steps.
         losses: of whole epochs.
         accuracies: on the reward split after each.
-        best_epoch: from 1; 0 for none yet.
+        best_epoch: from 1; 0 for none yet that is as good as the start.
         stopped: why it ended before its last epoch.
+        start: as `TrainingRecord.start`.
     """
 
     epoch: int = 0
@@ -64,11 +72,12 @@ class Position:
     accuracies: list[float] = field(default_factory=list)
     best_epoch: int = 0
     stopped: str = ""
+    start: float | None = None
 
     def record(self) -> TrainingRecord:
         """What happened until here, in whole epochs."""
         losses, accuracies = tuple(self.losses), tuple(self.accuracies)
-        return TrainingRecord(self.epoch, losses, accuracies, self.best_epoch, self.stopped)
+        return TrainingRecord(self.epoch, losses, accuracies, self.best_epoch, self.stopped, self.start)
 
 
 class Course:
@@ -79,8 +88,11 @@ class Course:
         epochs: asked for.
         early_stop: epochs without a better accuracy after which it stops, or None.
         on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
-            logs, which hold `val_accuracy` after whole epochs only.
+            logs, which hold `val_accuracy` after whole epochs only. It hears of the start, as epoch 0 without a loss,
+            if that is a candidate; of a training that goes on, of all its epochs.
         checkpoints: where states are kept, or None.
+        start: accuracy on the reward split of the network as it comes, which is kept when no epoch is as good; None
+            keeps the best epoch, however good it is.
 
     Attributes:
         network: in training: what a loop runs.
@@ -96,9 +108,10 @@ class Course:
         early_stop: int | None = None,
         on_progress: OnProgress | None = None,
         checkpoints: Checkpoints | None = None,
+        start: float | None = None,
     ) -> None:
         self.network = network
-        self.position = Position()
+        self.position = Position(start=start)
         self.steps = 0
         self.failure: float | None = None
         self._epochs = epochs
@@ -133,6 +146,17 @@ class Course:
             self._best = found.best
             self.position = Position(**found.position)
             self._resumed = dataclasses.replace(self.position)
+        self._tell_beginning()
+
+    def _tell_beginning(self) -> None:
+        """Tell of the model as it came, and of the epochs that were done before an interruption."""
+        if self._on_progress is None:
+            return
+        position = self.position
+        if position.start is not None:
+            self._on_progress(0.0, {"val_accuracy": position.start})
+        for number, (loss, accuracy) in enumerate(zip(position.losses, position.accuracies, strict=True), start=1):
+            self._on_progress(float(number), {"loss": loss, "val_accuracy": accuracy})
 
     def step_done(self, step: int, logs: dict[str, Any]) -> None:
         """Note steps of an epoch that is under way.
@@ -157,6 +181,9 @@ class Course:
     def epoch_done(self, logs: dict[str, float]) -> None:
         """Note the end of an epoch: keep the weights if they are the best, of equal ones the last.
 
+        How long an early stop waits is counted from the best epoch, not from the start: training may fall before it
+        rises.
+
         Args:
             logs: `val_accuracy` on the reward split, and others to show.
         """
@@ -164,7 +191,9 @@ class Course:
         if self.failure is not None:
             return
         accuracy = float(logs["val_accuracy"])
-        if not position.accuracies or accuracy >= max(position.accuracies):
+        # The start was judged otherwise than epochs are, and may be rounded otherwise.
+        rivals = position.accuracies if position.start is None else [position.start - 1e-6, *position.accuracies]
+        if accuracy >= max(rivals, default=0.0):
             self._best = self.network.get_weights()
             position.best_epoch = position.epoch + 1
         position.epoch += 1

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from autoprune import errors
 from autoprune.cost.compiler import without_training
 from autoprune.cost.process import import_path, last_words, spawned
@@ -37,7 +35,7 @@ def in_precision(model: Any, precision: str) -> dict[str, Any]:
         model: built, with one output.
         precision: `mixed_bfloat16` or `float32`.
     """
-    config = with_dtype(without_training(keras.saving.serialize_keras_object(model)), precision)
+    config = with_dtype(without_training(keras_internals.graph_config(model)), precision)
     last = keras_internals.maker_of(model.outputs[0])
     if not keras_internals.is_graph(last):
         for layer in config["config"]["layers"]:

@@ -8,7 +8,6 @@ Neither kind has run on a TPU yet: both have run on make-believe devices made of
 """
 
 import dataclasses
-import importlib
 import json
 import os
 import sys
@@ -23,6 +22,7 @@ from autoprune.cost.rebuilding import rebuilt
 from autoprune.data import load_data
 from autoprune.errors import AutopruneError
 from autoprune.models.files import load_model
+from autoprune.models.own_modules import import_modules
 from autoprune.settings import DataSettings, ModelSettings, TrainingSettings
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.fit import Loop, carry_out
@@ -69,22 +69,22 @@ def trained(request: dict[str, Any], devices: Devices, tell: Any) -> dict[str, A
     Args:
         request: `config` (of the model to train, see `in_precision`), `model` (a `.keras` file with its weights),
             `modules` (that its layers come from), `model_settings`, `data` and `training` (settings),
-            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `checkpoint` (a file),
-            `identity` and `every` (as for `Checkpoints`).
+            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `start` (as for `Task`),
+            `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
         devices: that share the batches.
         tell: called with what shall be heard of.
     """
     settings = TrainingSettings(**request["training"])
     shared_batch(settings.batch_size, devices.count)
-    for module in request["modules"]:
-        importlib.import_module(module)  # registers a user's own layers
-    data = load_data(DataSettings(**request["data"]), ModelSettings(**request["model_settings"]))
+    import_modules(request["modules"])  # which registers a user's own layers
+    model_settings = ModelSettings(**request["model_settings"])
+    data = load_data(DataSettings(**request["data"]), model_settings)
     teacher = request["teacher"] and np.load(request["teacher"], mmap_mode="r", allow_pickle=False)
     checkpoints = Checkpoints(request["checkpoint"], request["identity"], request["every"])
     with devices.scope():
         model = rebuilt(request["config"], request["modules"])
-        model.set_weights(load_model(request["model"]).get_weights())
-        task = Task(model, data, settings, request["epochs"], None, request["seed"], teacher)
+        model.set_weights(load_model(request["model"], model_settings).get_weights())
+        task = Task(model, data, settings, request["epochs"], None, request["seed"], teacher, request["start"])
         record = carry_out(
             task,
             lambda done, logs: tell({"done": done, "logs": {name: float(value) for name, value in logs.items()}}),

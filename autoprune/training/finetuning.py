@@ -23,6 +23,7 @@ from autoprune.training.base_model import settle
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.course import OnProgress, Position, TrainingError, TrainingRecord
 from autoprune.training.device_process import Devices, in_precision, train_elsewhere
+from autoprune.training.finishing import worse
 from autoprune.training.fit import carry_out
 from autoprune.training.starting import StartFiles
 from autoprune.training.step_check import check_step, devices_of
@@ -36,7 +37,7 @@ class FineTuned:
     """A model that has been fine-tuned.
 
     Attributes:
-        model: with the weights of the best epoch.
+        model: with the weights of the best epoch, or those that it began with where no epoch was as good.
         record: how the training went.
         before: accuracy on the reward split before the first step.
         after: accuracy on the reward split of the result.
@@ -85,11 +86,13 @@ def fine_tuned(
     run = _on_tpu if settings.runtime.name in ON_TPU else _here
     diverged = ""
     try:
-        record = run(model, data, settings, files, checkpoints, on_progress)
+        record = run(model, data, settings, files, checkpoints, before, on_progress)
     except TrainingError as error:
         diverged = str(error)
         logger.warning("the fine-tuning has been stopped. %s", diverged)
         record = _restored(model, checkpoints)
+    if record.only_worse:
+        logger.warning(worse(record))
     if settings.training.after_pruning > 0:
         settle(model, data, settings)
     return FineTuned(
@@ -109,11 +112,12 @@ def _here(
     settings: FinetuneSettings,
     files: StartFiles,
     checkpoints: Checkpoints,
+    start: float,
     on_progress: OnProgress,
 ) -> TrainingRecord:
     """Train in this process."""
     epochs = settings.training.after_pruning
-    task = Task(model, data, settings.training, epochs, None, settings.seed, files.taught())
+    task = Task(model, data, settings.training, epochs, None, settings.seed, files.taught(), start)
     return carry_out(task, on_progress, checkpoints)
 
 
@@ -123,6 +127,7 @@ def _on_tpu(
     settings: FinetuneSettings,
     files: StartFiles,
     checkpoints: Checkpoints,
+    start: float,
     on_progress: OnProgress,
 ) -> TrainingRecord:
     """Train in a process of its own, once it is known that a step fits; the model gets the weights in the end."""
@@ -139,6 +144,7 @@ def _on_tpu(
         "rehearse": runtime.rehearse,
         "epochs": settings.training.after_pruning,
         "seed": settings.seed,
+        "start": start,
         "teacher": str(files.teacher) if files.teacher.exists() else None,
         "modules": layer_modules(model),
         "checkpoint": str(checkpoints.path),

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.searchers.objective import Objective, best_finished, least_accuracy
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
-from autoprune.training.fit import OnProgress, TrainingError, TrainingRecord, train
+from autoprune.training.fit import OnProgress, TrainingError, TrainingRecord, carry_out
+from autoprune.training.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +62,15 @@ class Finished:
     """
 
     name: str
-    plan: Plan
-    evaluation: Evaluation
-    surgery: SurgeryReport
-    training: TrainingRecord
+    plan: Plan = field(repr=False)
+    evaluation: Evaluation = field(repr=False)
+    surgery: SurgeryReport = field(repr=False)
+    training: TrainingRecord = field(repr=False)
     reward_accuracy: float
     test_accuracy: float
     cost: CostReport
-    weights: list[Any]
-    finalists: tuple[Finalist, ...] = ()
+    weights: list[Any] = field(repr=False)
+    finalists: tuple[Finalist, ...] = field(default=(), repr=False)
 
 
 class Finisher:
@@ -107,7 +108,8 @@ class Finisher:
     ) -> Finished:
         """Prune the model in place, fine-tune and test it. A plan that keeps everything is tested as it is.
 
-        When fine-tuning diverges, the model stays as it was pruned, with a warning: a search is not lost for that.
+        When fine-tuning diverges, or no epoch is as good on the reward split, the model stays as it was pruned, with a
+        warning: a search is not lost for that.
 
         Args:
             name: whose plan it is.
@@ -130,10 +132,12 @@ class Finisher:
         if surgery.changes:
             images = data.train.images[: settings.evaluation.recalibration_images]
             recalibrate(model, images, settings.evaluation.batch_size)
-        seed = settings.seed if seed is None else seed
-        record = self._fine_tune(name, epochs, seed, teacher, on_progress)
         pruned = {group for group, ratio in plan.keep_ratios.items() if ratio < 1}
         batch_size, run = settings.evaluation.batch_size, passes.compiled(pruned)
+        start = accuracy(model, data.reward, batch_size, run) if epochs else None
+        seed = settings.seed if seed is None else seed
+        task = Task(model, data, settings.training, epochs, None, seed, teacher, start)
+        record = self._fine_tune(name, task, on_progress)
         return Finished(
             name,
             plan,
@@ -164,32 +168,31 @@ class Finisher:
             self._passes = Passes(self._model, self._planner.all_groups, self._data.train.images[:8])
         return self._passes
 
-    def _fine_tune(
-        self, name: str, epochs: int, seed: int, teacher: np.ndarray | None, on_progress: OnProgress | None
-    ) -> TrainingRecord:
+    def _fine_tune(self, name: str, task: Task, on_progress: OnProgress | None) -> TrainingRecord:
         pruned = self._model.get_weights()
-        settings = self._settings
         try:
-            return train(
-                self._model,
-                self._data,
-                settings.training,
-                epochs=epochs,
-                learning_rate=None,
-                seed=seed,
-                on_progress=on_progress,
-                teacher=teacher,
-            )
+            record = carry_out(task, on_progress)
         except TrainingError as error:
             logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
             self._model.set_weights(pruned)
             return TrainingRecord(0, (), (), 0)
+        if record.only_worse:
+            logger.warning("%s is shown without fine-tuning. %s", name, worse(record))
+        return record
 
     def bring_back(self, finished: Finished) -> None:
         """Make the model the one that was finished earlier."""
         self._surgeon.restore(self._snapshot)
         self._surgeon.apply(finished.plan)
         self._model.set_weights(finished.weights)
+
+
+def worse(record: TrainingRecord) -> str:
+    """What happened in a training that only made the model worse, and what to change."""
+    return (
+        f"Training only made it worse on the reward split ({record.start:.2%} before, {max(record.accuracies):.2%} at "
+        "best after an epoch): it is kept as it was. Lower training.fine_tune_learning_rate, or give it more epochs."
+    )
 
 
 def planned_again(planner: Planner, evaluation: Evaluation) -> Plan:
@@ -217,6 +220,8 @@ def finish_all(
 ) -> tuple[tuple[Finished, ...], Finished]:
     """Finish the dense model and each searcher's finalists; the model ends as the best of these.
 
+    A plan that several searchers found is finished once, and stands for each of them.
+
     The best is the one most accurate on the reward split after fine-tuning, of equal ones the first finalist and the
     last searcher's. Under a reward with an accuracy floor it is the fastest of those that are above it then. A finished
     model that is over the budget as it was compiled in the end is no result: it is left out, with a warning. Whatever
@@ -237,21 +242,26 @@ def finish_all(
     """
     try:
         dense = finisher.finish("dense", objective.dense)
-        rivals, over = {}, {}
+        rivals, over, by_key = {}, {}, {}
         for label, name, evaluation in _in_turn(finalists):
-            with progress(label) as show:
-                last = finisher.finish(name, evaluation, show)
-            if objective.budget.met_by(last.cost):
-                rivals.setdefault(name, []).append(last)
+            known = by_key.get(evaluation.key)
+            if known is None:
+                with progress(label) as show:
+                    done = last = by_key[evaluation.key] = finisher.finish(name, evaluation, show)
             else:
-                over[label] = objective.budget.overrun(last.cost)
+                logger.info("%s has the same plan as %s: it is fine-tuned once", label, known.name)
+                done = replace(known, name=name)
+            if objective.budget.met_by(done.cost):
+                rivals.setdefault(name, []).append(done)
+            else:
+                over[label] = objective.budget.overrun(done.cost)
         _tell_of(over, none=not rivals)
         results = [_winner(of_one, dense, objective) for of_one in rivals.values()]
         kept = _best(results[::-1], dense, objective)
         least = least_accuracy(objective.settings, dense.reward_accuracy)
         if least is not None and kept.reward_accuracy < least:
             logger.warning("after fine-tuning no plan is above the accuracy floor: the most accurate one is kept")
-        if kept is not last:
+        if kept.evaluation.key != last.evaluation.key:
             finisher.bring_back(kept)
     except BaseException:
         finisher.undo()

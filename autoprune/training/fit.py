@@ -83,7 +83,7 @@ def carry_out(
         keras.utils.set_random_seed(task.seed)  # on JAX it would import TensorFlow, and nothing here draws by it
     # A layer's seed is drawn when it is made: two processes that load one file have two.
     reseed(model.variables, np.random.default_rng(task.seed))
-    course = Course(task.network(), task.epochs, task.settings.early_stop, on_progress, checkpoints)
+    course = Course(task.network(), task.epochs, task.settings.early_stop, on_progress, checkpoints, task.start)
     try:
         (loop or FitLoop())(task, course)
     finally:

@@ -11,6 +11,7 @@ import numpy as np
 from autoprune.data import Dataset
 from autoprune.errors import ModelError, PlanError
 from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.cautions import data_cautions
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.models.feature_distilling import check_features, teachings
 from autoprune.models.files import load_model, save_model
@@ -63,13 +64,15 @@ def started(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any
         PlanError: the plan is for another model.
     """
     if files.model.exists():
-        return load_model(files.model)
+        return load_model(files.model, settings.model)
     if settings.run:
         model, plan, teacher = _of_run(Path(settings.run), settings)
     else:
         model, plan, teacher = _of_files(settings)
     # Before anything is computed: what does not fit is told at once.
     check_fit(model, data)
+    for caution in data_cautions(model, data):
+        logger.warning(caution)
     if teacher is not None:
         check_fit(teacher, data)
         features = settings.training.feature_distillation > 0
@@ -97,23 +100,23 @@ def _of_run(folder: Path, settings: FinetuneSettings) -> tuple[Any, Plan, Any | 
                 f"The run '{folder}' has no {name}: expected the folder of a search that has ended. An interrupted one "
                 f"goes on with python -m autoprune.search resume={folder}"
             )
-    plan, dense = load_plan(folder / "plan.json"), load_model(folder / "dense.keras")
+    plan, dense = load_plan(folder / "plan.json"), load_model(folder / "dense.keras", settings.model)
     if plan.model != architecture_fingerprint(dense):
         raise PlanError(f"The plan of the run '{folder}' is not for its dense.keras: one of them was changed since.")
-    return load_model(folder / "pruned.keras"), plan, dense if settings.training.needs_teacher else None
+    return load_model(folder / "pruned.keras", settings.model), plan, dense if settings.training.needs_teacher else None
 
 
 def _of_files(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]:
     """The model of the settings, its plan, and what teaches: the model itself before it is pruned, or another one."""
-    model, teaches = load_model(settings.model.path), settings.training.needs_teacher
+    model, teaches = load_model(settings.model.path, settings.model), settings.training.needs_teacher
     if settings.teacher and not teaches:
         logger.warning("the teacher is not asked: training.distillation and training.feature_distillation are 0")
     plan = load_plan(settings.plan) if settings.plan else None
     if not teaches:
         return model, plan, None
     if settings.teacher:
-        return model, plan, load_model(settings.teacher)
-    return model, plan, load_model(settings.model.path) if plan is not None else None
+        return model, plan, load_model(settings.teacher, settings.model)
+    return model, plan, load_model(settings.model.path, settings.model) if plan is not None else None
 
 
 def _save_array(array: np.ndarray, path: Path) -> None:

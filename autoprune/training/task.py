@@ -31,6 +31,8 @@ class Task:
         teacher: what another model says of the training images, to learn from it too, as `teachings` gives it: (n,
             classes) logarithms of probabilities, with `settings.feature_distillation` (n, classes + d), features
             behind them; of the images as they are, also where these are changed in training.
+        start: accuracy on the reward split of the model as it comes, which is kept when no epoch is as good; None keeps
+            the best epoch, however good it is.
     """
 
     model: Any
@@ -40,6 +42,7 @@ class Task:
     learning_rate: float | None
     seed: int
     teacher: np.ndarray | None = None
+    start: float | None = None
 
     @property
     def _with_features(self) -> bool:

@@ -237,9 +237,11 @@ def test_what_is_given_beside_resume_has_to_go_with_the_folders_settings(tmp_pat
     RunFolder.make(tmp_path).save_settings(began)
     monkeypatch.setattr(cli, "overrides", lambda: [f"resume={tmp_path}", given])
     monkeypatch.setattr(cli, "run_folder", lambda: tmp_path)
+    monkeypatch.setattr(cli, "save_config", lambda config, folder: None)
     with initialize_config_module("autoprune.conf", version_base="1.3"):
         config = compose("compare", overrides=cli.overrides())
-    settings, _ = begun(config, CompareSettings, "comparison", EXTENSIBLE)
+    with begun(config, CompareSettings, "compare", EXTENSIBLE) as (settings, _):
+        pass
     name = given.partition("=")[0]
     assert getattr(settings, name) == list(config[name])
     assert replace(settings, **{name: getattr(began, name)}) == began

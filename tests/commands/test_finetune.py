@@ -68,9 +68,10 @@ def test_the_saved_model_is_plain_keras_and_as_good_as_told(whole, search):
 def test_curves_and_report_belong_to_it(whole):
     folder, _ = whole
     curves, metrics = json.loads((folder / "curves.json").read_text()), metrics_of(folder)
-    assert curves["epochs"] == [1, 2, 3]
-    assert curves["losses"] == metrics["training"]["losses"]
-    assert curves["reward_accuracies"][curves["best_epoch"] - 1] == max(curves["reward_accuracies"])
+    assert curves["epochs"] == [0, 1, 2, 3]
+    assert curves["losses"] == [None, *metrics["training"]["losses"]]
+    assert curves["reward_accuracies"][0] == metrics["reward_accuracy_before"] == metrics["training"]["start"]
+    assert curves["reward_accuracies"][curves["best_epoch"]] == max(curves["reward_accuracies"])
     report = (folder / "report.html").read_text()
     assert "<svg" in report
     assert f"{metrics['test_accuracy']:.2%} test accuracy" in report

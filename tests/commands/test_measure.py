@@ -1,6 +1,7 @@
 """`python -m autoprune.measure`, and the Python interface."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -38,7 +39,10 @@ def test_one_model_on_every_generation(tmp_path):
     assert "compiler estimate" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 128
     for report in reports:
-        assert f"{report['utilisation']:.0%}" in done.stdout
+        share = report["utilisation"]
+        assert (f"{share:.0%}" if share >= 0.01 else f"{share:.1%}") in done.stdout
+    assert f"Figures: {folder}" in done.stdout.splitlines()
+    assert "it is not the bound that takes the time" in " ".join(done.stdout.split())
 
 
 @pytest.fixture
@@ -60,12 +64,18 @@ def files(tmp_path):
 
 def test_dense_and_pruned_side_by_side(files):
     options = ("model=file", "model.path=[dense.keras,pruned.keras]", "target=tpu_v5e", "target.batch_size=64")
-    folder, done = run_in(files, *options, "groups=true", "sweep=uniform", "keep_ratios=[0.5]", module="measure")
+    more = ("groups=true", "layers=true", "sweep=uniform", "keep_ratios=[0.5]")
+    folder, done = run_in(files, *options, *more, module="measure")
     dense, pruned = json.loads((folder / "costs.json").read_text())
     assert (dense["model"], pruned["model"]) == ("dense", "pruned")
     assert pruned["latency"] < dense["latency"]
     for share in (pruned["latency"] / dense["latency"], pruned["memory"]["total"] / dense["memory"]["total"]):
         assert f"{share:.1%}" in done.stdout
+    for name, report in (("dense", dense), ("pruned", pruned)):
+        table = done.stdout.split(f"{name} on tpu_v5e, layer by layer")[1].split("└")[0]
+        shares = re.findall(r"│ +([\d.]+)% │ +(?:[\d.]+%|-) │ +(?:[\d.]+%|-) │", table)
+        assert len(shares) == len(report["layers"]) + 1  # and `other`
+        assert sum(map(float, shares)) == pytest.approx(100, abs=0.1 * len(shares))
     # Groups and sweep are the first model's, and half of it is the second.
     rows = json.loads((folder / "sweep.json").read_text())
     assert [row["reports"][0]["latency"] for row in rows] == [dense["latency"], pruned["latency"]]

@@ -67,18 +67,18 @@ def test_the_policy_says_what_it_was_learnt_on(learnt):
     assert {"keras", "stable-baselines3", "autoprune"} <= record["versions"].keys()
 
 
-def test_a_killed_training_goes_on_to_the_same_policy(learnt, tmp_path):
+def test_a_killed_training_goes_on_to_the_policy_of_a_longer_one(learnt, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "autoprune.learn", *LEARN],
+        [sys.executable, "-m", "autoprune.learn", *LEARN, "search.evaluations=2"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     # Two dense models and some plans.
-    kill_after(process, lambda: sum(map(evaluations_in, tmp_path.glob("outputs/learn/*/*/*/evaluations.sqlite"))) >= 5)
+    kill_after(process, lambda: sum(map(evaluations_in, tmp_path.glob("outputs/learn/*/*/*/evaluations.sqlite"))) >= 4)
     (folder,) = [p.parent for p in tmp_path.glob("outputs/learn/*/*/.hydra")]
     assert not (folder / "policy").exists()
-    done = command(f"resume={folder}", module="learn", cwd=tmp_path)
+    done = command(f"resume={folder}", "search.evaluations=3", module="learn", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for lesson, other in zip(metrics_of(folder)["lessons"], metrics_of(learnt[0])["lessons"], strict=True):
         assert [e["key"] for e in lesson["course"]] == [e["key"] for e in other["course"]]
@@ -151,10 +151,10 @@ def test_an_adapted_policy_is_stored_as_its_own_agents(adapted, learnt):
     assert weights[1] == (learnt[0] / "policy" / "actor.safetensors").read_bytes()
 
 
-def test_a_killed_replay_goes_on_without_the_policy_it_was_given(adapted, learnt, tmp_path):
+def test_a_killed_replay_goes_on_for_longer_without_the_policy_it_was_given(adapted, learnt, tmp_path):
     shutil.copytree(learnt[0] / "policy", tmp_path / "given")
     process = subprocess.Popen(
-        [sys.executable, "-m", "autoprune.replay", f"policy={tmp_path}/given", *ADAPT],
+        [sys.executable, "-m", "autoprune.replay", f"policy={tmp_path}/given", *ADAPT, "replay.evaluations=1"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -163,7 +163,7 @@ def test_a_killed_replay_goes_on_without_the_policy_it_was_given(adapted, learnt
     kill_after(process, lambda: sum(map(evaluations_in, tmp_path.glob("outputs/replay/*/*/evaluations.sqlite"))) >= 4)
     shutil.rmtree(tmp_path / "given")
     (folder,) = [p.parent for p in tmp_path.glob("outputs/replay/*/*/.hydra")]
-    done = command(f"resume={folder}", module="replay", cwd=tmp_path)
+    done = command(f"resume={folder}", "replay.evaluations=2", module="replay", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert keys_of(folder) == keys_of(adapted[0])
     assert metrics_of(folder)["rows"] == metrics_of(adapted[0])["rows"]

@@ -8,10 +8,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import keras
 import numpy as np
 import pytest
+from events import curves_in
 from running import command, commands, run_in
 
 QUICK = ["experiment=quick", "search.evaluations=5", "search.finalists=2"]
@@ -36,8 +38,28 @@ def test_the_run_folder_holds_everything(finished):
     names = {path.name for path in folder.iterdir()}
     assert {"dense.keras", "pruned.keras", "plan.json", "policy", "evaluations.sqlite"} <= names
     assert {"report.html", "metrics.json", "tensorboard", "settings.json", "search.log"} <= names
-    assert list((folder / "tensorboard").glob("events.out.tfevents*"))
+    assert len(list((folder / "tensorboard").glob("events.out.tfevents*"))) == 1  # The agent's own.
+    check_curves(folder)
     assert not [name for name in names if "partial" in name]
+
+
+def check_curves(folder):
+    """Every searcher by evaluation, every training by epoch: once each, as the figures have them."""
+    metrics, board = metrics_of(folder), folder / "tensorboard"
+    for name, course in metrics["courses"].items():
+        found = curves_in(board / "search" / name)
+        numbers = list(range(1, len(course) + 1))
+        for tag in ("reward", "score", "latency"):
+            assert [step for step, _ in found[f"search/{tag}"]] == numbers
+        assert found["search/score"][-1][1] == pytest.approx(course[-1]["score"])
+        best = max(row["score"] for row in course if row["cost"]["latency"] <= metrics["budget"]["latency"])
+        assert found["search/best score"][-1][1] == pytest.approx(best)
+    trainings = {path.name for path in (board / "training").iterdir()}
+    assert {"uniform 1-2", "uniform 2-2"} <= trainings
+    tuned = curves_in(board / "training" / "uniform 1-2")
+    epochs = metrics["fine_tuning"]["uniform"]["epochs"]
+    assert [step for step, _ in tuned["training/loss"]] == list(range(1, epochs + 1))
+    assert [step for step, _ in tuned["training/accuracy"]] == list(range(epochs + 1))
 
 
 def test_the_table_is_printed(finished):
@@ -53,6 +75,10 @@ def test_the_table_is_printed(finished):
     ):
         assert word in done.stdout
     assert "Traceback" not in done.stderr
+    # What it starts from, before anything is searched.
+    assert re.search(
+        r"dense: accuracy [\d.]+% on \d+ images .* Budget: at most [\d.]+ us \(70.0%\)", " ".join(done.stdout.split())
+    )
 
 
 def test_the_budget_is_met_by_the_saved_model(finished):
@@ -151,11 +177,23 @@ def test_the_saved_model_needs_nothing_of_autoprune(finished, tmp_path, digits):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 
-def test_same_seed_same_search(finished, tmp_path):
-    again, _ = run_in(tmp_path, *QUICK)
-    assert course_of(again) == course_of(finished[0])
+def test_a_search_that_is_extended_is_the_longer_search(finished, tmp_path):
+    """With the same seed; until then what it has found stays, and what it has scored is not scored again."""
+    folder, _ = run_in(tmp_path, *QUICK[:1], *QUICK[2:], "search.evaluations=3")
+    assert len(course_of(folder)) == 3
+    before = evaluations_in(folder)
+    done = command(f"resume={folder}", "search.evaluations=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert course_of(folder) == course_of(finished[0])
     for name in ("rows", "plans"):
-        assert metrics_of(again)[name] == metrics_of(finished[0])[name]
+        assert metrics_of(folder)[name] == metrics_of(finished[0])[name]
+    assert before.items() <= evaluations_in(folder).items()
+    assert json.loads((folder / "settings.json").read_text())["search"]["evaluations"] == 5
+
+
+def evaluations_in(folder):
+    with closing(sqlite3.connect(folder / "evaluations.sqlite")) as database:
+        return dict(database.execute("SELECT key, record FROM evaluations"))
 
 
 @pytest.mark.slow
@@ -198,6 +236,7 @@ def test_killed_and_resumed_search_equals_the_uninterrupted_one(finished, tmp_pa
     assert not (folder / "metrics.json").exists()
     done = command(f"resume={folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    check_curves(folder)
     assert course_of(folder) == course_of(finished[0])
     assert metrics_of(folder)["rows"] == metrics_of(finished[0])["rows"]
 
@@ -241,13 +280,15 @@ def test_ctrl_c_says_where_and_how_to_go_on(tmp_path):
 
 
 def test_resume_takes_no_other_option(finished):
-    done = command(f"resume={finished[0]}", "search.evaluations=9", cwd=finished[0].parents[3])
+    done = command(f"resume={finished[0]}", "seed=9", cwd=finished[0].parents[3])
     assert done.returncode == 2
-    assert "give resume=FOLDER alone" in done.stderr
+    assert "give resume=FOLDER alone, or with search.evaluations beside it. Received: seed" in " ".join(
+        done.stderr.split()
+    )
 
 
 def test_search_that_has_ended_is_not_done_again(finished, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in finished[0].iterdir() if path.suffix != ".log"}
+    before = {path: path.stat().st_mtime_ns for path in finished[0].iterdir() if path.name not in (".lock", ".hydra")}
     done = command(f"resume={finished[0]}", cwd=tmp_path)
     assert done.returncode == 0
     assert f"This search has ended: its report is {finished[0]}/report.html" in done.stdout
@@ -369,7 +410,7 @@ def test_corrupt_model_file(tmp_path, own_files):
     (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
     done = command("model=file", "model.path=cut.keras", cwd=tmp_path)
     assert done.returncode == 2
-    assert "'cut.keras' is not a .keras archive" in done.stderr
+    assert "'cut.keras' is damaged, or not whole (File is not a zip file). Fetch it again" in done.stderr
 
 
 def test_data_that_do_not_fit_the_model(tmp_path, own_files):

@@ -1,17 +1,19 @@
 """From plans to conclusions, in a world where every figure is known: no network is trained here."""
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
 import toy
+from rich.console import Console
 
 from autoprune.comparing import PlanResult, Record, Run, TimedScorer, cells_of, summarise
 from autoprune.comparing.jobs import jobs_of, scratch_searchers
 from autoprune.comparing.matching import HandSetPlan, Match, curve_plans, matched, widest_within
 from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
 from autoprune.errors import JournalError
-from autoprune.reporting.comparison import text_tables, verdicts
+from autoprune.reporting.comparison import comparison_tables, text_tables, verdicts
 from autoprune.searchers import SEARCHERS
 from autoprune.settings import CompareSettings
 
@@ -268,6 +270,21 @@ def test_a_searcher_that_found_nothing_has_no_row_and_is_told_of():
     assert {row.searcher for row in summary.rows} == {"uniform", "rl"}
     assert "random found no plan within any budget." in verdicts(SETTINGS, summary)
     assert text_tables(SETTINGS, summary)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 128])
+def test_tables_fit_the_terminal(summary, width):
+    """One line for each row, and none of them cut."""
+    for table, text in zip(comparison_tables(SETTINGS, summary), text_tables(SETTINGS, summary), strict=True):
+        stream = io.StringIO()
+        Console(file=stream, width=width, force_terminal=True, color_system=None).print(table)
+        lines = stream.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        rows = [line for line in lines if line.startswith("│")]
+        assert len(rows) == len(text.rows)
+        assert not any("…" in row for row in rows)
+        for row, cells in zip(rows, text.rows, strict=True):
+            assert all(cell in row for cell in cells[:2])
 
 
 def test_conclusions_are_json(summary):

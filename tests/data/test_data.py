@@ -178,6 +178,52 @@ def test_one_hot_and_column_labels_are_understood(tmp_path):
     np.testing.assert_array_equal(plain.test.labels, column.test.labels)
 
 
+def test_booleans_are_two_classes(tmp_path):
+    labels = np.arange(20) % 3 == 0
+    for given in (labels, labels.reshape(-1, 1)):
+        data = load_data(npz(tmp_path / "b.npz", x_train=images(20), y_train=given, x_test=images(20), y_test=given))
+        assert data.classes == 2
+        np.testing.assert_array_equal(data.test.labels, labels)
+    one_hot = from_arrays(images(20), np.eye(2)[labels.astype(int)] == 1, images(20), np.eye(2)[labels.astype(int)])
+    np.testing.assert_array_equal(one_hot.test.labels, labels)
+
+
+def test_a_class_without_images_has_its_column():
+    """Whether the model has an output for it is asked of the columns, not of the labels that happen to be there."""
+    y = np.eye(30)[np.arange(20) % 3]
+    assert from_arrays(images(20), y, images(20), y).classes == 30
+    with pytest.raises(DataError, match=r"the same columns. Received: shapes \(20, 30\) and \(20, 4\)"):
+        from_arrays(images(20), y, images(20), y[:, :4])
+
+
+LABELS = np.eye(4)[np.arange(20) % 4]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.random.default_rng(0).uniform(-1, 1, (20, 30)), r"\(16, 30\), of which 16 rows hold other values"),
+        (LABELS * 96, r"hold other values \(96, 0, 0, 0\)"),
+        (LABELS * 0.9 + 0.025, r"labels.argmax\(1\)"),
+        (np.maximum(LABELS, LABELS[::-1]), "hold several: several labels per image"),
+        (LABELS * (np.arange(20) != 3)[:, None], r"of which 1 rows hold none"),
+        (np.where(LABELS == 1, np.nan, 0), "Of 16 labels 16 are not finite"),
+        (np.where(np.arange(20) == 3, np.inf, 1.0), "Of 16 labels 1 are not finite"),
+        (np.zeros((20, 6, 6)), r"shape \(\d+, 6, 6\), such as masks have.*autoprune.apply_plan"),
+        (np.zeros((20, 36)), "rows hold none"),
+        (np.array(["cat", "dog"] * 10), "np.unique"),
+        (np.linspace(0, 1, 20), "Received: fractions, such as .*autoprune.make_plan"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_with_a_way_out(tmp_path, labels, message):
+    """By either door: a file, and arrays in memory."""
+    with pytest.raises(DataError, match=message):
+        from_arrays(images(16), labels[:16], images(4), labels[16:])
+    parts = {"x_train": images(16), "y_train": labels[:16], "x_test": images(4), "y_test": labels[16:]}
+    with pytest.raises(DataError, match=message):
+        load_data(npz(tmp_path / "d.npz", **parts))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

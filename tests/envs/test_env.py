@@ -16,6 +16,7 @@ from autoprune.envs import ENV_ID
 from autoprune.envs.action import keep_ratio
 from autoprune.envs.facts import read_facts
 from autoprune.envs.observation import FEATURES, Situation, observe, shares
+from autoprune.errors import AutopruneError
 from autoprune.planning import Planner
 from autoprune.planning.widths import legal_widths
 from autoprune.records import Budget
@@ -91,6 +92,17 @@ def test_step_after_the_end_is_refused():
     play(env, [0, 0, 0, 0])
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_action_that_is_not_finite_is_refused(value):
+    env = toy_env().unwrapped
+    env.reset()
+    with pytest.raises(gymnasium.error.InvalidAction, match=f"number from -1 to 1. Received: {value}"):
+        env.step(np.array([value], np.float32))
+    env.step(np.zeros(1, np.float32))  # Nothing was decided by it.
+    with pytest.raises(AutopruneError, match="has diverged"):  # Which imagined episodes and replays go by too.
+        keep_ratio(np.array([value]), (8, 16), 0.5, 0.1)
 
 
 # ------------------------------------------------------------------ observation

@@ -16,6 +16,8 @@ from autoprune.evaluation.accuracy import accuracy, check_fit, predicted_classes
 from autoprune.evaluation.evaluator import plan_key
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.signals import read_signals
+from autoprune.models.observing import observe_inputs
 from autoprune.planning import Planner, make_plan
 from autoprune.records import Target
 from autoprune.settings import Constraints, EvaluationSettings
@@ -84,12 +86,27 @@ def test_a_single_output_is_one_class_or_the_other():
     np.testing.assert_array_equal(predicted_classes(half, split), [0, 1, 0])
 
 
+@pytest.mark.parametrize("structure", [lambda image: [image], lambda image: {"image": image}])
+def test_a_model_is_called_in_the_structure_that_it_was_built_with(structure):
+    """Keras warns otherwise, at every call, which is an error here."""
+    image = keras.Input((8, 8, 2), name="image")
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(image))
+    model = keras.Model(structure(image), head(layers.GlobalAveragePooling2D()(x)))
+    data = dataset()
+    assert 0 <= accuracy(model, data.reward) <= 1
+    assert np.isfinite(read_signals(model, data.reward, None).likelihood)
+    assert recalibrate(model, data.train.images) == 1
+    seen = []
+    observe_inputs(model, model.layers[-1:], [data.train.images[:3]], lambda layer, tensor: seen.append(tensor.shape))
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("plain", dataset((9, 8, 2)), r"have shape \(9, 8, 2\), the model .* takes \(8, 8, 2\)"),
         ("plain", dataset((8, 8)), r"have shape \(8, 8\)"),
-        ("plain", dataset(classes=9), "labels of 'noise' go up to 8, but .* tells 5 classes apart"),
+        ("plain", dataset(classes=9), "labels of 'noise' go up to 8, but .* tells 5 classes apart.*one-hot columns"),
         ("several_inputs_and_outputs", dataset(), "2 inputs and 2 outputs"),
     ],
 )
@@ -100,7 +117,7 @@ def test_data_that_do_not_fit_are_refused(name, data, message):
 
 def test_model_that_is_no_classifier_is_refused():
     image = keras.Input((8, 8, 2))
-    with pytest.raises(DataError, match="output has shape"):
+    with pytest.raises(DataError, match=r"has shape \(n, classes\). .* gives \(n, 6, 6, 3\): .*autoprune.make_plan"):
         check_fit(keras.Model(image, layers.Conv2D(3, 3)(image)), dataset())
 
 

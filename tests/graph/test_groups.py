@@ -333,6 +333,15 @@ def test_functional_model_with_its_own_call_is_refused():
         find_groups(Overriding(image, head(layers.Flatten()(layers.Conv2D(4, 3)(image)))))
 
 
+def test_sequential_model_with_its_own_call_is_refused():
+    class Overriding(keras.Sequential):
+        def call(self, *args, **kwargs):
+            return super().call(*args, **kwargs) * 2
+
+    with pytest.raises(ModelError, match="overrides `call`"):
+        find_groups(Overriding([keras.Input((6, 6, 2)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(3)]))
+
+
 def test_unbuilt_sequential_is_refused():
     with pytest.raises(ModelError, match=r"has no graph yet.*keras.Input"):
         find_groups(keras.Sequential([layers.Conv2D(4, 3), layers.Flatten()]))

@@ -100,7 +100,8 @@ def test_without_a_rule_it_is_left_whole_and_the_reason_names_the_way_out():
     groups = {group.name: group for group in autoprune.find_groups(network())}
     assert not groups["conv"].prunable
     assert "(Scale), which has no channel rule (autoprune.channel_rule adds one)" in groups["conv"].reason
-    assert "mixer" not in groups
+    assert not groups["mixer"].prunable
+    assert groups["mixer"].reason == "is a layer (Mixer) that has no channel rule (autoprune.channel_rule adds one)"
 
 
 def test_with_a_rule_and_an_editor_it_prunes_saves_and_comes_back(tmp_path):

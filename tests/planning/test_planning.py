@@ -100,7 +100,7 @@ def test_unknown_importance_suggests_the_near_one():
 
 
 def test_impossible_constraints_are_refused():
-    with pytest.raises(SettingsError, match="multiple_of must be 1 or more. Received: 0"):
+    with pytest.raises(SettingsError, match="multiple_of must be 1 or more, or null .*Received: 0"):
         Constraints(multiple_of=0)
     with pytest.raises(SettingsError, match="min_keep_ratio must be above 0"):
         Constraints(min_keep_ratio=0)
@@ -231,3 +231,63 @@ def test_report_names_what_was_left_alone():
     ) == 7
     assert report.parameters_after == model.count_params()
     assert find_groups(model)[1].size == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "widths"),
+    [
+        (2, [1, 2]),
+        (3, [1, 2, 3]),
+        (5, [2, 4, 5]),
+        (8, [2, 4, 6, 8]),
+        (16, [4, 8, 12, 16]),
+        (20, [8, 16, 20]),
+        (64, [8, 16, 24, 32, 40, 48, 56, 64]),
+    ],
+)
+def test_steps_by_group_size(size, widths):
+    assert legal_widths(size, Constraints(multiple_of=None, min_keep_ratio=1e-9)) == widths
+
+
+def plain(*channels):
+    image = keras.Input((8, 8, 3))
+    x = image
+    for number, size in enumerate(channels):
+        x = layers.Conv2D(size, 3, padding="same", name=f"conv{number}")(x)
+    return keras.Model(image, layers.Dense(3, name="classifier")(layers.GlobalAveragePooling2D()(x)))
+
+
+def test_small_network_is_pruned_when_it_is_asked_to_be():
+    model = plain(8, 3, 24)
+    assert make_plan(model, 0.5).widths == {"conv0": 4, "conv1": 2, "conv2": 16}
+    before = model.count_params()
+    report = apply_plan(model, make_plan(model, 0.5))
+    assert report.parameters_after < before
+
+
+def test_searches_keep_their_widths():
+    assert legal_widths(8, Constraints()) == [8]
+    assert legal_widths(16, Constraints()) == [8, 16]
+
+
+def test_plan_that_removes_nothing_because_of_the_multiple_says_so(caplog, tmp_path):
+    model = plain(8, 8)
+    plan = make_plan(model, 0.5, multiple_of=8)
+    assert "no narrower width is left for 'conv0' of 8 channels, 'conv1' of 8 channels" in caplog.text
+    save_plan(plan, tmp_path / "plan.json")
+    report = apply_plan(model, load_plan(tmp_path / "plan.json"))
+    why = "has no width in multiples of 8 that is nearer to the keep ratio 0.5 than all its channels"
+    assert (report.left_alone["conv0"], report.left_alone["conv1"]) == (why, why)
+
+
+def test_plan_that_rounds_every_width_up_says_so(caplog):
+    model = plain(16, 32)
+    plan = make_plan(model, {"conv0": 0.9}, multiple_of=8)
+    assert "the plan removes nothing: of the widths of each group in multiples of 8" in caplog.text
+    assert list(plan.left_whole) == ["conv0"]
+    caplog.clear()
+    plan = make_plan(model, {"conv0": 0.9, "conv1": 0.5}, multiple_of=8)
+    assert caplog.text == ""
+    assert list(plan.left_whole) == ["conv0"]
+    assert make_plan(model, 1.0, multiple_of=8).left_whole == {}
+    assert caplog.text == ""

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from autoprune.cost.sweep import SweepRow
 from autoprune.errors import CostError, DoesNotFitError
 from autoprune.records import CostReport, Memory, Target, TrainingMemory, TrainingStepReport
-from autoprune.reporting.costs import CostRow, cost_table, notes, training_table
+from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
 from autoprune.reporting.sweep import plot_sweep, sweep_table
 from autoprune.reporting.tables import byte_count
 
@@ -107,8 +108,13 @@ def test_tables_of_several_models_are_not_cut_at_120_columns():
     costs = printed(cost_table([CostRow(name, "tpu_v5e", large), CostRow("pruned", "tpu_v5e", COST)]))
     step = replace(TOO_LARGE, communicated=2**33, global_batch_size=2**20)
     steps = printed(training_table([CostRow(name, "tpu_v5e", step, 256), CostRow("pruned", "tpu_v5e", STEP, 256)]))
-    for text in (costs, steps, printed(training_table([CostRow("net", "tpu_v5e", step, 256)]))):
-        assert "…" not in text
+    for text in (costs, steps):
+        assert "a_model_" in text
+        assert "a_column" in text
+        # The name alone is shortened.
+        assert text.count("…") == 1
+        assert not [line for line in text.splitlines() if line.endswith("…") or "Left out" in line]
+    assert "…" not in printed(training_table([CostRow("net", "tpu_v5e", step, 256)]))
 
 
 def sweep_rows(targets):
@@ -160,3 +166,51 @@ def test_sizes_have_a_unit_that_fits():
         "9216.00 MiB",
         "16.00 GiB",
     ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_narrow_terminals_get_fewer_columns_and_no_broken_row(width):
+    names = [f"target_{number}" for number in range(7)]
+    names_of_models = ("a_model_with_a_name_that_is_too_long", "a_model_with_a_name_that_is_longer_still")
+    several = [CostRow(model, "tpu_v5e", COST) for model in names_of_models]
+    cases = [
+        (cost_table([CostRow("net", "tpu_v5e", COST)]), 1, ["tpu_v5e", "1.00 ms"]),
+        (cost_table(several), 2, ["tpu_v5e", "1.00 ms", "a_model_wi"]),
+        (training_table([CostRow("net", "tpu_v5e", STEP, 4)]), 1, ["tpu_v5e", "4", "2.00 ms"]),
+        (training_table([CostRow(model, "tpu_v5e", STEP, 4) for model in names_of_models]), 2, ["tpu_v5e", "2.00 ms"]),
+        (sweep_table("net", sweep_rows(names)), 3, ["0.5", "40%"]),
+        (sweep_table("net", sweep_rows(names[:3])), 3, ["0.5", "400.0 us  40%"]),
+    ]
+    for table, rows, kept in cases:
+        text = printed(table, width)
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+        lines = [line for line in text.splitlines() if line.startswith("│")]
+        assert len(lines) == rows
+        for word in kept:
+            assert word in lines[-1]
+        shown = len(lines[0].strip("│").split("│"))
+        assert ("Left out at this width:" in " ".join(text.split())) == (shown < len(table.columns))
+    assert len(printed(cases[-2][0], 60).splitlines()[5].split("│")) < len(cases[-2][0].columns)
+
+
+def test_a_bound_far_from_the_latency_is_explained():
+    for utilisation, told in ((0.03, "At 3% of peak it is not the bound"), (0.004, "At 0.4% of peak"), (0.6, None)):
+        text = " ".join(
+            printed(cost_table([CostRow("net", "tpu_v5e", replace(COST, utilisation=utilisation))])).split()
+        )
+        assert "the FLOPs or the traffic to HBM" in text
+        assert (told in text) if told else "layers=true" not in text
+
+
+def test_latency_by_layer_adds_up():
+    """A layer's share of the peak is that of its FLOPs in its time; what belongs to no layer is told."""
+    report = replace(COST, layers={"conv": 6e-4, "dense": 1e-4})
+    text = printed(layer_table(CostRow("net", "tpu_v5e", report), {"conv": 750, "unseen": 0, "dense": 250}))
+    assert line_with(text, "conv")[1:] == ["600.0 us", "60.0%", "75.0%", "31%"]
+    assert line_with(text, "dense")[1:] == ["100.0 us", "10.0%", "25.0%", "62%"]
+    assert line_with(text, "other", "us")[1:] == ["300.0 us", "30.0%", "-", "-"]
+    assert "Compiler estimate of the whole model" in text
+    measured = replace(COST, kind="measured", utilisation=None)
+    text = printed(layer_table(CostRow("net", "cpu", measured), {"conv": 750}))
+    assert line_with(text, "other", "ms")[1:3] == ["1.00 ms", "100.0%"]
+    assert "Measured: known of the model as a whole only" in text

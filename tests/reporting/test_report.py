@@ -1,23 +1,31 @@
 """Tables and the report: right figures, one file, nothing fetched."""
 
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 import toy
+from rich.console import Console
 
 from autoprune.records import Budget
 from autoprune.reporting.html import Report, write_report
+from autoprune.reporting.outcome import Outcome, verdict
 from autoprune.reporting.tables import (
     HEADERS,
     ResultRow,
     byte_count,
+    opening_words,
     result_caption,
     result_cells,
+    result_table,
     seconds,
     shares,
 )
+from autoprune.settings import SearcherSettings, SearchSettings
+from autoprune.training.course import TrainingRecord
 
 
 def row(name, ratio, accuracy):
@@ -25,6 +33,7 @@ def row(name, ratio, accuracy):
     return ResultRow(name, accuracy, accuracy, evaluation.accuracy, evaluation.cost, ratio)
 
 
+DENSE = toy.evaluation_of(1.0)
 ROWS = [row("dense", 1.0, 0.98), row("uniform", 0.5, 0.97), row("rl", 0.25, 0.96)]
 
 
@@ -52,6 +61,61 @@ def test_a_model_has_a_line_for_each_of_several_targets():
     assert {len(line) for line in cells} == {len(HEADERS)}
     assert "on tpu_v5e (this host), tpu_v3 (this host)" in result_caption(rows[0].cost)
     assert shares(rows[1].cost, rows[0].cost, Budget(0.5)) == "100.0% of the dense latency (worst of 2 targets)"
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (60, "of dense, parameters, MFLOPs/image, channels"),
+        (80, "MFLOPs/image, channels"),
+        (128, None),
+    ],
+)
+def test_the_result_table_drops_columns_before_it_breaks_a_row(width, left_out):
+    stream = io.StringIO()
+    Console(file=stream, width=width, force_terminal=True, color_system=None).print(result_table(ROWS))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    assert [row[:4] for row in rows] == [list(cells[:4]) for cells in result_cells(ROWS)]
+    said = " ".join(" ".join(lines).split())
+    assert said.endswith(f"Left out at this width: {left_out}." if left_out else "taken once.")
+
+
+def test_a_search_begins_with_what_it_starts_from():
+    words = opening_words("net", DENSE, [Budget(0.5), Budget(None, 1500), Budget(0.25, 750)], "likelihood", 1234)
+    for part in (
+        "net, dense: accuracy 100.00% on 1,234 images of the reward split; 1.00 s per batch of 8",
+        "on tpu_v5e (compiler estimate)",
+        "Budget: at most 500.00 ms (50.0%); at most 0.00 MiB of HBM (50.0%); at most 250.00 ms (25.0%) and at most",
+        "Score: likelihood, the geometric mean of the probabilities of the right classes, on these images",
+    ):
+        assert part in words
+    assert "Budget: none." in opening_words("net", DENSE, [Budget()], "accuracy", 1)
+
+
+def test_the_verdict_says_that_a_search_came_to_the_uniform_plan_and_that_training_made_it_worse():
+    better = TrainingRecord(1, (1.0,), (0.9,), 1, "", 0.8)
+
+    def done(name, ratio, training=better):
+        evaluation = toy.evaluation_of(ratio)
+        return SimpleNamespace(
+            name=name, evaluation=evaluation, cost=evaluation.cost, test_accuracy=0.9, training=training
+        )
+
+    def told(searched):
+        finished = [done("dense", 1.0), done("uniform", 0.5), searched]
+        settings = SearchSettings(searcher=SearcherSettings("rl"))
+        courses = {"rl": [searched.evaluation]}
+        return verdict(Outcome(settings, toy.TARGET, toy.problem(), (), courses, finished, searched, 1.0))
+
+    assert "The searched plan is the uniform plan" in told(done("rl", 0.5))
+    other = told(done("rl", 0.25))
+    assert "is the uniform plan" not in other
+    assert "Against the best uniform plan" in other
+    assert "only made it worse" not in other
+    worse = TrainingRecord(1, (1.0,), (0.7,), 0, "", 0.8)
+    assert "Fine-tuning only made it worse on the reward split: it is as it was pruned." in told(done("rl", 0.5, worse))
 
 
 def test_without_a_limit_the_share_of_the_latency_is_told():
@@ -109,6 +173,7 @@ def page(tmp_path):
         plans={"rl": courses["rl"][0].widths},
         left_alone={"classifier": "is an output of the model"},
         settings=[("seed", 0)],
+        cautions=["There are <few> images.", "It lost 19.7 points."],
     )
     write_report(report, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text()
@@ -126,6 +191,14 @@ def test_report_is_one_file_that_fetches_nothing(page):
 def test_report_shows_the_figures_and_escapes_what_it_is_given(page):
     for text in ("97.00%", "It was close.", "is an output of the model", "compiler estimate", "toy &lt;script&gt;"):
         assert text in page
+
+
+def test_report_shows_cautions_in_a_box_of_their_own(page):
+    """Not in that of the verdict, which is green."""
+    box = page.split('<ul class="caution">')[1].split("</ul>")[0]
+    assert re.findall("<li>(.*)</li>", box) == ["There are &lt;few&gt; images.", "It lost 19.7 points."]
+    colours = dict(re.findall(r"\.(verdict|caution) {.*border-left: [^#]*(#\w+)", page))
+    assert len(set(colours.values())) == 2
 
 
 def test_best_so_far_survives_a_course_that_never_met_the_budget():

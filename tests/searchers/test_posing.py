@@ -1,13 +1,16 @@
 """From a budget to a problem: limits, anchors, and why there may be none."""
 
+import functools
 from dataclasses import dataclass, replace
 
+import keras
+import numpy as np
 import pytest
 import toy
 
 from autoprune.errors import BudgetError, CostError, ModelError, SettingsError
 from autoprune.planning.widths import LegalWidths
-from autoprune.records import Budget, Evaluation
+from autoprune.records import Budget, ChannelGroup, Evaluation, Member
 from autoprune.searchers import SEARCHERS, Scorer
 from autoprune.searchers.posing import absolute, nothing_found, pose
 from autoprune.settings import BudgetSettings, RewardSettings
@@ -22,7 +25,21 @@ def floor(share):
 @dataclass
 class ToyPlanner:
     groups: tuple
+    all_groups: tuple
     legal: LegalWidths
+
+
+OUTPUT = Member("", "kernel", 3, "produces", np.arange(10))
+
+
+@functools.cache
+def toy_network():
+    """Convolutions named as the toy's groups."""
+    image = keras.Input((2, 2, toy.SIZE))
+    x = image
+    for name in toy.NAMES:
+        x = keras.layers.Conv2D(toy.SIZE, 1, name=name)(x)
+    return keras.Model(image, keras.layers.Conv2D(10, 1, name="head")(x))
 
 
 class Posed(toy.ToyEvaluator):
@@ -30,10 +47,15 @@ class Posed(toy.ToyEvaluator):
 
     def __init__(self, refused=()):
         super().__init__()
-        self.planner = ToyPlanner(toy.problem().groups, toy.problem().legal)
+        groups = toy.problem().groups
+        frozen = ChannelGroup("head", 10, False, "is an output of the model ('head')", (replace(OUTPUT, layer="head"),))
+        self.planner = ToyPlanner(groups, (*groups, frozen), toy.problem().legal)
         self.refused = refused
+        self.model = toy_network()
+        self.costed = []
 
     def cost(self, keep_ratios):
+        self.costed.append(keep_ratios)
         if keep_ratios in self.refused:
             raise CostError("too strange")
         return self._with_memory(super().evaluate(keep_ratios)).cost
@@ -85,6 +107,46 @@ def test_impossible_budgets_are_answered_with_what_is_possible(budget, messages)
         pose(Posed(), budget)
     for message in (*messages, "constraints.min_keep_ratio"):
         assert message in str(refused.value)
+
+
+def test_an_impossible_budget_is_known_after_two_compilations():
+    """The dense model's and that of the narrowest plan, however many are between."""
+    evaluator = Posed()
+    with pytest.raises(BudgetError):
+        pose(evaluator, BudgetSettings(0.05))
+    assert len(evaluator.costed) == 1  # Beside the dense model, which is evaluated.
+    assert toy.evaluation_of(evaluator.costed[0]).widths == dict.fromkeys(toy.NAMES, 8)
+
+
+def test_what_holds_the_latency_and_the_memory_is_named():
+    """Layers with what is left of their groups, or why nothing of them can go."""
+
+    class Slow(Posed):
+        def _with_memory(self, evaluation):
+            evaluation = super()._with_memory(evaluation)
+            cost, left = evaluation.cost, evaluation.widths["a"] / toy.SIZE
+            layers = {name: 0.01 * left for name in toy.NAMES} | {"a": 0.5 * left, "d": 0.25 * left, "head": 0.4 * left}
+            return replace(evaluation, cost=replace(cost, latency=2 * left, layers=layers))
+
+    with pytest.raises(BudgetError) as refused:
+        pose(Slow(), BudgetSettings("50ms", "1kB"))
+    assert (
+        "At keep ratio 0.181 the latency is held by a 25% (8 of 64 channels of a), head 20% (is an output of the model "
+        "('head')), d 12% (8 of 64 channels of d); 42% belongs to no layer with operations, such as copies."
+    ) in str(refused.value)
+    assert "the memory is held by weights 71%, activations 71%, code 71%." in str(refused.value)
+
+
+def test_each_compilation_is_told_with_how_many_may_follow():
+    seen = []
+    evaluator = Posed()
+    problem = pose(evaluator, BudgetSettings(0.5), observe=lambda *told: seen.append(told))
+    assert [ratio for ratio, _, _ in seen] == evaluator.costed
+    assert all(cost == evaluator.cost(ratio) for ratio, cost, _ in seen)
+    assert problem.anchor in [ratio for ratio, _, _ in seen]
+    left = [more for _, _, more in seen]
+    assert left[0] == 6
+    assert left[-1] == 0
 
 
 def test_what_is_named_as_possible_is():

@@ -208,7 +208,7 @@ def test_overrun_is_the_larger_of_the_two():
     assert Budget().met_by(cost)
 
 
-def test_a_searcher_that_asks_until_it_is_stopped_has_ended():
+def test_a_searcher_that_asks_until_it_is_stopped_has_ended(tmp_path):
     """As one of a user's own may."""
 
     def endless(problem, scorer, seed):
@@ -218,6 +218,6 @@ def test_a_searcher_that_asks_until_it_is_stopped_has_ended():
     evaluator = toy.ToyEvaluator()
     evaluator.surrogate = None
     settings, problem = SearchSettings(search=LimitsSettings(evaluations=3)), toy.problem()
-    session = SimpleNamespace(evaluator=evaluator)
+    session = SimpleNamespace(evaluator=evaluator, tensorboard=tmp_path)
     scorer = run_searcher("endless", endless, problem, session, settings, SignalWatch(problem.objective))
     assert len(scorer.course) == 3

@@ -22,7 +22,7 @@ ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or comes_back or t
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="already there")
 @pytest.mark.parametrize(("backend", "part"), [("torch", ON_TORCH), ("jax", ON_JAX)])
 def test_surgery_on(backend, part):
-    tests = [f"tests/surgery/test_{name}.py" for name in ("exactness", "random_graphs", "memory")]
+    tests = [f"tests/surgery/test_{name}.py" for name in ("exactness", "random_graphs", "memory", "own_classes")]
     tests.append("tests/models/test_distilling.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *tests, "-k", part],

@@ -1,12 +1,17 @@
 """An interrupted training ends as an uninterrupted one, to the last bit; a wrong checkpoint is refused."""
 
+import contextlib
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
+from events import curves_in
 from keras import layers
 
 from autoprune.data import Dataset
 from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.reporting.curves import Curves
 from autoprune.settings import TrainingSettings
 from autoprune.training.checkpoints import CheckpointError, Checkpoints
 from autoprune.training.course import TrainingError
@@ -97,6 +102,47 @@ def test_interrupted_training_ends_with_the_same_bits(few, tmp_path, settings, a
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
+def test_the_start_is_the_best_also_after_an_interruption(few, tmp_path):
+    """Where no epoch was as good as it; where one was, nothing is changed by asking for it."""
+    begun = network().get_weights()
+    path = tmp_path / "state.safetensors"
+    for end in (1.5, None):
+        task = dataclasses.replace(task_for(few, PLAIN), start=1.1)
+        with contextlib.suppress(Interrupted):
+            record = carry_out(task, interrupt_at(end) if end else None, Checkpoints(path, {}))
+    assert (record.best_epoch, record.start, record.epochs, record.only_worse) == (0, 1.1, EPOCHS, True)
+    trained = [variable.path for variable in task.model.trainable_variables]
+    for variable, value, wanted in zip(task.model.weights, task.model.get_weights(), begun, strict=True):
+        if variable.path in trained:
+            np.testing.assert_array_equal(value, wanted)
+    usual = run_whole(few, PLAIN)
+    task = dataclasses.replace(task_for(few, PLAIN), start=0.0)
+    assert dataclasses.replace(carry_out(task), start=None) == usual[0]
+    for value, wanted in zip(task.model.get_weights(), usual[1], strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+def test_a_training_that_goes_on_has_its_curve_from_the_start(few, tmp_path):
+    """In the file of the process that ends it: each epoch once, as without the interruption."""
+    path, found = tmp_path / "state.safetensors", []
+    for end in (2.4, None):
+        task = dataclasses.replace(task_for(few, PLAIN), start=0.1)
+        with contextlib.suppress(Interrupted), Curves(tmp_path, "training", "fine-tuning") as curves:
+
+            def progress(done, logs, curves=curves, end=end):
+                curves.add_epoch(done, logs)
+                if end is not None and done >= end:
+                    raise Interrupted
+
+            record = carry_out(task, progress, Checkpoints(path, {}))
+        found.append(curves_in(tmp_path / "training" / "fine-tuning"))
+    assert [step for step, _ in found[0]["training/loss"]] == [1, 2]
+    losses, accuracies = (found[1][f"training/{name}"] for name in ("loss", "accuracy"))
+    assert dict(losses) == pytest.approx(dict(enumerate(record.losses, start=1)))
+    assert dict(accuracies) == pytest.approx(dict(enumerate((0.1, *record.accuracies))))
+    assert (len(losses), len(accuracies)) == (EPOCHS, EPOCHS + 1)
+
+
 def test_steps_executed_together_and_of_one_shape_are_resumed_too(few, tmp_path):
     loop = FitLoop(whole=True, steps_per_execution=4)
     expected = run_whole(few, PLAIN, loop=loop)[1]
@@ -143,7 +189,9 @@ def test_early_stop_ends_a_training_and_stays_ended(few, tmp_path):
         assert (record.epochs, record.best_epoch) == (3, 3)
         assert record.stopped == "no better accuracy on the reward split for 2 epochs"
     assert len(set(accuracies) - {None}) == 1
-    assert sum(accuracy is not None for accuracy in accuracies) == 3
+    # The second time all epochs are told, and no step is taken.
+    assert sum(accuracy is not None for accuracy in accuracies) == 6
+    assert None not in accuracies[-4:]
 
 
 def test_loss_that_is_no_number_leaves_the_best_weights(few, tmp_path):

@@ -20,6 +20,8 @@ class Done:
     name: str
     reward_accuracy: float
     cost: object
+    evaluation: object = None
+    finalists: tuple = ()
 
 
 class Finisher:
@@ -32,7 +34,7 @@ class Finisher:
     def finish(self, name, evaluation, show=None):
         accuracy, latency = self.ends[name]
         self.model = name
-        return Done(name, accuracy, replace(evaluation.cost, latency=latency))
+        return Done(name, accuracy, replace(evaluation.cost, latency=latency), evaluation)
 
     def bring_back(self, done):
         self.model = done.name
@@ -48,7 +50,8 @@ def quiet(name):
 
 def finish(finisher, reward=None, budget=None):
     objective = Objective(budget or Budget(0.5), toy.evaluation_of(1.0), reward or RewardSettings())
-    best = {name: [toy.evaluation_of(0.5)] for name in finisher.ends if name != "dense"}
+    ratios = {"uniform": 0.5, "rl": 0.25}
+    best = {name: [toy.evaluation_of(ratios[name])] for name in finisher.ends if name != "dense"}
     finished, kept = finish_all(finisher, objective, best, quiet)
     assert finisher.model == kept.name
     return [done.name for done in finished], kept.name
@@ -71,12 +74,6 @@ def test_when_all_are_over_the_budget_there_is_no_result():
     assert finisher.model == "dense"
 
 
-@dataclass
-class DoneOf(Done):
-    evaluation: object = None
-    finalists: tuple = ()
-
-
 class InOrder(Finisher):
     """Finishes a searcher's plans one after the other; by name: a list of such pairs."""
 
@@ -85,11 +82,11 @@ class InOrder(Finisher):
             return super().finish(name, evaluation, show)
         accuracy, latency = self.ends[name].pop(0)
         self.model = name
-        return DoneOf(name, accuracy, replace(evaluation.cost, latency=latency), evaluation)
+        return Done(name, accuracy, replace(evaluation.cost, latency=latency), evaluation)
 
 
 def test_of_finalists_the_most_accurate_after_fine_tuning_is_the_searchers():
-    wide, narrow = toy.evaluation_of(0.5), toy.evaluation_of(0.25)
+    wide, narrow, *others = (toy.evaluation_of(ratio) for ratio in (0.5, 0.25, 0.375, 0.75, 0.125))
     finisher = InOrder(uniform=[(0.7, 0.5), (0.6, 0.4)], rl=[(0.8, 0.5), (0.9, 0.4), (0.95, 0.6)])
     labels = []
 
@@ -99,14 +96,30 @@ def test_of_finalists_the_most_accurate_after_fine_tuning_is_the_searchers():
         yield None
 
     objective = Objective(Budget(0.5), toy.evaluation_of(1.0), RewardSettings())
-    finalists = {"uniform": [wide, narrow], "rl": [wide, narrow, wide]}
+    finalists = {"uniform": [wide, narrow], "rl": others}
     finished, kept = finish_all(finisher, objective, finalists, labelled)
     assert labels == ["uniform 1/2", "uniform 2/2", "rl 1/3", "rl 2/3", "rl 3/3"]
     assert [(done.name, done.reward_accuracy) for done in finished] == [("dense", 1.0), ("uniform", 0.7), ("rl", 0.9)]
     assert kept is finished[-1]
     assert finisher.model == "rl"
     # The third is over the budget as it was compiled in the end.
-    assert [(one.key, one.reward_accuracy) for one in kept.finalists] == [(wide.key, 0.8), (narrow.key, 0.9)]
+    assert [(one.key, one.reward_accuracy) for one in kept.finalists] == [(others[0].key, 0.8), (others[1].key, 0.9)]
+
+
+def test_a_plan_of_several_searchers_is_fine_tuned_once(messages):
+    """And the model is the last one that was finished, without being brought back."""
+    same = toy.evaluation_of(0.5)
+    finisher = InOrder(uniform=[(0.8, 0.5)], rl=[], greedy=[(0.7, 0.4)])
+    finisher.bring_back = None
+    objective = Objective(Budget(0.5), toy.evaluation_of(1.0), RewardSettings())
+    finished, kept = finish_all(finisher, objective, {"uniform": [same], "rl": [same]}, quiet)
+    assert [(done.name, done.reward_accuracy) for done in finished[1:]] == [("uniform", 0.8), ("rl", 0.8)]
+    assert (kept.name, finisher.model) == ("rl", "uniform")
+    assert "rl has the same plan as uniform: it is fine-tuned once" in messages()
+    finisher = InOrder(uniform=[(0.8, 0.5)], rl=[(0.7, 0.4)])
+    finisher.bring_back = lambda done: setattr(finisher, "model", done.name)
+    finish_all(finisher, objective, {"uniform": [same], "rl": [toy.evaluation_of(0.25), same]}, quiet)
+    assert finisher.model == "rl"
 
 
 def test_above_an_accuracy_floor_the_fastest_is_kept(messages):

@@ -146,6 +146,23 @@ def test_loss_that_is_no_number_stops_and_the_weights_are_those_before(search, t
     assert metrics["diverged"] == done.diverged
 
 
+def test_fine_tuning_that_only_makes_it_worse_keeps_the_start_and_says_so(search, tmp_path, messages):
+    """In the log, the sentence of the terminal and the page; the curve begins with epoch 0, which is the best."""
+    wild = TrainingSettings(fine_tune_epochs=2, distillation=0.0, fine_tune_learning_rate=3.0, warm_up=0)
+    done = run(of_file(search.dense, training=wild), tmp_path)
+    assert done.record.epochs == 2
+    assert done.record.best_epoch == 0
+    assert done.after >= done.before > max(done.record.accuracies)
+    saved, begun = load_model(tmp_path / "out/finetuned.keras"), load_model(search.dense)
+    for ours, theirs in zip(saved.trainable_variables, begun.trainable_variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    said = f"Training only made it worse on the reward split ({done.before:.2%} before"
+    assert said in messages()
+    assert said in (tmp_path / "out/report.html").read_text()
+    curves = json.loads((tmp_path / "out/curves.json").read_text())
+    assert (curves["best_epoch"], curves["epochs"], curves["reward_accuracies"][0]) == (0, [0, 1, 2], done.before)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -252,6 +252,20 @@ def test_a_finished_model_is_tested_as_it_is_run_eagerly(digits):
         assert done.reward_accuracy == pytest.approx(accuracy(model, digits.reward), abs=0.003)
 
 
+def test_a_plan_that_fine_tuning_makes_worse_stays_as_it_was_pruned(digits, messages):
+    model = small()
+    train(model, digits, TrainingSettings(), epochs=3, learning_rate=3e-3, seed=0)
+    planner = Planner(model, constraints=Constraints(multiple_of=1))
+    recipe = TrainingSettings(epochs=2, fine_tune_epochs=1, fine_tune_learning_rate=3.0, warm_up=0)
+    settings = SearchSettings(training=recipe)
+    finisher = Finisher(model, planner, digits, cost_model=open_cost_model(Target("cpu", 8)), settings=settings)
+    ratios = dict.fromkeys((group.name for group in planner.groups), 0.9)
+    done = finisher.finish("rl", Evaluation("", ratios, {}, 0.5, None))
+    assert done.training.only_worse
+    assert done.training.start == done.reward_accuracy > done.training.accuracies[0]
+    assert "rl is shown without fine-tuning. Training only made it worse" in messages()
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="graphs of TensorFlow")
 def test_no_graph_of_a_training_is_kept(digits):
     from tensorflow import Graph

@@ -1,5 +1,8 @@
 """Questions that several rules ask."""
 
+import functools
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -8,13 +11,17 @@ import numpy as np
 from autoprune.graph.channels import Channels
 from autoprune.graph.trace import Call
 
-# Activations that treat every number by itself, so that removing a channel changes no other.
-ELEMENTWISE_ACTIVATIONS = frozenset(
-    {
-        *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh"),
-        *("leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink"),
-        *("softplus", "softsign", "sparse_plus", "squareplus", "swish", "tanh", "tanh_shrink", "threshold"),
-    }
+# Functions that treat every number by itself, so that removing a channel changes no other, by their names in any of
+# these places.
+ELEMENTWISE_FUNCTIONS = (
+    *("abs", "celu", "cos", "elu", "erf", "exp", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
+    *("hard_swish", "hard_tanh", "identity", "leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu"),
+    *("sigmoid", "silu", "sin", "soft_shrink", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "square"),
+    *("squareplus", "swish", "tanh", "tanh_shrink", "threshold"),
+)
+_PLACES = (
+    *("keras.activations", "keras.ops", "tensorflow", "tensorflow.nn", "tensorflow.math", "jax.nn", "jax.numpy"),
+    *("torch", "torch.nn.functional"),
 )
 
 ELEMENTWISE_LAYERS = (keras.layers.ELU, keras.layers.LeakyReLU, keras.layers.ReLU)
@@ -34,9 +41,17 @@ def mixes_channels(activation: Any) -> str:
     if isinstance(activation, keras.Layer):
         # By its class and not its name, which is the user's; a layer with weights of its own is none of these.
         return "" if type(activation) in ELEMENTWISE_LAYERS else type(activation).__name__
-    name = getattr(activation, "__name__", type(activation).__name__)
-    known = getattr(keras.activations, name, None) is activation
-    return "" if known and name in ELEMENTWISE_ACTIVATIONS else str(name)
+    if any(getattr(place, name, None) is activation for place in _places() for name in ELEMENTWISE_FUNCTIONS):
+        return ""
+    return str(getattr(activation, "__name__", type(activation).__name__))
+
+
+def _places() -> Iterator[Any]:
+    """Keras's namespaces, and those of the backends that are loaded: a function of another one cannot be here."""
+    for path in _PLACES:
+        root, *inner = path.split(".")
+        if root in sys.modules:
+            yield functools.reduce(lambda place, name: getattr(place, name, None), inner, sys.modules[root])
 
 
 def check_activation(call: Call, output: Channels) -> Channels:
@@ -53,6 +68,30 @@ def only_input(call: Call) -> Channels | None:
         call.freeze(f"enters '{call.path}' together with other tensors")
         return None
     return call.channels[0]
+
+
+def follow_values(call: Call, channels: Channels, names: Iterable[str]) -> Channels:
+    """Let attributes that are broadcast with the only input, such as the bounds of a clip, follow its channels.
+
+    One with a value for each channel is cut with them; one that cannot be, such as a tensor, freezes them.
+    """
+    rank = len(call.inputs[0].shape)
+    axis = channels.axis - rank
+    for name in names:
+        value = getattr(call.operation, name, None)
+        shape = shape_of(value)
+        if len(shape) < -axis or (shape[axis] == 1 and len(shape) <= rank):
+            continue
+        if isinstance(value, (list, tuple, np.ndarray)) and shape[axis] == len(channels.ids) and len(shape) <= rank:
+            call.bind_values(name, axis, channels.ids)
+        else:
+            call.freeze(f"is combined in '{call.path}' with a value for each channel in its {name}", channels.ids)
+    return channels
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """Shape of a list, array, tensor or variable; of anything else that of a single number."""
+    return np.shape(value) if isinstance(value, (list, tuple)) else tuple(getattr(value, "shape", ()))
 
 
 def on_axis(call: Call, axis: int, what: str) -> Channels | None:

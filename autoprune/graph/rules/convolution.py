@@ -31,13 +31,13 @@ def _produce(call: Call, variable: str, axis: int, attribute: str) -> np.ndarray
 
 
 def _is_left_whole(call: Call) -> bool:
-    """Whether this instance of a layer cannot be pruned; what enters it is frozen then, with the reason."""
+    """Whether this instance of a layer cannot be pruned, and why."""
     layer = call.operation
     if getattr(layer, "lora_enabled", False):
-        call.freeze(f"enters '{call.path}', which has LoRA weights")
+        call.leave_whole("has LoRA weights")
         return True
     if layer.quantization_mode is not None:
-        call.freeze(f"enters '{call.path}', which is quantised ({layer.quantization_mode})")
+        call.leave_whole(f"is quantised ({layer.quantization_mode})")
         return True
     return False
 

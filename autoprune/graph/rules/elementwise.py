@@ -1,10 +1,11 @@
 """Operations on one tensor that treat every number, or every channel, by itself."""
 
+import inspect
+
 import keras
-import numpy as np
 
 from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import mixes_channels, on_axis, only_input
+from autoprune.graph.rules.common import follow_values, mixes_channels, on_axis, only_input
 from autoprune.graph.rules.registry import channel_rule, raw_rule
 from autoprune.graph.trace import Call
 from autoprune.models import keras_internals
@@ -30,12 +31,16 @@ layers = keras.layers
     *("Absolute", "Cast", "Ceil", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Expm1", "Floor", "Gelu", "HardShrink"),
     *("HardSigmoid", "HardSilu", "HardTanh", "Log", "Reciprocal", "Round", "Rsqrt", "Sin"),
     *("LeakyRelu", "Log1p", "LogSigmoid", "Negative", "Relu", "Relu6", "Selu", "Sigmoid", "Sign"),
-    *("Silu", "SoftShrink", "Softplus", "Softsign", "SparsePlus", "Sqrt", "Square", "Squareplus", "Tanh", "TanhShrink"),
-    "Threshold",
+    *("Silu", "SoftShrink", "Softplus", "Softsign", "SparsePlus", "SparseSigmoid", "Sqrt", "Square", "Squareplus"),
+    *("Tanh", "TanhShrink", "Threshold"),
 )
 def unchanged(call: Call) -> Channels | None:
-    """Output channels are the input's."""
-    return only_input(call)
+    """Output channels are the input's; options with a value for each channel, such as bounds, follow them."""
+    channels = only_input(call)
+    if channels is None:
+        return None
+    options = set(inspect.signature(type(call.operation).__init__).parameters)
+    return follow_values(call, channels, sorted(options - {"axis"}))
 
 
 @channel_rule(layers.AlphaDropout, layers.Dropout)
@@ -71,14 +76,7 @@ def parametric_relu(call: Call) -> Channels | None:
 def rescaling(call: Call) -> Channels | None:
     """A scalar scale and offset change nothing; values per channel are attributes that follow the channels."""
     channels = only_input(call)
-    if channels is None:
-        return None
-    for name in ("scale", "offset"):
-        shape = np.shape(getattr(call.operation, name))
-        axis = channels.axis - len(call.inputs[0].shape)
-        if len(shape) >= -axis and shape[axis] != 1:
-            call.bind_values(name, axis, channels.ids)
-    return channels
+    return None if channels is None else follow_values(call, channels, ("offset", "scale"))
 
 
 @channel_rule(keras_internals.application_class("convnext", "LayerScale"))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import only_input
+from autoprune.graph.rules.common import only_input, shape_of
 from autoprune.graph.rules.registry import raw_rule
 from autoprune.graph.rules.reshaping import followed_axis
 from autoprune.graph.trace import Call
@@ -54,6 +54,9 @@ def reduction(call: Call) -> Channels | None:
         if type(call.operation).__name__ != "Sum":
             call.freeze(f"is reduced over the channels by '{call.path}'")
         return None
+    if shape_of(getattr(call.operation, "initial", None)):
+        call.freeze(f"is reduced by '{call.path}' from an initial value that is no single number")
+        return None
     before = 0 if call.operation.keepdims else sum(axis < channels.axis for axis in axes)
     return Channels(channels.axis - before, channels.ids)
 
@@ -88,6 +91,9 @@ def pad(call: Call) -> Channels | None:
     """Pixels are padded as a layer would; constants before and after the channels are channels that cannot go."""
     channels = only_input(call)
     if channels is None:
+        return None
+    if call.constants:
+        call.freeze(f"is padded by '{call.path}' with a value that is no single number")
         return None
     rank = len(call.inputs[0].shape)
     widths = call.operation.pad_width

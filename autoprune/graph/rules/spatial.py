@@ -3,7 +3,7 @@
 import keras
 
 from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import channel_axis, on_axis
+from autoprune.graph.rules.common import channel_axis, follow_values, on_axis
 from autoprune.graph.rules.registry import channel_rule, raw_rule
 from autoprune.graph.trace import Call
 
@@ -29,7 +29,9 @@ def spatial(call: Call) -> Channels | None:
     """Output channels are the input's, on the same axis. The 1-D kinds without a data format are channels-last."""
     rank = len(call.inputs[0].shape)
     axis = channel_axis(call.operation, rank) if hasattr(call.operation, "data_format") else rank - 1
-    return on_axis(call, axis, "the window")
+    channels = on_axis(call, axis, "the window")
+    # What lies around an image that is resized to another aspect ratio may have a colour.
+    return None if channels is None else follow_values(call, channels, ("fill_value",))
 
 
 @channel_rule(*(getattr(layers, f"Global{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)))

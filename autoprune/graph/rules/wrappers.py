@@ -29,10 +29,9 @@ def time_distributed(call: Call) -> Channels | None:
 def spectral_normalization(call: Call) -> Channels | None:
     """As the wrapped layer. `vector_u` (1, n) is as long as the last axis of its kernel."""
     inner, result = _wrapped(call, _without_masks(call), lambda shape: shape)
-    name = "kernel" if keras_internals.has_variable(call.operation.layer, "kernel") else "embeddings"
-    ids = inner.bound(name, -1)
-    if ids is not None:
-        call.bind("vector_u", 1, "follows", ids)
+    for name in ("kernel", "embeddings"):
+        if keras_internals.has_variable(inner.operation, name) and (ids := inner.bound(name, -1)) is not None:
+            call.bind("vector_u", 1, "follows", ids)
     return result
 
 
@@ -52,7 +51,8 @@ def _wrapped(
     inner = call.within(layer, [channels])
     rule = rule_for(layer)
     if rule is None:
-        call.freeze(f"enters '{call.path}', which wraps '{layer.name}' ({type(layer).__name__}) without a channel rule")
+        way_out = "; wrap the layers of that model one by one" if keras_internals.is_graph(layer) else ""
+        call.leave_whole(f"wraps '{layer.name}' ({type(layer).__name__}) without a channel rule{way_out}")
         return inner, None
     inner.inputs = [keras.KerasTensor(shape_inside(call.inputs[0].shape))]
     inner.outputs = [keras.KerasTensor(shape_inside(tensor.shape)) for tensor in call.outputs]

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.errors import ExportError
+from autoprune.errors import ExportError, words_of
 from autoprune.models import keras_internals
 from autoprune.models.exporting.formats import FORMATS, check_libraries
 
@@ -62,9 +62,11 @@ def export_model(
     Raises:
         ExportError: a format cannot hold the model, or its outputs deviate; the message says which. Those before it
             are there.
+        ModelError: it is no model, such as the path of one.
         SettingsError: a library that a format needs is missing, or Keras does not run on TensorFlow.
         UnknownNameError: there is no such format.
     """
+    keras_internals.check_model(model)
     for name in formats:
         check_libraries(FORMATS.get(name))
     folder = Path(folder)
@@ -113,7 +115,7 @@ def _exported(
             found = entry.run(partial, examples, _input_names(model))
         except Exception as error:
             raise ExportError(
-                f"The model '{model.name}' cannot be exported to {name}: {type(error).__name__}: {str(error)[:600]}"
+                f"The model '{model.name}' cannot be exported to {name}: {type(error).__name__}: {words_of(error)}"
             ) from error
         difference, largest = _compared(name, found, expected, tolerance)
         size = sum(file.stat().st_size for file in [partial, *partial.rglob("*")] if file.is_file())

@@ -11,7 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.errors import SettingsError
+from autoprune.errors import ExportError, SettingsError
+from autoprune.models import keras_internals
 from autoprune.models.files import save_model
 from autoprune.registry import Registry
 from autoprune.settings.extras import extra
@@ -59,7 +60,7 @@ def check_libraries(entry: Format) -> None:
 
 
 def _run_keras(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
-    model = keras.saving.load_model(path, compile=False)
+    model = keras.saving.load_model(path, compile=False, safe_mode=False)
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(inputs, training=False))]
 
 
@@ -70,9 +71,49 @@ def _write_as(name: str) -> Callable[[Any, Path], None]:
         with warnings.catch_warnings():
             # tf2onnx still looks for what NumPy 1 had.
             warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-            model.export(str(path), format=name, verbose=False)
+            with keras_internals.inference_only(model):
+                model.export(str(path), format=name, verbose=False)
 
     return write
+
+
+def _write_onnx(model: Any, path: Path) -> None:
+    """Keras's own export, and one operation more than tf2onnx knows: that of the exact GELU.
+
+    Raises:
+        ExportError: the model holds an operation that ONNX does not have.
+    """
+    onnx, tf2onnx = (extra(library, "formats=[onnx]", "onnx") for library in ("onnx", "tf2onnx"))
+    if not any("Erfc" in known for known in tf2onnx.handler.tf_op.get_opsets()[""]):
+        tf2onnx.handler.tf_op("Erfc")(_ComplementaryErrorFunction)
+    _write_as("onnx")(model, path)
+    graph = onnx.load(str(path), load_external_data=False).graph
+    missing = {node.op_type: node.name for node in graph.node if not node.domain and not onnx.defs.has(node.op_type)}
+    if missing:
+        named = ", ".join(f"{kind} (in '{name}')" for kind, name in sorted(missing.items()))
+        raise ExportError(
+            f"ONNX does not have every operation of '{model.name}': {named}. Export to saved_model or litert, or build "
+            "the model with other layers there."
+        )
+
+
+class _ComplementaryErrorFunction:
+    """TensorFlow's `Erfc` for tf2onnx, as 1 - erf."""
+
+    @classmethod
+    def version_9(cls, context: Any, node: Any, **_: Any) -> None:
+        """For ONNX operator sets from 9 on, which have `Erf`."""
+        shapes, dtypes = node.output_shapes, node.output_dtypes
+        one = context.make_const(f"{node.name}/one", np.ones((), _numpy_type(dtypes[0])))
+        context.remove_node(node.name)
+        error = context.make_node("Erf", node.input, name=f"{node.name}/erf", shapes=shapes, dtypes=dtypes)
+        context.make_node(
+            "Sub", [one.output[0], error.output[0]], name=node.name, outputs=node.output, shapes=shapes, dtypes=dtypes
+        )
+
+
+def _numpy_type(onnx_type: int) -> Any:
+    return extra("onnx", "formats=[onnx]", "onnx").helper.tensor_dtype_to_np_dtype(onnx_type)
 
 
 def _run_saved_model(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
@@ -120,6 +161,6 @@ for _entry in (
     Format("keras", "model.keras", save_model, _run_keras, tensorflow=False),
     Format("saved_model", "saved_model", _write_as("tf_saved_model"), _run_saved_model),
     Format("litert", "model.tflite", _write_as("litert"), _run_litert),
-    Format("onnx", "model.onnx", _write_as("onnx"), _run_onnx, ("onnx", "tf2onnx", "onnxruntime")),
+    Format("onnx", "model.onnx", _write_onnx, _run_onnx, ("onnx", "tf2onnx", "onnxruntime")),
 ):
     FORMATS.add(_entry.name)(_entry)

@@ -26,9 +26,13 @@ def read_attribute(operation: Operation, name: str) -> Any:
 
 
 def write_attribute(operation: Operation, name: str, value: Any) -> None:
-    """Set what `read_attribute` reads, wherever Keras keeps it, so that a saved file has it too."""
+    """Set what `read_attribute` reads, wherever Keras keeps it, so that a saved file has it too.
+
+    A model that begins in the middle of another's graph has copies of that graph's calls: of one operation all get it.
+    """
     if raw_operation_name(operation) == "GetItem":
-        _write_bounds(calls_of(operation)[0], name, value)
+        for node in calls_of(operation):
+            _write_bounds(node, name, value)
     else:
         restore_attribute(operation, name, (value, value))
 
@@ -36,14 +40,16 @@ def write_attribute(operation: Operation, name: str, value: Any) -> None:
 def attribute_state(operation: Operation, name: str) -> Any:
     """What `restore_attribute` needs to put an attribute back exactly as it was written."""
     if raw_operation_name(operation) == "GetItem":
-        return calls_of(operation)[0].arguments
+        return [node.arguments for node in calls_of(operation)]
     return getattr(operation, name), _saved_arguments(operation).get(name)
 
 
 def restore_attribute(operation: Operation, name: str, state: Any) -> None:
     """Put back what `attribute_state` took."""
     if raw_operation_name(operation) == "GetItem":
-        calls_of(operation)[0].arguments = state
+        # Copies of the call that were made after the state was taken belong to models made of the pruned one.
+        for node, arguments in zip(calls_of(operation), state, strict=False):
+            node.arguments = arguments
         return
     value, saved = state
     setattr(operation, name, value)

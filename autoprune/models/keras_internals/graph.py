@@ -1,10 +1,13 @@
 """What a model is made of: operations, their calls in data-flow order, and the symbolic tensors between them."""
 
 import importlib
+import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from autoprune.errors import ModelError
 
@@ -12,43 +15,77 @@ Node = Any
 Operation = Any
 
 
+def check_model(model: Any) -> None:
+    """Refuse what is no model, such as the path of one.
+
+    Raises:
+        ModelError: saying what to do.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        raise ModelError(
+            f"Expected a model. Received a path: '{model}'. Load it first: "
+            f"model = keras.saving.load_model('{model}', compile=False)"
+        )
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"Expected a Keras model, Functional or Sequential. Received: {type(model).__name__}")
+
+
 def graph_of(model: Any) -> Any:
     """The `keras.Function` that holds the model's operations and nodes.
 
     Raises:
-        ModelError: the model is subclassed, or a Sequential model that has no input shape yet.
+        ModelError: it is no model, is subclassed, or a Sequential model that has no input shape yet.
     """
-    if isinstance(model, keras.Sequential):
-        if model._functional is None:
-            raise ModelError(
-                f"The Sequential model '{model.name}' has no graph yet. Call it on data once, or put a "
-                "keras.Input(shape) first, then prune it."
-            )
-        return model._functional
-    functional_class = _functional_class()
-    if not isinstance(model, functional_class):
+    check_model(model)
+    sequential = isinstance(model, keras.Sequential)
+    if sequential and model._functional is None:
+        raise ModelError(
+            f"The Sequential model '{model.name}' has no graph yet. Call it on data once, or put a "
+            "keras.Input(shape) first, then prune it."
+        )
+    if not sequential and not isinstance(model, functional_class()):
         raise ModelError(
             f"'{getattr(model, 'name', model)}' ({type(model).__name__}) is a subclassed model: its layers can be "
             "listed, but what flows between them cannot. Write its forward pass with the functional API "
             "(keras.Model(inputs, outputs)) or as keras.Sequential, load the weights into that, and prune that."
         )
-    if type(model).call is not functional_class.call:
+    if type(model).call is not plain_class(type(model)).call:
         raise ModelError(
-            f"The model '{model.name}' ({type(model).__name__}) is built with the functional API but overrides "
-            "`call`, so its graph is not what it computes. Remove the override to prune it."
+            f"The model '{model.name}' ({type(model).__name__}) is built with the "
+            f"{'Sequential' if sequential else 'functional'} API but overrides `call`, so its graph is not what it "
+            "computes. Remove the override to prune it."
         )
-    return model
+    return model._functional if sequential else model
 
 
-def _functional_class() -> type:
+def functional_class() -> type:
+    """The class of plain models that are made of inputs and outputs."""
     from keras.src.models.functional import Functional
 
     return Functional
 
 
+def plain_class(kind: type) -> type:
+    """The class of Keras's own beneath the class of a model with a graph."""
+    return keras.Sequential if issubclass(kind, keras.Sequential) else functional_class()
+
+
 def input_structure(model: Any) -> Any:
     """The model's symbolic inputs in the structure in which it takes them: a tensor, a list or a dict."""
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def running_own_code() -> AbstractContextManager:
+    """Within it Keras makes Lambda layers of configs: of models of this process, where their code runs already."""
+    return SafeModeScope(safe_mode=False)
+
+
+def run_on(model: Any, batch: Any, *, training: bool = False) -> Any:
+    """What a model makes of a batch: one array is put into the structure in which the model takes it."""
+    leaves = keras.tree.flatten(batch)
+    if len(leaves) == 1:
+        batch = keras.tree.pack_sequence_as(input_structure(model), leaves)
+    return model(batch, training=training)
 
 
 def entering_tensors(model: Operation, node: Node) -> list[Any] | None:
@@ -70,9 +107,10 @@ def entering_tensors(model: Operation, node: Node) -> list[Any] | None:
 
 def is_graph(operation: Operation) -> bool:
     """Whether the operation is itself a model with a graph (a nested Functional or built Sequential)."""
+    kind = type(operation)
     if isinstance(operation, keras.Sequential):
-        return operation._functional is not None
-    return isinstance(operation, _functional_class()) and type(operation).call is _functional_class().call
+        return operation._functional is not None and kind.call is keras.Sequential.call
+    return isinstance(operation, functional_class()) and kind.call is functional_class().call
 
 
 def nodes_of(graph: Any) -> list[Node]:
@@ -125,6 +163,11 @@ def application_class(module: str, name: str) -> type:
 def calls_of(operation: Operation) -> list[Node]:
     """Every symbolic call of an operation, also those that belong to other models."""
     return list(operation._inbound_nodes)
+
+
+def readers_of(operation: Operation) -> list[Node]:
+    """Every symbolic call, in whatever model, that reads what an operation gives."""
+    return list(operation._outbound_nodes)
 
 
 def arguments_of(node: Node) -> tuple[tuple, dict]:

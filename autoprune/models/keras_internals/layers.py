@@ -3,10 +3,13 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
+
+_INHERITED = object()
 
 
 def layer_variable(layer: Any, name: str) -> Any:
@@ -25,6 +28,11 @@ def layer_variable(layer: Any, name: str) -> Any:
 def has_variable(layer: Any, name: str) -> bool:
     """Whether `layer_variable` would find one."""
     return any(isinstance(vars(layer).get(key), keras.Variable) for key in (f"_{name}", name))
+
+
+def has_parameters(layer: Any) -> bool:
+    """Whether the layer, or one within it, has variables that training could change, be it frozen or not."""
+    return any(within._trainable_variables for within in layer._flatten_layers())
 
 
 def array_initializers(layer: Any) -> dict[str, Any]:
@@ -81,12 +89,26 @@ def batch_statistics_only(layers: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def overridden(method: str, replacements: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
-    """Within the block a method of some layers is another function; the layers' classes are not touched."""
-    for layer, function in replacements.items():
-        object.__setattr__(layer, method, function)
+def inference_only(model: Any) -> Iterator[None]:
+    """Within the block Keras exports the model as it runs in inference.
+
+    Told nothing, as Keras's export does it, layers choose for themselves, and those that augment images augment.
+    """
+    with overridden("__call__", {model: partial(model.__call__, training=False)}):
+        yield
+
+
+@contextmanager
+def overridden(name: str, replacements: Mapping[Any, Any]) -> Iterator[None]:
+    """Within the block a method or attribute of some operations is another one; their classes are not touched."""
+    before = [vars(operation).get(name, _INHERITED) for operation in replacements]
+    for operation, value in replacements.items():
+        object.__setattr__(operation, name, value)
     try:
         yield
     finally:
-        for layer in replacements:
-            object.__delattr__(layer, method)
+        for operation, value in zip(replacements, before, strict=True):
+            if value is _INHERITED:
+                object.__delattr__(operation, name)
+            else:
+                object.__setattr__(operation, name, value)

@@ -1,20 +1,33 @@
 """What `compile` and training leave in a model: compiled functions and optimisers."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import keras
 
 from autoprune.models.keras_internals.graph import is_graph, operations_by_path
 
+_COMPILED = ("train_function", "test_function", "predict_function")
 
-def forget_compiled_functions(model: Any) -> None:
-    """Drop compiled train, test and predict functions: they hold the old variables alive and the old shapes."""
+
+def renew_compiled_functions(model: Any) -> None:
+    """Replace compiled train, test and predict functions, which hold the old variables alive and the old shapes.
+
+    The new ones are traced when they are next called, also by a `fit` that is running: it calls what the model has.
+    """
     for graph in (model, *_nested_models(model)):
-        graph.train_function = None
-        graph.test_function = None
-        graph.predict_function = None
+        for name in _COMPILED:
+            if getattr(graph, name, None) is not None:
+                setattr(graph, name, None)
+                getattr(graph, f"make_{name}")()
         if hasattr(graph, "_jax_state"):
             graph._jax_state = None
+
+
+def collect_state(model: Any) -> None:
+    """Bring variables up to date within a `fit` that is running: on JAX they are empty between its steps."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
 
 
 def _nested_models(model: Any) -> list[Any]:
@@ -23,7 +36,9 @@ def _nested_models(model: Any) -> list[Any]:
 
 def forget_training(model: Any) -> None:
     """Undo `compile`: the saved file then holds no optimiser state and needs none of our losses to load."""
-    forget_compiled_functions(model)
+    renew_compiled_functions(model)
+    for name in _COMPILED:
+        setattr(model, name, None)
     model.compiled = False
     model.optimizer = None
     model._compile_config = None
@@ -45,6 +60,16 @@ def sum_over_no_devices(optimizer: Any) -> None:
 def optimizer_of(model: Any) -> Any:
     """The optimiser that the model was compiled with, or None."""
     return getattr(model, "optimizer", None)
+
+
+def fresh_optimizer(model: Any, optimizer: Any, variables: list[Any] | None = None) -> Any:
+    """An optimiser of the same settings, where the model's variables are; built for variables if any are given."""
+    strategy = getattr(model, "distribute_strategy", None)
+    with nullcontext() if strategy is None else strategy.scope():
+        fresh = type(optimizer).from_config(optimizer.get_config())
+        if variables is not None:
+            fresh.build(variables)
+    return fresh
 
 
 def slot_lists(optimizer: Any) -> list[list[Any]]:

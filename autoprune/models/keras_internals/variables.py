@@ -76,7 +76,10 @@ def replace_value(variable: Any, value: np.ndarray) -> None:
     if _is_parameter(stored):
         _refill(stored, value)
     else:
-        variable._initialize(value)
+        # Variables of a distribution strategy, one on each of its devices, are only made within its scope.
+        strategy = getattr(stored, "distribute_strategy", None)
+        with nullcontext() if strategy is None else strategy.scope():
+            variable._initialize(value)
     _refresh_shape(variable)
 
 

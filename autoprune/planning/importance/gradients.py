@@ -35,7 +35,8 @@ def gradients_per_batch(model: Any, variables: Sequence[Any], data: CalibrationD
     """
     _check_classifier(model)
     recorder = _Recorder(variables)
-    probe = _Probe(keras_internals.input_structure(model), model.outputs[0], name="gradients")
+    inputs = model.inputs[0] if len(model.inputs) == 1 else keras_internals.input_structure(model)
+    probe = _Probe(inputs, model.outputs[0], name="gradients")
     probe.criterion = loss_for(model)
     # Eagerly: nothing is traced for a few batches, and under JAX no buffer of the model is donated to a compiled step.
     probe.compile(recorder, run_eagerly=True, jit_compile=False, auto_scale_loss=False)

@@ -1,0 +1,87 @@
+"""What an operation can get at, whether or not Keras tracks it: variables and layers in attributes and functions."""
+
+import dis
+import functools
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+# Objects of these packages hold no layers of a user's but through containers, layers and functions, looked at as such.
+_LIBRARIES = frozenset({"jax", "keras", "ml_dtypes", "numpy", "tensorflow", "torch", *sys.stdlib_module_names})
+
+
+def reachable(operation: Any) -> dict[int, Any]:
+    """Every object that an operation refers to, itself included, by `id`.
+
+    Attributes are followed through containers, sub-layers, objects of a user's classes and functions: their closures,
+    defaults and global names, also those of the methods of a user's class. The calls of the operation, which lead to
+    all the rest of its model, are not.
+    """
+    found: dict[int, Any] = {}
+    pending = [operation]
+    while pending:
+        value = pending.pop()
+        if id(value) not in found:
+            found[id(value)] = value
+            pending.extend(_references(value))
+    return found
+
+
+def _references(value: Any) -> Iterable[Any]:
+    if isinstance(value, (type, types.ModuleType, keras.Variable)):
+        return ()
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        # Tables of numbers can be long.
+        return [item for item in value if not isinstance(item, (int, float, str))]
+    if isinstance(value, types.FunctionType):
+        return _references_of_function(value)
+    if isinstance(value, types.MethodType):
+        return (value.__self__, value.__func__)
+    if isinstance(value, functools.partial):
+        return (value.func, value.args, value.keywords)
+    if isinstance(value, keras.Operation) or not _is_of_a_library(type(value)):
+        return [*vars(value).values(), *_methods(type(value))] if hasattr(value, "__dict__") else ()
+    return ()
+
+
+def _references_of_function(function: types.FunctionType) -> list[Any]:
+    """Closure, defaults and, unless a library wrote the function, the globals that its code names."""
+    found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # A name that has no value yet.
+            continue
+    if not _is_of_a_library(function):
+        names = set(_global_names(function.__code__))
+        found.extend(function.__globals__[name] for name in names if name in function.__globals__)
+    return found
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def _methods(kind: type) -> list[Any]:
+    return [
+        member
+        for base in kind.__mro__
+        if not _is_of_a_library(base)
+        for member in vars(base).values()
+        if isinstance(member, types.FunctionType)
+    ]
+
+
+def _is_of_a_library(definition: Any) -> bool:
+    """Whether a class or function comes from Keras, a backend or Python itself."""
+    return (definition.__module__ or "").partition(".")[0] in _LIBRARIES

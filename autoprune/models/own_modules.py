@@ -1,0 +1,66 @@
+"""Modules of a user's own, imported because they register layers, channel rules or editors.
+
+A process that is started for such a model finds them where this one found them: `imported` says where.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from autoprune.errors import ModelError
+
+# Names of the modules, in their order, and the folder that each was looked for in before anywhere else.
+_IMPORTED: dict[str, str] = {}
+
+
+def import_modules(modules: Iterable[tuple[str, str | None]]) -> None:
+    """Import modules, each with a folder first on the import path, which is left as it was afterwards.
+
+    Args:
+        modules: names, as an `import` statement has them, and folders; None is the import path alone.
+
+    Raises:
+        ModelError: there is no such module, it fails, or another one of that name is in use.
+    """
+    for name, folder in modules:
+        if folder is None:
+            importlib.import_module(name)
+            continue
+        _import(name, folder)
+        _IMPORTED[name] = folder
+
+
+def imported() -> list[tuple[str, str]]:
+    """The modules that were imported with a folder, and the folder, in their order; not those whose files are gone."""
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in _IMPORTED}
+    return [(name, folder) for name, folder in _IMPORTED.items() if files[name] and Path(files[name]).exists()]
+
+
+def _import(name: str, folder: str) -> None:
+    """Import a module from a folder, or from wherever Python finds it.
+
+    Raises:
+        ModelError: as `import_modules`.
+    """
+    base = Path(folder, *name.split("."))
+    own = [path.resolve() for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+    known = sys.modules.get(name)
+    if own and known is not None and Path(getattr(known, "__file__", None) or "").resolve() not in own:
+        raise ModelError(
+            f"'{own[0]}' cannot be imported as '{name}': another module of that name is in use. "
+            "Give it a name of its own."
+        )
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise ModelError(
+                f"There is no module '{name}', neither in '{folder}' nor among what is installed. model.modules takes "
+                "names as an import statement has them: model.modules=[my_layers] for my_layers.py."
+            ) from error
+        raise ModelError(f"The module '{name}' could not be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
