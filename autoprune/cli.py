@@ -218,7 +218,7 @@ def _note_failure(error: Exception, code: int) -> None:
     given = HydraConfig.get()
     noted = {
         "job": given.job.num,
-        "options": given.job.override_dirname,
+        "options": overrides(),
         "error": type(error).__name__,
         "message": str(error),
         "exit_code": code,
@@ -241,9 +241,11 @@ class SweepEnd(Callback):
             return
         failures = sorted((json.loads(line) for line in noted.read_text().splitlines()), key=lambda one: one["job"])
         sys.stderr.write(f"\nOf the sweep in {config.hydra.sweep.dir} failed:\n")
+        shared = set(config.hydra.overrides.task)
         for one in failures:
+            own = ", ".join(option for option in one["options"] if option not in shared)
             reason = one["message"].strip().partition("\n")[0]
-            sys.stderr.write(f"  job {one['job']} ({one['options']}): {one['error']}: {reason}\n")
+            sys.stderr.write(f"  job {one['job']} ({own}): {one['error']}: {reason}\n")
         sys.stderr.write("The other jobs are done.\n")
         sys.exit(min(one["exit_code"] for one in failures))
 

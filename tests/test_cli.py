@@ -125,7 +125,7 @@ def test_of_a_sweep_all_jobs_run_and_the_end_tells_which_failed(tmp_path):
     (sweep,) = tmp_path.glob("outputs/measure/*/*")
     assert (sweep / "1" / "costs.json").exists()
     assert not (sweep / "0").exists()
-    assert re.search(r"job 0 \(model=file,target=cpu\): ModelError: model=file needs model\.path", done.stderr)
+    assert re.search(r"job 0 \(model=file\): ModelError: model=file needs model\.path", done.stderr)
     assert "job 1" not in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 

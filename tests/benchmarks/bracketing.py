@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoprune import cli  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.models import zoo
 from autoprune.planning import Planner
