@@ -142,13 +142,14 @@ def tell_error(error: Exception, folder: Path | None) -> int:
     Returns:
         The exit code.
     """
-    if isinstance(error, AutopruneError):
-        sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
-        return REFUSED
     if isinstance(error, HydraException | OmegaConfBaseException):
         sys.stderr.write(f"{hydra_words(error)}\n")
         return REFUSED
+    # Also where one of our errors was made of it: a journal on a full disk is not damaged.
     refused = _refused_by_machine(error)
+    if isinstance(error, AutopruneError) and not refused:
+        sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
+        return REFUSED
     if refused:
         sys.stderr.write(f"\n{refused} {_how_to_go_on(folder)}\n")
         return REFUSED
@@ -174,7 +175,8 @@ def _refused_by_machine(error: BaseException | None) -> str:
             word = next((word for word in _REFUSING if word in str(error)), None)
             if word is not None:
                 return f"The system refused to write: {word[0].lower()}{word[1:]}."
-        error = error.__cause__ or error.__context__
+        # What one of our errors was raised beside, it tells of itself; what it was raised from may be the machine's.
+        error = error.__cause__ if isinstance(error, AutopruneError) else error.__cause__ or error.__context__
     return ""
 
 

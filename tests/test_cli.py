@@ -17,7 +17,7 @@ from running import command
 
 from autoprune import __version__, cli
 from autoprune.__main__ import main as package_main
-from autoprune.errors import SettingsError
+from autoprune.errors import JournalError, SettingsError
 from autoprune.options import checked
 
 COMMANDS = sorted(path.stem for path in (ROOT / "autoprune").glob("*.py") if "def main(config" in path.read_text())
@@ -153,9 +153,17 @@ def wrap_the_error():
         raise ValueError("the model could not be saved") from error
 
 
+def call_a_full_journal_damaged():
+    try:
+        fill_database()
+    except sqlite3.Error as error:
+        raise JournalError("not a usable journal") from error
+
+
 @pytest.mark.parametrize(
     ("fail", "said"),
     [
+        (call_a_full_journal_damaged, "disk is full"),
         (fill_device, "no space left on device"),
         (fill_database, "disk is full"),
         (write_where_nothing_can_be, "/locked/settings.json: permission denied"),
@@ -187,7 +195,7 @@ SEARCHES = """
 import contextlib, io, json, os, sys
 import autoprune.search
 from autoprune import cli
-from autoprune.errors import SettingsError
+from autoprune.errors import JournalError, SettingsError
 
 def begin_and_fill():
     for name in ("settings.json", "evaluations.sqlite"):
