@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_module
 from running import command, run_in
 
 from autoprune import cli
-from autoprune.cli import check_overrides
 from autoprune.compare import EXTENSIBLE
 from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.options import check_overrides
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import begun, interruptible
 from autoprune.session import check_names

@@ -181,7 +181,7 @@ def test_without_the_compiler_auto_falls_back_and_tpus_are_refused(monkeypatch, 
 
 
 def test_every_target_has_a_config():
-    from autoprune.cli import config_groups
+    from autoprune.options import config_groups
 
     assert set(target_names()) | {"auto", "all"} == set(config_groups()["target"])
 

@@ -83,7 +83,7 @@ def test_unknown_data_set_suggests_the_near_one():
 
 
 def test_every_data_set_has_a_config():
-    from autoprune.cli import config_groups
+    from autoprune.options import config_groups
 
     assert set(config_groups()["data"]) == set(DATASETS)
 

@@ -3,7 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_module
 
-from autoprune.cli import check_overrides, config_groups
+from autoprune.options import check_overrides, config_groups
 from autoprune.settings import DataSettings, ModelSettings, SearchSettings, from_config
 
 

@@ -144,7 +144,7 @@ def test_rewards_without_a_floor_ignore_it():
 
 
 def test_every_reward_has_a_config_and_finite_terms():
-    from autoprune.cli import config_groups
+    from autoprune.options import config_groups
 
     assert set(REWARDS) == set(config_groups()["reward"])
     dense = toy.evaluation_of(1.0)

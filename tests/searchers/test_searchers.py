@@ -156,7 +156,7 @@ def test_scorer_tells_whoever_watches():
 
 
 def test_every_searcher_and_agent_has_a_config():
-    from autoprune.cli import config_groups
+    from autoprune.options import config_groups
 
     groups = config_groups()
     assert {*SEARCHERS, "rl"} == set(groups["searcher"])

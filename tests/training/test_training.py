@@ -200,8 +200,8 @@ def test_architectures_have_fixed_layer_names():
 
 
 def test_every_architecture_has_a_config():
-    from autoprune.cli import config_groups
     from autoprune.models.zoo import ARCHITECTURES
+    from autoprune.options import config_groups
 
     assert set(ARCHITECTURES) | {"file", "application"} == set(config_groups()["model"])
 

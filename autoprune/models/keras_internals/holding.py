@@ -4,7 +4,7 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -26,30 +26,40 @@ def reachable(operation: Any) -> dict[int, Any]:
         value = pending.pop()
         if id(value) not in found:
             found[id(value)] = value
-            pending.extend(_references(value))
+            look = _look_into(type(value))
+            if look is not None:
+                pending.extend(look(value))
     return found
 
 
-def _references(value: Any) -> Iterable[Any]:
-    if isinstance(value, (type, types.ModuleType, keras.Variable)):
-        return ()
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        # Tables of numbers can be long.
-        return [item for item in value if not isinstance(item, (int, float, str))]
-    if isinstance(value, types.FunctionType):
-        return _references_of_function(value)
-    if isinstance(value, types.MethodType):
-        return (value.__self__, value.__func__)
-    if isinstance(value, functools.partial):
-        return (value.func, value.args, value.keywords)
-    if isinstance(value, keras.Operation) or not _is_of_a_library(type(value)):
-        return [*vars(value).values(), *_methods(type(value))] if hasattr(value, "__dict__") else ()
-    return ()
+# A layer has some hundred attributes, of few types.
+@functools.lru_cache(maxsize=4096)
+def _look_into(kind: type) -> Callable[[Any], Iterable[Any]] | None:
+    """What lists the references of the objects of a type; None where they have none that count."""
+    if issubclass(kind, (type, types.ModuleType, keras.Variable)):
+        return None
+    if issubclass(kind, Mapping):
+        return lambda value: _of_items(value.values())
+    if issubclass(kind, (list, tuple, set, frozenset)):
+        return _of_items
+    if issubclass(kind, types.FunctionType):
+        return _of_function
+    if issubclass(kind, types.MethodType):
+        return lambda value: (value.__self__, value.__func__)
+    if issubclass(kind, functools.partial):
+        return lambda value: (value.func, value.args, value.keywords)
+    if issubclass(kind, keras.Operation) or not _is_of_a_library(kind):
+        methods = _methods(kind)
+        return lambda value: [*vars(value).values(), *methods] if hasattr(value, "__dict__") else ()
+    return None
 
 
-def _references_of_function(function: types.FunctionType) -> list[Any]:
+def _of_items(items: Iterable[Any]) -> list[Any]:
+    # Tables of numbers can be long.
+    return [item for item in items if not isinstance(item, (int, float, str))]
+
+
+def _of_function(function: types.FunctionType) -> list[Any]:
     """Closure, defaults and, unless a library wrote the function, the globals that its code names."""
     found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
