@@ -79,8 +79,11 @@ def save_model(model: Any, path: str | Path) -> None:
     """Write a model to a `.keras` file that appears whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial.keras")
-    model.save(partial)
-    partial.replace(path)
+    try:
+        model.save(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # On a disk that is full it would take the room that is needed to go on.
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,13 @@ class Checkpoints:
         partial = self.path.with_name(f".{self.path.name}.partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
-        save_file(contiguous, partial, {"autoprune": json.dumps(head)})
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())  # a machine that is taken away does not write what it still holds
-        partial.replace(self.path)
+        try:
+            save_file(contiguous, partial, {"autoprune": json.dumps(head)})
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())  # a machine that is taken away does not write what it still holds
+            partial.replace(self.path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def load(self, variables: Sequence[Any], weights: int) -> Checkpoint | None:
         """Give the variables the values of the newest state; None, and nothing changed, when there is no state.

@@ -63,6 +63,9 @@ def _has_fixed_partner(call: Call, axis: int, rank: int, size: int) -> bool:
     """Whether an input without known channels, or a constant, spans the channel axis."""
     shapes = [tuple(t.shape) for t, c in zip(call.inputs, call.channels, strict=True) if c is None]
     shapes += [tuple(value.shape) for value in call.constants]
+    given = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, (list, tuple))]
+    # A list of numbers is a constant as a whole.
+    shapes += [np.shape(value) for value in given if all(map(np.isscalar, keras.tree.flatten(value)))]
     sizes = [shape[axis - rank] for shape in shapes if len(shape) >= rank - axis]
     return any(length != 1 for length in sizes) and size != 1
 

@@ -66,11 +66,24 @@ def set_class(model: Any, kind: type) -> None:
 def _saved_by_graph(kind: type) -> type:
     """A class that Keras saves and clones as the plain class beneath `kind`, and that is like `kind` otherwise."""
     plain = plain_class(kind)
-    names = ("get_config", "get_build_config", "build_from_config", "get_compile_config", "compile_from_config")
+    names = ("get_build_config", "build_from_config", "get_compile_config", "compile_from_config")
     methods = {name: getattr(plain, name) for name in ("__init__", *names)}
+    methods["get_config"] = lambda model: _built_by_calls(plain.get_config(model))
     # A plain model has no variables beside those of its layers, and would refuse to read any.
     methods |= dict.fromkeys(("save_own_variables", "load_own_variables"), lambda model, store: None)
     methods["from_config"] = classmethod(lambda _, *args, **kwargs: plain.from_config(*args, **kwargs))
     # Keras finds the class of a saved model by these names.
     place = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
     return type(plain.__name__, (kind,), {**methods, **place})
+
+
+def _built_by_calls(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a graph whose layers that are not Keras's own are built when the graph is, by their calls.
+
+    Where a class makes the graph in its constructor, its layers are never built from what a file says of their shapes;
+    some cannot be, because shapes come back from a file as lists.
+    """
+    for layer in config["layers"]:
+        if (layer["module"] or "").partition(".")[0] != "keras":
+            layer.pop("build_config", None)
+    return config
