@@ -42,7 +42,9 @@ def kept_by_layer(groups, plan):
             if member.role != "produces":
                 continue
             mask = np.array([c < 0 or alive[c] for c in member.channels])
-            name = member.layer.split("/")[-1]
+            *_, owner, name = ("", *member.layer.split("/"))
+            # The projections of every attention have the same names.
+            name = f"{owner}/{name}" if name in ("query", "attention_output") else name
             kept[name] = kept.get(name, np.ones(len(mask), bool)) & mask
     return kept
 
@@ -55,9 +57,12 @@ def outputs_of(model, inputs):
 class _Interpreter:
     def __init__(self, kept):
         self.kept = kept
+        self.kept_by_kernel = {}
         self.masks = {}  # id of a tensor -> (the tensor, to keep it alive; its mask)
 
     def run(self, model, inputs):
+        made = [layer for layer in model._flatten_layers() if layer.name in self.kept and hasattr(layer, "kernel")]
+        self.kept_by_kernel = {id(layer.kernel): self.kept[layer.name] for layer in made}
         tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
         for tensor in tensors:
             self._remember(tensor, np.ones(tuple(tensor.shape), "float32"))
@@ -84,7 +89,7 @@ class _Interpreter:
                 masks = self._masks(operation, masks, on_mask, [tuple(x.shape) for x in _as_list(outputs)])
                 if type(operation).__name__ in NORMALISATIONS:
                     normalised = NORMALISATIONS[type(operation).__name__](operation, flat[0], masks[0])
-                    outputs = keras.ops.convert_to_tensor(normalised, "float32")
+                    outputs = keras.ops.convert_to_tensor(normalised, outputs.dtype)
                 outputs = _as_list(outputs)
             # A constant where the channel was must not survive either (sigmoid(0), a bias): zero is zero.
             cast = keras.ops.cast
@@ -112,12 +117,15 @@ class _Interpreter:
     def _masks(self, operation, masks, on_mask, shapes):
         kind = type(operation).__name__
         inner = operation.layer if isinstance(operation, WRAPPERS) else operation
-        if kind == "Split" or kind == "Stack":
+        if kind in ("Flip", "Split", "Stack"):
             assert all(np.array_equal(mask, masks[0]) for mask in masks)
             return on_mask()
         (shape,) = shapes
+        if is_opaque(operation):
+            assert all(mask.all() for mask in masks), f"{operation.name} runs code that may need the removed channels"
+            return [np.ones(shape, "float32")]
         if isinstance(inner, PRODUCERS) and (inner.name in self.kept or not is_depthwise(inner)):
-            alive = self.kept.get(inner.name, np.ones(self._channels(inner), bool)).astype("float32")
+            alive = self._produced(inner).astype("float32")
             return [np.broadcast_to(self._along(inner, alive, len(shape)), shape).copy()]
         if isinstance(inner, DEPTHWISE) or is_depthwise(inner):
             axis = 1 if inner.data_format == "channels_first" else -1
@@ -133,8 +141,6 @@ class _Interpreter:
             return [masks[0].max(axis, keepdims=operation.keepdims)]
         if kind == "Pad" or kind.startswith("ZeroPadding"):
             return [self._padded(operation, masks[0], on_mask, shape)]
-        if kind == "Flip":
-            return on_mask()
         if tuple(masks[0].shape) == shape and kind not in ("Transpose", "Moveaxis", "Swapaxes", "Permute", "Reshape"):
             return [masks[0]]
         return [(mask > 0).astype("float32") for mask in on_mask()]
@@ -174,16 +180,21 @@ class _Interpreter:
         logits = np.einsum("bthk,bshk->bhts", q, k)
         scores = np.exp(logits - logits.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
-        alive = self.kept.get("query", np.ones(layer.num_heads, bool)).astype("float32")
+        alive = self.kept.get(f"{layer.name}/query", np.ones(layer.num_heads, bool)).astype(q.dtype)
         summed = np.einsum("bhts,bshv,h->bthv", scores, v, alive)
         output = project(layer._output_dense, summed, "bthv,hvd->btd")
-        features = self.kept.get("attention_output", mask[0, 0] > 0).astype("float32")
-        outputs = [keras.ops.convert_to_tensor(x.astype("float32")) for x in (output, scores)]
+        features = self.kept.get(f"{layer.name}/attention_output", mask[0, 0] > 0).astype("float32")
+        outputs = [keras.ops.convert_to_tensor(x.astype(q.dtype)) for x in (output, scores)]
         masks = [
             np.broadcast_to(features, output.shape).copy(),
             np.broadcast_to(alive[:, None, None], scores.shape).copy(),
         ]
         return (outputs, masks) if return_attention_scores else (outputs[:1], masks[:1])
+
+    def _produced(self, layer):
+        """Which channels a layer makes, also when the plan says it of another one that holds the same kernel."""
+        kept = self.kept.get(layer.name, self.kept_by_kernel.get(id(getattr(layer, "kernel", None))))
+        return np.ones(self._channels(layer), bool) if kept is None else kept
 
     @staticmethod
     def _channels(layer):
@@ -203,6 +214,11 @@ class _Interpreter:
 
 def _as_list(value):
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def is_opaque(operation):
+    """Whether an operation runs a user's code, which may mix channels in any way and needs all of them."""
+    return isinstance(operation, layers.Lambda) or not type(operation).__module__.startswith("keras.")
 
 
 def is_depthwise(layer):

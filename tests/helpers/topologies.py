@@ -35,7 +35,7 @@ def images_for(model, count=3, seed=1):
     arrays = [
         generator.integers(0, 5, (count, *t.shape[1:])).astype("int32")
         if "int" in t.dtype
-        else generator.normal(size=(count, *t.shape[1:])).astype("float32")
+        else generator.normal(size=(count, *t.shape[1:])).astype(t.dtype)
         for t in model.inputs
     ]
     return arrays[0] if len(arrays) == 1 else arrays

@@ -6,6 +6,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from sharing import tie
 from topologies import fitted, images_for, made
 
 from autoprune.models import keras_internals
@@ -104,10 +105,7 @@ def test_tied_variables_stay_tied():
     first = keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name="first")
     second = keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name="second")
     a, b = first(image), second(image)
-    second._tracker.unlock()
-    second._untrack_variable(second._kernel)
-    second._kernel = first._kernel
-    second._tracker.lock()
+    tie(second, first)
     x = keras.layers.Add()([a, b])
     model = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
     apply_plan(model, make_plan(model, 0.5, multiple_of=1))
