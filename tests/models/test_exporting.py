@@ -148,7 +148,7 @@ def test_a_model_that_a_format_cannot_hold(tmp_path):
     image = keras.Input((8, 8, 4), name="image")
     x = keras.layers.Conv2D(8, 3, groups=2)(image)
     model = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
-    with pytest.raises(ExportError, match="cannot be exported to onnx"):
+    with pytest.raises(ExportError, match="ONNX does not have every operation.*conv2d"):
         export_model(model, tmp_path, ["litert", "onnx"])
     assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
 
