@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from autoprune.errors import PlanError
+from autoprune.models import keras_internals
 from autoprune.records import Plan, SurgeryReport
 from autoprune.surgery.reconstruction import apply_with_reconstruction
 from autoprune.surgery.surgeon import Surgeon
@@ -26,11 +27,9 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
     weights of before cannot put them back: give `EarlyStopping(restore_best_weights=True)` a `start_from_epoch` after
     the surgery.
 
-    Other models over the same layers, such as feature extractors, are cut with it, and have new static shapes. Those
-    that `predict`, `evaluate` or `fit` have compiled before cannot be found from here: they go on with the old weights
-    until `other.predict_function = None`, and likewise `test_function` and `train_function`, which also frees the old
-    buffers. Other models that read removed channels with weights of their own are lost: a warning names these, and
-    `SurgeryReport.lost_elsewhere`.
+    Other models over the same layers, such as feature extractors, are cut with it: they have new static shapes, and
+    what `predict`, `evaluate` or `fit` compiled of them before is compiled anew. Other models that read removed
+    channels with weights of their own are lost: a warning names these, and `SurgeryReport.lost_elsewhere`.
 
     Args:
         model: the built Functional or Sequential model that the plan was made for.
@@ -57,6 +56,7 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
         report = surgeon.apply(plan)
     else:
         report = apply_with_reconstruction(surgeon, plan, reconstruct_from)
+    keras_internals.renew_other_models(model)
     if report.lost_elsewhere:
         logger.warning(
             "Other models share layers with '%s', and no longer fit at: %s. Prune one model over them all instead, "

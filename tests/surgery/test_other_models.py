@@ -4,12 +4,13 @@ import logging
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan
 
-IMAGES = np.zeros((2, 8, 8, 3), "float32")
+IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
 
 
 def made():
@@ -31,6 +32,19 @@ def test_feature_extractors_are_cut_and_put_back():
         assert tuple(features(IMAGES).shape) == (2, 4)
     assert features.output_shape == (None, 8)
     assert tuple(features(IMAGES).shape) == (2, 8)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_feature_extractors_compiled_before_is_compiled_anew(nested):
+    model = made()
+    features = keras.Model(model.input, model.get_layer("middle").output)
+    if nested:
+        image = keras.Input((8, 8, 3))
+        features = keras.Model(image, features(image))
+    before = features.predict(IMAGES, verbose=0)
+    plan = make_plan(model, 0.5, multiple_of=1)
+    apply_plan(model, plan)
+    np.testing.assert_array_equal(features.predict(IMAGES, verbose=0), before[..., plan.kept["middle"]])
 
 
 def test_models_that_are_lost_are_named(caplog):

@@ -1,5 +1,7 @@
 """What `compile` and training leave in a model: compiled functions and optimisers."""
 
+import gc
+import itertools
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,12 +18,34 @@ def renew_compiled_functions(model: Any) -> None:
     The new ones are traced when they are next called, also by a `fit` that is running: it calls what the model has.
     """
     for graph in (model, *_nested_models(model)):
-        for name in _COMPILED:
-            if getattr(graph, name, None) is not None:
-                setattr(graph, name, None)
-                getattr(graph, f"make_{name}")()
-        if hasattr(graph, "_jax_state"):
-            graph._jax_state = None
+        _renew(graph)
+
+
+def _renew(model: Any) -> None:
+    for name in _COMPILED:
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+            getattr(model, f"make_{name}")()
+    if hasattr(model, "_jax_state"):
+        model._jax_state = None
+
+
+def renew_other_models(model: Any) -> None:
+    """Renew the compiled functions of every model over layers of this one, such as a feature extractor.
+
+    Keras keeps no list of a layer's models: they are looked for among all objects that there are.
+    """
+    kinds, pending = {keras.Model}, [keras.Model]
+    while pending:
+        new = set(pending.pop().__subclasses__()) - kinds
+        kinds |= new
+        pending.extend(new)
+    own = {id(layer) for layer in model._flatten_layers()}
+    objects = gc.get_objects()
+    # Of a few hundred thousand objects a handful are models: no line of Python runs for the others.
+    for other in list(itertools.compress(objects, map(kinds.__contains__, map(type, objects)))):
+        if "_layers" in vars(other) and any(id(layer) in own for layer in other._flatten_layers()):
+            _renew(other)
 
 
 def collect_state(model: Any) -> None:
