@@ -280,7 +280,9 @@ def check(model, ratio, seed):
         assert wanted.dtype == "float64"
         scale = max(1.0, np.abs(wanted).max())
         assert np.isfinite(scale)
-        np.testing.assert_allclose(output / scale, wanted / scale, rtol=0, atol=1e-9)
+        # On PyTorch, Keras computes some of it in float32 all the same.
+        tolerance = 1e-9 if keras.backend.backend() == "tensorflow" else 1e-5
+        np.testing.assert_allclose(output / scale, wanted / scale, rtol=0, atol=tolerance)
     surgeon.restore(snapshot)
     for output, wanted in zip(outputs_of(model, images), before, strict=True):
         np.testing.assert_array_equal(output, wanted)
