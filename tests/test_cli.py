@@ -192,8 +192,7 @@ def test_a_fault_keeps_its_traceback_and_asks_to_be_reported(capsys):
 
 # Runs searches with another body: each is a list of arguments and what the body does in the run folder.
 SEARCHES = """
-import contextlib, io, json, os, sys
-import autoprune.search
+import contextlib, importlib, io, json, os, sys
 from autoprune import cli
 from autoprune.errors import JournalError, SettingsError
 
@@ -206,9 +205,9 @@ def begin_and_fill():
 def refuse():
     raise SettingsError("refused")
 
-told = []
+told, search = [], importlib.import_module("autoprune.search")
 for body, *arguments in json.loads(sys.argv[1]):
-    autoprune.search._command = lambda config: globals()[body]()
+    search._command = lambda config: globals()[body]()
     sys.argv = ["search", *arguments]
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         try:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import site
 import subprocess
 import sys
 import zipfile
@@ -71,16 +72,26 @@ def test_envs_and_conf_are_found_in_every_kind_of_installation(built, kind, tmp_
     """In a folder with modules of the same names, from the command line and from Python."""
     place = ROOT if kind == "checkout" else built / kind
     lay_traps(tmp_path)
+    others = tmp_path / "others"  # Whatever is installed here, but autoprune, which would be found first.
+    others.mkdir()
+    for packages in map(Path, site.getsitepackages()):
+        for path in packages.iterdir():
+            if "autoprune" not in path.name:
+                (others / path.name).symlink_to(path)
     code = (
         "import sys; sys.path.remove('')\n"
-        "import site, sys; site.addsitedir(sys.argv[1])\n"
+        "import site; site.addsitedir(sys.argv[1]); site.addsitedir(sys.argv[2])\n"
         "import gymnasium, autoprune.envs\n"
         "from autoprune.options import config_groups\n"
         "print(autoprune.envs.__file__, gymnasium.spec(autoprune.envs.ENV_ID).entry_point, *config_groups()['agent'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(place)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-S", "-c", code, str(place), str(others)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     file, entry_point, *agents = done.stdout.split()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from autoprune.errors import ModelError
 
-# Names of the modules, in their order, and the folder that each was looked for in before anywhere else.
-_IMPORTED: dict[str, str] = {}
+# Names of the modules, in their order; the folder that each was looked for in before anywhere else, and its file.
+_IMPORTED: dict[str, tuple[str, str | None]] = {}
 
 
 def import_modules(modules: Iterable[tuple[str, str | None]]) -> None:
@@ -28,13 +28,24 @@ def import_modules(modules: Iterable[tuple[str, str | None]]) -> None:
             importlib.import_module(name)
             continue
         _import(name, folder)
-        _IMPORTED[name] = folder
+        _IMPORTED[name] = (folder, _file(name))
 
 
 def imported() -> list[tuple[str, str]]:
-    """The modules that were imported with a folder, and the folder, in their order; not those whose files are gone."""
-    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in _IMPORTED}
-    return [(name, folder) for name, folder in _IMPORTED.items() if files[name] and Path(files[name]).exists()]
+    """The modules that were imported with a folder, and the folder, in their order.
+
+    Not those whose files are gone, nor those whose name another module has by now: that one came without a folder.
+    """
+    return [
+        (name, folder)
+        for name, (folder, file) in _IMPORTED.items()
+        if file is not None and file == _file(name) and Path(file).exists()
+    ]
+
+
+def _file(name: str) -> str | None:
+    """The file of a module that is in use."""
+    return getattr(sys.modules.get(name), "__file__", None)
 
 
 def _import(name: str, folder: str) -> None:
@@ -46,7 +57,7 @@ def _import(name: str, folder: str) -> None:
     base = Path(folder, *name.split("."))
     own = [path.resolve() for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
     known = sys.modules.get(name)
-    if own and known is not None and Path(getattr(known, "__file__", None) or "").resolve() not in own:
+    if own and known is not None and Path(_file(name) or "").resolve() not in own:
         raise ModelError(
             f"'{own[0]}' cannot be imported as '{name}': another module of that name is in use. "
             "Give it a name of its own."
