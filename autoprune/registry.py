@@ -1,6 +1,7 @@
 """A small named table: refuses duplicates, suggests near names."""
 
 import difflib
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -54,6 +55,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._places: dict[str, str] = {}  # Of entries that have not been imported.
 
     def add(self, name: str) -> Callable[[T], T]:
         """Decorator that enters a function or class under `name`.
@@ -63,12 +65,21 @@ class Registry(Generic[T]):
         """
 
         def enter(entry: T) -> T:
-            if name in self._entries:
+            if name in self:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
             self._entries[name] = entry
             return entry
 
         return enter
+
+    def add_lazily(self, name: str, place: str) -> None:
+        """Enter what is imported when it is first asked for.
+
+        Args:
+            name: of the entry.
+            place: `module:attribute`.
+        """
+        self._places[name] = place
 
     def get(self, name: str) -> T:
         """The entry called `name`.
@@ -76,12 +87,15 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: there is none; the message suggests the nearest name.
         """
-        if name not in self._entries:
-            raise UnknownNameError(f"There is no {self.kind} '{name}'. {suggestion(name, self._entries)}")
+        if name not in self:
+            raise UnknownNameError(f"There is no {self.kind} '{name}'. {suggestion(name, self)}")
+        if name in self._places:
+            module, attribute = self._places.pop(name).split(":")
+            self._entries[name] = getattr(importlib.import_module(module), attribute)
         return self._entries[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._places
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
+        return iter(sorted({*self._entries, *self._places}))

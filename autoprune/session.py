@@ -35,7 +35,7 @@ from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import opening_words, shares
 from autoprune.searchers import REWARDS, SEARCHERS, EvaluationsSpent, Problem, Scorer, Searcher, Steering
 from autoprune.searchers.extras import checked_searcher
-from autoprune.searchers.posing import absolute, pose
+
 from autoprune.searchers.signal_watch import SignalWatch
 from autoprune.searchers.uniform import distinct_ratios
 from autoprune.settings import BudgetSettings, SearchSettings

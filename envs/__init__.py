@@ -1,13 +1,12 @@
-"""Gymnasium environments. Importing this package registers `autoprune/ChannelPruning-v0`.
+"""Gymnasium environments. Importing this package registers `autoprune/ChannelPruning-v1`.
 
-`pruning_env.py` holds the order of calls; what the agent sees and does are pure functions in
-`observation.py` and `action.py`; what it is paid for is the `Objective` that every searcher has; `facts.py` reads the
-model once.
+`episode.py` is the episode itself, pure functions of arrays: what is seen, what an action does. `pruning_env.py` makes
+a Gymnasium environment of it, `vector_env.py` many episodes side by side for Stable-Baselines3.
 """
 
 import gymnasium
 
-ENV_ID = "autoprune/ChannelPruning-v0"
+ENV_ID = "autoprune/ChannelPruning-v1"
 
 if ENV_ID not in gymnasium.registry:
     gymnasium.register(ENV_ID, entry_point="autoprune.envs.pruning_env:ChannelPruningEnv")

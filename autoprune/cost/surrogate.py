@@ -7,7 +7,7 @@ every figure that is reported comes from a `CostModel`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,7 +63,6 @@ class Surrogate:
     """
 
     def __init__(self, groups: Sequence[ChannelGroup], layers: Sequence[LayerDependence]) -> None:
-        self._names = tuple(group.name for group in groups)
         self._sizes = np.array([group.size for group in groups], float)
         self._layers = tuple(layers)
         self._space = _Space(self._sizes, self._layers)
@@ -93,41 +92,33 @@ class Surrogate:
             spearman=float(spearmanr(guessed, true)[0]) if len(judged) > 2 else math.nan,
         )
 
-    def observe(self, widths: Mapping[str, int], cost: CostReport) -> None:
+    def observe(self, widths: np.ndarray, cost: CostReport) -> None:
         """Learn from a plan that has been costed, after comparing the cost with the guess of it.
 
         A plan seen before changes nothing.
 
         Args:
-            widths: channels left in every group.
+            widths: (groups,) channels left.
             cost: the truth.
         """
-        if self.ready and self._key(widths) not in self._seen:
+        key = tuple(int(width) for width in widths)
+        if key in self._seen:
+            return
+        if self.ready:
             guess = self.predict(widths)
             memory = abs(guess.memory / cost.memory.total - 1) if guess.memory and cost.memory.total else None
             self._judged.append((guess.latency, cost.latency, memory))
-        self.learn(widths, cost)
+        self._seen[key] = cost
+        self._latency = self._memory = None
 
-    def learn(self, widths: Mapping[str, int], cost: CostReport) -> None:
-        """As `observe`, without a comparison. Nothing is computed before the next guess."""
-        if self._key(widths) not in self._seen:
-            self._seen[self._key(widths)] = cost
-            self._latency = self._memory = None
-
-    def _key(self, widths: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(widths[name] for name in self._names)
-
-    def predict(self, widths: Mapping[str, int]) -> Guess:
-        """Guess what a plan costs.
+    def predict(self, widths: np.ndarray) -> Guess:
+        """Guess what a plan of (groups,) channels left costs.
 
         Raises:
             ValueError: fewer than 12 plans have been seen.
         """
-        if self._latency is None:
-            self._learn()
-        features = self._space.features(np.array([widths[name] for name in self._names], float))
-        memory = None if self._memory is None else max(self._memory.predict(features), 0.0)
-        return Guess(max(self._latency.predict(features), 0.0), memory)
+        latencies, memories = self.predict_all(np.asarray(widths)[None])
+        return Guess(float(latencies[0]), None if memories is None else float(memories[0]))
 
     def predict_all(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Guess what many plans cost.

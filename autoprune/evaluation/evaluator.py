@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 
 from autoprune.cost import CostModel
-from autoprune.cost.layers import layer_dependences
-from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset
 from autoprune.errors import CostError
 from autoprune.evaluation.accuracy import check_fit
@@ -23,15 +21,13 @@ from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import Signals, read_signals
 from autoprune.models.distilling import predicted_log_probabilities
-from autoprune.planning import Planner
+from autoprune.planning import Candidate, Planner, SearchSpace
 from autoprune.records import CostReport, Evaluation, Plan
 from autoprune.settings import EvaluationSettings
 from autoprune.surgery import Surgeon
 from autoprune.surgery.reconstruction import apply_with_reconstruction
 
 logger = logging.getLogger(__name__)
-
-KeepRatios = float | Mapping[str, float]
 
 
 class Evaluator:
@@ -41,14 +37,11 @@ class Evaluator:
 
     Args:
         model: the dense model. It must not change while the evaluator lives.
-        planner: makes plans from keep ratios.
+        planner: has the space of plans.
         data: rewards come from its reward split, batch-norm statistics from its training split.
         cost_model: costs the pruned models.
         journal: where evaluations are kept.
         settings: how plans are scored.
-
-    Attributes:
-        surrogate: guesses costs; it learns from every plan that is costed here.
 
     Raises:
         DataError: the data do not fit the model.
@@ -77,62 +70,52 @@ class Evaluator:
         self._tuning: ShortTuning | None = None
         self._dense: np.ndarray | None = None
         self._passes: Passes | None = None
-        self.surrogate = Surrogate(planner.groups, layer_dependences(model, planner.groups))
 
-    def evaluate(self, keep_ratios: KeepRatios) -> Evaluation:
-        """Score the plan for these keep ratios, or look it up if the journal has it.
+    @property
+    def space(self) -> SearchSpace:
+        """The plans that may be scored."""
+        return self.planner.space
+
+    def evaluate(self, candidate: Candidate) -> Evaluation:
+        """Score a candidate's plan, or look it up if the journal has it.
 
         A plan that cannot be compiled, or whose outputs are not finite, gives an evaluation that has failed; the
         search can go on. A failure of an earlier process is not believed: it may have been that machine's.
-
-        Raises:
-            PlanError: a ratio or group name cannot be.
         """
-        plan = self.planner.plan(keep_ratios)
-        known = self.journal.find(plan_key(plan))
-        if known is not None and (not known.failed or known.key in self._failed):
-            return self._learnt(known)
-        evaluation = self._score(plan)
-        if evaluation.failed:
-            self._failed.add(evaluation.key)
-        self.journal.add(evaluation)
-        return self._learnt(evaluation)
+        plan = self.space.plan(candidate)
+        evaluation = self.journal.find(plan_key(plan))
+        if evaluation is None or (evaluation.failed and evaluation.key not in self._failed):
+            evaluation = self._score(plan)
+            if evaluation.failed:
+                self._failed.add(evaluation.key)
+            self.journal.add(evaluation)
+        return evaluation
 
-    def cost(self, keep_ratios: KeepRatios) -> CostReport:
-        """Only the cost of a plan: no evaluation, and nothing for the journal.
+    def note(self, searcher: str, number: int, evaluation: Evaluation) -> None:
+        """Note in the journal that this was a searcher's evaluation of this number, from 1."""
+        self.journal.add_request(searcher, number, evaluation.key)
+
+    def cost(self, candidate: Candidate) -> CostReport:
+        """Only the cost of a candidate: no evaluation, and nothing for the journal.
 
         Raises:
             CostError: the model cannot be costed.
-            PlanError: a ratio or group name cannot be.
         """
-        plan = self.planner.plan(keep_ratios)
-        cost = self._submitted(plan).result()
-        self.surrogate.observe(plan.widths, cost)
-        return cost
+        return next(self.costs([candidate]))
 
-    def costs(self, plans: Sequence[KeepRatios]) -> Iterator[CostReport]:
-        """The costs of several plans in their order, all asked for before the first is waited for.
+    def costs(self, candidates: Sequence[Candidate]) -> Iterator[CostReport]:
+        """The costs of several candidates in their order, all asked for before the first is waited for.
 
         Raises:
-            CostError: a plan cannot be costed.
-            PlanError: a ratio or group name cannot be.
+            CostError: a model cannot be costed.
         """
-        made = [self.planner.plan(keep_ratios) for keep_ratios in plans]
-        waiting = [self._submitted(plan) for plan in made]
-        for plan, pending in zip(made, waiting, strict=True):
-            cost = pending.result()
-            self.surrogate.observe(plan.widths, cost)
-            yield cost
+        waiting = [self._submitted(self.space.plan(candidate)) for candidate in candidates]
+        for pending in waiting:
+            yield pending.result()
 
     def _submitted(self, plan: Plan) -> Future:
         with self._surgeon.pruned(plan, self._snapshot):
             return self._cost_model.submit(self.model)
-
-    def _learnt(self, evaluation: Evaluation) -> Evaluation:
-        """The evaluation, after the surrogate has seen it: in the order of asking, also when a search is resumed."""
-        if evaluation.cost is not None:
-            self.surrogate.observe(evaluation.widths, evaluation.cost)
-        return evaluation
 
     def _score(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()

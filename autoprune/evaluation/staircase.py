@@ -9,9 +9,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoprune.cost.layers import LayerDependence, group_forms
+from autoprune.cost.surrogate import Surrogate
 from autoprune.evaluation.evaluator import Evaluator
-from autoprune.planning.widths import LegalWidths
-from autoprune.records import CostReport
+from autoprune.planning import SearchSpace
+from autoprune.records import ChannelGroup, CostReport
 
 
 @dataclass(frozen=True)
@@ -27,32 +28,40 @@ class Step:
     width: int
 
 
-def staircase_steps(legal: LegalWidths, layers: Sequence[LayerDependence], points: int) -> list[Step]:
+def staircase_steps(
+    space: SearchSpace, groups: Sequence[ChannelGroup], layers: Sequence[LayerDependence], points: int
+) -> list[Step]:
     """The plans that tell every group's staircase.
 
     Groups of the same size between layers of the same form are costed once: their staircases are alike.
 
     Args:
-        legal: the widths that are thought of.
+        space: with the widths that are thought of.
+        groups: those of its dimensions.
         layers: how the model's layers depend on its groups.
         points: widths of a group at most, evenly spread, narrowest and dense among them.
     """
     alike: dict[Hashable, list[str]] = {}
-    for name, form in group_forms(legal.groups, layers).items():
+    for name, form in group_forms(groups, layers).items():
         alike.setdefault(form, []).append(name)
-    return [Step(tuple(names), width) for names in alike.values() for width in _spread(legal.of(names[0]), points)]
+    options = {dimension.name: dimension.options for dimension in space.dimensions}
+    return [Step(tuple(names), width) for names in alike.values() for width in _spread(options[names[0]], points)]
 
 
 def staircase_widths(
-    evaluator: Evaluator, steps: Sequence[Step], *, memory: bool = False, observe: Callable[[int], None] | None = None
+    evaluator: Evaluator,
+    steps: Sequence[Step],
+    surrogate: Surrogate,
+    *,
+    memory: bool = False,
+    observe: Callable[[int], None] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """The widths of every group that are faster than all wider ones, the rest of the model being dense.
-
-    The plans that are costed teach the evaluator's surrogate too.
 
     Args:
         evaluator: of the dense model.
         steps: from `staircase_steps`.
+        surrogate: learns from the costs.
         memory: also keep widths that take less device memory than all wider ones.
         observe: called with the number of steps that are done.
 
@@ -62,10 +71,13 @@ def staircase_widths(
     Raises:
         CostError: a plan cannot be costed.
     """
-    legal = evaluator.planner.legal
-    plans = [{step.groups[0]: step.width / legal.of(step.groups[0])[-1]} for step in steps]
+    space = evaluator.space
+    dense = space.by_name(space.full)
+    plans = [space.find({**dense, step.groups[0]: step.width}) for step in steps]
     costs: dict[str, dict[int, CostReport]] = {}
-    for number, (step, cost) in enumerate(zip(steps, evaluator.costs(plans), strict=True), start=1):
+    answers = zip(steps, plans, evaluator.costs(plans), strict=True)
+    for number, (step, plan, cost) in enumerate(answers, start=1):
+        surrogate.observe(space.values(plan), cost)
         for name in step.groups:
             costs.setdefault(name, {})[step.width] = cost
         if observe is not None:

@@ -14,8 +14,8 @@ from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.calibration import as_calibration
 from autoprune.planning.importance import IMPORTANCES, Basis
-from autoprune.planning.ranking import global_widths
-from autoprune.planning.widths import LegalWidths
+from autoprune.planning.ranking import rank_globally
+from autoprune.planning.space import Dimension, SearchSpace, legal_widths
 from autoprune.records import ChannelGroup, Plan
 from autoprune.registry import suggestion
 from autoprune.settings import Constraints, ImportanceSettings
@@ -41,7 +41,7 @@ class Planner:
         groups: the prunable groups, in data-flow order.
         all_groups: the frozen ones too.
         scores: importance of every channel, by group name.
-        legal: the widths that each group may be cut to.
+        space: the plans that may be made: a dimension for each group, in the same order.
 
     Raises:
         ModelError: the model has no graph to follow, or nothing in it can be pruned.
@@ -67,8 +67,25 @@ class Planner:
         self.groups = tuple(group for group in self.all_groups if group.prunable)
         if not self.groups:
             raise ModelError(_nothing_prunable(model, self.all_groups))
-        self.legal = LegalWidths(self.groups, self.constraints)
-        if not self.legal.narrows:
+        self.fingerprint = architecture_fingerprint(model)
+        keras_internals.collect_state(model)
+        measure = maker(Basis(model, self.groups, settings, as_calibration(data), seed))
+        self.scores = {group.name: measure(group) for group in self.groups}
+        self.space = SearchSpace(
+            [
+                Dimension(
+                    group.name,
+                    tuple(legal_widths(group.size, self.constraints, group.unit)),
+                    # Stable: equal scores keep the order of the channels: a plan depends on nothing but its inputs.
+                    np.argsort(-self.scores[group.name], kind="stable"),
+                )
+                for group in self.groups
+            ],
+            self.constraints.min_keep_ratio,
+            model=self.fingerprint,
+            importance=self.importance,
+        )
+        if not self.space.free:
             sizes = ", ".join(f"'{group.name}' of {group.size} channels" for group in self.groups[:5])
             logger.warning(
                 "nothing can be removed in multiples of %s, at least %g of each group kept: no narrower width is left "
@@ -77,35 +94,18 @@ class Planner:
                 self.constraints.min_keep_ratio,
                 sizes,
             )
-        self.fingerprint = architecture_fingerprint(model)
-        keras_internals.collect_state(model)
-        measure = maker(Basis(model, self.groups, settings, as_calibration(data), seed))
-        self.scores = {group.name: measure(group) for group in self.groups}
-        # Stable: equal scores keep the order of the channels, so that a plan depends on nothing but its inputs.
-        self._order = {name: np.argsort(-scores, kind="stable") for name, scores in self.scores.items()}
         self._shapes = _shapes(model, self.groups)
 
     def restrict(self, allowed: Mapping[str, Sequence[int]]) -> None:
-        """Allow groups these widths only, of those that the constraints leave, and the dense one."""
-        self.legal = LegalWidths(self.groups, self.constraints, allowed)
-
-    def widths(self, keep_ratios: float | Mapping[str, float]) -> dict[str, int]:
-        """The legal width of every group nearest to its keep ratio.
-
-        Args:
-            keep_ratios: one for all groups, or by group name; a group that is not named is kept whole.
-
-        Raises:
-            PlanError: a ratio is outside (0, 1], or a name is not that of a prunable group.
-        """
-        ratios = self._by_group(keep_ratios)
-        return self.legal.all_nearest(ratios)
+        """Allow groups these widths only, of those that they have, and the dense one."""
+        self.space = self.space.restrict(allowed)
 
     def plan(self, keep_ratios: float | Mapping[str, float], *, ranking: str = "local") -> Plan:
         """The plan for these keep ratios.
 
         Args:
-            keep_ratios: as for `widths`; one number for the global ranking.
+            keep_ratios: one for all groups, or by group name; a group that is not named is kept whole. One number for
+                the global ranking.
             ranking: `local`: every group keeps its share. `global`: one threshold on the scores of all groups, so that
                 the keep ratio is the share of all channels that stay, and groups of unimportant channels lose more;
                 see `autoprune.planning.ranking`. Scores are compared as the importance settings normalise them: by
@@ -118,22 +118,15 @@ class Planner:
         if ranking not in RANKINGS:
             raise PlanError(f"The ranking is one of {', '.join(RANKINGS)}. Received: {ranking!r}")
         self._check_unchanged()
-        widths = self.widths(keep_ratios) if ranking == "local" else self._global_widths(keep_ratios)
-        return Plan(
-            model=self.fingerprint,
-            sizes={group.name: group.size for group in self.groups},
-            kept={name: np.sort(self._order[name][:width]) for name, width in widths.items()},
-            importance=self.importance,
-        )
-
-    def _global_widths(self, keep_ratio: float | Mapping[str, float]) -> dict[str, int]:
-        if isinstance(keep_ratio, Mapping):
+        self._check_ratios(keep_ratios)
+        if ranking == "local":
+            return self.space.plan(self.space.nearest(keep_ratios))
+        if isinstance(keep_ratios, Mapping):
             raise PlanError(
                 "The global ranking decides itself how much each group keeps: it takes one keep ratio for the whole "
                 "model. Received: ratios by group. Give one number, or use ranking='local'."
             )
-        self._by_group(keep_ratio)
-        return global_widths(self.groups, self.scores, keep_ratio, self.legal)
+        return self.space.plan(rank_globally(self.space, self.scores, keep_ratios))
 
     def _check_unchanged(self) -> None:
         """Refuse to plan by scores of channels that are gone."""
@@ -146,19 +139,16 @@ class Planner:
                     "restore the model first."
                 )
 
-    def _by_group(self, keep_ratios: float | Mapping[str, float]) -> dict[str, float]:
-        if not isinstance(keep_ratios, Mapping):
-            keep_ratios = {group.name: keep_ratios for group in self.groups}
-        names = {group.name for group in self.groups}
-        for name, ratio in keep_ratios.items():
-            if name not in names:
-                raise PlanError(f"The model has no prunable group '{name}'. {suggestion(name, names)}")
+    def _check_ratios(self, keep_ratios: float | Mapping[str, float]) -> None:
+        given = keep_ratios if isinstance(keep_ratios, Mapping) else dict.fromkeys(self.space.names, keep_ratios)
+        for name, ratio in given.items():
+            if name not in self.space.names:
+                raise PlanError(f"The model has no prunable group '{name}'. {suggestion(name, self.space.names)}")
             if isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0 < ratio <= 1:
                 raise PlanError(
                     f"A keep ratio is above 0 and at most 1. Received: {ratio!r} for group '{name}'. "
                     "To drop a tenth of the channels, write 0.9."
                 )
-        return {group.name: float(keep_ratios.get(group.name, 1.0)) for group in self.groups}
 
 
 def make_plan(
@@ -198,7 +188,7 @@ def make_plan(
     wanted = keep_ratio if isinstance(keep_ratio, Mapping) else dict.fromkeys(plan.kept, keep_ratio)
     whole = {name: ratio for name, ratio in wanted.items() if ratio < 1 and len(plan.kept[name]) == plan.sizes[name]}
     step = "of its step" if multiple_of is None else f"of {multiple_of}"
-    if whole and planner.legal.narrows and all(len(kept) == plan.sizes[name] for name, kept in plan.kept.items()):
+    if whole and planner.space.free and all(len(kept) == plan.sizes[name] for name, kept in plan.kept.items()):
         logger.warning(
             "the plan removes nothing: of the widths of each group in multiples %s all channels are nearest to what "
             "was asked for. Ask for a smaller keep ratio, or for multiple_of=1.",

@@ -1,10 +1,9 @@
-"""Everything that proposes plans: one file each, one Protocol, one way to be scored.
+"""Everything that proposes plans: one file each, one Protocol, one way to be evaluated.
 
-`problem.py` says what a searcher is given, `rewards.py` what it is paid for, `objective.py` which plan is best,
-`searcher.py` what it promises, `scorer.py` how its plans are scored and `steering.py` how guesses of their cost change
-them; `uniform.py`, `random_search.py`, `greedy.py`, `evolution.py`, `bayes.py` and `rl.py` are searchers; `choices.py`
-turns plans into vectors for them, `extras.py` finds libraries that only some need; `policy.py` stores what an agent has
-learnt.
+`problem.py` says what a searcher is given and makes it, `rewards.py` what it is paid for, `objective.py` which plan is
+best, `searcher.py` what a searcher promises and how one is written, `budgeted.py` what evaluates its proposals,
+`history.py` what came of them, and `projection.py` how predictions of cost change them. `uniform.py`,
+`random_search.py`, `greedy.py`, `evolution.py` and `bayes.py` are searchers; agents are in `autoprune.rl`.
 """
 
 from autoprune.searchers import (  # noqa: F401 - importing a searcher enters it
@@ -14,11 +13,27 @@ from autoprune.searchers import (  # noqa: F401 - importing a searcher enters it
     random_search,
     uniform,
 )
+from autoprune.searchers.budgeted import BudgetedEvaluator, EvaluationsSpent, Proposal
+from autoprune.searchers.history import History, Trial
 from autoprune.searchers.objective import Objective
-from autoprune.searchers.problem import Problem
+from autoprune.searchers.problem import Problem, build_problem
 from autoprune.searchers.rewards import REWARDS
-from autoprune.searchers.scorer import EvaluationsSpent, Scorer
-from autoprune.searchers.searcher import SEARCHERS, Searcher
-from autoprune.searchers.steering import Steering
+from autoprune.searchers.searcher import SEARCHERS, AskTellSearcher, Searcher, ask_tell
 
-__all__ = ["REWARDS", "SEARCHERS", "EvaluationsSpent", "Objective", "Problem", "Scorer", "Searcher", "Steering"]
+SEARCHERS.add_lazily("rl", "autoprune.rl.searcher:RL")  # Torch and Stable-Baselines3 take seconds to import.
+
+__all__ = [
+    "REWARDS",
+    "SEARCHERS",
+    "AskTellSearcher",
+    "BudgetedEvaluator",
+    "EvaluationsSpent",
+    "History",
+    "Objective",
+    "Problem",
+    "Proposal",
+    "Searcher",
+    "Trial",
+    "ask_tell",
+    "build_problem",
+]

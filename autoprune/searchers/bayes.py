@@ -11,75 +11,73 @@ from types import ModuleType
 
 import numpy as np
 
-from autoprune.planning.widths import ratio_around
-from autoprune.searchers.choices import Choices, Indices, Scores
-from autoprune.searchers.extras import EXTRA, NeedsExtra
+from autoprune.planning import Candidate, SearchSpace
+from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
+from autoprune.searchers.memory import Memory
 from autoprune.searchers.problem import Problem
-from autoprune.searchers.scorer import Scorer
-from autoprune.searchers.searcher import SEARCHERS
+from autoprune.searchers.searcher import EXTRA, Proposals, ask_tell
 from autoprune.settings.extras import extra
 
 FIRST = 10  # Plans before the model has a say: the anchor, and draws around it as `random` makes them.
 
 
-def bayes(problem: Problem, scorer: Scorer, seed: int) -> None:
-    """Score the plan of the highest expected improvement, after the anchor and draws around it.
+@ask_tell("bayes", library="optuna")
+def bayes(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
+    """Propose the plan of the highest expected improvement, after the anchor and draws around it.
 
-    Plans over the budget need no other care than the reward's penalty. A proposal that has been scored before, or is
-    guessed to miss the budget where guesses screen, gives way to one a few widths from it.
+    Plans over the budget need no other care than the reward's penalty. A proposal that has been evaluated before, or is
+    predicted to miss the budget where predictions screen, gives way to one a few widths from it.
     """
-    choices = Choices(problem)
-    scores = Scores(problem, scorer, choices)
-    if not choices.names:
+    space, memory = problem.space, Memory(problem.space, evaluator)
+    free, generator = list(space.free), np.random.default_rng(seed)
+    yield from memory.learn([Proposal(problem.start, "anchor", project=False)])
+    if memory.complete:
         return
-    generator = np.random.default_rng(seed)
-    with _calm(extra("optuna", "searcher=bayes", EXTRA)) as optuna:
-        study = _Study(optuna, choices, seed)
-        study.add(choices.anchor, scores.of(choices.anchor))
-        while scorer.left > 0 and not scores.complete:
-            first = len(scores) < FIRST
-            wanted = _around_anchor(problem, choices, generator) if first else study.proposal()
-            indices = scores.new_near(wanted, generator)
-            study.add(indices, scores.of(indices))
-
-
-SEARCHERS.add("bayes")(NeedsExtra("bayes", "optuna", bayes))
+    with _quiet(extra("optuna", "searcher=bayes", EXTRA)) as optuna:
+        study = _Study(optuna, space, seed)
+        study.add(problem.start, memory[problem.start])
+        while not memory.complete:
+            if len(memory) < FIRST:
+                offsets = np.ones(len(space))
+                offsets[free] = generator.uniform(-1, 1, len(free))
+                wanted = space.around(problem.anchor, offsets)
+            else:
+                wanted = study.propose()
+            candidate = memory.walk(wanted, generator)
+            yield from memory.learn([Proposal(candidate)])
+            study.add(candidate, memory[candidate])
 
 
 class _Study:
-    """An Optuna study over plans."""
+    """An Optuna study over the dimensions that have a choice."""
 
-    def __init__(self, optuna: ModuleType, choices: Choices, seed: int) -> None:
+    def __init__(self, optuna: ModuleType, space: SearchSpace, seed: int) -> None:
         self._optuna = optuna
-        self._names = choices.names
+        self._space = space
         integers = optuna.distributions.IntDistribution
-        self._space = {name: integers(0, int(last)) for name, last in zip(choices.names, choices.last, strict=True)}
+        self._distributions = {space.names[position]: integers(0, space.full[position]) for position in space.free}
         sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=FIRST)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
 
-    def proposal(self) -> Indices:
-        """The plan of the highest expected improvement."""
-        trial = self._study.ask(self._space)
-        # What is scored in the end may be another plan and is added as such: this trial counts as none.
+    def propose(self) -> Candidate:
+        """The candidate of the highest expected improvement."""
+        trial = self._study.ask(self._distributions)
+        # What is evaluated in the end may be another one and is added as such: this trial counts as none.
         self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
-        return tuple(trial.params[name] for name in self._names)
+        return tuple(
+            trial.params.get(name, last) for name, last in zip(self._space.names, self._space.full, strict=True)
+        )
 
-    def add(self, indices: Indices, reward: float) -> None:
-        """Learn what a plan is paid."""
-        values = dict(zip(self._names, indices, strict=True))
-        trial = self._optuna.trial.create_trial(params=values, distributions=self._space, value=reward)
+    def add(self, candidate: Candidate, reward: float) -> None:
+        """Learn what a candidate is paid."""
+        values = {self._space.names[position]: candidate[position] for position in self._space.free}
+        trial = self._optuna.trial.create_trial(params=values, distributions=self._distributions, value=reward)
         self._study.add_trial(trial)
 
 
-def _around_anchor(problem: Problem, choices: Choices, generator: np.random.Generator) -> Indices:
-    """A plan as `random` draws it."""
-    offsets = generator.uniform(-1, 1, len(choices.names))
-    return choices.nearest([ratio_around(problem.anchor, offset, problem.legal.minimum) for offset in offsets])
-
-
 @contextmanager
-def _calm(optuna: ModuleType) -> Iterator[ModuleType]:
-    """Optuna without a line per trial, and torch on one thread, which makes the course the same on every machine."""
+def _quiet(optuna: ModuleType) -> Iterator[ModuleType]:
+    """Optuna without a line per trial, and torch on one thread, which makes the history the same on every machine."""
     import torch  # Takes seconds: only when it is needed.
 
     verbosity, threads = optuna.logging.get_verbosity(), torch.get_num_threads()

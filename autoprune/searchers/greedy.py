@@ -13,183 +13,172 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
-from autoprune.records import Evaluation
-from autoprune.searchers.choices import Choices, Indices
+from autoprune.planning import Candidate, SearchSpace
+from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
+from autoprune.searchers.history import Trial
 from autoprune.searchers.problem import Problem
-from autoprune.searchers.scorer import Scorer, meets_budget
-from autoprune.searchers.searcher import SEARCHERS
-from autoprune.searchers.steering import guess_error
+from autoprune.searchers.searcher import Proposals, ask_tell
 
 PROBED = 0.5  # Share of the evaluations that learn sensitivities.
 STRIDE = 8  # A group moves by one width, or by this part of its widths.
 
-Probe = tuple[tuple[int, ...], Indices]  # Positions of the groups that are cut, and the plan.
+Losses = list[np.ndarray]  # For each dimension (options,), the score that each option loses, falling with the width.
 
 
-@SEARCHERS.add("greedy")
-def greedy(problem: Problem, scorer: Scorer, seed: int) -> None:
+@ask_tell("greedy")
+def greedy(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
     """Learn sensitivities, bisect the loss allowed, exchange channels. A single evaluation goes to the anchor.
 
-    The course does not depend on the seed. It ends early only when every plan within the budget that single exchanges
-    lead to has been scored.
+    The history does not depend on the seed. It ends early only when every plan within the budget that single exchanges
+    lead to has been evaluated.
     """
-    choices = Choices(problem)
-    exchange = _Exchange(problem, scorer, choices)
-    if scorer.left == 1 or not choices.names:
-        exchange.score(choices.anchor, "anchor")
+    space, objective = problem.space, problem.objective
+    trials: dict[Candidate, Trial] = {}
+
+    def propose(candidate: Candidate, source: str) -> Proposals:
+        (trials[candidate],) = yield [Proposal(candidate, source, project=False)]
+
+    if evaluator.left == 1 or not space.free:
+        yield from propose(problem.start, "anchor")
         return
-    losses = _sensitivities(problem, scorer, choices)
-    bisected = _bisected(problem, scorer, choices, losses)
+    probes = list(_probes(problem, int(PROBED * (evaluator.left - 1))))
+    lost = []
+    if probes:
+        probed = yield [Proposal(candidate, "sensitivity", project=False) for _, candidate in probes]
+        scores = [trial.evaluation.score for trial in probed]
+        lost = [max(problem.dense.score - (score if np.isfinite(score) else 0.0), 0.0) for score in scores]
+    losses = _sensitivities(problem, probes, lost)
+    bisected = _bisect(problem, evaluator, losses)
     if bisected is not None:
-        exchange.score(bisected, "bisection")
+        yield from propose(bisected, "bisection")
     # Losses of groups cut alone do not add up in every network: the anchor is the other place to start from.
-    if scorer.left > 0 and bisected != choices.anchor:
-        exchange.score(choices.anchor, "anchor")
-    exchange.run(losses)
+    if bisected != problem.start:
+        yield from propose(problem.start, "anchor")
+
+    over: set[Candidate] = set()  # Compiled, and not within the budget.
+
+    def find_next(*, predicting: bool) -> Candidate | None:
+        """The first candidate within the budget around the best one evaluated, or else around the next best."""
+        bases = [(objective.met_by(trial.evaluation), trial.reward, base) for base, trial in trials.items()]
+        for *_, base in sorted(bases, reverse=True):
+            for candidate in _neighbours(space, base, losses, narrower_first=objective.floor is not None):
+                if candidate in trials or candidate in over:
+                    continue
+                if predicting and not evaluator.projector.predicts_within(candidate):
+                    continue
+                if evaluator.meets_budget(candidate):
+                    return candidate
+                over.add(candidate)
+        return None
+
+    while True:
+        # Predictions keep plans from being compiled in vain. When they leave nothing, the compiler has the last word.
+        found = find_next(predicting=True) or find_next(predicting=False)
+        if found is None:
+            return
+        yield from propose(found, "exchange")
 
 
-def _sensitivities(problem: Problem, scorer: Scorer, choices: Choices) -> list[np.ndarray]:
-    """For each group (legal widths,), the score that is lost when it alone is cut to a width, falling with the width.
+def _probes(problem: Problem, count: int) -> Iterator[tuple[tuple[int, ...], Candidate]]:
+    """At most `count` candidates that each cut one group, every group as often as the others, or else a few together.
 
-    With fewer probes than groups, neighbouring groups are cut together and share the loss; with one, it tells nothing.
+    Of one width per group, it is that of the anchor; of several, they are evenly spaced from the narrowest. A single
+    probe would tell nothing.
+
+    Yields:
+        Positions of the dimensions that are cut, and the candidate.
     """
-    count = int(PROBED * (scorer.left - 1))
-    points: list[dict[int, float]] = [{} for _ in choices.names]
-    for groups, indices in _probes(choices, count) if count > 1 else []:
-        evaluation = scorer.evaluate(choices.plan(indices), "sensitivity", steered=False)
-        score = evaluation.score if np.isfinite(evaluation.score) else 0.0
-        for group in groups:
-            points[group][indices[group]] = max(problem.dense.score - score, 0.0) / len(groups)
+    full, free = problem.space.full, problem.space.free
+    middle = {position: min(problem.start[position], full[position] - 1) for position in free}
+    if count <= 1:
+        return
+    if count < len(free):
+        for block in np.array_split(np.array(free), count):
+            yield tuple(block.tolist()), _change(full, {position: middle[position] for position in block.tolist()})
+        return
+    for position in free:
+        each = min(count // len(free), full[position])
+        cuts = [middle[position]] if each == 1 else np.linspace(0, full[position] - 1, each).round().astype(int)
+        for cut in cuts:
+            yield (position,), _change(full, {position: int(cut)})
+
+
+def _sensitivities(
+    problem: Problem, probes: Sequence[tuple[tuple[int, ...], Candidate]], lost: Sequence[float]
+) -> Losses:
+    """What every option of every dimension loses, made monotone: nothing is lost by keeping all, everything by none.
+
+    Args:
+        problem: what is probed.
+        probes: from `_probes`.
+        lost: score that each lost. Groups that were cut together share the loss.
+    """
+    points: list[dict[int, float]] = [{} for _ in problem.space.dimensions]
+    for (positions, candidate), loss in zip(probes, lost, strict=True):
+        for position in positions:
+            points[position][candidate[position]] = loss / len(positions)
     # No channel left is no network left.
     everything = max([problem.dense.score, *(loss for known in points for loss in known.values())])
-    return [_curve(ratios, known, everything) for ratios, known in zip(choices.ratios, points, strict=True)]
+    curves = []
+    for dimension, known in zip(problem.space.dimensions, points, strict=True):
+        cuts = sorted(known)
+        at = np.array([0.0, *dimension.keep_ratios[cuts], 1.0])
+        losses = np.array([everything, *(known[cut] for cut in cuts), 0.0])
+        weights = np.array([1e6, *([1.0] * len(cuts)), 1e6])
+        falling = isotonic_regression(losses, weights=weights, increasing=False).x
+        falling[[0, -1]] = everything, 0.0
+        curves.append(np.maximum(PchipInterpolator(at, falling)(dimension.keep_ratios), 0.0))
+    return curves
 
 
-def _probes(choices: Choices, count: int) -> Iterator[Probe]:
-    """At most `count` plans that each cut one group, every group as often as the others, or else a few together.
+def _bisect(problem: Problem, evaluator: BudgetedEvaluator, losses: Losses) -> Candidate | None:
+    """The candidate of the least allowed loss that meets the budget, as far as bisection can tell; None if none does.
 
-    Of one width per group, it is that of the anchor; of several, they are evenly spaced from the narrowest.
-    """
-    last = choices.last
-    middle = np.minimum(choices.anchor, last - 1)
-    if count < len(last):
-        for block in np.array_split(np.arange(len(last)), count):
-            yield tuple(block.tolist()), _changed(last, {group: middle[group] for group in block})
-        return
-    for group, dense in enumerate(last):
-        each = min(count // len(last), dense)
-        cuts = [middle[group]] if each == 1 else np.linspace(0, dense - 1, each).round().astype(int)
-        for cut in cuts:
-            yield (group,), _changed(last, {group: cut})
-
-
-def _curve(ratios: np.ndarray, known: Mapping[int, float], everything: float) -> np.ndarray:
-    """Losses at all keep ratios of a group from those at a few, made monotone: nothing is lost at 1, all at 0."""
-    cuts = sorted(known)
-    at = np.array([0.0, *ratios[cuts], 1.0])
-    losses = np.array([everything, *(known[cut] for cut in cuts), 0.0])
-    weights = np.array([1e6, *([1.0] * len(cuts)), 1e6])
-    falling = isotonic_regression(losses, weights=weights, increasing=False).x
-    falling[[0, -1]] = everything, 0.0
-    return np.maximum(PchipInterpolator(at, falling)(ratios), 0.0)
-
-
-def _bisected(problem: Problem, scorer: Scorer, choices: Choices, losses: Sequence[np.ndarray]) -> Indices | None:
-    """The plan of the least allowed loss that meets the budget, as far as bisection can tell; None if none does.
-
-    Where the objective has a floor of the score, the plan of the most allowed loss that is predicted to stay above it.
+    Where the objective has a floor of the score, that of the most allowed loss that is predicted to stay above it.
     """
     limits = np.unique(np.concatenate([np.zeros(1), *losses]))
 
-    def plan(number: int) -> Indices:
+    def candidate(number: int) -> Candidate:
         """The narrowest width of every group that loses no more than the limit."""
         return tuple(int((loss <= limits[number]).argmax()) for loss in losses)
 
-    def meets(number: int) -> bool:
-        return meets_budget(problem, scorer, choices.plan(plan(number)))
-
     over, within = -1, len(limits) - 1
-    if not meets(within):
+    if not evaluator.meets_budget(candidate(within)):
         return None
     while within - over > 1:
         number = (over + within) // 2
-        over, within = (over, number) if meets(number) else (number, within)
+        over, within = (over, number) if evaluator.meets_budget(candidate(number)) else (number, within)
     floor = problem.objective.floor
     if floor is not None:
-        totals = [sum(loss[index] for loss, index in zip(losses, plan(n), strict=True)) for n in range(len(limits))]
-        lowest = int(np.searchsorted(totals, problem.dense.score - floor, side="right")) - 1
-        within = lowest if lowest > within and meets(lowest) else within
-    return plan(within)
-
-
-class _Exchange:
-    """Scores plans around the best so far, each of them compiled before it is charged."""
-
-    def __init__(self, problem: Problem, scorer: Scorer, choices: Choices) -> None:
-        self._problem = problem
-        self._scorer = scorer
-        self._choices = choices
-        self._scored: dict[Indices, Evaluation] = {}
-        self._over: set[Indices] = set()
-
-    def score(self, indices: Indices, means: str) -> None:
-        """Score a plan and remember it."""
-        self._scored[indices] = self._scorer.evaluate(self._choices.plan(indices), means, steered=False)
-
-    def run(self, losses: Sequence[np.ndarray]) -> None:
-        """Score plans until no evaluation is left, or nothing new is within the budget."""
-        while self._scorer.left > 0:
-            # Guesses keep plans from being compiled in vain. When they leave nothing, the compiler has the last word.
-            found = self._next(losses, guessing=True) or self._next(losses, guessing=False)
-            if found is None:
-                return
-            self.score(found, "exchange")
-
-    def _next(self, losses: Sequence[np.ndarray], *, guessing: bool) -> Indices | None:
-        """The first plan within the budget around the best one scored, or else around the next best."""
-        objective = self._problem.objective
-        bases = [(objective.met_by(e), objective.reward(e), indices) for indices, e in self._scored.items()]
-        for *_, base in sorted(bases, reverse=True):
-            for candidate in self._around(base, losses):
-                if candidate in self._scored or candidate in self._over:
-                    continue
-                if guessing and not self._guessed_within(candidate):
-                    continue
-                if meets_budget(self._problem, self._scorer, self._choices.plan(candidate)):
-                    return candidate
-                self._over.add(candidate)
-        return None
-
-    def _around(self, base: Indices, losses: Sequence[np.ndarray]) -> list[Indices]:
-        """Plans with one group wider, one narrower, or both, the least predicted loss first.
-
-        Where the objective has a floor of the score, wider groups are what makes a plan worse: those plans come last.
-        """
-        wider, narrower = [], []
-        for group, dense in enumerate(self._choices.last):
-            for step in {1, max(1, (dense + 1) // STRIDE)}:
-                for moves, index in ((wider, base[group] + step), (narrower, base[group] - step)):
-                    if 0 <= index <= dense:
-                        moves.append((losses[group][index] - losses[group][base[group]], {group: index}))
-        both = [
-            (up + down, {**gain, **loss}) for up, gain in wider for down, loss in narrower if gain.keys() != loss.keys()
+        totals = [
+            sum(loss[option] for loss, option in zip(losses, candidate(number), strict=True))
+            for number in range(len(limits))
         ]
-        floored = self._problem.objective.floor is not None
-        first, last = (narrower, [*both, *wider]) if floored else ([*narrower, *both, *wider], [])
-        ordered = [*sorted(first, key=lambda move: move[0]), *sorted(last, key=lambda move: move[0])]
-        return [_changed(base, changes) for _, changes in ordered]
-
-    def _guessed_within(self, indices: Indices) -> bool:
-        """False for a plan that is guessed to miss the budget by more than guesses err."""
-        surrogate = self._scorer.surrogate
-        if surrogate is None or not surrogate.ready:
-            return True
-        widths = self._problem.legal.all_nearest(self._choices.plan(indices))
-        error = guess_error(surrogate, self._problem.budget)
-        margin = 0.0 if error is None else error / 2
-        return self._problem.budget.excess(*surrogate.predict(widths)) <= margin
+        lowest = int(np.searchsorted(totals, problem.dense.score - floor, side="right")) - 1
+        within = lowest if lowest > within and evaluator.meets_budget(candidate(lowest)) else within
+    return candidate(within)
 
 
-def _changed(base: Sequence[int], changes: Mapping[int, int]) -> Indices:
-    """The plan with the indices of some groups replaced."""
-    return tuple(int(changes.get(group, index)) for group, index in enumerate(base))
+def _neighbours(space: SearchSpace, base: Candidate, losses: Losses, *, narrower_first: bool) -> list[Candidate]:
+    """Candidates with one group wider, one narrower, or both, the least predicted loss first.
+
+    With `narrower_first`, where wider groups are what makes a plan worse, candidates with one come last.
+    """
+    wider, narrower = [], []
+    for position in space.free:
+        for step in {1, max(1, (space.full[position] + 1) // STRIDE)}:
+            for moves, option in ((wider, base[position] + step), (narrower, base[position] - step)):
+                if 0 <= option <= space.full[position]:
+                    gained = losses[position][option] - losses[position][base[position]]
+                    moves.append((gained, {position: option}))
+    both = [
+        (up + down, {**gain, **loss}) for up, gain in wider for down, loss in narrower if gain.keys() != loss.keys()
+    ]
+    first, last = (narrower, [*both, *wider]) if narrower_first else ([*narrower, *both, *wider], [])
+    ordered = [*sorted(first, key=lambda move: move[0]), *sorted(last, key=lambda move: move[0])]
+    return [_change(base, changes) for _, changes in ordered]
+
+
+def _change(base: Candidate, changes: Mapping[int, int]) -> Candidate:
+    """The candidate with some dimensions' options replaced."""
+    return tuple(changes.get(position, option) for position, option in enumerate(base))

@@ -2,30 +2,29 @@
 
 import numpy as np
 
-from autoprune.planning.widths import ratio_around
+from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
 from autoprune.searchers.problem import Problem
-from autoprune.searchers.scorer import Scorer, needs_anchor
-from autoprune.searchers.searcher import SEARCHERS
+from autoprune.searchers.searcher import Proposals, ask_tell
 
-DRAWS = 50  # At most, for one that is guessed to meet the budget.
+BATCH = 8
+DRAWS = 50  # At most, for one that is predicted to meet the budget.
 
 
-@SEARCHERS.add("random")
-def random(problem: Problem, scorer: Scorer, seed: int) -> None:
+@ask_tell("random")
+def random(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
     """Draw every group's keep ratio as a uniformly random action of the environment would.
 
     Half of the draws of a group lie below the anchor, half above. The anchor itself comes last if nothing drawn met
-    the budget. Where guesses of the cost screen plans, a plan that is guessed to miss the budget is drawn again.
+    the budget. Where predictions of the cost screen proposals, one that is predicted to miss the budget is drawn again.
     """
     generator = np.random.default_rng(seed)
-    while scorer.left > 0:
-        if needs_anchor(problem, scorer):
-            scorer.evaluate(problem.anchor)
-            return
-        for _ in range(DRAWS):
-            draws = generator.uniform(-1, 1, len(problem.groups))
-            ratios = [ratio_around(problem.anchor, draw, problem.legal.minimum) for draw in draws]
-            plan = dict(zip((group.name for group in problem.groups), ratios, strict=True))
-            if scorer.promising(plan):
-                break
-        scorer.evaluate(plan)
+    while not evaluator.needs_anchor:
+        batch = []
+        for _ in range(min(BATCH, max(evaluator.left - 1, 1))):
+            for _ in range(DRAWS):
+                candidate = problem.space.random(generator, problem.anchor)
+                if evaluator.promising(candidate):
+                    break
+            batch.append(Proposal(candidate))
+        yield batch
+    yield [Proposal(problem.start, project=False)]

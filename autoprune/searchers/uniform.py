@@ -1,28 +1,19 @@
 """The baseline, one keep ratio for every group, and two more rules that an engineer would set by hand."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from autoprune.planning.widths import LegalWidths
+from autoprune.planning import Candidate, SearchSpace
 from autoprune.registry import Registry
 from autoprune.searchers.bracketing import find_widest
+from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
 from autoprune.searchers.problem import Problem
-from autoprune.searchers.scorer import Scorer, overrun
-from autoprune.searchers.searcher import SEARCHERS
+from autoprune.searchers.searcher import Proposals, ask_tell
 
 logger = logging.getLogger(__name__)
 
-# Keep ratios that are told apart: every width of a group of 512 channels in steps of 8.
-GRID = 64
-
-KeepRatios = float | Mapping[str, float]
-Plan = TypeVar("Plan", float, Mapping[str, float])
-
-# From a keep ratio to a plan: what an engineer would set by hand.
-HAND_SET: Registry[Callable[[float, LegalWidths], dict[str, float]]] = Registry("hand-set rule")
+# From a keep ratio to a candidate: what an engineer would set by hand.
+HAND_SET: Registry[Callable[[float, SearchSpace], Candidate]] = Registry("hand-set rule")
 
 
 def is_hand_set(searcher: str) -> bool:
@@ -30,113 +21,89 @@ def is_hand_set(searcher: str) -> bool:
     return searcher in HAND_SET
 
 
-@SEARCHERS.add("uniform")
-def uniform(problem: Problem, scorer: Scorer, seed: int) -> None:
-    """Score distinct uniform plans: the anchor, then narrower ones, then those above the budget, for the whole curve.
+@ask_tell("uniform")
+def uniform(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
+    """Propose distinct uniform plans: the anchor, then narrower ones, then those above the budget: the whole curve.
 
-    When there are more distinct plans than evaluations, evenly spaced ones are scored, the anchor among them.
+    When there are more distinct plans than evaluations, evenly spaced ones are proposed, the anchor among them.
     """
-    ratios = [problem.anchor, *_grid(problem.legal)]
-    distinct = _distinct(ratios, problem.legal)
-    inside = [ratio for ratio in distinct if ratio <= problem.anchor]
-    outside = [ratio for ratio in distinct if ratio > problem.anchor]
-    _score(inside, scorer)
-    _score(outside, scorer)
+    distinct = {problem.start: problem.anchor}
+    for candidate, ratio in problem.space.uniform().items():
+        distinct.setdefault(candidate, ratio)
+    yield from _spread([c for c, ratio in distinct.items() if ratio <= problem.anchor], evaluator)
+    yield from _spread([c for c, ratio in distinct.items() if ratio > problem.anchor], evaluator)
 
 
-@SEARCHERS.add("uniform_skip")
-def uniform_skip(problem: Problem, scorer: Scorer, seed: int) -> None:
+@ask_tell("uniform_skip")
+def uniform_skip(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
     """As `uniform`, with the first and the last group left whole: what is pruned there is thought to hurt most.
 
     Gale et al., 2019 (arXiv 1902.09574, section 5) leave the first layer dense and spare the last. The widest plan
     within the budget is found as the anchor is.
     """
-    _score_family("uniform_skip", problem, scorer)
+    return _family("uniform_skip", problem, evaluator)
 
 
-@SEARCHERS.add("uniform_width")
-def uniform_width(problem: Problem, scorer: Scorer, seed: int) -> None:
+@ask_tell("uniform_width")
+def uniform_width(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
     """A width multiplier (MobileNets, Howard et al., 2017, arXiv 1704.04861): no group keeps more than its share.
 
     `uniform` takes the nearest legal width of each group and with it now more, now less than the keep ratio says;
     this takes the next one below, which costs groups of few channels more. The widest plan within the budget is found
     as the anchor is.
     """
-    _score_family("uniform_width", problem, scorer)
+    return _family("uniform_width", problem, evaluator)
 
 
-def distinct_ratios(legal: LegalWidths) -> list[float]:
-    """Keep ratios, descending from 1 to the least allowed, of which each gives another plan: at most 64."""
-    return _distinct(_grid(legal), legal)
-
-
-def hand_set_plans(name: str, legal: LegalWidths) -> list[dict[str, float]]:
-    """Every distinct plan of a rule that is set by hand, from wide to narrow: at most 64, the dense plan first.
+def hand_set_candidates(name: str, space: SearchSpace) -> list[Candidate]:
+    """Every distinct candidate of a rule that is set by hand, from wide to narrow: at most 64, the full one first.
 
     Args:
         name: `uniform`, `uniform_skip` or `uniform_width`.
-        legal: widths of the groups.
+        space: of the candidates.
 
     Raises:
         UnknownNameError: there is no such rule.
     """
-    return _distinct([HAND_SET.get(name)(ratio, legal) for ratio in _grid(legal)], legal)
+    rule = HAND_SET.get(name)
+    return list(dict.fromkeys(rule(ratio, space) for ratio in space.grid()))
 
 
-def _score_family(name: str, problem: Problem, scorer: Scorer) -> None:
-    """Score plans of a rule, from wide to narrow, in the order of `uniform`; the anchor, if none is within budget."""
-    distinct = hand_set_plans(name, problem.legal)
-    widest = find_widest(len(distinct), lambda number: overrun(problem, scorer, distinct[number]))
+def _family(name: str, problem: Problem, evaluator: BudgetedEvaluator) -> Proposals:
+    """Candidates of a rule, from wide to narrow, in the order of `uniform`; the anchor, if none is within budget."""
+    distinct = hand_set_candidates(name, problem.space)
+    widest = find_widest(len(distinct), lambda number: evaluator.excess(distinct[number]))
     if widest is None:
         logger.warning("no plan of %s meets the budget: the best flat uniform one stands for it", name)
-        scorer.evaluate(problem.anchor, means="anchor")
+        yield [Proposal(problem.start, "anchor", project=False)]
         widest = 0
-    _score(distinct[widest:], scorer)
-    _score(distinct[:widest], scorer)
+    yield from _spread(distinct[widest:], evaluator)
+    yield from _spread(distinct[:widest], evaluator)
 
 
-def _score(plans: Sequence[KeepRatios], scorer: Scorer) -> None:
-    """Score as many of the plans as there are evaluations left, just as they are."""
-    for plan in _spread(plans, scorer.left):
-        scorer.evaluate(plan, steered=False)
-
-
-def _grid(legal: LegalWidths) -> list[float]:
-    return np.linspace(1, legal.minimum, GRID).tolist()
+def _spread(candidates: Sequence[Candidate], evaluator: BudgetedEvaluator) -> Proposals:
+    """Just as they are, at most as many as there are evaluations left, evenly spaced, the first among them."""
+    count = evaluator.left
+    if len(candidates) > count:
+        step = (len(candidates) - 1) / max(count - 1, 1)
+        candidates = [candidates[round(number * step)] for number in range(count)]
+    if candidates:
+        yield [Proposal(candidate, project=False) for candidate in candidates]
 
 
 @HAND_SET.add("uniform")
-def _flat(ratio: float, legal: LegalWidths) -> dict[str, float]:
+def _flat(ratio: float, space: SearchSpace) -> Candidate:
     """One keep ratio for every group."""
-    return dict.fromkeys((group.name for group in legal.groups), ratio)
+    return space.nearest(ratio)
 
 
 @HAND_SET.add("uniform_skip")
-def _ends_whole(ratio: float, legal: LegalWidths) -> dict[str, float]:
+def _ends_whole(ratio: float, space: SearchSpace) -> Candidate:
     """The same, but for the first and the last group."""
-    return {**_flat(ratio, legal), legal.groups[0].name: 1.0, legal.groups[-1].name: 1.0}
+    return space.nearest({**dict.fromkeys(space.names, ratio), space.names[0]: 1.0, space.names[-1]: 1.0})
 
 
 @HAND_SET.add("uniform_width")
-def _rounded_down(ratio: float, legal: LegalWidths) -> dict[str, float]:
+def _rounded_down(ratio: float, space: SearchSpace) -> Candidate:
     """For each group the widest legal keep ratio that is not above the one given, or else its least."""
-    chosen = {}
-    for group in legal.groups:
-        widths = legal.of(group.name)
-        chosen[group.name] = max((w for w in widths if w <= ratio * group.size + 1e-9), default=widths[0]) / group.size
-    return chosen
-
-
-def _distinct(plans: Sequence[Plan], legal: LegalWidths) -> list[Plan]:
-    """Of keep ratios that give the same plan only the first."""
-    seen: dict[tuple[int, ...], Plan] = {}
-    for plan in plans:
-        seen.setdefault(tuple(legal.all_nearest(plan).values()), plan)
-    return list(seen.values())
-
-
-def _spread(plans: Sequence[Plan], count: int) -> list[Plan]:
-    """At most `count` of the plans, evenly spaced, the first among them."""
-    if count <= 0 or len(plans) <= count:
-        return list(plans[: max(count, 0)])
-    return [plans[round(index * (len(plans) - 1) / max(count - 1, 1))] for index in range(count)]
+    return tuple(dimension.at_most(ratio) for dimension in space.dimensions)

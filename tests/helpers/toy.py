@@ -4,21 +4,17 @@ Four groups of 64 channels. The first channels of a group bring most of what it 
 plan within the budget removes from the groups that matter least for the time they save.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-import gymnasium
 import numpy as np
 
 from autoprune.cost.layers import Axis, LayerDependence
-from autoprune.envs import ENV_ID
-from autoprune.envs.facts import GroupFacts, ModelFacts
-from autoprune.envs.making import imagined_env, rolled_out
-from autoprune.envs.observation import Situation, shares
-from autoprune.envs.pruning_env import PruningTask
-from autoprune.planning.widths import LegalWidths, legal_width
-from autoprune.records import Budget, ChannelGroup, CostReport, Evaluation, Member, Memory, Target
-from autoprune.searchers import Objective, Problem
-from autoprune.settings import Constraints, RewardSettings
+from autoprune.planning import Dimension, SearchSpace
+from autoprune.planning.space import legal_widths
+from autoprune.records import Budget, CostReport, Evaluation, Memory, Target
+from autoprune.searchers import SEARCHERS, BudgetedEvaluator, Objective, Problem
+from autoprune.searchers.features import GroupFeatures, ModelFeatures
+from autoprune.settings import AgentSettings, Constraints, RewardSettings
 
 SIZE = 64
 WORTH = (0.40, 0.10, 0.35, 0.05)  # accuracy that the group's channels are worth
@@ -40,74 +36,84 @@ def cost_of(ratios):
     return CostReport(TARGET, "compiler estimate", latency, latency, None, memory, 1000, 1000)
 
 
-def evaluation_of(keep_ratios):
-    """Score keep ratios given by name, or one for all."""
-    if not isinstance(keep_ratios, dict):
-        keep_ratios = dict.fromkeys(NAMES, keep_ratios)
-    widths = {name: legal_width(SIZE, keep_ratios.get(name, 1.0), CONSTRAINTS) for name in NAMES}
-    ratios = [widths[name] / SIZE for name in NAMES]
-    accuracy = float(accuracy_of(np.array(ratios)))
-    key = "-".join(str(widths[name]) for name in NAMES)
-    return Evaluation(key, dict(zip(NAMES, ratios, strict=True)), widths, accuracy, cost_of(ratios))
+SPACE = SearchSpace(
+    [Dimension(name, tuple(legal_widths(SIZE, CONSTRAINTS)), np.arange(SIZE)) for name in NAMES],
+    CONSTRAINTS.min_keep_ratio,
+)
 
 
-class ToyJournal:
-    def add_request(self, searcher, number, key):
-        pass
+def evaluation_of(keep_ratios, space=SPACE):
+    """Evaluate keep ratios given by name, or one for all."""
+    return evaluate(space.nearest(keep_ratios), space)
+
+
+def evaluate(candidate, space=SPACE):
+    """Evaluate a candidate."""
+    widths = space.by_name(candidate)
+    ratios = space.keep_ratios(candidate)
+    return Evaluation(
+        "-".join(map(str, widths.values())),
+        dict(zip(NAMES, ratios.tolist(), strict=True)),
+        widths,
+        float(accuracy_of(ratios)),
+        cost_of(ratios.tolist()),
+    )
 
 
 @dataclass
 class ToyEvaluator:
     """Stands where an `Evaluator` stands."""
 
+    space: SearchSpace = SPACE
     calls: int = 0
-    journal: ToyJournal = field(default_factory=ToyJournal)
 
-    def evaluate(self, keep_ratios):
+    def evaluate(self, candidate):
         self.calls += 1
-        return evaluation_of(keep_ratios)
+        return evaluate(candidate, self.space)
 
-    def cost(self, keep_ratios):
-        return evaluation_of(keep_ratios).cost
+    def cost(self, candidate):
+        return evaluate(candidate, self.space).cost
 
-
-def problem(budget=BUDGET):
-    """By default half the latency; uniform plans that keep half of everything meet it."""
-    size = np.arange(SIZE)
-    groups = tuple(ChannelGroup(n, SIZE, True, "", (Member(n, "kernel", 3, "produces", size),)) for n in NAMES)
-    dense = evaluation_of(1.0)
-    objective = Objective(Budget(budget), dense, RewardSettings())
-    return Problem(groups, LegalWidths(groups, CONSTRAINTS), objective, np.floor(budget * 8) / 8)
+    def note(self, searcher, number, evaluation):
+        pass
 
 
-def facts():
+def problem(budget=BUDGET, *, space=SPACE, anchor=None, reward=None, limits=None):
+    """By default half the latency; uniform plans that keep half of everything meet it.
+
+    Args:
+        budget: share of the latency.
+        space: of the plans.
+        anchor: None is where uniform plans meet the budget.
+        reward: settings.
+        limits: a `Budget` in the place of the share.
+    """
+    objective = Objective(limits or Budget(budget), evaluation_of(1.0), reward or RewardSettings())
+    return Problem(space, features(), objective, np.floor(budget * 8) / 8 if anchor is None else anchor)
+
+
+def budgeted(evaluations, *, name="toy", to_search=None, evaluator=None, **options):
+    """A `BudgetedEvaluator` of the toy."""
+    to_search = to_search or problem()
+    evaluator = evaluator or ToyEvaluator(to_search.space)
+    return BudgetedEvaluator(evaluator, to_search, name=name, evaluations=evaluations, **options)
+
+
+def search(name, evaluations, *, seed=0, agent=None, **options):
+    """Let a searcher, or an agent by its name, search the toy; its `BudgetedEvaluator`."""
+    evaluator = budgeted(evaluations, name=name, **options)
+    agent = agent or AgentSettings(name if name not in SEARCHERS else "sac")
+    kind = SEARCHERS.get(name if name in SEARCHERS else "rl")
+    kind.build(evaluator.problem, evaluator, seed=seed, agent=agent).run()
+    return evaluator
+
+
+def features():
     groups = tuple(
-        GroupFacts(name, SIZE, 1, 4**n, 9.0, 1, 1, TIME[n], WORTH[n], (0.5, 0.8, 1.0, 1.2, 1.5))
+        GroupFeatures(name, SIZE, 1, 4**n, 9.0, 1, 1, TIME[n], WORTH[n], (0.5, 0.8, 1.0, 1.2, 1.5))
         for n, name in enumerate(NAMES)
     )
-    return ModelFacts(groups, tuple(LayerDependence(f"g{n}", TIME[n], (Axis(1, ((n, 1.0),)),)) for n in range(4)))
-
-
-class Environments:
-    """Makes environments of the toy, around anything with an `evaluate`."""
-
-    def __call__(self, problem, scorer):
-        task = PruningTask(situation(problem), problem.legal, problem.objective, scorer.evaluate)
-        return gymnasium.make(ENV_ID, task=task)
-
-    def imagined(self, problem, scorer, imagination, count):
-        return imagined_env(situation(problem), problem, scorer, imagination, count)
-
-    def rolled_out(self, problem, scorer, policy):
-        return lambda anchor: rolled_out(policy, replace(situation(problem), anchor=anchor), problem.legal)
-
-
-def situation(problem):
-    limits = shares(problem.budget, problem.dense)
-    return Situation(facts(), *limits, problem.anchor, problem.legal.minimum, TARGET)
-
-
-make_env = Environments()
+    return ModelFeatures(groups, tuple(LayerDependence(f"g{n}", TIME[n], (Axis(1, ((n, 1.0),)),)) for n in range(4)))
 
 
 def best_accuracy(budget=BUDGET):

@@ -64,7 +64,7 @@ class _Fitted:
     likelihood: float  # Logarithm, up to a constant.
 
 
-class ScoreModel:
+class Kriging:
     """What a quantity of plans is, learnt from examples; it is thought not to fall with capacity.
 
     Args:

@@ -22,8 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from autoprune.errors import PolicyError, SettingsError
 from autoprune.registry import Registry, suggestion
-from autoprune.searchers.extras import EXTRA
 from autoprune.searchers.policy import Policy
+from autoprune.searchers.searcher import EXTRA
 from autoprune.settings import AgentSettings
 from autoprune.settings.extras import extra
 
@@ -42,7 +42,7 @@ class AgentKind:
         squash: whether the deterministic actor ends in tanh.
         activation: between the actor's layers.
         policy: name of the SB3 policy.
-        imagines: whether it learns in imagined episodes, see `autoprune.searchers.dyna`.
+        imagines: whether it learns in imagined episodes, see `autoprune.rl.dyna`.
     """
 
     algorithm: Callable[[], type[BaseAlgorithm]]
@@ -161,7 +161,7 @@ def check_agent(settings: AgentSettings) -> AgentKind:
         if option not in known:
             raise SettingsError(f"agent.options do not fit {settings.name}: '{option}'. {suggestion(option, known)}")
     blank = DummyVecEnv([_Blank] * EPISODES) if kind.imagines else _Blank()
-    made_agent(kind, settings, blank, steps=2, episodes=4, seed=0)
+    build_agent(kind, settings, blank, steps=2, episodes=4, seed=0)
     return kind
 
 
@@ -171,7 +171,7 @@ class _Blank(gymnasium.Env):
     observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))
 
 
-def made_agent(
+def build_agent(
     kind: AgentKind, settings: AgentSettings, env: gymnasium.Env | VecEnv, *, steps: int, episodes: int, seed: int
 ) -> BaseAlgorithm:
     """The agent for an environment.
@@ -197,7 +197,7 @@ def write_events(agent: BaseAlgorithm, folder: str | Path | None) -> None:
         agent.set_logger(configure(str(folder), ["tensorboard"]))
 
 
-def stored_actor(kind: AgentKind, agent: BaseAlgorithm) -> dict[str, Any] | None:
+def read_actor(kind: AgentKind, agent: BaseAlgorithm) -> dict[str, Any] | None:
     """The linear layers from observation to mean action and how to read them; None for an actor with a memory."""
     if kind.actor is None:
         return None

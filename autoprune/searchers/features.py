@@ -1,4 +1,4 @@
-"""What an environment needs to know of a model's groups: read once, pure data afterwards."""
+"""What agents are told of a model's channel groups: read once, pure data afterwards."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 @dataclass(frozen=True)
-class GroupFacts:
+class GroupFeatures:
     """One prunable group.
 
     Attributes:
@@ -46,7 +46,7 @@ class GroupFacts:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelFeatures:
     """All prunable groups, and the layers whose operations they decide.
 
     Attributes:
@@ -54,7 +54,7 @@ class ModelFacts:
         layers: every layer that has operations.
     """
 
-    groups: tuple[GroupFacts, ...]
+    groups: tuple[GroupFeatures, ...]
     layers: tuple[LayerDependence, ...]
 
     def flops_share(self, keep_ratios: Sequence[float]) -> float:
@@ -66,26 +66,26 @@ class ModelFacts:
         return left / max(sum(layer.flops for layer in self.layers), 1)
 
 
-def read_facts(model: Any, planner: Planner) -> ModelFacts:
-    """Read the facts of a dense model's prunable groups."""
+def read_features(model: Any, planner: Planner) -> ModelFeatures:
+    """Read the features of a dense model's prunable groups."""
     layers = keras_internals.operations_by_path(model)
     flops = flops_per_layer(model)
     total_flops, parameters = max(sum(flops.values()), 1), model.count_params()
     groups = tuple(
-        _group_facts(group, planner.scores[group.name], layers, flops, total_flops, parameters)
+        _group_features(group, planner.scores[group.name], layers, flops, total_flops, parameters)
         for group in planner.groups
     )
-    return ModelFacts(groups, layer_dependences(model, planner.groups))
+    return ModelFeatures(groups, layer_dependences(model, planner.groups))
 
 
-def _group_facts(
+def _group_features(
     group: ChannelGroup,
     scores: np.ndarray,
     layers: dict[str, Any],
     flops: dict[str, int],
     total_flops: int,
     parameters: int,
-) -> GroupFacts:
+) -> GroupFeatures:
     producing = [m for m in group.members if m.role == "produces"]
     consuming = {m.layer for m in group.members if m.role == "consumes"}
     touched = {m.layer for m in group.members}
@@ -93,13 +93,13 @@ def _group_facts(
     variables = {(m.layer, m.name) for m in group.members if not m.is_attribute}
     sizes = (math.prod(keras_internals.layer_variable(layers[layer], name).shape) for layer, name in variables)
     mean = float(scores.mean()) or 1.0
-    return GroupFacts(
+    return GroupFeatures(
         name=group.name,
         size=group.size,
         unit=group.unit,
         pixels=_pixels(producing[0].layer, layers),
         window=float(np.mean([math.prod(shape[:-2]) for shape in kernels])),
-        producers=len(producing),
+        producers=len({m.layer for m in producing}),
         consumers=len(consuming),
         flops_share=sum(flops.get(layer, 0) for layer in touched) / total_flops,
         parameter_share=sum(sizes) / parameters,

@@ -1,0 +1,110 @@
+"""One policy learnt on several problems at once: several networks, several budgets, each evaluated by itself.
+
+An agent whose features mean the same for every network can learn from all of them. It takes turns: an evaluation of
+one problem, then of the next. What it has learnt last does not outweigh the rest, since at the end it trains on them
+all once more where it can (agents that imagine), and since replay buffers keep what they have seen (off-policy ones).
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from autoprune.envs.episode import EpisodeContext
+from autoprune.errors import SettingsError
+from autoprune.rl.agents import attach, build_agent, check_agent, write_events
+from autoprune.rl.dyna import Dyna, imagine
+from autoprune.rl.reward_model import RewardModel
+from autoprune.rl.searcher import Relabeling, latency_prediction, learned_policy, one_thread, play, real_episodes
+from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent
+from autoprune.searchers.policy import Policy
+from autoprune.settings import AgentSettings
+
+REVISIONS = 8  # Times that every problem is trained on again in the end, in turns.
+REVISED = 2  # Rounds of imagined episodes each time.
+BATCH = 3  # Episodes of one problem that an on-policy agent sees before it learns from them.
+
+
+class MultiTaskTrainer:
+    """Trains one agent on several problems.
+
+    Args:
+        settings: which agent.
+        log_folder: where TensorBoard files go, or None.
+
+    Raises:
+        SettingsError: the agent's actor cannot be stored.
+    """
+
+    def __init__(self, settings: AgentSettings, log_folder: str | Path | None = None) -> None:
+        self._settings = settings
+        self._kind = check_agent(settings)
+        if self._kind.actor is None:
+            raise SettingsError(
+                f"agent={settings.name} has a memory: its policy is not stored, so there would be nothing to replay. "
+                "Choose another agent, such as agent=dyna_ppo."
+            )
+        self._log_folder = log_folder
+
+    def train(self, tasks: Sequence[BudgetedEvaluator], seed: int) -> Policy:
+        """Train on all tasks in turns; the last evaluation of each goes to the policy's own plan for it.
+
+        Args:
+            tasks: the evaluators of the problems, each with as many evaluations as it may take.
+            seed: of the agent.
+        """
+        with one_thread():
+            train = self._train_in_imagination if self._kind.imagines else self._train_on_evaluations
+            agent = train(tasks, seed)
+            policy = learned_policy(self._kind, agent)
+            for task in tasks:
+                with suppress(EvaluationsSpent):
+                    play(agent, real_episodes(task))
+        return policy
+
+    def _train_in_imagination(self, tasks: Sequence[BudgetedEvaluator], seed: int) -> BaseAlgorithm:
+        """Imagined episodes of one problem after the other, between their evaluations."""
+        reward_models = [RewardModel(task) for task in tasks]
+        episodes = [
+            imagine(reward_model, EpisodeContext.of(task.problem, latency_prediction(task)))
+            for task, reward_model in zip(tasks, reward_models, strict=True)
+        ]
+        agent = self._build_agent(episodes[0], tasks, seed)
+        searches = [
+            Dyna(reward_model, imagined, agent, warm_up=self._settings.warm_up, seed=seed)
+            for reward_model, imagined in zip(reward_models, episodes, strict=True)
+        ]
+        for search in searches:
+            search.begin()
+        while any(task.left > 1 for task in tasks):
+            for task, search in zip(tasks, searches, strict=True):
+                if task.left > 1:
+                    search.step()
+        for _ in range(REVISIONS):
+            for search in searches:
+                search.train(REVISED)
+        return agent
+
+    def _train_on_evaluations(self, tasks: Sequence[BudgetedEvaluator], seed: int) -> BaseAlgorithm:
+        """Real episodes of one problem after the other."""
+        episodes = [real_episodes(task) for task in tasks]
+        agent = self._build_agent(episodes[0], tasks, seed)
+        # An off-policy agent learns after every episode, an on-policy one needs some to compare.
+        at_a_time = 1 if isinstance(agent, OffPolicyAlgorithm) else BATCH
+        while any(task.left > 1 for task in tasks):
+            for task, of_task in zip(tasks, episodes, strict=True):
+                count = min(at_a_time, task.left - 1)
+                if count > 0:
+                    steps = count * len(task.problem.space)
+                    attach(agent, of_task, steps)
+                    agent.learn(steps, callback=Relabeling(of_task.context), reset_num_timesteps=False)
+        return agent
+
+    def _build_agent(self, episodes: VecEnv, tasks: Sequence[BudgetedEvaluator], seed: int) -> BaseAlgorithm:
+        steps, count = max(len(task.problem.space) for task in tasks), sum(task.left for task in tasks)
+        agent = build_agent(self._kind, self._settings, episodes, steps=steps, episodes=count, seed=seed)
+        write_events(agent, self._log_folder)
+        return agent

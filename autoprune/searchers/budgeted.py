@@ -1,0 +1,188 @@
+"""What evaluates the proposals of one searcher, and enforces its number of evaluations."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from autoprune.cost.surrogate import Surrogate
+from autoprune.errors import CostError
+from autoprune.planning import Candidate
+from autoprune.records import CostReport, Evaluation
+from autoprune.searchers.history import History, Trial
+from autoprune.searchers.problem import Problem
+from autoprune.searchers.projection import BudgetProjector
+
+
+class EvaluationsSpent(Exception):
+    """A searcher asked for one evaluation more than it may have."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a searcher wants evaluated.
+
+    Attributes:
+        candidate: one option for each dimension.
+        source: how the searcher came upon it; empty is the searcher's name.
+        project: whether it may be brought onto the budget first (`search.project`); not where its cost is known, or
+            where it is a probe.
+    """
+
+    candidate: Candidate
+    source: str = ""
+    project: bool = True
+
+
+class Evaluates(Protocol):
+    """What makes evaluations: an `Evaluator`, or something like it."""
+
+    def evaluate(self, candidate: Candidate) -> Evaluation:
+        """Score a candidate, and cost it."""
+        ...
+
+    def cost(self, candidate: Candidate) -> CostReport:
+        """Only its cost."""
+        ...
+
+    def note(self, searcher: str, number: int, evaluation: Evaluation) -> None:
+        """Remember that this was a searcher's evaluation of this number."""
+        ...
+
+
+class BudgetedEvaluator:
+    """Evaluates candidates for one searcher until its evaluations are spent.
+
+    Every candidate is charged, whether or not the journal knew the answer: searchers are compared at equal evaluations
+    asked for, not at equal work.
+
+    Args:
+        evaluator: what makes the evaluations.
+        problem: that is searched.
+        name: of the searcher, under which the evaluations are noted.
+        evaluations: how many it may have.
+        surrogate: predicts costs, and learns from every cost that is found here; None predicts nothing.
+        project: whether proposals are brought onto the budget by predictions before they are evaluated.
+        screen: whether `promising` turns candidates away.
+        observe: called with each trial.
+
+    Attributes:
+        problem, evaluations, surrogate: as given.
+        history: the trials.
+        costed: candidates of which only the cost was asked.
+        projector: predicts whether candidates meet the budget.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluates,
+        problem: Problem,
+        *,
+        name: str,
+        evaluations: int,
+        surrogate: Surrogate | None = None,
+        project: bool = False,
+        screen: bool = False,
+        observe: Callable[[Trial], None] | None = None,
+    ) -> None:
+        self.problem = problem
+        self.evaluations = evaluations
+        self.surrogate = surrogate
+        self.history = History(problem.objective)
+        self.costed = 0
+        self.projector = BudgetProjector(problem, surrogate)
+        self._evaluator = evaluator
+        self._name = name
+        self._project = project
+        self._screen = screen
+        self._observe = observe
+        self._since = time.perf_counter()
+
+    @property
+    def used(self) -> int:
+        """Evaluations that have been made."""
+        return len(self.history)
+
+    @property
+    def left(self) -> int:
+        """Evaluations that can still be asked for."""
+        return self.evaluations - self.used
+
+    def evaluate_many(self, proposals: Sequence[Proposal]) -> list[Trial]:
+        """Evaluate proposals in their order; of more than are left only the first.
+
+        Raises:
+            EvaluationsSpent: none is left.
+        """
+        if self.left <= 0:
+            raise EvaluationsSpent
+        proposals = proposals[: self.left]
+        # All at once: what one teaches the surrogate shall not depend on how many are evaluated side by side.
+        candidates = [
+            self.projector.project(proposal.candidate) if self._project and proposal.project else proposal.candidate
+            for proposal in proposals
+        ]
+        return [
+            self._evaluate(candidate, proposal.source)
+            for candidate, proposal in zip(candidates, proposals, strict=True)
+        ]
+
+    def _evaluate(self, candidate: Candidate, source: str) -> Trial:
+        thought = time.perf_counter() - self._since
+        evaluation = self._evaluator.evaluate(candidate)
+        self._teach(candidate, evaluation.cost)
+        trial = Trial(
+            number=self.used + 1,
+            candidate=candidate,
+            evaluation=evaluation,
+            source=source or self._name,
+            reward=self.problem.objective.reward(evaluation),
+            seconds=thought + evaluation.seconds,
+        )
+        self._evaluator.note(self._name, trial.number, evaluation)
+        self.history.add(trial)
+        if self._observe is not None:
+            self._observe(trial)
+        self._since = time.perf_counter()
+        return trial
+
+    def cost(self, candidate: Candidate) -> CostReport:
+        """Only the cost of a candidate: a compilation, no evaluation. It is counted apart.
+
+        Raises:
+            CostError: the candidate cannot be costed.
+        """
+        self.costed += 1
+        cost = self._evaluator.cost(candidate)
+        self._teach(candidate, cost)
+        return cost
+
+    def _teach(self, candidate: Candidate, cost: CostReport | None) -> None:
+        if self.surrogate is not None and cost is not None:
+            self.surrogate.observe(self.problem.space.values(candidate), cost)
+
+    def excess(self, candidate: Candidate) -> float | None:
+        """How far a candidate is over the budget, as a share, by compiling it if there is a limit.
+
+        None if it cannot be costed; without a limit -1.
+        """
+        if not self.problem.budget.limited:
+            return -1.0
+        try:
+            return self.problem.budget.overrun(self.cost(candidate))
+        except CostError:
+            return None
+
+    def meets_budget(self, candidate: Candidate) -> bool:
+        """Whether a candidate is within the budget, by compiling it; one that cannot be costed is not."""
+        excess = self.excess(candidate)
+        return excess is not None and excess <= 0
+
+    def promising(self, candidate: Candidate) -> bool:
+        """Whether a candidate is worth an evaluation, where predictions screen (`search.screen`)."""
+        return not self._screen or self.projector.predicts_within(candidate)
+
+    @property
+    def needs_anchor(self) -> bool:
+        """Whether one evaluation is left and none met the budget: then it is best spent on the anchor, which does."""
+        return self.left == 1 and self.history.best is None

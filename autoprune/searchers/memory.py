@@ -1,0 +1,64 @@
+"""What a searcher remembers of its proposals, so that none is evaluated twice."""
+
+import numpy as np
+
+from autoprune.planning import Candidate, SearchSpace
+from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
+from autoprune.searchers.searcher import Proposals
+
+STEPS = 200  # At most, towards a candidate that is predicted to meet the budget.
+
+
+class Memory:
+    """Rewards by the candidate that was proposed.
+
+    Args:
+        space: of the candidates.
+        evaluator: says what is promising.
+    """
+
+    def __init__(self, space: SearchSpace, evaluator: BudgetedEvaluator) -> None:
+        self.space = space
+        self._evaluator = evaluator
+        self._rewards: dict[Candidate, float] = {}
+
+    def __contains__(self, candidate: Candidate) -> bool:
+        return candidate in self._rewards
+
+    def __len__(self) -> int:
+        return len(self._rewards)
+
+    def __getitem__(self, candidate: Candidate) -> float:
+        return self._rewards[candidate]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every candidate there is has been evaluated."""
+        return len(self) >= self.space.count
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate of the highest reward so far, the first of equal ones."""
+        return max(self._rewards, key=self._rewards.__getitem__)
+
+    def learn(self, proposals: list[Proposal]) -> Proposals:
+        """Propose candidates and remember what they are paid."""
+        trials = yield proposals
+        for proposal, trial in zip(proposals, trials, strict=True):
+            self._rewards[proposal.candidate] = trial.reward
+
+    def walk(self, candidate: Candidate, generator: np.random.Generator) -> Candidate:
+        """The candidate itself, or the first on a random walk from it that is new and promising.
+
+        The walk keeps less where candidates are predicted to miss the budget, and gives up on predictions after a
+        while. At least one candidate must be new.
+        """
+        values, steps, free = list(candidate), 0, self.space.free
+        while True:
+            promising = steps >= STEPS or self._evaluator.promising(candidate)
+            if promising and candidate not in self:
+                return candidate
+            position = free[generator.integers(len(free))]
+            moved = values[position] + (generator.choice([-1, 1]) if promising else -1)
+            values[position] = int(np.clip(moved, 0, self.space.full[position]))
+            candidate, steps = tuple(values), steps + 1

@@ -1,0 +1,80 @@
+"""What predictions of cost are for in a search: candidates are brought onto the budget, or not evaluated at all.
+
+Predictions come from a `Surrogate`. They decide what is evaluated, never what a plan is said to cost.
+"""
+
+import numpy as np
+
+from autoprune.cost.surrogate import Surrogate
+from autoprune.planning import Candidate
+from autoprune.records import Budget
+from autoprune.searchers.problem import Problem
+
+STEPS = 64  # Candidates that are predicted on the way from the widest to the narrowest.
+
+
+class BudgetProjector:
+    """Predicts whether candidates meet the budget of a problem, and brings them onto it.
+
+    Args:
+        problem: search space and budget.
+        surrogate: what predicts; None predicts nothing.
+    """
+
+    def __init__(self, problem: Problem, surrogate: Surrogate | None) -> None:
+        self._space = problem.space
+        self._budget = problem.budget
+        self._surrogate = surrogate
+        # Where the fastest plan above a floor of the score is looked for, room in the budget is nothing to use up.
+        shifts = np.linspace(-1, 1, STEPS) if problem.objective.floor is None else np.linspace(0, 1, STEPS // 2)
+        self._shifts = shifts
+
+    @property
+    def _able(self) -> bool:
+        return self._budget.limited and self._surrogate is not None and self._surrogate.ready
+
+    def predicts_within(self, candidate: Candidate) -> bool:
+        """Whether a candidate may meet the budget: False only if it is predicted to miss it by more than errors are."""
+        return not self._able or bool(self._excess(np.array([candidate]))[0] <= self._margin())
+
+    def project(self, candidate: Candidate) -> Candidate:
+        """The candidate itself, or the widest one like it that is predicted to meet the budget.
+
+        Like it are the candidates on the line from keeping everything, through it, to the least: what one dimension
+        keeps more than another stays so, and the budget is used up. Under a reward with a floor of the score, where
+        faster is better, none is widened. Before the surrogate has learnt, and without a limit, under which every
+        candidate could be widened until it is the full one, it is the candidate itself.
+        """
+        if not self._able:
+            return candidate
+        line = self._space.shifted(candidate, self._shifts)
+        within = np.flatnonzero(self._excess(line) <= -self._margin())
+        return tuple(line[within[0] if len(within) else -1].tolist())
+
+    def _excess(self, candidates: np.ndarray) -> np.ndarray:
+        """(m,) Predictions of the largest relative excess over a limit, of (m, dimensions) candidates."""
+        return self._budget.excess(*self._surrogate.predict_all(self._space.values(candidates)))
+
+    def _margin(self) -> float:
+        """How large errors of predictions have been; half of that is on either side."""
+        error = prediction_error(self._surrogate, self._budget)
+        return 0.0 if error is None else error / 2
+
+
+def prediction_error(surrogate: Surrogate, budget: Budget) -> float | None:
+    """How wrong predictions of what a budget limits have been, relative to the truth; None before there were any."""
+    error = surrogate.error
+    return None if error is None else error_of_limited(budget, error.latency, error.memory)
+
+
+def error_of_limited(budget: Budget, latency: float, memory: float | None) -> float:
+    """The error of what a budget limits; of both the larger.
+
+    Args:
+        budget: the limits. Without one for the memory it is the latency's.
+        latency: relative error of a latency.
+        memory: of a device memory; None where it is not known: then too it is the latency's.
+    """
+    if budget.memory is None or memory is None:
+        return latency
+    return memory if budget.latency is None else max(latency, memory)

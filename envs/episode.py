@@ -1,0 +1,210 @@
+"""The episode, once: what is seen, what an action does, and what comes next, for many episodes side by side.
+
+Pure functions of arrays. Real episodes, imagined ones and roll-outs of stored policies all go by it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import gymnasium
+import numpy as np
+
+from autoprune.errors import AutopruneError
+from autoprune.planning import Candidate, SearchSpace
+from autoprune.planning.space import ratio_around
+from autoprune.records import Budget, Evaluation
+from autoprune.searchers import Problem
+from autoprune.searchers.features import QUANTILES, ModelFeatures
+
+LANES = 128  # Minor dimension of a TPU tile: T(8, 128).
+
+MEANING = "keep ratio of the next group: -1 the least allowed, 0 the uniform ratio that meets the budget, 1 all"
+
+# Every feature lies in [-1, 1]. Changing the list, or what one means, changes what a stored policy reads: that needs a
+# new version of the environment.
+FEATURES: tuple[str, ...] = (
+    "position",  # of the group among the prunable ones, 0 to 1
+    "groups",  # number of prunable groups, log2 / 8
+    "width",  # channels of the group, log2 / 12
+    "lane_fill",  # channels over the channels that whole 128-lane tiles would hold
+    "pixels",  # positions of its tensor, log2 / 18
+    "window",  # positions of its kernels, log2 / 8
+    "producers",  # layers that make the channels, log2(1 + n) / 6
+    "consumers",  # layers that read them, log2(1 + n) / 6
+    "flops_share",  # of the dense model, in layers that make or read the channels
+    "parameter_share",  # of the dense model, in variables that shrink with the group
+    *(f"importance_q{round(100 * q)}" for q in QUANTILES),  # of the scores over their mean, / 4
+    "flops_kept",  # share left if the groups still to come were kept whole
+    "flops_least",  # share left if they were cut as far as allowed
+    "latency_kept",  # of the dense latency, as for the operations: as predicted, as the operations until it has learnt
+    "latency_least",  # of the dense latency, as above
+    "latency_budget",  # share of the dense latency; 1 when there is no limit
+    "memory_budget",  # share of the dense memory; 1 when there is no limit
+    "anchor",  # keep ratio at which uniform pruning meets the budget
+    "batch",  # images per call, log2 / 12
+    "on_tpu",  # 1 for a TPU, 0 for another target
+    "previous_action",  # -1 to 1, 0 at the first group
+)
+_COLUMN = {name: FEATURES.index(name) for name in FEATURES}
+
+# From (m, dimensions) candidates to (m,) shares of the dense latency; None before anything has been learnt.
+PredictLatency = Callable[[np.ndarray], np.ndarray | None]
+
+
+class ActionError(AutopruneError, gymnasium.error.InvalidAction):
+    """An action stands for no keep ratio."""
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeContext:
+    """What stays the same during episodes.
+
+    Attributes:
+        space: whose dimensions are decided, one a step.
+        features: of its dimensions.
+        latency_budget: share of the dense latency, 1 without a limit.
+        memory_budget: share of the dense memory, 1 without a limit.
+        anchor: keep ratio of action 0: where uniform pruning meets the budget.
+        batch_size: images per inference call.
+        on_tpu: whether the target is a TPU.
+        predict: latencies of candidates.
+    """
+
+    space: SearchSpace
+    features: ModelFeatures
+    latency_budget: float
+    memory_budget: float
+    anchor: float
+    batch_size: int
+    on_tpu: bool
+    predict: PredictLatency = lambda candidates: None
+
+    @classmethod
+    def of(cls, problem: Problem, predict: PredictLatency = lambda candidates: None) -> "EpisodeContext":
+        """The context of a problem's episodes."""
+        target = problem.dense.cost.target
+        budgets = budget_shares(problem.budget, problem.dense)
+        on_tpu = target.name.startswith("tpu")
+        return cls(problem.space, problem.features, *budgets, problem.anchor, target.batch_size, on_tpu, predict)
+
+    @cached_property
+    def fixed(self) -> np.ndarray:
+        """(dimensions, len(FEATURES)) What of each step's observation does not depend on what was decided."""
+        count = len(self.space)
+        rows = np.zeros((count, len(FEATURES)))
+        for step, group in enumerate(self.features.groups):
+            quantiles = zip(QUANTILES, group.importance, strict=True)
+            values = {
+                "position": step / max(count - 1, 1),
+                "groups": math.log2(count) / 8,
+                "width": math.log2(group.size) / 12,
+                "lane_fill": group.size / (math.ceil(group.size / LANES) * LANES),
+                "pixels": math.log2(max(group.pixels, 1)) / 18,
+                "window": math.log2(max(group.window, 1)) / 8,
+                "producers": math.log2(1 + group.producers) / 6,
+                "consumers": math.log2(1 + group.consumers) / 6,
+                "flops_share": group.flops_share,
+                "parameter_share": group.parameter_share,
+                **{f"importance_q{round(100 * quantile)}": value / 4 for quantile, value in quantiles},
+                "latency_budget": self.latency_budget,
+                "memory_budget": self.memory_budget,
+                "anchor": self.anchor,
+                "batch": math.log2(self.batch_size) / 12,
+                "on_tpu": float(self.on_tpu),
+            }
+            for name, value in values.items():
+                rows[step, _COLUMN[name]] = value
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeState:
+    """Where episodes are, all at the same step.
+
+    Attributes:
+        step: dimensions that are decided.
+        candidates: (m, dimensions) options decided; the first of those to come is that of keeping everything.
+        previous: (m,) the last actions, 0 before the first.
+    """
+
+    step: int
+    candidates: np.ndarray
+    previous: np.ndarray
+
+
+def begin(context: EpisodeContext, count: int) -> EpisodeState:
+    """So many episodes before their first step."""
+    return EpisodeState(0, np.tile(np.array(context.space.full, int), (count, 1)), np.zeros(count))
+
+
+def advance(context: EpisodeContext, state: EpisodeState, actions: np.ndarray) -> EpisodeState:
+    """The episodes after these actions have decided the next dimension.
+
+    Args:
+        context: of the episodes.
+        state: of the episodes.
+        actions: (m,) or (m, 1) in [-1, 1], see `MEANING`; values outside are clipped.
+
+    Raises:
+        ActionError: an action is not finite.
+        gymnasium.error.ResetNeeded: the episodes are over.
+    """
+    if state.step >= len(context.space):
+        raise gymnasium.error.ResetNeeded("The episode is over: call reset() before step().")
+    actions = np.asarray(actions, float).reshape(len(state.candidates))
+    broken = actions[~np.isfinite(actions)]
+    if len(broken):
+        raise ActionError(
+            f"An action is a number from -1 to 1. Received: {broken[0]}. A policy that acts so has diverged: lower its "
+            "learning rate (+agent.options.learning_rate=1e-4)."
+        )
+    candidates = state.candidates.copy()
+    ratios = ratio_around(context.anchor, actions, context.space.minimum)
+    candidates[:, state.step] = context.space.dimensions[state.step].nearest(ratios)
+    return EpisodeState(state.step + 1, candidates, np.clip(actions, -1, 1))
+
+
+def observe(context: EpisodeContext, state: EpisodeState) -> np.ndarray:
+    """(m, len(FEATURES)) float32 in [-1, 1]: the features of the next dimension; zeros when all are decided."""
+    count, step = len(state.candidates), state.step
+    if step >= len(context.space):
+        return np.zeros((count, len(FEATURES)), np.float32)
+    seen = np.tile(context.fixed[step], (count, 1))
+    least = state.candidates.copy()
+    least[:, step:] = 0
+    both = np.concatenate([state.candidates, least])
+    flops = np.broadcast_to(context.features.flops_share(context.space.keep_ratios(both).T), (2 * count,))
+    latencies = context.predict(both)
+    latencies = flops if latencies is None else latencies
+    for number, name in enumerate(("kept", "least")):
+        part = slice(number * count, (number + 1) * count)
+        seen[:, _COLUMN[f"flops_{name}"]], seen[:, _COLUMN[f"latency_{name}"]] = flops[part], latencies[part]
+    seen[:, _COLUMN["previous_action"]] = state.previous
+    return np.clip(seen, -1, 1).astype(np.float32)
+
+
+def roll_out(context: EpisodeContext, act: Callable[[np.ndarray], np.ndarray]) -> Candidate:
+    """The candidate that a policy decides on, from (features,) observations to (1,) actions, step by step."""
+    state = begin(context, 1)
+    while state.step < len(context.space):
+        state = advance(context, state, act(observe(context, state)[0]))
+    return tuple(state.candidates[0].tolist())
+
+
+def retrace(context: EpisodeContext, actions: Sequence[float]) -> np.ndarray:
+    """(dimensions, len(FEATURES)) What an episode of these actions observes on its way."""
+    state, seen = begin(context, 1), []
+    for action in actions:
+        seen.append(observe(context, state)[0])
+        state = advance(context, state, np.array([action]))
+    return np.array(seen)
+
+
+def budget_shares(budget: Budget, dense: Evaluation) -> tuple[float, float]:
+    """Latency and memory limits as shares of the dense model's cost; 1 where there is no limit."""
+    cost = dense.cost
+    latency = 1.0 if budget.latency is None else budget.latency / cost.latency
+    memory = 1.0 if budget.memory is None or not cost.memory.total else budget.memory / cost.memory.total
+    return latency, memory
