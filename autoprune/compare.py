@@ -20,12 +20,12 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune.comparing import PlanResult, Record, Run, Summary, TimedScorer, cells_of, summarise
-from autoprune.comparing.choosing import chosen
-from autoprune.comparing.controls import FromScratch
-from autoprune.comparing.jobs import Job, jobs_of
-from autoprune.comparing.matching import HandSetPlan, costed_families, curve_plans, kind_of, matched
-from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
+from autoprune.comparison import PlanResult, Record, Run, Summary, TimedScorer, cells_of, summarise
+from autoprune.comparison.controls import FromScratch
+from autoprune.comparison.jobs import Job, jobs_of
+from autoprune.comparison.matching import HandSetPlan, costed_families, curve_plans, kind_of, matched
+from autoprune.comparison.record import FINE_TUNED, FROM_SCRATCH
+from autoprune.comparison.selection import chosen
 from autoprune.cost.joint import described
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError

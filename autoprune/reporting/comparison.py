@@ -8,11 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from autoprune.comparing import Record, Summary
-from autoprune.comparing.conclusions import ALL, UNIFORM, CostRatio, Difference, Row
-from autoprune.comparing.matching import TOLERANCE, kind_of
-from autoprune.comparing.statistics import Interval
-from autoprune.comparing.summary import references_of
+from autoprune.comparison import Record, Summary
+from autoprune.comparison.conclusions import ALL, UNIFORM, CostRatio, Difference, Row
+from autoprune.comparison.matching import TOLERANCE, kind_of
+from autoprune.comparison.statistics import Interval
+from autoprune.comparison.summary import references_of
 from autoprune.records import Target
 from autoprune.reporting import comparison_plots
 from autoprune.reporting.fitting import Column, FittingTable

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from autoprune.comparing import Summary
-from autoprune.comparing.conclusions import ALL
-from autoprune.comparing.matching import LATENCY, kind_of
-from autoprune.comparing.statistics import Interval, pareto_front, student_interval
-from autoprune.comparing.summary import references_of
+from autoprune.comparison import Summary
+from autoprune.comparison.conclusions import ALL
+from autoprune.comparison.matching import LATENCY, kind_of
+from autoprune.comparison.statistics import Interval, pareto_front, student_interval
+from autoprune.comparison.summary import references_of
 from autoprune.reporting.plots import svg
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings

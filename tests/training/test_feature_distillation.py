@@ -9,7 +9,7 @@ from finished_search import finished_search
 from toy import cost_of, evaluation_of
 
 from autoprune import find_groups, finetune
-from autoprune.comparing.controls import FromScratch
+from autoprune.comparison.controls import FromScratch
 from autoprune.data import Dataset, load_data
 from autoprune.errors import ModelError, SettingsError
 from autoprune.models.feature_distilling import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, PlanResult, Record
+from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, PlanResult, Record
 from autoprune.records import Evaluation
 from autoprune.searchers.objective import best_finished
 from autoprune.settings import CompareSettings

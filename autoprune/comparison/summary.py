@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from autoprune.comparing import statistics
-from autoprune.comparing.cells import cells_of
-from autoprune.comparing.choosing import chosen, most_accurate
-from autoprune.comparing.conclusions import (
+from autoprune.comparison import statistics
+from autoprune.comparison.cells import cells_of
+from autoprune.comparison.conclusions import (
     ALL,
     DENSE,
     HIGHEST_SCORE,
@@ -18,10 +17,11 @@ from autoprune.comparing.conclusions import (
     Row,
     Summary,
 )
-from autoprune.comparing.jobs import scratch_searchers
-from autoprune.comparing.matching import kind_of
-from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, PlanResult, Record
-from autoprune.comparing.statistics import Interval, Matched, Point
+from autoprune.comparison.jobs import scratch_searchers
+from autoprune.comparison.matching import kind_of
+from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, PlanResult, Record
+from autoprune.comparison.selection import chosen, most_accurate
+from autoprune.comparison.statistics import Interval, Matched, Point
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
 

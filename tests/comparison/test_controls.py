@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from autoprune.comparing.controls import renewed
+from autoprune.comparison.controls import renewed
 
 
 def test_a_model_with_code_of_its_own_is_made_anew():

@@ -8,10 +8,10 @@ import pytest
 import toy
 from rich.console import Console
 
-from autoprune.comparing import PlanResult, Record, Run, TimedScorer, cells_of, summarise
-from autoprune.comparing.jobs import jobs_of, scratch_searchers
-from autoprune.comparing.matching import HandSetPlan, Match, curve_plans, matched, widest_within
-from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
+from autoprune.comparison import PlanResult, Record, Run, TimedScorer, cells_of, summarise
+from autoprune.comparison.jobs import jobs_of, scratch_searchers
+from autoprune.comparison.matching import HandSetPlan, Match, curve_plans, matched, widest_within
+from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
 from autoprune.errors import JournalError
 from autoprune.reporting.comparison import comparison_tables, text_tables, verdicts
 from autoprune.searchers import SEARCHERS

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import toy
 
-from autoprune.comparing import PlanResult, Record, Run, cells_of, summarise
-from autoprune.comparing.choosing import chosen, most_accurate
-from autoprune.comparing.jobs import jobs_of
-from autoprune.comparing.matching import HandSetPlan, matched
-from autoprune.comparing.record import AS_IT_IS, FROM_SCRATCH
+from autoprune.comparison import PlanResult, Record, Run, cells_of, summarise
+from autoprune.comparison.jobs import jobs_of
+from autoprune.comparison.matching import HandSetPlan, matched
+from autoprune.comparison.record import AS_IT_IS, FROM_SCRATCH
+from autoprune.comparison.selection import chosen, most_accurate
 from autoprune.reporting.comparison import text_tables
 from autoprune.settings import CompareSettings, LimitsSettings, RewardSettings
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autoprune.comparing.cells import Cell, cells_of
-from autoprune.comparing.choosing import chosen
-from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, tested_name
+from autoprune.comparison.cells import Cell, cells_of
+from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, tested_name
+from autoprune.comparison.selection import chosen
 from autoprune.records import Evaluation
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings

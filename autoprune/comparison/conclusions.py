@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.comparing import statistics
-from autoprune.comparing.record import PlanResult
-from autoprune.comparing.statistics import Interval, Point
+from autoprune.comparison import statistics
+from autoprune.comparison.record import PlanResult
+from autoprune.comparison.statistics import Interval, Point
 
 UNIFORM, SCRATCH, DENSE, HIGHEST_SCORE = "hand-set uniform", "from scratch", "dense, tuned", "its highest score"
 ALL = "all"  # Budgets of one kind taken together.

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.comparing.record import FROM_SCRATCH, PlanResult
+from autoprune.comparison.record import FROM_SCRATCH, PlanResult
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.evaluation.accuracy import accuracy

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.comparing.cells import Run
-from autoprune.comparing.matching import Match
+from autoprune.comparison.cells import Run
+from autoprune.comparison.matching import Match
 from autoprune.errors import JournalError
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.records import Evaluation
