@@ -72,7 +72,7 @@ def load_model(path: str | Path, settings: ModelSettings | None = None) -> Any:
     try:
         return contents.load(safe_mode=settings.safe_mode)
     except Exception as error:
-        raise ModelError(f"'{path}' could not be loaded: {_explained(contents, settings, error)}") from error
+        raise ModelError(f"'{path}' could not be loaded: {_explain(contents, settings, error)}") from error
 
 
 def save_model(model: Any, path: str | Path) -> None:
@@ -182,7 +182,7 @@ def _holds_code(config: Any) -> bool:
     return '"__lambda__"' in text or '"function_type": "lambda"' in text
 
 
-def _explained(contents: _Contents, settings: ModelSettings, error: Exception) -> str:
+def _explain(contents: _Contents, settings: ModelSettings, error: Exception) -> str:
     """Why a model could not be loaded, and what to do."""
     layers = list(_layers(contents.config))
     if foreign := [name for name, kind in layers if kind in _TENSORFLOW]:

@@ -16,7 +16,7 @@ from autoprune.comparison.summary import references_of
 from autoprune.records import Target
 from autoprune.reporting import comparison_plots
 from autoprune.reporting.fitting import Column, FittingTable
-from autoprune.reporting.html import rendered
+from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import seconds
@@ -182,7 +182,7 @@ def _verdict(item: Difference, ratio: CostRatio | None) -> str:
 def _mismatch(item: Difference, summary: Summary) -> str:
     """A sentence where the hand-set plans are not quite as costly, or where there are none."""
     word = {"latency": "faster", "memory": "smaller"}[item.kind]
-    plans = [plan for plan in summary.found if plan.searcher == item.searcher and kind_of(plan.budget) == item.kind]
+    plans = [plan for plan in summary.outcomes if plan.searcher == item.searcher and kind_of(plan.budget) == item.kind]
     excesses, told = [plan.excess for plan in plans if plan.excess is not None], ""
     if min(excesses) < -TOLERANCE:
         told += (
@@ -208,7 +208,7 @@ def write_comparison(
         f"latency per batch of {target.batch_size} on {target.name} in {target.dtype}: {record.dense.cost.kind}. "
         "Intervals say nothing of other base models."
     )
-    page = rendered(
+    page = render(
         "comparison.html.j2",
         title=f"{settings.model.path or settings.model.name} on {target.name}, searchers compared",
         verdicts=verdicts(settings, summary),

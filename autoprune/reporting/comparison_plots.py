@@ -39,7 +39,7 @@ def accuracy_against_cost(settings: CompareSettings, summary: Summary, kind: str
     for searcher, (colour, marker) in _styles(settings).items():
         label_left = searcher
         for budget in (name for name in settings.budgets if kind_of(name) == kind):
-            plans = [plan for plan in summary.found if (plan.searcher, plan.budget) == (searcher, budget)]
+            plans = [plan for plan in summary.outcomes if (plan.searcher, plan.budget) == (searcher, budget)]
             if not plans:
                 continue
             costs = [unit * plan.tested.taken(kind) for plan in plans]
@@ -70,7 +70,7 @@ def accuracy_against_cost(settings: CompareSettings, summary: Summary, kind: str
 def _limits(summary: Summary, kind: str) -> tuple[float, float]:
     """The accuracies that are shown, in per cent: of all single plans. Intervals of few seeds may leave the picture."""
     seen = [accuracy for points in summary.uniform[kind].values() for _, accuracy in points]
-    seen += [plan.tested.test_accuracy for plan in summary.found if kind_of(plan.budget) == kind]
+    seen += [plan.tested.test_accuracy for plan in summary.outcomes if kind_of(plan.budget) == kind]
     low, high = 100 * min([*seen, summary.dense.test_accuracy]), 100 * max([*seen, summary.dense.test_accuracy])
     room = 0.08 * (high - low) + 0.05
     return low - room, high + room

@@ -197,10 +197,10 @@ def notes(rows: Sequence[CostRow]) -> list[str]:
         if row.failed:
             where = f"{row.model} on {row.target}" + (f" x {row.devices}" if row.devices else "")
             places[str(row.answer)].append(where)
-    return [f"{', '.join(where)}: {shortened(words)}" for words, where in places.items()]
+    return [f"{', '.join(where)}: {shorten(words)}" for words, where in places.items()]
 
 
-def shortened(words: str, length: int = 700) -> str:
+def shorten(words: str, length: int = 700) -> str:
     """The beginning of what the compiler says, which may be pages; the JSON has all of it."""
     return words if len(words) <= length else f"{words[:length]} ..."
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from autoprune.records import TrainingStepReport
 from autoprune.reporting.costs import CostRow, training_table
 from autoprune.reporting.fitting import Column, FittingTable
-from autoprune.reporting.html import rendered
+from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.plots import svg
 from autoprune.reporting.run_folder import RunFolder, write_json
@@ -78,7 +78,7 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         "seconds": took,
     }
     write_json(files.folder.metrics, metrics)
-    page = rendered(
+    page = render(
         "finetuning.html.j2",
         title=settings.run or settings.model.path,
         verdict=verdict(done),

@@ -50,7 +50,7 @@ class Report:
 def write_report(report: Report, path: str | Path) -> None:
     """Render the report to a file."""
     scatter = plots.latency_against_accuracy(report.courses, report.dense, report.budget, report.chosen)
-    html = rendered(
+    html = render(
         "report.html.j2",
         title=report.title,
         verdict=report.verdict,
@@ -67,7 +67,7 @@ def write_report(report: Report, path: str | Path) -> None:
     Path(path).write_text(html)
 
 
-def rendered(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     """A page from one of the templates here; what it is given is escaped unless it is `Markup`."""
     folder = files("autoprune.reporting")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

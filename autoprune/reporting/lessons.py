@@ -54,12 +54,12 @@ def lessons_table(rows: Sequence[LessonRow], score: str) -> FittingTable:
     caption = f"Score: {score} on the reward split before fine-tuning, and the share of the dense latency."
     table = FittingTable(columns, caption=caption)
     for row in rows:
-        told = [_told(plan, row.dense) for plan in (row.uniform, row.policy, row.best)]
+        told = [_describe(plan, row.dense) for plan in (row.uniform, row.policy, row.best)]
         table.add_row(row.model, row.budget, f"{row.dense.score:.4f}", *told)
     return table
 
 
-def _told(plan: Evaluation | None, dense: Evaluation) -> str:
+def _describe(plan: Evaluation | None, dense: Evaluation) -> str:
     """Score and share of the latency."""
     if plan is None or plan.failed:
         return "-"

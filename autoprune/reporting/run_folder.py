@@ -142,7 +142,7 @@ class RunFolder:
         return self.path / ".lock"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """The folder is this process's within the block. The lock ends with the process, however that ends.
 
         Where there are no such locks, nobody is kept out.
