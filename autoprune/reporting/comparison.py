@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -18,7 +17,7 @@ from autoprune.reporting import comparison_plots
 from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
-from autoprune.reporting.run_folder import RunFolder
+from autoprune.reporting.run_folder import RunFolder, write_text
 from autoprune.reporting.tables import seconds
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
@@ -218,9 +217,7 @@ def write_comparison(
         figures=_figures(settings, summary),
         settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(record.dense.cost.provenance)}),
     )
-    partial = folder.path / f".{folder.comparison_report.name}.partial"
-    partial.write_text(page)
-    partial.replace(Path(folder.comparison_report))
+    write_text(folder.comparison_report, page)
 
 
 def _figures(settings: CompareSettings, summary: Summary) -> list[dict[str, Any]]:

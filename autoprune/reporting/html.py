@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from autoprune.records import Budget, Evaluation
 from autoprune.reporting import plots
+from autoprune.reporting.run_folder import write_text
 from autoprune.reporting.tables import HEADERS, ResultRow, result_caption, result_cells
 
 
@@ -64,7 +65,7 @@ def write_report(report: Report, path: str | Path) -> None:
         left_alone=list(report.left_alone.items()),
         settings=report.settings,
     )
-    Path(path).write_text(html)
+    write_text(Path(path), html)
 
 
 def render(template: str, **values: Any) -> str:

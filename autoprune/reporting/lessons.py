@@ -7,6 +7,7 @@ from typing import Any
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.records import Evaluation
 from autoprune.reporting.fitting import Column, FittingTable
+from autoprune.reporting.tables import share_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,4 +64,4 @@ def _describe(plan: Evaluation | None, dense: Evaluation) -> str:
     """Score and share of the latency."""
     if plan is None or plan.failed:
         return "-"
-    return f"{plan.score:.4f} at {plan.cost.latency / dense.cost.latency:.1%}"
+    return f"{plan.score:.4f} at {share_of(plan.cost.latency, dense.cost.latency)}"

@@ -19,7 +19,7 @@ from autoprune import cli
 from autoprune.errors import BudgetError, FolderError, SettingsError
 from autoprune.evaluation.journal import Journal
 from autoprune.records import Evaluation
-from autoprune.reporting.run_folder import RunFolder
+from autoprune.reporting.run_folder import RunFolder, write_text
 from autoprune.resuming import check_extension, is_finished, open_run, open_run_from_python
 from autoprune.settings import ExportSettings, LimitsSettings, MeasureSettings, SearchSettings
 
@@ -208,6 +208,18 @@ def test_an_ended_run_keeps_its_settings_until_there_is_a_new_result(begin, tmp_
     folder.report.unlink()
     assert not is_finished("search", longer, folder)
     assert folder.load_settings() == longer
+
+
+def test_half_a_report_is_none(tmp_path):
+    report = RunFolder.make(tmp_path).report
+    cannot_be_encoded = "begun" * 10_000 + "\ud800"
+    with pytest.raises(UnicodeEncodeError):
+        write_text(report, cannot_be_encoded)
+    assert not list(tmp_path.iterdir())
+    write_text(report, "whole")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(report, cannot_be_encoded)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
 
 
 # ------------------------------------------------------------------ from Python
