@@ -129,7 +129,7 @@ def exit_on_error(function: Callable[P, None]) -> Callable[P, None]:
             logger.debug("where it was raised", exc_info=True)
             folder = run_folder() if HydraConfig.initialized() else None
             # The log of a fault may tell why.
-            refused = isinstance(error, AutopruneError) or _refused_by_machine(error)
+            refused = isinstance(error, AutopruneError) or _machine_refusal(error)
             if folder is not None and refused and _remove_unless_begun(folder):
                 folder = None
             code = tell_error(error, folder)
@@ -154,7 +154,7 @@ def tell_error(error: Exception, folder: Path | None) -> int:
         sys.stderr.write(f"{hydra_words(error)}\n")
         return REFUSED
     # Also where one of our errors was made of it: a journal on a full disk is not damaged.
-    refused = _refused_by_machine(error)
+    refused = _machine_refusal(error)
     if isinstance(error, AutopruneError) and not refused:
         sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
         return REFUSED
@@ -169,7 +169,7 @@ def tell_error(error: Exception, folder: Path | None) -> int:
     return FAULT
 
 
-def _refused_by_machine(error: BaseException | None) -> str:
+def _machine_refusal(error: BaseException | None) -> str:
     """A sentence on what the machine refused (disk, permissions); empty for an error of another kind."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REFUSALS:

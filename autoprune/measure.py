@@ -145,14 +145,14 @@ def _training(
     """Cost a training step of every model, on one device and on slices; print and save the table."""
     devices = {cost.target.name: settings.devices or [1, min(CHIPS[cost.target.name].slices)] for cost in costs}
 
-    def asked() -> Iterator[Asked]:
+    def ask() -> Iterator[Asked]:
         for cost in costs:
             for name, model in models.items():
                 for count in devices[cost.target.name]:
                     yield name, cost.target.name, count, _submit(cost.submit, model, count)
 
     total = len(models) * sum(map(len, devices.values()))
-    rows = collect_costs("training", asked(), total, folder / "training_steps.json")
+    rows = collect_costs("training", ask(), total, folder / "training_steps.json")
     for cost in costs:
         cost.close()
     _show(training_table(rows), rows)

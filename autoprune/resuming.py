@@ -151,7 +151,7 @@ def open_run(
     if resume is None:
         settings = complete(from_config(config, schema))
     else:
-        anew = _given_beside(resume, path, command)
+        anew = _options_beside_resume(resume, path, command)
     folder = RunFolder.make(path)
     with folder.hold():
         known = resume is not None or folder.settings.exists()
@@ -239,7 +239,7 @@ def _origin(folder: RunFolder, command: str) -> dict[str, Any]:
     return origin
 
 
-def _given_beside(resume: str, path: Path, command: str) -> set[str]:
+def _options_beside_resume(resume: str, path: Path, command: str) -> set[str]:
     """Names of the settings that were given beside `resume`.
 
     Raises:
