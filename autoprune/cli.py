@@ -5,6 +5,7 @@ Exit codes: 0, done; 2, something that the user can mend; 1, a fault of autoprun
 
 import errno
 import faulthandler
+import functools
 import importlib
 import json
 import logging
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -33,6 +34,8 @@ from autoprune.reporting import interrupts
 from autoprune.reporting.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 FAULT, REFUSED, INTERRUPTED = 1, 2, 130  # The last is the shell's code for a command ended by Ctrl-C.
 
@@ -104,32 +107,37 @@ def _tell(command: str) -> None:
     hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name=command)(task)()
 
 
-def guarded(function: Callable[[], Any]) -> None:
-    """Run the body of a command; an error is told, and makes the exit code.
+def exit_on_error(function: Callable[P, None]) -> Callable[P, None]:
+    """Make the body of a command tell an error instead of raising it, and end the process with its exit code.
 
     In a sweep the other jobs go on; how it ended, `SweepEnd` tells.
 
     A crash of native code, which raises nothing, prints where in Python every thread was.
     """
-    if not faulthandler.is_enabled():
-        faulthandler.enable(sys.__stderr__)
-    logging.raiseExceptions = False  # A log that cannot be written ends nothing, and is no reason for a traceback.
-    try:
-        with interrupts.remembered():
-            function()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        logger.debug("where it was raised", exc_info=True)
-        folder = run_folder() if HydraConfig.initialized() else None
-        # The log of a fault may tell why.
-        refused = isinstance(error, AutopruneError) or _refused_by_machine(error)
-        if folder is not None and refused and _remove_unless_begun(folder):
-            folder = None
-        code = tell_error(error, folder)
-        if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-            sys.exit(code)
-        _note_failure(error, code)
+
+    @functools.wraps(function)
+    def run(*arguments: P.args, **options: P.kwargs) -> None:
+        if not faulthandler.is_enabled():
+            faulthandler.enable(sys.__stderr__)
+        logging.raiseExceptions = False  # A log that cannot be written ends nothing, and is no reason for a traceback.
+        try:
+            with interrupts.remember():
+                function(*arguments, **options)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            logger.debug("where it was raised", exc_info=True)
+            folder = run_folder() if HydraConfig.initialized() else None
+            # The log of a fault may tell why.
+            refused = isinstance(error, AutopruneError) or _machine_refusal(error)
+            if folder is not None and refused and _remove_unless_begun(folder):
+                folder = None
+            code = tell_error(error, folder)
+            if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(code)
+            _note_failure(error, code)
+
+    return run
 
 
 def tell_error(error: Exception, folder: Path | None) -> int:
@@ -146,7 +154,7 @@ def tell_error(error: Exception, folder: Path | None) -> int:
         sys.stderr.write(f"{hydra_words(error)}\n")
         return REFUSED
     # Also where one of our errors was made of it: a journal on a full disk is not damaged.
-    refused = _refused_by_machine(error)
+    refused = _machine_refusal(error)
     if isinstance(error, AutopruneError) and not refused:
         sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
         return REFUSED
@@ -161,7 +169,7 @@ def tell_error(error: Exception, folder: Path | None) -> int:
     return FAULT
 
 
-def _refused_by_machine(error: BaseException | None) -> str:
+def _machine_refusal(error: BaseException | None) -> str:
     """A sentence on what the machine refused (disk, permissions); empty for an error of another kind."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REFUSALS:
@@ -200,7 +208,7 @@ def _how_to_go_on(folder: Path | None) -> str:
 def _remove_unless_begun(folder: Path) -> bool:
     """Remove the folder of a run that was refused before it had computed anything; whether that was so.
 
-    One that was begun has been taken back by `resuming.begun`, if nothing was done in it.
+    One that was begun has been taken back by `resuming.open_run`, if nothing was done in it.
     """
     given = HydraConfig.get().overrides
     if folder.exists():

@@ -20,12 +20,12 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune.comparing import PlanResult, Record, Run, Summary, TimedScorer, cells_of, summarise
-from autoprune.comparing.choosing import chosen
-from autoprune.comparing.controls import FromScratch
-from autoprune.comparing.jobs import Job, jobs_of
-from autoprune.comparing.matching import HandSetPlan, costed_families, curve_plans, kind_of, matched
-from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
+from autoprune.comparison import PlanResult, Record, Run, Summary, TimedScorer, cells_of, summarise
+from autoprune.comparison.controls import ScratchTrainer
+from autoprune.comparison.jobs import Job, jobs_of
+from autoprune.comparison.matching import HandSetPlan, cost_families, curve_plans, kind_of, match_hand_set
+from autoprune.comparison.record import FINE_TUNED, FROM_SCRATCH
+from autoprune.comparison.selection import select_finalist
 from autoprune.cost.joint import described
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
@@ -34,7 +34,7 @@ from autoprune.reporting.comparison import comparison_tables, verdicts, write_co
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.resuming import RUNS, run_or_resume
 from autoprune.searchers import Problem
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.posing import nothing_found
@@ -47,9 +47,6 @@ from autoprune.training.finishing import Finisher
 
 logger = logging.getLogger(__name__)
 
-# What is compared, not how: a comparison may be given more of it later, and keeps what it has done.
-EXTENSIBLE = ("searchers", "latencies", "memories", "seeds", "controls", "uniform_curve")
-
 
 def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     """The whole command: budgets posed, cells searched, finalists finished and tested, then what depends on the choice.
@@ -57,7 +54,7 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     Raises:
         AutopruneError: something that was asked for cannot be; what can be known beforehand is said before any search.
     """
-    _check_widths(_stored(folder), settings)
+    _check_widths(_read_record(folder), settings)
     for searcher in settings.searchers:
         check_names(settings.search_settings(searcher))
     data = load_data(settings.data, settings.model)
@@ -67,7 +64,7 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
         # Nothing is written before: an impossible budget beside `resume` leaves a comparison that had ended as it was.
         problems = _problems(settings, session, record)
         folder.save_settings(settings)  # Others than it was begun with, if they were given beside `resume`.
-        with _timed(record, start):
+        with _add_wall_time(record, start):
             families = _families(settings, session, record)
             _search(settings, session, problems, record, folder)
             finishers = _Finishers(settings, session)
@@ -83,7 +80,7 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
 
 def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> Record:
     """What was done before in this folder, and is written there from now on."""
-    stored = _stored(folder)
+    stored = _read_record(folder)
     if stored:
         # Records that do not say so yet were taught by all rules that they compare.
         stored = {"taught_by": _rules(stored.get("settings", {}).get("searchers", [])), **stored}
@@ -94,7 +91,7 @@ def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> R
     return Record(about, lambda data: write_json(folder.comparison, data), stored)
 
 
-def _stored(folder: RunFolder) -> dict[str, Any] | None:
+def _read_record(folder: RunFolder) -> dict[str, Any] | None:
     """The record of the folder's comparison as plain data, if there is one."""
     if not folder.comparison.exists():
         return None
@@ -107,7 +104,13 @@ def _stored(folder: RunFolder) -> dict[str, Any] | None:
 def _compares(stored: Mapping[str, Any], settings: CompareSettings) -> bool:
     """Whether a record is of just what the settings ask to compare."""
     asked = stored.get("settings", {})
-    return all(asked.get(name) == getattr(settings, name) for name in EXTENSIBLE)
+    return all(asked.get(name) == getattr(settings, name) for name in RUNS["compare"].extensible)
+
+
+def _is_finished(settings: CompareSettings, folder: RunFolder) -> bool:
+    """Whether a folder holds a whole comparison of just what the settings ask to compare."""
+    record = _read_record(folder) or {}
+    return bool(record.get("ended")) and _compares(record, settings) and folder.comparison_report.exists()
 
 
 def _check_widths(stored: Mapping[str, Any] | None, settings: CompareSettings) -> None:
@@ -126,7 +129,7 @@ def _check_widths(stored: Mapping[str, Any] | None, settings: CompareSettings) -
 
 
 @contextmanager
-def _timed(record: Record, start: float) -> Iterator[None]:
+def _add_wall_time(record: Record, start: float) -> Iterator[None]:
     """Adds the wall time from the start to the end of the block to the record's, also of one that is interrupted."""
     before = record.seconds
     try:
@@ -172,9 +175,9 @@ def _families(settings: CompareSettings, session: Session, record: Record) -> li
         sum(len(hand_set_plans(rule, session.planner.legal)) for rule in rules) for rules in (record.taught_by, later)
     )
     with stage("hand-set", first + rest, "plans compiled") as shown:
-        families = costed_families(evaluator, record.taught_by, lambda done: shown.advance(done, ""))
+        families = cost_families(evaluator, record.taught_by, lambda done: shown.advance(done, ""))
         taught = copy.deepcopy(evaluator.surrogate)
-        families += costed_families(evaluator, later, lambda done: shown.advance(first + done, ""))
+        families += cost_families(evaluator, later, lambda done: shown.advance(first + done, ""))
         evaluator.surrogate = taught
     return [plan for plan in families if plan.rule in asked]
 
@@ -199,10 +202,10 @@ def _search(
         record.add_run(cell.name, done)
     evaluator.surrogate = taught
     if not any(record.runs[cell.name].finalists for cell in cells_of(settings)):
-        raise BudgetError("\n".join(_missed(settings, session, problems)))
+        raise BudgetError("\n".join(_explain_misses(settings, session, problems)))
 
 
-def _missed(settings: CompareSettings, session: Session, problems: Mapping[str, Problem]) -> Iterator[str]:
+def _explain_misses(settings: CompareSettings, session: Session, problems: Mapping[str, Problem]) -> Iterator[str]:
     """For every budget why none of its searches found a plan that may be a result, and what to change."""
     for budget, problem in problems.items():
         courses = [session.evaluator.journal.course(cell.name) for cell in cells_of(settings) if cell.budget == budget]
@@ -215,10 +218,10 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
         if is_hand_set(cell.searcher) or cell.name in record.matches:
             continue
         finalists = record.runs[cell.name].finalists
-        best = chosen(finalists, *cell.seeds, settings, record)
+        best = select_finalist(finalists, *cell.seeds, settings, record)
         if best is not None:
             kind = kind_of(cell.budget)
-            record.matches[cell.name] = matched(session.evaluator, families, best, kind, len(finalists))
+            record.matches[cell.name] = match_hand_set(session.evaluator, families, best, kind, len(finalists))
     if not record.curve:
         runs = [record.runs[cell.name] for cell in cells_of(settings)]
         lowest = 0.8 * min(plan.cost.latency for done in runs for plan in done.finalists)
@@ -258,7 +261,7 @@ class _Finishers:
         shared, parts = settings.search_settings(), (session.model, session.planner, session.data)
         self._tuned_epochs = max(settings.training.after_pruning, 1)
         self._tuning = Finisher(*parts, cost_model=session.cost_model, settings=shared)
-        self._anew = FromScratch(*parts, cost_model=session.cost_model, settings=shared)
+        self._anew = ScratchTrainer(*parts, cost_model=session.cost_model, settings=shared)
 
     def epochs(self, job: Job) -> int:
         """Of a job's training."""
@@ -279,18 +282,13 @@ class _Finishers:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="compare")
+@cli.exit_on_error
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: _command(config))
-
-
-def _command(config: DictConfig) -> None:
-    with begun(config, CompareSettings, "compare", EXTENSIBLE) as (settings, folder):
-        stored = _stored(folder) or {}
-        if stored.get("ended") and _compares(stored, settings) and has_ended(folder.comparison_report, "comparison"):
-            return
-        with interruptible("compare", folder, "Everything that was done"):
-            summary = run(settings, folder)
+    done = run_or_resume(config, CompareSettings, "compare", run, finished=_is_finished)
+    if done is None:
+        return
+    settings, folder, summary = done.settings, done.folder, done.result
     for table in comparison_tables(settings, summary):
         CONSOLE.print(table)
     for sentence in verdicts(settings, summary):

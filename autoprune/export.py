@@ -25,7 +25,7 @@ from autoprune.models.files import load_model
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.tables import byte_count
-from autoprune.resuming import begun
+from autoprune.resuming import open_run
 from autoprune.settings import ExportSettings, ModelSettings, from_config
 
 # What a run folder may hold, the last stage first.
@@ -54,7 +54,7 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
             rows |= export_model(model, folder, [name], examples=examples, tolerance=settings.tolerance)
         except ExportError as error:
             rows[name] = error
-    write_json(folder / "export.json", _described(path, rows))
+    write_json(folder / "export.json", _describe(path, rows))
     CONSOLE.print(_table(path, rows))
     failed = [row for row in rows.values() if isinstance(row, ExportError)]
     if failed:
@@ -83,7 +83,7 @@ def result_of(folder: Path) -> Path:
     raise ModelError(f"A run folder holds {' or '.join(_RESULTS)}. '{folder}' {about}")
 
 
-def _described(path: Path, rows: Mapping[str, Exported | ExportError]) -> dict[str, Any]:
+def _describe(path: Path, rows: Mapping[str, Exported | ExportError]) -> dict[str, Any]:
     """What is written to `export.json`."""
     return {
         "model": str(path),
@@ -113,11 +113,8 @@ def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="export")
+@cli.exit_on_error
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: _command(config))
-
-
-def _command(config: DictConfig) -> None:
-    with begun(config, ExportSettings, "export") as (settings, folder):
+    with open_run(config, ExportSettings, "export") as (settings, folder):
         run(settings, folder.path)

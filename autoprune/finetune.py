@@ -34,7 +34,7 @@ from autoprune.reporting.finetuning import (
     write_finetuning,
 )
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.resuming import begun, has_ended, interruptible
+from autoprune.resuming import run_or_resume
 from autoprune.settings import (
     DataSettings,
     EvaluationSettings,
@@ -66,7 +66,7 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
         check_images(settings, len(data.train))
         model = started(settings, data, starting)
         if settings.dry_run:
-            rehearsed(model, settings, len(data.train), files)
+            compile_step(model, settings, len(data.train), files)
             return None
         curves = Curves(folder.tensorboard, "training", "fine-tuning")
         with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves) as show:
@@ -76,7 +76,7 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
     return done
 
 
-def rehearsed(model: Any, settings: FinetuneSettings, images: int, files: FinetuneFiles) -> None:
+def compile_step(model: Any, settings: FinetuneSettings, images: int, files: FinetuneFiles) -> None:
     """Compile a step for the target and the slice, and tell what it takes.
 
     Raises:
@@ -93,7 +93,7 @@ def rehearsed(model: Any, settings: FinetuneSettings, images: int, files: Finetu
     CONSOLE.print(f"{words} No step was taken.", highlight=False)
 
 
-def resolved(settings: FinetuneSettings, said: Sequence[str]) -> FinetuneSettings:
+def complete_settings(settings: FinetuneSettings, said: Sequence[str]) -> FinetuneSettings:
     """The settings with what they leave open: from the run, where there is one.
 
     Args:
@@ -116,16 +116,16 @@ def resolved(settings: FinetuneSettings, said: Sequence[str]) -> FinetuneSetting
     model = _part(theirs, "model", ModelSettings)
     if model.name == "file":  # which may have moved since
         model = dataclasses.replace(model, path=str(Path(settings.run, "dense.keras")))
-    recipe = [*said, *(f"training.{name}" for name in _changed_by_recipe(settings.training))]
+    recipe = [*said, *(f"training.{name}" for name in _recipe_changes(settings.training))]
     parts = {
         "model": model,
-        "data": _overlaid(_part(theirs, "data", DataSettings), settings.data, "data", said),
-        "target": _overlaid(_part(theirs, "target", TargetSettings), settings.target, "target", said),
-        "evaluation": _overlaid(
+        "data": _overlay(_part(theirs, "data", DataSettings), settings.data, "data", said),
+        "target": _overlay(_part(theirs, "target", TargetSettings), settings.target, "target", said),
+        "evaluation": _overlay(
             _part(theirs, "evaluation", EvaluationSettings), settings.evaluation, "evaluation", said
         ),
         # A recipe says what it changes; the rest is the run's.
-        "training": _overlaid(
+        "training": _overlay(
             _part(theirs, "training", TrainingSettings),
             settings.training,
             "training",
@@ -150,7 +150,7 @@ def _part(theirs: dict[str, Any], name: str, schema: type[P]) -> P:
     return from_config(OmegaConf.create(theirs.get(name, {})), schema)
 
 
-def _overlaid(theirs: P, ours: P, name: str, said: Sequence[str]) -> P:
+def _overlay(theirs: P, ours: P, name: str, said: Sequence[str]) -> P:
     """A run's part of the settings with what was said here: all of ours when the whole part was chosen by name."""
     if name in said:
         return ours
@@ -158,7 +158,7 @@ def _overlaid(theirs: P, ours: P, name: str, said: Sequence[str]) -> P:
     return dataclasses.replace(theirs, **{field: getattr(ours, field) for field in fields})
 
 
-def _changed_by_recipe(training: TrainingSettings) -> list[str]:
+def _recipe_changes(training: TrainingSettings) -> list[str]:
     """Fields in which a recipe differs from the default one."""
     default = importlib.resources.files("autoprune.conf").joinpath("training", "default.yaml").read_text()
     usual = from_config(OmegaConf.create(default), TrainingSettings)
@@ -167,22 +167,15 @@ def _changed_by_recipe(training: TrainingSettings) -> list[str]:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="finetune")
+@cli.exit_on_error
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: _command(config))
-
-
-def _command(config: DictConfig) -> None:
     said = [override.lstrip("+~").split("=")[0] for override in cli.overrides()]
-    complete = functools.partial(resolved, said=said)
-    with begun(config, FinetuneSettings, "finetune", complete=complete) as (settings, folder):
-        if has_ended(folder.report, "fine-tuning"):
-            return
-        with interruptible("finetune", folder, "The last checkpoint"):
-            done = run(settings, folder)
-    if done is None:
+    complete = functools.partial(complete_settings, said=said)
+    done = run_or_resume(config, FinetuneSettings, "finetune", run, complete=complete)
+    if done is None or done.result is None:  # It was finished already, or a dry run.
         return
-    CONSOLE.print(finetuning_table(done))
-    CONSOLE.print(verdict(done), highlight=False)
-    model = FinetuneFiles(folder).model
-    CONSOLE.print(f"Model: {model}\nReport: {folder.report}", soft_wrap=True, highlight=False)
+    CONSOLE.print(finetuning_table(done.result))
+    CONSOLE.print(verdict(done.result), highlight=False)
+    model = FinetuneFiles(done.folder).model
+    CONSOLE.print(f"Model: {model}\nReport: {done.folder.report}", soft_wrap=True, highlight=False)

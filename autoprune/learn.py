@@ -30,7 +30,7 @@ from autoprune.reporting.console import CONSOLE, Stage, stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
+from autoprune.resuming import run_or_resume
 from autoprune.searchers import Problem, Scorer, Steering
 from autoprune.searchers.policy import Policy, save_policy
 from autoprune.session import Session, announce, check_names, dense_model, opened, posed
@@ -38,7 +38,6 @@ from autoprune.settings import LearnSettings
 
 logger = logging.getLogger(__name__)
 
-EXTENSIBLE = ("search.evaluations",)
 FORMAT = "autoprune.lessons"
 VERSION = 1
 
@@ -81,7 +80,7 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
             check_known(of_model.model.name)
     learner = JointLearner(settings.agent, folder.tensorboard)
     data = load_data(settings.data, settings.search_settings().model)
-    with _opened(settings, data, folder) as courses:
+    with _open_courses(settings, data, folder) as courses:
         learner([Lesson(course.problem, course.scorer, course.make_env) for course in courses], settings.seed)
         record = training_record(
             settings.search_settings(),
@@ -99,7 +98,7 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
 
 
 @contextmanager
-def _opened(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterator[list[Course]]:
+def _open_courses(settings: LearnSettings, data: Dataset, folder: RunFolder) -> Iterator[list[Course]]:
     """Every network at every budget, within the block; all share the compiler."""
     total = len(settings.models) * len(settings.budgets) * settings.search.evaluations
     courses: list[Course] = []
@@ -178,19 +177,11 @@ def _write(
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="learn")
+@cli.exit_on_error
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: _command(config))
-
-
-def _command(config: DictConfig) -> None:
-    with begun(config, LearnSettings, "learn", EXTENSIBLE) as (settings, folder):
-        check_extension(*EXTENSIBLE, settings.search.evaluations, folder)
-        if not extend_run(folder, folder.metrics, settings) and has_ended(folder.metrics, "training"):
-            return
-        with interruptible("learn", folder, "Every evaluation so far"):
-            rows = run(settings, folder)
-        folder.save_settings(settings)
-    CONSOLE.print(lessons_table(rows, settings.evaluation.score))
-    told = f"Policy: {folder.policy}\nReplay it with:\n  python -m autoprune.replay policy={folder.policy} model=..."
-    CONSOLE.print(told, soft_wrap=True, highlight=False)
+    if done := run_or_resume(config, LearnSettings, "learn", run):
+        CONSOLE.print(lessons_table(done.result, done.settings.evaluation.score))
+        policy = done.folder.policy
+        words = f"Policy: {policy}\nReplay it with:\n  python -m autoprune.replay policy={policy} model=..."
+        CONSOLE.print(words, soft_wrap=True, highlight=False)

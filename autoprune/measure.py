@@ -38,7 +38,7 @@ from autoprune.reporting.fitting import FittingTable
 from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
-from autoprune.resuming import begun
+from autoprune.resuming import open_run
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 
 Asked = tuple[str, str, int, Future]  # Model, target, devices of a training step, the answer to come.
@@ -59,9 +59,11 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow]:
         groups = find_groups(first)
         CONSOLE.print(group_table(groups))
         write_json(folder / "groups.json", group_data(groups))
-    with opened(settings.target) as (client, cost_models):
+    with open_cost_models(settings.target) as (client, cost_models):
         steps = training_costs(settings, cost_models, client) if settings.training_step else []
-        rows = finished("costs", _inference(models, cost_models), len(models) * len(cost_models), folder / "costs.json")
+        rows = collect_costs(
+            "costs", _inference(models, cost_models), len(models) * len(cost_models), folder / "costs.json"
+        )
         _show(cost_table(rows), rows)
         if settings.layers:
             for row in rows:
@@ -78,7 +80,7 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow]:
     return rows
 
 
-def finished(name: str, asked: Iterator[Asked], total: int, path: Path) -> list[CostRow]:
+def collect_costs(name: str, asked: Iterator[Asked], total: int, path: Path) -> list[CostRow]:
     """Wait for costs in the order they are asked for; each is written to the file as soon as it is known.
 
     Args:
@@ -111,10 +113,10 @@ def finished(name: str, asked: Iterator[Asked], total: int, path: Path) -> list[
 def _inference(models: Mapping[str, Any], cost_models: Sequence[CostModel]) -> Iterator[Asked]:
     for cost_model in cost_models:
         for name, model in models.items():
-            yield name, cost_model.target.name, 0, _submitted(cost_model.submit, model)
+            yield name, cost_model.target.name, 0, _submit(cost_model.submit, model)
 
 
-def _submitted(submit: Callable[..., Future], *arguments: Any) -> Future:
+def _submit(submit: Callable[..., Future], *arguments: Any) -> Future:
     """The answer to come; a question that is refused at once is answered with that error."""
     try:
         return submit(*arguments)
@@ -143,14 +145,14 @@ def _training(
     """Cost a training step of every model, on one device and on slices; print and save the table."""
     devices = {cost.target.name: settings.devices or [1, min(CHIPS[cost.target.name].slices)] for cost in costs}
 
-    def asked() -> Iterator[Asked]:
+    def ask() -> Iterator[Asked]:
         for cost in costs:
             for name, model in models.items():
                 for count in devices[cost.target.name]:
-                    yield name, cost.target.name, count, _submitted(cost.submit, model, count)
+                    yield name, cost.target.name, count, _submit(cost.submit, model, count)
 
     total = len(models) * sum(map(len, devices.values()))
-    rows = finished("training", asked(), total, folder / "training_steps.json")
+    rows = collect_costs("training", ask(), total, folder / "training_steps.json")
     for cost in costs:
         cost.close()
     _show(training_table(rows), rows)
@@ -175,7 +177,7 @@ def _show(table: FittingTable, rows: Sequence[CostRow]) -> None:
 
 
 @contextmanager
-def opened(settings: TargetSettings) -> Iterator[tuple[CompilerPool, list[CostModel]]]:
+def open_cost_models(settings: TargetSettings) -> Iterator[tuple[CompilerPool, list[CostModel]]]:
     """A cost model for the target, or for each TPU generation, and the compiler processes that serve them all."""
     names = list(CHIPS) if settings.name == "all" else [settings.name]
     with ExitStack() as stack:
@@ -205,11 +207,8 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="measure")
+@cli.exit_on_error
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: _command(config))
-
-
-def _command(config: DictConfig) -> None:
-    with begun(config, MeasureSettings, "measure") as (settings, folder):
+    with open_run(config, MeasureSettings, "measure") as (settings, folder):
         run(settings, folder.path)

@@ -25,16 +25,14 @@ from autoprune.envs import ENV_ID
 from autoprune.envs.making import EnvMaker
 from autoprune.envs.observation import FEATURES
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.resuming import begun, check_extension, extend_run, has_ended, interruptible
-from autoprune.search import SearchResult, conducted, show_result
+from autoprune.resuming import run_or_resume
+from autoprune.search import SearchResult, run_search, show_result
 from autoprune.searchers import SEARCHERS, Searcher
 from autoprune.searchers.policy import Policy, load_policy, save_policy
 from autoprune.session import Session, check_names, dense_model, made_searcher
 from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
 
 logger = logging.getLogger(__name__)
-
-EXTENSIBLE = ("replay.evaluations",)
 
 
 def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
@@ -46,7 +44,7 @@ def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
     policy = load_policy(folder.replayed if folder.replayed.exists() else settings.policy, FEATURES, ENV_ID)
     searching = _with_agent_of(policy, settings)
     save_policy(policy, folder.replayed)
-    logger.info("policy: %s", told(policy.record))
+    logger.info("policy: %s", describe_policy(policy.record))
     data = load_data(settings.data, settings.model)
     model = dense_model(searching, data, folder)
     return replay_model(policy, model, data, searching, folder, scratch=settings.replay.scratch)
@@ -73,7 +71,7 @@ def replay_model(
 
     settings = replace(settings, searcher=SearcherSettings("replay"))
 
-    def contest(session: Session) -> dict[str, Searcher]:
+    def build_searchers(session: Session) -> dict[str, Searcher]:
         make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
         searchers = {"uniform": SEARCHERS.get("uniform")}
         if scratch:
@@ -82,10 +80,10 @@ def replay_model(
 
     if not folder.report.exists():  # A replay that had ended keeps what it learnt until there is more.
         save_policy(policy, folder.policy)
-    return conducted(model, data, settings, folder, contest)
+    return run_search(model, data, settings, folder, build_searchers)
 
 
-def told(record: Mapping[str, Any]) -> str:
+def describe_policy(record: Mapping[str, Any]) -> str:
     """Where a policy comes from, in a line; what its record does not say is left out."""
     models, target = record.get("models"), record.get("target")
     parts = [
@@ -116,17 +114,8 @@ def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="replay")
+@cli.exit_on_error
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: _command(config))
-
-
-def _command(config: DictConfig) -> None:
-    with begun(config, ReplaySettings, "replay", EXTENSIBLE) as (settings, folder):
-        check_extension(*EXTENSIBLE, settings.replay.evaluations, folder, uncounted=1)
-        if not extend_run(folder, folder.report, settings) and has_ended(folder.report, "replay"):
-            return
-        with interruptible("replay", folder, "Every evaluation so far"):
-            result = run(settings, folder)
-        folder.save_settings(settings)
-        show_result(result, folder)
+    if done := run_or_resume(config, ReplaySettings, "replay", run):
+        show_result(done.result, done.folder)

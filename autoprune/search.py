@@ -36,7 +36,7 @@ from autoprune.reporting.curves import Curves
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
-from autoprune.resuming import begun, begun_from_python, check_extension, extend_run, has_ended, interruptible
+from autoprune.resuming import open_run_from_python, run_or_resume
 from autoprune.searchers import SEARCHERS, Problem, Searcher
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.policy import Policy, save_policy
@@ -48,8 +48,6 @@ from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 
 logger = logging.getLogger(__name__)
-
-EXTENSIBLE = ("search.evaluations",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +90,18 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
     check_names(settings)
     name = settings.searcher.name
 
-    def contest(session: Session) -> dict[str, Searcher]:
+    def build_searchers(session: Session) -> dict[str, Searcher]:
         return {"uniform": SEARCHERS.get("uniform"), name: made_searcher(session, settings, folder.tensorboard)}
 
-    return conducted(model, data, settings, folder, contest)
+    return run_search(model, data, settings, folder, build_searchers)
 
 
-def conducted(
+def run_search(
     model: Any,
     data: Dataset,
     settings: SearchSettings,
     folder: RunFolder,
-    contest: Callable[[Session], Mapping[str, Searcher]],
+    build_searchers: Callable[[Session], Mapping[str, Searcher]],
 ) -> SearchResult:
     """Let searchers search by the same problem with the same number of evaluations, and finish what each has found.
 
@@ -112,7 +110,7 @@ def conducted(
         data: its data.
         settings: of the search; `settings.searcher.name` is the searcher that the report is about.
         folder: the run folder.
-        contest: the searchers by name, in their order.
+        build_searchers: the searchers by name, in their order.
 
     Raises:
         AutopruneError: as `search_model`.
@@ -121,7 +119,7 @@ def conducted(
     with opened(model, data, settings, folder) as session:
         announce(session, settings, [settings.budget])
         problem = posed(session, settings)
-        searchers, taught = contest(session), session.evaluator.surrogate
+        searchers, taught = build_searchers(session), session.evaluator.surrogate
         courses, means, watch = {}, {}, SignalWatch(problem.objective)
         for label, propose in searchers.items():
             if not is_hand_set(label):  # What one searcher learns of costs, no other is told.
@@ -231,26 +229,17 @@ def search(  # noqa: PLR0913 - each is one thing that a user sets
         "weights": weights_fingerprint(model),
         "data": data.fingerprint(),
     }
-    with visible_logging(), begun_from_python(folder, settings, fingerprints) as run_folder:
+    with visible_logging(), open_run_from_python(folder, settings, fingerprints) as run_folder:
         logger.info("run folder: %s", run_folder.path)
         return search_model(model, data, settings, run_folder)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="search")
+@cli.exit_on_error
 def main(config: DictConfig) -> None:
     """The command."""
-    cli.guarded(lambda: _command(config))
-
-
-def _command(config: DictConfig) -> None:
-    with begun(config, SearchSettings, "search", EXTENSIBLE) as (settings, folder):
-        check_extension(*EXTENSIBLE, settings.search.evaluations, folder)
-        if not extend_run(folder, folder.report, settings) and has_ended(folder.report, "search"):
-            return
-        with interruptible("search", folder, "Every evaluation so far"):
-            result = run(settings, folder)
-        folder.save_settings(settings)
-        show_result(result, folder)
+    if done := run_or_resume(config, SearchSettings, "search", run):
+        show_result(done.result, done.folder)
 
 
 def show_result(result: SearchResult, folder: RunFolder) -> None:

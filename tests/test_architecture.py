@@ -9,7 +9,7 @@ from places import ROOT
 
 FLOW = (
     *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
-    *("evaluation", "searchers", "training", "comparing", "reporting", "envs", "session", "commands"),
+    *("evaluation", "searchers", "training", "comparison", "reporting", "envs", "session", "commands"),
 )
 COMMANDS = {
     "__main__",

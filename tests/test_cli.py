@@ -24,12 +24,12 @@ COMMANDS = sorted(path.stem for path in (ROOT / "autoprune").glob("*.py") if "de
 
 
 def test_a_crash_of_native_code_says_where_every_thread_was():
-    code = "import os\nfrom autoprune import cli\ndef prune(): os.abort()\ncli.guarded(prune)"
+    code = "import os\nfrom autoprune import cli\ndef prune(): os.abort()\ncli.exit_on_error(prune)()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGABRT
     assert "Fatal Python error: Aborted" in done.stderr
     assert "in prune" in done.stderr
-    assert "in guarded" in done.stderr
+    assert "in run" in done.stderr
 
 
 # ------------------------------------------------------------------ first contact
@@ -172,7 +172,7 @@ def call_a_full_journal_damaged():
 )
 def test_what_the_machine_refuses_is_one_sentence(fail, said, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.guarded(fail)
+        cli.exit_on_error(fail)()
     assert ended.value.code == 2
     printed = capsys.readouterr().err
     assert said in printed
@@ -182,7 +182,7 @@ def test_what_the_machine_refuses_is_one_sentence(fail, said, capsys):
 
 def test_a_fault_keeps_its_traceback_and_asks_to_be_reported(capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.guarded(lambda: {}["missing"])
+        cli.exit_on_error(lambda: {}["missing"])()
     assert ended.value.code == 1
     printed = capsys.readouterr().err
     assert "Traceback" in printed
@@ -207,7 +207,7 @@ def refuse():
 
 told, search = [], importlib.import_module("autoprune.search")
 for body, *arguments in json.loads(sys.argv[1]):
-    search._command = lambda config: globals()[body]()
+    search.run_or_resume = lambda *arguments: globals()[body]()
     sys.argv = ["search", *arguments]
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         try:

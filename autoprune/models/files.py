@@ -72,7 +72,7 @@ def load_model(path: str | Path, settings: ModelSettings | None = None) -> Any:
     try:
         return contents.load(safe_mode=settings.safe_mode)
     except Exception as error:
-        raise ModelError(f"'{path}' could not be loaded: {_explained(contents, settings, error)}") from error
+        raise ModelError(f"'{path}' could not be loaded: {_explain(contents, settings, error)}") from error
 
 
 def save_model(model: Any, path: str | Path) -> None:
@@ -163,17 +163,22 @@ def _load_archive(path: Path, *, safe_mode: bool) -> Any:
         return keras.saving.load_model(copy, compile=False, safe_mode=safe_mode)
 
 
-def _layers(config: Any) -> Iterator[tuple[str, str]]:
-    """Name and class of every layer in the config of a model, of nested models too."""
-    if isinstance(config, list):
-        for item in config:
-            yield from _layers(item)
-    elif isinstance(config, dict):
-        options = config.get("config")
-        if isinstance(config.get("class_name"), str) and isinstance(options, dict) and "name" in options:
-            yield str(options["name"]), config["class_name"]
-        for item in config.values():
-            yield from _layers(item)
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Everything in the config of a model, of nested models too, that has a class and a config of its own."""
+    if (
+        isinstance(config, dict)
+        and isinstance(config.get("class_name"), str)
+        and isinstance(config.get("config"), dict)
+    ):
+        yield config
+    items = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for item in items:
+        yield from _objects(item)
+
+
+def _layers(config: Any) -> list[tuple[str, str]]:
+    """Name and class of every layer in the config of a model."""
+    return [(str(one["config"]["name"]), one["class_name"]) for one in _objects(config) if "name" in one["config"]]
 
 
 def _holds_code(config: Any) -> bool:
@@ -182,10 +187,9 @@ def _holds_code(config: Any) -> bool:
     return '"__lambda__"' in text or '"function_type": "lambda"' in text
 
 
-def _explained(contents: _Contents, settings: ModelSettings, error: Exception) -> str:
+def _explain(contents: _Contents, settings: ModelSettings, error: Exception) -> str:
     """Why a model could not be loaded, and what to do."""
-    layers = list(_layers(contents.config))
-    if foreign := [name for name, kind in layers if kind in _TENSORFLOW]:
+    if foreign := [name for name, kind in _layers(contents.config) if kind in _TENSORFLOW]:
         return (
             f"Keras {contents.version} has written it with TensorFlow functions in its graph ('{foreign[0]}'), which "
             f"Keras 3 does not have. {_BY_HAND}"
@@ -212,15 +216,8 @@ def _explained(contents: _Contents, settings: ModelSettings, error: Exception) -
 
 def _unknown(config: Any) -> Iterator[tuple[str, str]]:
     """Names under which classes would be registered that are not, and the modules that they were defined in."""
-    if isinstance(config, list):
-        for item in config:
-            yield from _unknown(item)
-    elif isinstance(config, dict):
-        kind = config.get("class_name")
-        if isinstance(kind, str) and isinstance(config.get("config"), dict):
-            name, module = str(config.get("registered_name") or kind), str(config.get("module") or "")
-            own = ">" in name or module.split(".")[0] not in ("", "keras", "tf_keras", "builtins")
-            if own and keras.saving.get_registered_object(name) is None:
-                yield name, "" if module in ("", "builtins", "__main__") else module
-        for item in config.values():
-            yield from _unknown(item)
+    for one in _objects(config):
+        name, module = str(one.get("registered_name") or one["class_name"]), str(one.get("module") or "")
+        own = ">" in name or module.split(".")[0] not in ("", "keras", "tf_keras", "builtins")
+        if own and keras.saving.get_registered_object(name) is None:
+            yield name, "" if module in ("", "builtins", "__main__") else module

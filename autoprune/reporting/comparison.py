@@ -3,22 +3,21 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from autoprune.comparing import Record, Summary
-from autoprune.comparing.conclusions import ALL, UNIFORM, CostRatio, Difference, Row
-from autoprune.comparing.matching import TOLERANCE, kind_of
-from autoprune.comparing.statistics import Interval
-from autoprune.comparing.summary import references_of
+from autoprune.comparison import Record, Summary
+from autoprune.comparison.conclusions import ALL, UNIFORM, CostRatio, Difference, Row
+from autoprune.comparison.matching import TOLERANCE, kind_of
+from autoprune.comparison.statistics import Interval
+from autoprune.comparison.summary import references_of
 from autoprune.records import Target
 from autoprune.reporting import comparison_plots
 from autoprune.reporting.fitting import Column, FittingTable
-from autoprune.reporting.html import rendered
+from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
-from autoprune.reporting.run_folder import RunFolder
+from autoprune.reporting.run_folder import RunFolder, write_text
 from autoprune.reporting.tables import seconds
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
@@ -182,7 +181,7 @@ def _verdict(item: Difference, ratio: CostRatio | None) -> str:
 def _mismatch(item: Difference, summary: Summary) -> str:
     """A sentence where the hand-set plans are not quite as costly, or where there are none."""
     word = {"latency": "faster", "memory": "smaller"}[item.kind]
-    plans = [plan for plan in summary.found if plan.searcher == item.searcher and kind_of(plan.budget) == item.kind]
+    plans = [plan for plan in summary.outcomes if plan.searcher == item.searcher and kind_of(plan.budget) == item.kind]
     excesses, told = [plan.excess for plan in plans if plan.excess is not None], ""
     if min(excesses) < -TOLERANCE:
         told += (
@@ -208,7 +207,7 @@ def write_comparison(
         f"latency per batch of {target.batch_size} on {target.name} in {target.dtype}: {record.dense.cost.kind}. "
         "Intervals say nothing of other base models."
     )
-    page = rendered(
+    page = render(
         "comparison.html.j2",
         title=f"{settings.model.path or settings.model.name} on {target.name}, searchers compared",
         verdicts=verdicts(settings, summary),
@@ -218,9 +217,7 @@ def write_comparison(
         figures=_figures(settings, summary),
         settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(record.dense.cost.provenance)}),
     )
-    partial = folder.path / f".{folder.comparison_report.name}.partial"
-    partial.write_text(page)
-    partial.replace(Path(folder.comparison_report))
+    write_text(folder.comparison_report, page)
 
 
 def _figures(settings: CompareSettings, summary: Summary) -> list[dict[str, Any]]:

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from autoprune.comparing import Summary
-from autoprune.comparing.conclusions import ALL
-from autoprune.comparing.matching import LATENCY, kind_of
-from autoprune.comparing.statistics import Interval, pareto_front, student_interval
-from autoprune.comparing.summary import references_of
+from autoprune.comparison import Summary
+from autoprune.comparison.conclusions import ALL
+from autoprune.comparison.matching import LATENCY, kind_of
+from autoprune.comparison.statistics import Interval, pareto_front, student_interval
+from autoprune.comparison.summary import references_of
 from autoprune.reporting.plots import svg
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
@@ -39,7 +39,7 @@ def accuracy_against_cost(settings: CompareSettings, summary: Summary, kind: str
     for searcher, (colour, marker) in _styles(settings).items():
         label_left = searcher
         for budget in (name for name in settings.budgets if kind_of(name) == kind):
-            plans = [plan for plan in summary.found if (plan.searcher, plan.budget) == (searcher, budget)]
+            plans = [plan for plan in summary.outcomes if (plan.searcher, plan.budget) == (searcher, budget)]
             if not plans:
                 continue
             costs = [unit * plan.tested.taken(kind) for plan in plans]
@@ -70,7 +70,7 @@ def accuracy_against_cost(settings: CompareSettings, summary: Summary, kind: str
 def _limits(summary: Summary, kind: str) -> tuple[float, float]:
     """The accuracies that are shown, in per cent: of all single plans. Intervals of few seeds may leave the picture."""
     seen = [accuracy for points in summary.uniform[kind].values() for _, accuracy in points]
-    seen += [plan.tested.test_accuracy for plan in summary.found if kind_of(plan.budget) == kind]
+    seen += [plan.tested.test_accuracy for plan in summary.outcomes if kind_of(plan.budget) == kind]
     low, high = 100 * min([*seen, summary.dense.test_accuracy]), 100 * max([*seen, summary.dense.test_accuracy])
     room = 0.08 * (high - low) + 0.05
     return low - room, high + room

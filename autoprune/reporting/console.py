@@ -93,7 +93,7 @@ class Stage:
     def _tell(self) -> None:
         task = self._progress.tasks[0]
         note = f": {task.fields['note']}" if task.fields["note"] else ""
-        logger.info("%s %s, %s%s", task.description, _counted(task), _timed(task), note)
+        logger.info("%s %s, %s%s", task.description, _count_words(task), _time_words(task), note)
 
 
 class _Line(ProgressColumn):
@@ -109,8 +109,8 @@ class _Line(ProgressColumn):
             character = "\u2501" if CONSOLE.encoding.startswith("utf") else "-"
             line.append(character * full, "bar.finished" if full == length else "bar.complete")
             line.append(character * (length - full) + " ", "bar.back")
-        line.append(_counted(task), "progress.download")
-        line.append(f" {_timed(task)}", "progress.remaining")
+        line.append(_count_words(task), "progress.download")
+        line.append(f" {_time_words(task)}", "progress.remaining")
         if width >= 90 and task.stop_time is None:
             line.append(f" after {_clock(task.elapsed)}", "progress.elapsed")
         line.append(f"  {task.fields['note']}")
@@ -119,14 +119,14 @@ class _Line(ProgressColumn):
         return line
 
 
-def _counted(task: Task) -> str:
+def _count_words(task: Task) -> str:
     """Such as `2.4/12 epochs`."""
     whole = abs(task.completed - round(task.completed)) < 1e-6
     done = f"{round(task.completed):,}" if whole else f"{task.completed:.1f}"
     return f"{done}/{task.total:,} {task.fields['unit']}".rstrip()
 
 
-def _timed(task: Task) -> str:
+def _time_words(task: Task) -> str:
     """The time that is left or, at the end, that it took."""
     if task.stop_time is not None or _is_whole(task):
         return f"{task.fields['how']}in {_clock(task.elapsed)}"

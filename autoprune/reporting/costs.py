@@ -8,7 +8,7 @@ from typing import Any
 from autoprune.errors import AutopruneError, DoesNotFitError
 from autoprune.records import CostReport, TrainingStepReport
 from autoprune.reporting.fitting import Column, FittingTable
-from autoprune.reporting.tables import byte_count, seconds
+from autoprune.reporting.tables import byte_count, kinds_of, megaflops, seconds, share_of
 
 _FAR_FROM_PEAK = 0.3  # From here on the bound says little of the latency.
 _KINDS = {"target": "word", "model": "name", "bound": "word"}
@@ -73,13 +73,13 @@ def _cost_cells(report: CostReport, first: CostReport | None, several: bool) -> 
     memory = report.memory
     cells = [seconds(report.latency)]
     if several:
-        cells.append(_share(report.latency, first and first.latency))
+        cells.append(share_of(report.latency, first and first.latency))
     cells.append(seconds(report.latency_sum))
     cells.append("-" if report.utilisation is None else _percent(report.utilisation))
     cells.append(report.bound or "-")
     cells.append(byte_count(memory.total))
     if several:
-        cells.append(_share(memory.total, first and first.memory.total))
+        cells.append(share_of(memory.total, first and first.memory.total))
     else:
         cells += [byte_count(part) for part in (memory.weights, memory.activations, memory.code)]
     return cells
@@ -89,12 +89,11 @@ def _caption(reports: Sequence[CostReport], several: bool) -> str:
     if not reports:
         return "Nothing could be costed."
     first = reports[0]
-    kinds = " and ".join(dict.fromkeys(report.kind for report in reports))
     lowest = min((report.utilisation for report in reports if report.utilisation is not None), default=1.0)
     words = (
         f"Per batch of {first.target.batch_size} in {first.target.dtype} on one JAX device (a chip, or one of two "
-        f"cores on v2, v3 and tpu7x): {kinds}. Bound: what takes longer at the device's peak, the FLOPs or the "
-        "traffic to HBM; no program can be faster than that."
+        f"cores on v2, v3 and tpu7x): {kinds_of(reports)}. Bound: what takes longer at the device's peak, the FLOPs "
+        "or the traffic to HBM; no program can be faster than that."
     )
     if lowest < _FAR_FROM_PEAK:
         words += (
@@ -103,8 +102,7 @@ def _caption(reports: Sequence[CostReport], several: bool) -> str:
             "layers=true shows where."
         )
     if not several:
-        flops = first.flops / first.target.batch_size / 1e6
-        words = f"{first.parameters:,} parameters, {flops:,.1f} MFLOPs per image. {words}"
+        words = f"{first.parameters:,} parameters, {megaflops(first):,.1f} MFLOPs per image. {words}"
     return words
 
 
@@ -129,7 +127,7 @@ def layer_table(row: CostRow, flops: Mapping[str, int]) -> FittingTable:
         # The device does the FLOPs of all layers at this share of its peak in the whole latency.
         peak = report.utilisation and report.utilisation * share * report.latency / report.layers[path]
         cells = (f"{share:.1%}", _percent(peak) if peak else "-")
-        table.add_row(path, seconds(report.layers[path]), _share(report.layers[path], report.latency), *cells)
+        table.add_row(path, seconds(report.layers[path]), share_of(report.layers[path], report.latency), *cells)
     rest = max(report.latency - sum(report.layers.values()), 0.0)
     table.add_row("other", seconds(rest), f"{rest / report.latency:.1%}", "-", "-")
     return table
@@ -169,7 +167,7 @@ def _training_cells(report: TrainingStepReport, figures: Sequence[str]) -> list[
         "latency": seconds(report.latency) if report.fits else "does not fit",
         "plain sum": seconds(report.latency_sum),
         "HBM": byte_count(report.needed),
-        "of device": f"{report.needed / report.capacity:.1%}",
+        "of device": share_of(report.needed, report.capacity),
         "state": byte_count(memory and memory.state),
         "activations": byte_count(memory and memory.activations),
         "exchanged": byte_count(report.communicated or None),
@@ -197,10 +195,10 @@ def notes(rows: Sequence[CostRow]) -> list[str]:
         if row.failed:
             where = f"{row.model} on {row.target}" + (f" x {row.devices}" if row.devices else "")
             places[str(row.answer)].append(where)
-    return [f"{', '.join(where)}: {shortened(words)}" for words, where in places.items()]
+    return [f"{', '.join(where)}: {shorten(words)}" for words, where in places.items()]
 
 
-def shortened(words: str, length: int = 700) -> str:
+def shorten(words: str, length: int = 700) -> str:
     """The beginning of what the compiler says, which may be pages; the JSON has all of it."""
     return words if len(words) <= length else f"{words[:length]} ..."
 
@@ -226,7 +224,3 @@ def _columns(headers: Sequence[str]) -> list[Column]:
 def _percent(share: float) -> str:
     """Without digits behind the point, but for what would be 0 %."""
     return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
-
-
-def _share(value: float | None, first: float | None) -> str:
-    return f"{value / first:.1%}" if value and first else "-"

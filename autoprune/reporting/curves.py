@@ -48,7 +48,7 @@ class Curves:
 
         begins = self._file is None
         if self._file is None:
-            self._file = self._opened()
+            self._file = self._open()
         writer = RecordWriter(self._file)
         if begins:
             writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
@@ -93,7 +93,7 @@ class Curves:
             names = {"loss": "training/loss", "val_accuracy": "training/accuracy"}
             self.add(round(done), {tag: logs[name] for name, tag in names.items() if name in logs})
 
-    def _opened(self) -> IO[bytes]:
+    def _open(self) -> IO[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("events.out.tfevents.*"):
             path.unlink()

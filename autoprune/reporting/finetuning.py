@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 from autoprune.records import TrainingStepReport
 from autoprune.reporting.costs import CostRow, training_table
 from autoprune.reporting.fitting import Column, FittingTable
-from autoprune.reporting.html import rendered
+from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.plots import svg
-from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.reporting.run_folder import RunFolder, write_json, write_text
 from autoprune.reporting.tables import byte_count, seconds
 from autoprune.settings import FinetuneSettings
 from autoprune.training.course import TrainingRecord
@@ -78,7 +78,7 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         "seconds": took,
     }
     write_json(files.folder.metrics, metrics)
-    page = rendered(
+    page = render(
         "finetuning.html.j2",
         title=settings.run or settings.model.path,
         verdict=verdict(done),
@@ -86,7 +86,7 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         curves=Markup(plot_curves(done.record, done.before)),
         settings=flat(dataclasses.asdict(settings)),
     )
-    files.folder.report.write_text(page)
+    write_text(files.folder.report, page)
 
 
 def verdict(done: FineTuned) -> str:

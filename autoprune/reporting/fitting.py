@@ -73,7 +73,7 @@ class FittingTable:
         natural = [max(map(cell_len, self._texts(number)), default=0) for number in range(len(self.columns))]
         least = [self._least(number, width) for number, width in enumerate(natural)]
         shown = self._within(least, options.max_width)
-        widths = self._widened(shown, least, natural, options.max_width)
+        widths = self._widen(shown, least, natural, options.max_width)
         left_out = dict.fromkeys(column.header for n, column in enumerate(self.columns) if n not in shown)
         said = [self._caption] if self._caption else []
         said += [f"Left out at this width: {', '.join(left_out)}."] if left_out else []
@@ -97,7 +97,7 @@ class FittingTable:
             # A header may take two lines, also where no cell may.
             table.columns[-1].header = Text(column.header, no_wrap=False)
         for cells, ends in self._rows:
-            table.add_row(*(self._fitted(number, cells[number], widths[number]) for number in shown), end_section=ends)
+            table.add_row(*(self._fit(number, cells[number], widths[number]) for number in shown), end_section=ends)
         yield table
 
     def _texts(self, number: int) -> list[str]:
@@ -127,9 +127,7 @@ class FittingTable:
             shown.remove(max(able, key=lambda number: (self.columns[number].rank, number)))
         return shown
 
-    def _widened(
-        self, shown: Sequence[int], least: Sequence[int], natural: Sequence[int], width: int
-    ) -> dict[int, int]:
+    def _widen(self, shown: Sequence[int], least: Sequence[int], natural: Sequence[int], width: int) -> dict[int, int]:
         """The room that is there given away: to names first, then to headers, then to prose."""
         widths = {number: least[number] for number in shown}
         room = width - 1 - sum(taken + _FRAME for taken in widths.values())
@@ -147,16 +145,16 @@ class FittingTable:
             room += less
         return widths
 
-    def _fitted(self, number: int, cell: str, width: int) -> Text:
+    def _fit(self, number: int, cell: str, width: int) -> Text:
         if self.columns[number].kind == "name":
-            cell = shortened_name(cell, width)
+            cell = shorten_name(cell, width)
         return Text(cell)
 
 
-def shortened_name(name: str, width: int) -> str:
+def shorten_name(name: str, width: int) -> str:
     """A name with its middle left out where it is longer than the width: names differ at their ends.
 
-    >>> shortened_name("efficientnet_b0_pruned", 12)
+    >>> shorten_name("efficientnet_b0_pruned", 12)
     'effici…runed'
     """
     if cell_len(name) <= width:

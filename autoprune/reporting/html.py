@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from autoprune.records import Budget, Evaluation
 from autoprune.reporting import plots
+from autoprune.reporting.run_folder import write_text
 from autoprune.reporting.tables import HEADERS, ResultRow, result_caption, result_cells
 
 
@@ -50,7 +51,7 @@ class Report:
 def write_report(report: Report, path: str | Path) -> None:
     """Render the report to a file."""
     scatter = plots.latency_against_accuracy(report.courses, report.dense, report.budget, report.chosen)
-    html = rendered(
+    html = render(
         "report.html.j2",
         title=report.title,
         verdict=report.verdict,
@@ -64,10 +65,10 @@ def write_report(report: Report, path: str | Path) -> None:
         left_alone=list(report.left_alone.items()),
         settings=report.settings,
     )
-    Path(path).write_text(html)
+    write_text(Path(path), html)
 
 
-def rendered(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     """A page from one of the templates here; what it is given is escaped unless it is `Markup`."""
     folder = files("autoprune.reporting")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

@@ -17,13 +17,13 @@ _heard = threading.Event()
 
 
 @contextmanager
-def remembered() -> Iterator[None]:
+def remember() -> Iterator[None]:
     """Ctrl-C within the block ends it with a KeyboardInterrupt, at the latest at the next `check`.
 
     Blocks may lie in each other. In another thread than the main one, or where Ctrl-C is ignored or handled by someone
     else, nothing is changed.
     """
-    with _listening():
+    with _listen():
         try:
             yield
         except Exception as error:
@@ -33,7 +33,7 @@ def remembered() -> Iterator[None]:
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
+def _listen() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

@@ -7,6 +7,7 @@ from typing import Any
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.records import Evaluation
 from autoprune.reporting.fitting import Column, FittingTable
+from autoprune.reporting.tables import share_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +55,13 @@ def lessons_table(rows: Sequence[LessonRow], score: str) -> FittingTable:
     caption = f"Score: {score} on the reward split before fine-tuning, and the share of the dense latency."
     table = FittingTable(columns, caption=caption)
     for row in rows:
-        told = [_told(plan, row.dense) for plan in (row.uniform, row.policy, row.best)]
+        told = [_describe(plan, row.dense) for plan in (row.uniform, row.policy, row.best)]
         table.add_row(row.model, row.budget, f"{row.dense.score:.4f}", *told)
     return table
 
 
-def _told(plan: Evaluation | None, dense: Evaluation) -> str:
+def _describe(plan: Evaluation | None, dense: Evaluation) -> str:
     """Score and share of the latency."""
     if plan is None or plan.failed:
         return "-"
-    return f"{plan.score:.4f} at {plan.cost.latency / dense.cost.latency:.1%}"
+    return f"{plan.score:.4f} at {share_of(plan.cost.latency, dense.cost.latency)}"

@@ -116,7 +116,7 @@ def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset, before
     return found
 
 
-def found_by(outcome: Outcome) -> str:
+def describe_origin(outcome: Outcome) -> str:
     """A sentence on how the saved plan was come upon; empty where the name of its searcher says it all."""
     name = outcome.kept.name
     for number, evaluation in enumerate(outcome.courses.get(name, ()), start=1):
@@ -134,7 +134,7 @@ def verdict(outcome: Outcome) -> str:
     uniform = by_name.get("uniform")
     dense = outcome.finished[0]
     kept = outcome.kept
-    found = found_by(outcome)
+    found = describe_origin(outcome)
     if kept.training.only_worse:
         found += " Fine-tuning only made it worse on the reward split: it is as it was pruned."
     held = (

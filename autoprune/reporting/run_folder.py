@@ -142,7 +142,7 @@ class RunFolder:
         return self.path / ".lock"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """The folder is this process's within the block. The lock ends with the process, however that ends.
 
         Where there are no such locks, nobody is kept out.
@@ -269,6 +269,14 @@ def _holder(file: IO[str]) -> str:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON to a file that appears whole or not at all."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all: a run that has its report is taken to be finished."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -66,16 +66,15 @@ def result_cells(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
 
 def _cells(row: ResultRow, name: str, cost: CostReport, dense: CostReport) -> tuple[str, ...]:
     """One line of the result table: a model on one target."""
-    total, dense_total = cost.memory.total, dense.memory.total
     return (
         name,
         f"{row.test_accuracy:.2%}",
         seconds(cost.latency),
-        f"{cost.latency / dense.latency:.1%}",
-        byte_count(total),
-        f"{total / dense_total:.1%}" if total and dense_total else "-",
+        share_of(cost.latency, dense.latency),
+        byte_count(cost.memory.total),
+        share_of(cost.memory.total, dense.memory.total),
         f"{cost.parameters:,}",
-        f"{cost.flops / cost.target.batch_size / 1e6:.2f}",
+        f"{megaflops(cost):.2f}",
         f"{row.keep_ratio:.0%}",
     )
 
@@ -85,11 +84,10 @@ def result_caption(cost: CostReport) -> str:
     target = cost.target
     reports = list(cost.parts.values()) or [cost]
     memory = " HBM: weights, activations and code." if any(report.memory.total for report in reports) else ""
-    devices = [(report.target.name, report.provenance.get("device", "this host"), report.kind) for report in reports]
-    kinds = " and ".join(dict.fromkeys(kind for _, _, kind in devices))
-    where = ", ".join(f"{name} ({device})" for name, device, _ in devices)
+    devices = [(report.target.name, report.provenance.get("device", "this host")) for report in reports]
+    where = ", ".join(f"{name} ({device})" for name, device in devices)
     return (
-        f"Latency per batch of {target.batch_size} on {where}, {target.dtype}: {kinds}.{memory} "
+        f"Latency per batch of {target.batch_size} on {where}, {target.dtype}: {kinds_of(reports)}.{memory} "
         "Test accuracy after fine-tuning, taken once."
     )
 
@@ -135,9 +133,9 @@ def _limits(budget: Budget, dense: CostReport) -> str:
     """The limits of a budget, absolute and as shares of the dense model's cost."""
     told = []
     if budget.latency is not None:
-        told.append(f"at most {seconds(budget.latency)} ({budget.latency / dense.latency:.1%})")
+        told.append(f"at most {seconds(budget.latency)} ({share_of(budget.latency, dense.latency)})")
     if budget.memory is not None and dense.memory.total:
-        told.append(f"at most {byte_count(budget.memory)} of HBM ({budget.memory / dense.memory.total:.1%})")
+        told.append(f"at most {byte_count(budget.memory)} of HBM ({share_of(budget.memory, dense.memory.total)})")
     return " and ".join(told)
 
 
@@ -148,11 +146,26 @@ def shares(cost: CostReport, dense: CostReport, budget: Budget) -> str:
     """
     parts = []
     if budget.latency is not None or budget.memory is None:
-        parts.append(f"{cost.latency / dense.latency:.1%} of the dense latency")
+        parts.append(f"{share_of(cost.latency, dense.latency)} of the dense latency")
     if budget.memory is not None and cost.memory.total and dense.memory.total:
-        parts.append(f"{cost.memory.total / dense.memory.total:.1%} of the dense memory")
+        parts.append(f"{share_of(cost.memory.total, dense.memory.total)} of the dense memory")
     several = f" ({cost.provenance['combined']} of {len(cost.parts)} targets)" if cost.parts else ""
     return " and ".join(parts) + several
+
+
+def kinds_of(reports: Sequence[CostReport]) -> str:
+    """What kinds of figures costs are, such as `compiler estimate`."""
+    return " and ".join(dict.fromkeys(report.kind for report in reports))
+
+
+def megaflops(cost: CostReport) -> float:
+    """Millions of floating-point operations for an image."""
+    return cost.flops / cost.target.batch_size / 1e6
+
+
+def share_of(value: float | None, whole: float | None) -> str:
+    """A value as a share of another, such as `59.8%`; `-` where either is not known."""
+    return f"{value / whole:.1%}" if value and whole else "-"
 
 
 def seconds(value: float | None) -> str:

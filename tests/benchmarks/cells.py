@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from autoprune.comparing.statistics import Interval, geometric_interval, student_interval
+from autoprune.comparison.statistics import Interval, geometric_interval, student_interval
 
 FOLDER = Path(__file__).parent / "results"
 UNIFORM = "hand-set uniform"

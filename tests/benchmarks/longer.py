@@ -24,9 +24,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from autoprune.comparing import PlanResult, Record, summarise
-from autoprune.comparing.jobs import Job, jobs_of
-from autoprune.comparing.record import FINE_TUNED
+from autoprune.comparison import PlanResult, Record, summarise
+from autoprune.comparison.jobs import Job, jobs_of
+from autoprune.comparison.record import FINE_TUNED
 from autoprune.data import load_data
 from autoprune.planning import Planner
 from autoprune.planning.calibration import drawn

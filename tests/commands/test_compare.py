@@ -14,11 +14,10 @@ from hydra import compose, initialize_config_module
 from running import command, run_in
 
 from autoprune import cli
-from autoprune.compare import EXTENSIBLE
 from autoprune.errors import SettingsError, UnknownNameError
 from autoprune.options import check_overrides
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.resuming import begun, interruptible
+from autoprune.resuming import interruptible, open_run
 from autoprune.session import check_names
 from autoprune.settings import AgentSettings, CompareSettings
 
@@ -239,7 +238,7 @@ def test_what_is_given_beside_resume_has_to_go_with_the_folders_settings(tmp_pat
     monkeypatch.setattr(cli, "save_config", lambda config, folder: None)
     with initialize_config_module("autoprune.conf", version_base="1.3"):
         config = compose("compare", overrides=cli.overrides())
-    with begun(config, CompareSettings, "compare", EXTENSIBLE) as (settings, _):
+    with open_run(config, CompareSettings, "compare") as (settings, _):
         pass
     name = given.partition("=")[0]
     assert getattr(settings, name) == list(config[name])
@@ -248,7 +247,7 @@ def test_what_is_given_beside_resume_has_to_go_with_the_folders_settings(tmp_pat
 
 def test_ctrl_c_tells_what_was_given_beside_resume(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "overrides", lambda: [f"resume={tmp_path}", "seeds=[0,1,2]"])
-    with pytest.raises(KeyboardInterrupt), interruptible("compare", RunFolder.make(tmp_path), "Everything"):
+    with pytest.raises(KeyboardInterrupt), interruptible("compare", RunFolder.make(tmp_path)):
         raise KeyboardInterrupt
     assert f"python -m autoprune.compare resume={tmp_path} seeds=[0,1,2]\n" in capsys.readouterr().out
 

@@ -19,8 +19,8 @@ from autoprune import cli
 from autoprune.errors import BudgetError, FolderError, SettingsError
 from autoprune.evaluation.journal import Journal
 from autoprune.records import Evaluation
-from autoprune.reporting.run_folder import RunFolder
-from autoprune.resuming import begun, begun_from_python, check_extension, extend_run
+from autoprune.reporting.run_folder import RunFolder, write_text
+from autoprune.resuming import check_extension, is_finished, open_run, open_run_from_python
 from autoprune.settings import ExportSettings, LimitsSettings, MeasureSettings, SearchSettings
 
 SCHEMAS = {"search": SearchSettings, "measure": MeasureSettings, "export": ExportSettings}
@@ -36,7 +36,7 @@ def begin(tmp_path, monkeypatch):
         monkeypatch.setattr(cli, "run_folder", lambda: folder)
         with initialize_config_module("autoprune.conf", version_base="1.3"):
             config = compose(command, overrides=list(overrides))
-        with begun(config, SCHEMAS[command], command, ("search.evaluations",)) as (settings, _):
+        with open_run(config, SCHEMAS[command], command) as (settings, _):
             end()
             return settings
 
@@ -73,7 +73,7 @@ def test_two_commands_of_one_second_get_two_folders(tmp_path, monkeypatch, place
 def test_a_folder_in_use_is_refused_with_who_uses_it_and_free_once_that_is_killed(tmp_path, begin):
     code = (
         "import sys, time\nfrom autoprune.reporting.run_folder import RunFolder\n"
-        "with RunFolder.make(sys.argv[1]).locked():\n    print('locked', flush=True)\n    time.sleep(600)\n"
+        "with RunFolder.make(sys.argv[1]).hold():\n    print('locked', flush=True)\n    time.sleep(600)\n"
     )
     other = started(code, tmp_path / "run", PYTHONPATH=os.pathsep.join(sys_path()))
     assert other.stdout.readline() == "locked\n"
@@ -200,13 +200,26 @@ def test_a_run_is_extended_and_never_cut_short(begin, tmp_path):
 def test_an_ended_run_keeps_its_settings_until_there_is_a_new_result(begin, tmp_path):
     folder, began = RunFolder(tmp_path / "run"), begin("search.evaluations=5")
     longer = replace(began, search=LimitsSettings(7))
-    assert not extend_run(folder, folder.report, began)
+    assert not is_finished("search", began, folder)
     folder.report.write_text("of five")
-    assert extend_run(folder, folder.report, longer)
+    assert is_finished("search", began, folder)
+    assert not is_finished("search", longer, folder)
     assert folder.load_settings() == began
     folder.report.unlink()
-    assert extend_run(folder, folder.report, longer)
+    assert not is_finished("search", longer, folder)
     assert folder.load_settings() == longer
+
+
+def test_half_a_report_is_none(tmp_path):
+    report = RunFolder.make(tmp_path).report
+    cannot_be_encoded = "begun" * 10_000 + "\ud800"
+    with pytest.raises(UnicodeEncodeError):
+        write_text(report, cannot_be_encoded)
+    assert not list(tmp_path.iterdir())
+    write_text(report, "whole")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(report, cannot_be_encoded)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
 
 
 # ------------------------------------------------------------------ from Python
@@ -217,14 +230,14 @@ def test_a_call_from_python_gets_a_new_folder_or_goes_on_in_the_one_it_is_given(
     settings, known = SearchSettings(search=LimitsSettings(5)), {"model": "m", "weights": "w", "data": "d"}
     paths = set()
     for _ in range(2):
-        with begun_from_python(None, settings, known) as folder:
+        with open_run_from_python(None, settings, known) as folder:
             paths.add(folder.path.resolve())
     assert len(paths) == 2
     assert {path.parents[1] for path in paths} == {tmp_path / "outputs/search"}
     for _ in range(2):
-        with begun_from_python("mine", settings, known) as folder:
+        with open_run_from_python("mine", settings, known) as folder:
             assert folder.path.name == "mine"
-    with begun_from_python("mine", replace(settings, search=LimitsSettings(9)), known):
+    with open_run_from_python("mine", replace(settings, search=LimitsSettings(9)), known):
         pass
     course(RunFolder(tmp_path / "mine"), "rl", 9)
     for other, files, error in (
@@ -233,6 +246,6 @@ def test_a_call_from_python_gets_a_new_folder_or_goes_on_in_the_one_it_is_given(
         (settings, known, "evaluations must be 9 or more"),
     ):
         before = contents(tmp_path / "mine")
-        with pytest.raises((FolderError, SettingsError), match=error), begun_from_python("mine", other, files):
+        with pytest.raises((FolderError, SettingsError), match=error), open_run_from_python("mine", other, files):
             raise AssertionError
         assert contents(tmp_path / "mine") == before

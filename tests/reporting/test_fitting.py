@@ -8,7 +8,7 @@ from rich.console import Console
 
 from autoprune.graph import find_groups
 from autoprune.models import zoo
-from autoprune.reporting.fitting import Column, FittingTable, shortened_name
+from autoprune.reporting.fitting import Column, FittingTable, shorten_name
 from autoprune.reporting.groups import group_table
 
 
@@ -52,8 +52,8 @@ def test_what_looks_like_markup_is_shown_as_it_is():
 
 
 def test_names_keep_their_ends():
-    assert shortened_name("efficientnet_b0_pruned", 12) == "effici…runed"
-    assert shortened_name("resnet50", 12) == "resnet50"
+    assert shorten_name("efficientnet_b0_pruned", 12) == "effici…runed"
+    assert shorten_name("resnet50", 12) == "resnet50"
 
 
 @pytest.mark.parametrize("width", [60, 80, 128])

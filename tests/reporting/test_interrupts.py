@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from autoprune.cli import INTERRUPTED, guarded
+from autoprune.cli import INTERRUPTED, exit_on_error
 from autoprune.reporting import interrupts
 from autoprune.reporting.console import stage
 
@@ -31,7 +31,7 @@ def test_in_a_destructor_it_is_heard_at_the_next_step_of_a_stage(capsys):
     reached = []
 
     def work():
-        with interrupts.remembered(), stage("evaluations", 3) as shown:
+        with interrupts.remember(), stage("evaluations", 3) as shown:
             shown.advance(1, "")
             InterruptedWhenDeleted()
             reached.append("after the destructor")
@@ -45,7 +45,7 @@ def test_in_a_destructor_it_is_heard_at_the_next_step_of_a_stage(capsys):
 
 
 def test_turned_into_another_error_it_is_an_interrupt_again():
-    with pytest.raises(KeyboardInterrupt), interrupts.remembered():
+    with pytest.raises(KeyboardInterrupt), interrupts.remember():
         turned_into_another_error()
 
 
@@ -53,7 +53,7 @@ def test_it_comes_at_once_where_nothing_loses_it():
     reached = []
 
     def work():
-        with interrupts.remembered():
+        with interrupts.remember():
             signal.raise_signal(signal.SIGINT)
             reached.append("the end")
 
@@ -67,23 +67,23 @@ def test_a_command_ends_with_its_code_wherever_it_falls(lose):
     """Also where the command does not say what it keeps."""
 
     def body():
-        with interrupts.remembered(), stage("models", 2) as shown:
+        with interrupts.remember(), stage("models", 2) as shown:
             lose()
             shown.advance(1, "")
 
     with pytest.raises(SystemExit) as ended:
-        guarded(body)
+        exit_on_error(body)()
     assert ended.value.code == INTERRUPTED
 
 
 def test_an_error_without_it_stays_what_it_is():
-    with pytest.raises(ValueError, match="too wide"), interrupts.remembered():
+    with pytest.raises(ValueError, match="too wide"), interrupts.remember():
         raise ValueError("too wide")
 
 
 def test_afterwards_all_is_as_before():
     before = sys.unraisablehook
-    with pytest.raises(KeyboardInterrupt), interrupts.remembered():
+    with pytest.raises(KeyboardInterrupt), interrupts.remember():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert sys.unraisablehook is before
@@ -92,7 +92,7 @@ def test_afterwards_all_is_as_before():
 
 def test_where_it_is_ignored_it_stays_so():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The fixture puts back what was there.
-    with interrupts.remembered():
+    with interrupts.remember():
         signal.raise_signal(signal.SIGINT)
         interrupts.check()
 
@@ -101,7 +101,7 @@ def test_another_thread_changes_nothing():
     handlers = []
 
     def work():
-        with interrupts.remembered():
+        with interrupts.remember():
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)

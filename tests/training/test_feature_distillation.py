@@ -9,7 +9,7 @@ from finished_search import finished_search
 from toy import cost_of, evaluation_of
 
 from autoprune import find_groups, finetune
-from autoprune.comparing.controls import FromScratch
+from autoprune.comparison.controls import ScratchTrainer
 from autoprune.data import Dataset, load_data
 from autoprune.errors import ModelError, SettingsError
 from autoprune.models.feature_distilling import (
@@ -108,7 +108,7 @@ def test_searches_and_comparisons_teach_features(few):
     plan = planner.plan(dict.fromkeys((group.name for group in planner.groups), 0.5))
     evaluation = dataclasses.replace(evaluation_of(0.5), keep_ratios=dict(plan.keep_ratios), widths=dict(plan.widths))
     expected = teachings(model, few.train.images, features=True)
-    for kind in (Finisher, FromScratch):
+    for kind in (Finisher, ScratchTrainer):
         finisher = kind(model, planner, few, cost_model=Costs(), settings=settings)
         finished = finisher.finish("uniform", evaluation, seed=1)
         np.testing.assert_array_equal(finisher._teacher, expected)

@@ -64,7 +64,7 @@ def test_what_is_not_said_comes_from_the_run(search):
         data=DataSettings(train_size=100),
         target=TargetSettings("tpu_v3"),
     )
-    found = finetune.resolved(given, said)
+    found = finetune.complete_settings(given, said)
     assert found.training.temperature == 9.0
     assert dataclasses.replace(found.data, train_size=600) == SETTINGS.data
     assert found.data.train_size == 100
@@ -77,7 +77,7 @@ def test_what_is_not_said_comes_from_the_run(search):
 def test_a_recipe_changes_what_it_names_and_leaves_the_rest_to_the_run(search):
     usual = TrainingSettings(epochs=12)  # as conf/training/default.yaml
     recipe = dataclasses.replace(usual, schedule="rewinding", distillation=0.0)
-    found = finetune.resolved(FinetuneSettings(run=str(search.path), training=recipe), ["run", "training"])
+    found = finetune.complete_settings(FinetuneSettings(run=str(search.path), training=recipe), ["run", "training"])
     expected = dataclasses.replace(SETTINGS.training, schedule="rewinding", distillation=0.0)
     assert found.training == expected
 

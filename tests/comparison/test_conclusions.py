@@ -8,10 +8,10 @@ import pytest
 import toy
 from rich.console import Console
 
-from autoprune.comparing import PlanResult, Record, Run, TimedScorer, cells_of, summarise
-from autoprune.comparing.jobs import jobs_of, scratch_searchers
-from autoprune.comparing.matching import HandSetPlan, Match, curve_plans, matched, widest_within
-from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
+from autoprune.comparison import PlanResult, Record, Run, TimedScorer, cells_of, summarise
+from autoprune.comparison.jobs import jobs_of, scratch_searchers
+from autoprune.comparison.matching import HandSetPlan, Match, curve_plans, match_hand_set, widest_within
+from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
 from autoprune.errors import JournalError
 from autoprune.reporting.comparison import comparison_tables, text_tables, verdicts
 from autoprune.searchers import SEARCHERS
@@ -38,11 +38,11 @@ BEST = toy.evaluation_of(dict(zip(toy.NAMES, (1.0, 0.375, 1.0, 0.25), strict=Tru
 def test_the_hand_set_plan_may_be_one_per_cent_slower():
     assert [plan.cost.latency for plan in widest_within(FAMILY, 0.5, "latency")] == [0.5]
     searched = replace(BEST, cost=replace(BEST.cost, latency=0.5 / 1.0099))
-    (match,) = matched(toy.ToyEvaluator(), FAMILY, searched, "latency")
+    (match,) = match_hand_set(toy.ToyEvaluator(), FAMILY, searched, "latency")
     assert match.evaluation.widths == dict.fromkeys(toy.NAMES, 32)
     assert match.excess == pytest.approx(0.0099)
     searched = replace(BEST, cost=replace(BEST.cost, latency=0.5 / 1.0101))
-    (match,) = matched(toy.ToyEvaluator(), FAMILY, searched, "latency")
+    (match,) = match_hand_set(toy.ToyEvaluator(), FAMILY, searched, "latency")
     assert match.evaluation.widths == dict.fromkeys(toy.NAMES, 24)
     assert match.excess == pytest.approx(0.375 * 1.0101 / 0.5 - 1)
 
@@ -50,24 +50,24 @@ def test_the_hand_set_plan_may_be_one_per_cent_slower():
 def test_the_best_rule_stands_for_all_of_them():
     whole = {"a": 1.0, "b": 0.5, "c": 1.0, "d": 0.25}
     skip = HandSetPlan("uniform_skip", whole, toy.evaluation_of(whole).cost)
-    (match,) = matched(toy.ToyEvaluator(), [*FAMILY, skip], BEST, "latency")
+    (match,) = match_hand_set(toy.ToyEvaluator(), [*FAMILY, skip], BEST, "latency")
     assert match.rule == "uniform"
     searched = replace(BEST, cost=replace(BEST.cost, latency=0.52))
-    (match,) = matched(toy.ToyEvaluator(), [*FAMILY, skip], searched, "latency")
+    (match,) = match_hand_set(toy.ToyEvaluator(), [*FAMILY, skip], searched, "latency")
     assert match.rule == "uniform_skip"
     assert Match.from_json(json.loads(json.dumps(match.to_json()))).evaluation == match.evaluation
 
 
 def test_nothing_stands_against_what_is_faster_than_every_hand_set_plan():
     searched = replace(BEST, cost=replace(BEST.cost, latency=0.1))
-    assert matched(toy.ToyEvaluator(), FAMILY, searched, "latency") == ()
+    assert match_hand_set(toy.ToyEvaluator(), FAMILY, searched, "latency") == ()
 
 
 def test_memory_is_matched_under_a_memory_budget():
     memory = replace(BEST.cost.memory, total=2999)
     searched = replace(BEST, cost=replace(BEST.cost, memory=memory))
     # In the toy all plans take the same memory: 3,000, within 1 % of it, so that the widest is the dense one.
-    (match,) = matched(toy.ToyEvaluator(), FAMILY, searched, "memory")
+    (match,) = match_hand_set(toy.ToyEvaluator(), FAMILY, searched, "memory")
     assert match.evaluation.widths == dict.fromkeys(toy.NAMES, 64)
 
 

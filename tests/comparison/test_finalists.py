@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import toy
 
-from autoprune.comparing import PlanResult, Record, Run, cells_of, summarise
-from autoprune.comparing.choosing import chosen, most_accurate
-from autoprune.comparing.jobs import jobs_of
-from autoprune.comparing.matching import HandSetPlan, matched
-from autoprune.comparing.record import AS_IT_IS, FROM_SCRATCH
+from autoprune.comparison import PlanResult, Record, Run, cells_of, summarise
+from autoprune.comparison.jobs import jobs_of
+from autoprune.comparison.matching import HandSetPlan, match_hand_set
+from autoprune.comparison.record import AS_IT_IS, FROM_SCRATCH
+from autoprune.comparison.selection import most_accurate, select_finalist
 from autoprune.reporting.comparison import text_tables
 from autoprune.settings import CompareSettings, LimitsSettings, RewardSettings
 
@@ -66,16 +66,16 @@ def whole():
     family = [HandSetPlan("uniform", plan.keep_ratios, plan.cost) for plan in (DENSE, *UNIFORM)]
     for cell in cells_of(SETTINGS):
         if cell.searcher == "rl":
-            best = chosen((FIRST, SECOND), *cell.seeds, SETTINGS, record)
+            best = select_finalist((FIRST, SECOND), *cell.seeds, SETTINGS, record)
             allowed = replace(best, cost=replace(best.cost, latency=0.5))
-            record.matches[cell.name] = matched(toy.ToyEvaluator(), family, allowed, "latency", 2)
+            record.matches[cell.name] = match_hand_set(toy.ToyEvaluator(), family, allowed, "latency", 2)
     finish(record)
     return record
 
 
 def test_the_reward_split_chooses_and_not_the_test_split():
     summary = summarise(SETTINGS, whole())
-    tested = {(plan.searcher, plan.seed): plan.tested for plan in summary.found}
+    tested = {(plan.searcher, plan.seed): plan.tested for plan in summary.outcomes}
     assert {seed: tested["rl", seed].key for seed in (0, 1)} == {0: SECOND.key, 1: SECOND.key}
     assert tested["rl", 1].test_accuracy == 0.84
     assert {seed: tested["uniform", seed].key for seed in (0, 1)} == {0: UNIFORM[0].key, 1: UNIFORM[1].key}
@@ -86,7 +86,7 @@ def test_the_reward_split_chooses_and_not_the_test_split():
 def test_as_many_hand_set_plans_stand_against_it():
     record = whole()
     assert [match.evaluation.key for match in record.matches["rl@0.5/0"]] == [plan.key for plan in UNIFORM]
-    found = [plan for plan in summarise(SETTINGS, record).found if plan.searcher == "rl"]
+    found = [plan for plan in summarise(SETTINGS, record).outcomes if plan.searcher == "rl"]
     assert [plan.uniform.key for plan in found] == [UNIFORM[0].key, UNIFORM[1].key]
     assert [plan.excess for plan in found] == [pytest.approx(0), pytest.approx(0.375 / 0.5 - 1)]
 
@@ -95,10 +95,10 @@ def test_above_an_accuracy_floor_too_the_most_accurate_hand_set_plan_stands_agai
     """It is as fast whichever it is: a narrower one would flatter the search."""
     record = whole()
     floored = replace(SETTINGS, reward=RewardSettings("latency_at_accuracy", accuracy_floor=0.7))
-    assert chosen(UNIFORM, 0, floored, record) is UNIFORM[1], "a searcher's own would be the fastest"
+    assert select_finalist(UNIFORM, 0, floored, record) is UNIFORM[1], "a searcher's own would be the fastest"
     assert most_accurate(UNIFORM, 0, record) is UNIFORM[0]
     assert most_accurate(UNIFORM, 7, record) is None
-    found = [plan for plan in summarise(floored, record).found if plan.searcher == "rl"]
+    found = [plan for plan in summarise(floored, record).outcomes if plan.searcher == "rl"]
     assert [plan.uniform.key for plan in found] == [UNIFORM[0].key, UNIFORM[1].key]
 
 
@@ -121,11 +121,11 @@ def test_only_what_was_chosen_is_trained_from_scratch():
 
 def test_nothing_is_chosen_before_all_finalists_are_finished():
     record = record_of()
-    assert chosen((FIRST, SECOND), 0, SETTINGS, record) is None
+    assert select_finalist((FIRST, SECOND), 0, SETTINGS, record) is None
     finish(record)
-    assert chosen((FIRST, SECOND), 0, SETTINGS, record) is SECOND
-    assert chosen((FIRST, SECOND), 7, SETTINGS, record) is None
-    assert chosen((), 0, SETTINGS, record) is None
+    assert select_finalist((FIRST, SECOND), 0, SETTINGS, record) is SECOND
+    assert select_finalist((FIRST, SECOND), 7, SETTINGS, record) is None
+    assert select_finalist((), 0, SETTINGS, record) is None
 
 
 def test_above_an_accuracy_floor_the_fastest_is_chosen():
@@ -133,6 +133,6 @@ def test_above_an_accuracy_floor_the_fastest_is_chosen():
     finish(record)
     assert FIRST.cost.latency < SECOND.cost.latency
     floored = replace(SETTINGS, reward=RewardSettings("latency_at_accuracy", accuracy_floor=0.84))
-    assert chosen((SECOND, FIRST), 0, floored, record) is FIRST
+    assert select_finalist((SECOND, FIRST), 0, floored, record) is FIRST
     floored = replace(SETTINGS, reward=RewardSettings("latency_at_accuracy", accuracy_floor=0.85))
-    assert chosen((SECOND, FIRST), 0, floored, record) is SECOND
+    assert select_finalist((SECOND, FIRST), 0, floored, record) is SECOND

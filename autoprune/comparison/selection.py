@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, PlanResult, Record
+from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, PlanResult, Record
 from autoprune.records import Evaluation
 from autoprune.searchers.objective import best_finished
 from autoprune.settings import CompareSettings
 
 
-def chosen(finalists: Sequence[Evaluation], seed: int, settings: CompareSettings, record: Record) -> Evaluation | None:
+def select_finalist(
+    finalists: Sequence[Evaluation], seed: int, settings: CompareSettings, record: Record
+) -> Evaluation | None:
     """The finalist that is the best on the reward split after fine-tuning, the first of equal ones.
 
     Args:
@@ -21,7 +23,7 @@ def chosen(finalists: Sequence[Evaluation], seed: int, settings: CompareSettings
         One of them; None when there are none, or while they, or the dense model, are not finished.
     """
     dense = record.find(record.dense.key, AS_IT_IS, None)
-    finished = _finished(finalists, seed, record)
+    finished = _find_finished(finalists, seed, record)
     if dense is None or not finished:
         return None
     accuracies, latencies = [done.reward_accuracy for done in finished], [done.latency for done in finished]
@@ -39,13 +41,13 @@ def most_accurate(plans: Sequence[Evaluation], seed: int, record: Record) -> Eva
     Returns:
         One of them; None when there are none, or while they are not finished.
     """
-    finished = _finished(plans, seed, record)
+    finished = _find_finished(plans, seed, record)
     if not finished:
         return None
     return plans[max(range(len(plans)), key=lambda number: finished[number].reward_accuracy)]
 
 
-def _finished(plans: Sequence[Evaluation], seed: int, record: Record) -> list[PlanResult]:
+def _find_finished(plans: Sequence[Evaluation], seed: int, record: Record) -> list[PlanResult]:
     """The plans as they were fine-tuned with a seed; none while one of them is not finished."""
     finished = [record.find(evaluation.key, FINE_TUNED, seed) for evaluation in plans]
     return [] if None in finished else finished

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autoprune.comparing.cells import Cell, cells_of
-from autoprune.comparing.choosing import chosen
-from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, tested_name
+from autoprune.comparison.cells import Cell, cells_of
+from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, result_name
+from autoprune.comparison.selection import select_finalist
 from autoprune.records import Evaluation
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
@@ -30,7 +30,7 @@ class Job:
     @property
     def name(self) -> str:
         """Under which the result is remembered."""
-        return tested_name(self.evaluation.key, self.recipe, self.seed)
+        return result_name(self.evaluation.key, self.recipe, self.seed)
 
 
 def jobs_of(settings: CompareSettings, record: Record) -> list[Job]:
@@ -39,7 +39,7 @@ def jobs_of(settings: CompareSettings, record: Record) -> list[Job]:
     What depends on the choice among finalists is there once these are finished.
     """
     by_name: dict[str, Job] = {}
-    for job in _wanted(settings, record):
+    for job in _all_jobs(settings, record):
         by_name.setdefault(job.name, job)
     return list(by_name.values())
 
@@ -52,10 +52,10 @@ def scratch_searchers(settings: CompareSettings) -> set[str]:
     return named
 
 
-def _wanted(settings: CompareSettings, record: Record) -> Iterator[Job]:
+def _all_jobs(settings: CompareSettings, record: Record) -> Iterator[Job]:
     yield Job("dense", record.dense, AS_IT_IS, None)
     for cell in cells_of(settings):
-        yield from _searched(cell, record)
+        yield from _jobs_of_search(cell, record)
     if "dense" in settings.controls:
         for seed in settings.seeds:
             yield Job("dense, tuned", record.dense, FINE_TUNED, seed)
@@ -65,12 +65,12 @@ def _wanted(settings: CompareSettings, record: Record) -> Iterator[Job]:
     scratch = scratch_searchers(settings)
     for cell in cells_of(settings):
         for seed in cell.seeds if cell.searcher in scratch else ():
-            best = chosen(record.runs[cell.name].finalists, seed, settings, record)
+            best = select_finalist(record.runs[cell.name].finalists, seed, settings, record)
             if best is not None:
                 yield Job(f"{cell.name} from scratch", best, FROM_SCRATCH, seed)
 
 
-def _searched(cell: Cell, record: Record) -> Iterator[Job]:
+def _jobs_of_search(cell: Cell, record: Record) -> Iterator[Job]:
     """A cell's finalists, and those that stand against the one that was chosen."""
     for seed in cell.seeds:
         for evaluation in record.runs[cell.name].finalists:

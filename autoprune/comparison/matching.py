@@ -47,7 +47,7 @@ class HandSetPlan:
     cost: CostReport
 
 
-def costed_families(
+def cost_families(
     evaluator: Evaluator, rules: Sequence[str], observe: Callable[[int], None] | None = None
 ) -> list[HandSetPlan]:
     """Every plan of the rules with its cost, each rule's from wide to narrow. Costs also teach the surrogate.
@@ -73,7 +73,7 @@ def widest_within(plans: Sequence[HandSetPlan], most: float, kind: str, count: i
     """For each rule the widest of its plans, which are given from wide to narrow, that take no more than so much.
 
     Args:
-        plans: from `costed_families`.
+        plans: from `cost_families`.
         most: seconds or bytes.
         kind: `latency` or `memory`.
         count: plans of each rule.
@@ -109,7 +109,7 @@ class Match:
         return cls(data["rule"], evaluation_from_json(data["evaluation"]), data["excess"])
 
 
-def matched(
+def match_hand_set(
     evaluator: Evaluator, plans: Sequence[HandSetPlan], searched: Evaluation, kind: str, count: int = 1
 ) -> tuple[Match, ...]:
     """The best hand-set plans that take at most 1 % more than a searched one; none if all take more.
@@ -118,7 +118,7 @@ def matched(
 
     Args:
         evaluator: of the dense model.
-        plans: from `costed_families`.
+        plans: from `cost_families`.
         searched: the plan to match.
         kind: what is matched, `latency` or `memory`.
         count: how many at most; as many as the searched plan was chosen from are fair.
@@ -141,7 +141,7 @@ def curve_plans(plans: Sequence[HandSetPlan], count: int, lowest: float) -> list
     """Plans of the rule `uniform` for a curve: as evenly spaced in log-latency as they come, none slower for nothing.
 
     Args:
-        plans: from `costed_families`.
+        plans: from `cost_families`.
         count: how many at most; the dense plan is not one of them.
         lowest: latency in seconds below which the curve need not go; the next faster plan is its end.
     """

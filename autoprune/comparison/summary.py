@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from autoprune.comparing import statistics
-from autoprune.comparing.cells import cells_of
-from autoprune.comparing.choosing import chosen, most_accurate
-from autoprune.comparing.conclusions import (
+from autoprune.comparison import statistics
+from autoprune.comparison.cells import cells_of
+from autoprune.comparison.conclusions import (
     ALL,
     DENSE,
     HIGHEST_SCORE,
@@ -14,36 +13,37 @@ from autoprune.comparing.conclusions import (
     CostRatio,
     Curves,
     Difference,
-    Found,
     Row,
+    SearchOutcome,
     Summary,
 )
-from autoprune.comparing.jobs import scratch_searchers
-from autoprune.comparing.matching import kind_of
-from autoprune.comparing.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, PlanResult, Record
-from autoprune.comparing.statistics import Interval, Matched, Point
+from autoprune.comparison.jobs import scratch_searchers
+from autoprune.comparison.matching import kind_of
+from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, PlanResult, Record
+from autoprune.comparison.selection import most_accurate, select_finalist
+from autoprune.comparison.statistics import Interval, Matched, Point
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
 
 
 def summarise(settings: CompareSettings, record: Record) -> Summary:
     """Draw the conclusions of a comparison in which everything was finished."""
-    found = list(_found(settings, record))
+    outcomes = list(_outcomes(settings, record))
     dense = record.find(record.dense.key, AS_IT_IS, None)
     uniform = {kind: _uniform_points(settings, record, kind) for kind in _kinds(settings)}
     tuned = [record.find(record.dense.key, FINE_TUNED, seed) for seed in settings.seeds]
     tuned_accuracies = [done.test_accuracy for done in tuned if done is not None]
-    corners = {kind: _corner(found, dense, kind) for kind in uniform}
+    corners = {kind: _corner(outcomes, dense, kind) for kind in uniform}
     return Summary(
-        rows=list(_rows(settings, record, found, dense)),
-        differences=list(_differences(settings, record, found)),
-        ratios=list(_ratios(settings, found, uniform)),
-        volumes={kind: _volumes(settings, found, dense, kind, corners[kind]) for kind in uniform},
+        rows=list(_rows(settings, record, outcomes, dense)),
+        differences=list(_differences(settings, record, outcomes)),
+        ratios=list(_ratios(settings, outcomes, uniform)),
+        volumes={kind: _volumes(settings, outcomes, dense, kind, corners[kind]) for kind in uniform},
         corners=corners,
         dense=dense,
         dense_tuned=statistics.student_interval(tuned_accuracies) if tuned_accuracies else None,
         uniform=uniform,
-        found=found,
+        outcomes=outcomes,
         curves=_curves(settings, record),
     )
 
@@ -52,15 +52,15 @@ def _kinds(settings: CompareSettings) -> list[str]:
     return list(dict.fromkeys(kind_of(budget) for budget in settings.budgets))
 
 
-def _found(settings: CompareSettings, record: Record) -> Iterator[Found]:
+def _outcomes(settings: CompareSettings, record: Record) -> Iterator[SearchOutcome]:
     scratch = scratch_searchers(settings)
     for cell in cells_of(settings):
         finalists = record.runs[cell.name].finalists
         matches = {match.evaluation.key: match for match in record.matches.get(cell.name, ())}
         for seed in cell.seeds if finalists else ():
-            best = chosen(finalists, seed, settings, record)
+            best = select_finalist(finalists, seed, settings, record)
             uniform = most_accurate([match.evaluation for match in matches.values()], seed, record)
-            yield Found(
+            yield SearchOutcome(
                 cell.searcher,
                 cell.budget,
                 seed,
@@ -73,9 +73,9 @@ def _found(settings: CompareSettings, record: Record) -> Iterator[Found]:
             )
 
 
-def _of(found: Sequence[Found], searcher: str, budgets: Sequence[str]) -> list[Found]:
+def _of(outcomes: Sequence[SearchOutcome], searcher: str, budgets: Sequence[str]) -> list[SearchOutcome]:
     """A searcher's plans at some budgets."""
-    return [plan for plan in found if plan.searcher == searcher and plan.budget in budgets]
+    return [plan for plan in outcomes if plan.searcher == searcher and plan.budget in budgets]
 
 
 def _spans(settings: CompareSettings) -> Iterator[tuple[str, str, list[str]]]:
@@ -88,17 +88,19 @@ def _spans(settings: CompareSettings) -> Iterator[tuple[str, str, list[str]]]:
             yield ALL, kind, budgets
 
 
-def _rows(settings: CompareSettings, record: Record, found: Sequence[Found], dense: PlanResult) -> Iterator[Row]:
+def _rows(
+    settings: CompareSettings, record: Record, outcomes: Sequence[SearchOutcome], dense: PlanResult
+) -> Iterator[Row]:
     used = {cell.name: len(record.runs[cell.name].keys) for cell in cells_of(settings)}
     for budget in settings.budgets:
         for searcher in settings.searchers:
-            plans = _of(found, searcher, [budget])
+            plans = _of(outcomes, searcher, [budget])
             if plans:
                 names = [cell.name for cell in cells_of(settings) if (cell.searcher, cell.budget) == (searcher, budget)]
                 yield _row(plans, dense, _mean([used[name] for name in names]))
 
 
-def _row(plans: Sequence[Found], dense: PlanResult, evaluations: float) -> Row:
+def _row(plans: Sequence[SearchOutcome], dense: PlanResult, evaluations: float) -> Row:
     tested, matches = [plan.tested for plan in plans], [plan for plan in plans if plan.uniform is not None]
     excesses = [plan.excess for plan in matches]
     known = dense.memory is not None and all(done.memory is not None for done in tested)
@@ -135,12 +137,12 @@ def references_of(settings: CompareSettings) -> list[str]:
     return [UNIFORM, *others, *scratch, *dense, *([HIGHEST_SCORE] if settings.search.finalists > 1 else [])]
 
 
-def _differences(settings: CompareSettings, record: Record, found: Sequence[Found]) -> Iterator[Difference]:
+def _differences(settings: CompareSettings, record: Record, outcomes: Sequence[SearchOutcome]) -> Iterator[Difference]:
     for budget, kind, budgets in _spans(settings):
         for searcher in settings.searchers:
             for reference in references_of(settings):
-                of = _reference(reference, record, found)
-                plans = _of(found, searcher, budgets)
+                of = _reference(reference, record, outcomes)
+                plans = _of(outcomes, searcher, budgets)
                 pairs = [(plan.tested, of(plan)) for plan in plans if searcher != reference and of(plan) is not None]
                 if pairs:
                     interval = statistics.paired_interval(*zip(*_accuracies(pairs), strict=True))
@@ -151,7 +153,9 @@ def _accuracies(pairs: Sequence[tuple[PlanResult, PlanResult]]) -> list[tuple[fl
     return [(one.test_accuracy, other.test_accuracy) for one, other in pairs]
 
 
-def _reference(name: str, record: Record, found: Sequence[Found]) -> Callable[[Found], PlanResult | None]:
+def _reference(
+    name: str, record: Record, outcomes: Sequence[SearchOutcome]
+) -> Callable[[SearchOutcome], PlanResult | None]:
     """From a searched plan to what it is compared with."""
     if name == UNIFORM:
         return lambda plan: plan.uniform
@@ -161,7 +165,7 @@ def _reference(name: str, record: Record, found: Sequence[Found]) -> Callable[[F
         return lambda plan: plan.first
     if name == DENSE:
         return lambda plan: record.find(record.dense.key, FINE_TUNED, plan.seed)
-    theirs = {(plan.budget, plan.seed): plan.tested for plan in found if plan.searcher == name}
+    theirs = {(plan.budget, plan.seed): plan.tested for plan in outcomes if plan.searcher == name}
     return lambda plan: theirs.get((plan.budget, plan.seed))
 
 
@@ -180,11 +184,11 @@ def _uniform_points(settings: CompareSettings, record: Record, kind: str) -> dic
 
 
 def _ratios(
-    settings: CompareSettings, found: Sequence[Found], uniform: Mapping[str, Mapping[int, list[Point]]]
+    settings: CompareSettings, outcomes: Sequence[SearchOutcome], uniform: Mapping[str, Mapping[int, list[Point]]]
 ) -> Iterator[CostRatio]:
     for budget, kind, budgets in _spans(settings):
         for searcher in settings.searchers:
-            plans = [plan for plan in _of(found, searcher, budgets) if uniform[kind][plan.seed]]
+            plans = [plan for plan in _of(outcomes, searcher, budgets) if uniform[kind][plan.seed]]
             if is_hand_set(searcher) or not plans:
                 continue
             matched: list[Matched] = [
@@ -196,20 +200,20 @@ def _ratios(
             yield CostRatio(searcher, budget, kind, interval, statistics.joint_bound(bounds), beyond)
 
 
-def _corner(found: Sequence[Found], dense: PlanResult, kind: str) -> Point:
+def _corner(outcomes: Sequence[SearchOutcome], dense: PlanResult, kind: str) -> Point:
     """The worst of both: the dense model's cost, and the least accuracy of any searched plan."""
-    plans = [plan for plan in found if kind_of(plan.budget) == kind]
+    plans = [plan for plan in outcomes if kind_of(plan.budget) == kind]
     return (1.0, min((plan.tested.test_accuracy for plan in plans), default=dense.test_accuracy))
 
 
 def _volumes(
-    settings: CompareSettings, found: Sequence[Found], dense: PlanResult, kind: str, corner: Point
+    settings: CompareSettings, outcomes: Sequence[SearchOutcome], dense: PlanResult, kind: str, corner: Point
 ) -> dict[str, Interval]:
     """For each searcher, over the seeds, the hypervolume of its plans at all budgets of a kind."""
     volumes = {}
     budgets = [budget for budget in settings.budgets if kind_of(budget) == kind]
     for searcher in settings.searchers:
-        plans = _of(found, searcher, budgets)
+        plans = _of(outcomes, searcher, budgets)
         by_seed = {plan.seed: [] for plan in plans}
         for plan in plans:
             by_seed[plan.seed].append((plan.tested.taken(kind) / dense.taken(kind), plan.tested.test_accuracy))

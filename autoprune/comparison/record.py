@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.comparing.cells import Run
-from autoprune.comparing.matching import Match
+from autoprune.comparison.cells import Run
+from autoprune.comparison.matching import Match
 from autoprune.errors import JournalError
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.records import Evaluation
@@ -66,14 +66,14 @@ class PlanResult:
     @property
     def name(self) -> str:
         """Under which it is remembered."""
-        return tested_name(self.key, self.recipe, self.seed)
+        return result_name(self.key, self.recipe, self.seed)
 
     def taken(self, kind: str) -> float | None:
         """Latency in seconds or memory in bytes, by the kind's name."""
         return getattr(self, kind)
 
 
-def tested_name(key: str, recipe: str, seed: int | None) -> str:
+def result_name(key: str, recipe: str, seed: int | None) -> str:
     """The name of a plan finished by a recipe with a seed: searchers that found the same plan share the result."""
     return f"{key}/{recipe}" + ("" if seed is None else f"/{seed}")
 
@@ -165,4 +165,4 @@ class Record:
 
     def find(self, key: str, recipe: str, seed: int | None) -> PlanResult | None:
         """A plan as it was finished by a recipe with a seed, if it was."""
-        return self.tested.get(tested_name(key, recipe, seed))
+        return self.tested.get(result_name(key, recipe, seed))

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.comparing.record import FROM_SCRATCH, PlanResult
+from autoprune.comparison.record import FROM_SCRATCH, PlanResult
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.evaluation.accuracy import accuracy
@@ -28,7 +28,7 @@ from autoprune.training.fit import OnProgress, TrainingError
 logger = logging.getLogger(__name__)
 
 
-class FromScratch:
+class ScratchTrainer:
     """Trains the networks of plans from new weights, as long as base model and fine-tuning took together.
 
     The pruned network is built anew from its own config, which draws every weight from the layer's initialiser under
@@ -78,10 +78,10 @@ class FromScratch:
         """
         settings, data = self._settings, self._data
         batch_size = settings.evaluation.batch_size
-        teacher = self._taught_by_dense()
+        teacher = self._ask_teacher()
         with self._surgeon.pruned(planned_again(self._planner, evaluation), self._snapshot):
             pending = self._cost_model.submit(self._model)
-            network = renewed(self._model, seed)
+            network = reinitialise(self._model, seed)
         epochs = 0
         try:
             record = train(
@@ -112,7 +112,7 @@ class FromScratch:
             epochs,
         )
 
-    def _taught_by_dense(self) -> np.ndarray | None:
+    def _ask_teacher(self) -> np.ndarray | None:
         """What the dense model says of the training images; None without distillation."""
         training = self._settings.training
         if self._teacher is None and training.needs_teacher:
@@ -121,7 +121,7 @@ class FromScratch:
         return self._teacher
 
 
-def renewed(model: Any, seed: int) -> Any:
+def reinitialise(model: Any, seed: int) -> Any:
     """A model of the same config with new weights, as its initialisers draw them under a seed.
 
     An initialiser that was given a seed of its own draws the same weights under every seed, as everywhere in Keras.

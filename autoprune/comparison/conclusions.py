@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.comparing import statistics
-from autoprune.comparing.record import PlanResult
-from autoprune.comparing.statistics import Interval, Point
+from autoprune.comparison import statistics
+from autoprune.comparison.record import PlanResult
+from autoprune.comparison.statistics import Interval, Point
 
 UNIFORM, SCRATCH, DENSE, HIGHEST_SCORE = "hand-set uniform", "from scratch", "dense, tuned", "its highest score"
 ALL = "all"  # Budgets of one kind taken together.
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchOutcome:
     """A searched plan as it was finished with one seed, and what it is compared with.
 
     Attributes:
@@ -147,7 +147,7 @@ class Summary:
         dense: the dense model as it was trained.
         dense_tuned: the dense model fine-tuned as long as the plans; None where it was not.
         uniform: by kind and seed the points of hand-set plans: cost and test accuracy.
-        found: every searched plan.
+        outcomes: every searched plan.
         curves: by budget and searcher.
     """
 
@@ -159,7 +159,7 @@ class Summary:
     dense: PlanResult
     dense_tuned: Interval | None
     uniform: dict[str, dict[int, list[Point]]]
-    found: list[Found]
+    outcomes: list[SearchOutcome]
     curves: dict[str, dict[str, Curves]]
 
     def to_json(self) -> dict[str, Any]:

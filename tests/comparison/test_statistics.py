@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from autoprune.comparing.statistics import (
+from autoprune.comparison.statistics import (
     AT_LEAST,
     AT_MOST,
     BETWEEN,
