@@ -26,7 +26,7 @@ from autoprune.comparing.controls import FromScratch
 from autoprune.comparing.jobs import Job, jobs_of
 from autoprune.comparing.matching import HandSetPlan, costed_families, curve_plans, kind_of, matched
 from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
-from autoprune.cost.joint import described
+from autoprune.cost.multi_target import described
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
 from autoprune.evaluation.cautions import chance_caution
