@@ -26,7 +26,7 @@ from autoprune.comparison.jobs import Job, jobs_of
 from autoprune.comparison.matching import HandSetPlan, cost_families, curve_plans, kind_of, match_hand_set
 from autoprune.comparison.record import FINE_TUNED, FROM_SCRATCH
 from autoprune.comparison.selection import select_finalist
-from autoprune.cost.joint import described
+from autoprune.cost.multi_target import described
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
 from autoprune.evaluation.cautions import chance_caution

@@ -20,7 +20,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune.cost.joint import open_targets
+from autoprune.cost.multi_target import open_targets
 from autoprune.data import Dataset, load_data
 from autoprune.envs.making import EnvMaker, learnt_policy, training_record
 from autoprune.evaluation.journal import evaluation_to_json

@@ -21,11 +21,11 @@ from omegaconf import DictConfig
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import open_cache
 from autoprune.cost.chips import CHIPS
+from autoprune.cost.compiler.pool import CompilerPool
+from autoprune.cost.compiler.training_step import TrainingStepCosts
 from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.model import CostModel
-from autoprune.cost.pool import CompilerPool
 from autoprune.cost.sweep import uniform_sweep
-from autoprune.cost.training_step import TrainingStepCosts
 from autoprune.errors import AutopruneError, CostError, ModelError
 from autoprune.graph import find_groups
 from autoprune.models import zoo

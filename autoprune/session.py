@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.cost import CostModel
-from autoprune.cost.joint import asked_targets, described, open_targets
 from autoprune.cost.layers import layer_dependences
+from autoprune.cost.multi_target import asked_targets, described, open_targets
 from autoprune.data import Dataset
 from autoprune.envs.making import EnvMaker
 from autoprune.errors import UnknownNameError

@@ -48,8 +48,8 @@ def messages(caplog):
 @pytest.fixture(scope="session")
 def compiler():
     """One compiler process for all tests that need the TPU compiler."""
+    from autoprune.cost.compiler.pool import CompilerPool
     from autoprune.cost.model import compiler_available
-    from autoprune.cost.pool import CompilerPool
 
     if not compiler_available():
         pytest.skip("the TPU compiler exists for Linux on x86-64 only")

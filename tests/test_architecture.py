@@ -8,8 +8,8 @@ import pytest
 from places import ROOT
 
 FLOW = (
-    *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
-    *("evaluation", "searchers", "training", "comparison", "reporting", "envs", "session", "commands"),
+    *("errors", "registry", "records", "settings", "workers", "models", "data", "graph", "planning", "surgery", "cost"),
+    *("evaluation", "searchers", "training", "comparison", "reporting", "envs", "rl", "session", "commands"),
 )
 COMMANDS = {
     "__main__",
@@ -26,14 +26,14 @@ COMMANDS = {
 }
 HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"__main__", "resuming"}}
 FRAMEWORK_HOMES = {
-    "autoprune/cost/worker.py",
-    "autoprune/cost/programs.py",
-    "autoprune/cost/placement.py",
-    "autoprune/cost/training_program.py",
-    "autoprune/cost/tensorflow_program.py",
-    "autoprune/cost/host.py",
-    "autoprune/cost/live.py",
-    "autoprune/cost/attached_worker.py",
+    "autoprune/cost/compiler/worker.py",
+    "autoprune/cost/compiler/programs.py",
+    "autoprune/cost/compiler/topology.py",
+    "autoprune/cost/compiler/training_program.py",
+    "autoprune/cost/compiler/tensorflow_program.py",
+    "autoprune/cost/measured/cpu.py",
+    "autoprune/cost/measured/jax_timing.py",
+    "autoprune/cost/measured/attached_tpu_worker.py",
     "autoprune/evaluation/traced.py",
     "autoprune/evaluation/open_widths.py",
     "autoprune/training/jax_devices.py",

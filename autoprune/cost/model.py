@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import keras
 
-from autoprune.cost.attached import AttachedCostModel, attached_tpu, why_not_attached
 from autoprune.cost.cache import CostCache, cache_key, open_cache, report_from_json
 from autoprune.cost.chips import CHIPS
-from autoprune.cost.compiler import CompilerCostModel
-from autoprune.cost.host import HostCostModel
-from autoprune.cost.pool import CompilerPool
+from autoprune.cost.compiler.cost_model import CompilerCostModel
+from autoprune.cost.compiler.pool import CompilerPool
+from autoprune.cost.measured.attached_tpu import AttachedCostModel, attached_tpu, why_not_attached
+from autoprune.cost.measured.cpu import HostCostModel
 from autoprune.errors import TargetError
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.models.keras_internals import check_model

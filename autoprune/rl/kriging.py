@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from autoprune.cost.regression import matern
+from autoprune.cost.surrogate.regression import matern
 
 # What the likelihood chooses from. Variances are shares of the one scale that is fitted.
 SLOPES = (1.0, 3.0)  # Standard deviation of a group's own slope, as a multiple of an equal share of all: never nothing.

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from autoprune.cost.cache import cache_key, user_cache_folder
+from autoprune.cost.cache import cache_key
 from autoprune.data import Dataset
 from autoprune.errors import ModelError
 from autoprune.evaluation.accuracy import accuracy, check_fit
@@ -15,6 +15,7 @@ from autoprune.evaluation.recalibration import recalibrate
 from autoprune.models.building import build_model, is_ready
 from autoprune.models.files import load_model, save_model
 from autoprune.settings import SearchSettings
+from autoprune.settings.places import user_cache_folder
 from autoprune.training.fit import OnProgress, train
 
 logger = logging.getLogger(__name__)

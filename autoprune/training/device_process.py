@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprune import errors
-from autoprune.cost.compiler import without_training
-from autoprune.cost.process import import_path, last_words, spawned
-from autoprune.cost.rebuilding import with_dtype
+from autoprune.cost.compiler.cost_model import without_training
+from autoprune.cost.compiler.process import import_path, last_words, spawned
 from autoprune.models import keras_internals
+from autoprune.models.config import with_dtype
 from autoprune.settings.finetuning import RuntimeSettings
 from autoprune.training.checkpoints import CheckpointError
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord

@@ -18,9 +18,9 @@ from typing import Any, Protocol, TextIO
 import keras
 import numpy as np
 
-from autoprune.cost.rebuilding import rebuilt
 from autoprune.data import load_data
 from autoprune.errors import AutopruneError
+from autoprune.models.config import rebuilt
 from autoprune.models.files import load_model
 from autoprune.models.own_modules import import_modules
 from autoprune.settings import DataSettings, ModelSettings, TrainingSettings

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from autoprune.cost import open_cost_model
-from autoprune.cost.attached import CHIP_OF_KIND
-from autoprune.cost.compiler import layer_modules
+from autoprune.cost.compiler.cost_model import layer_modules
+from autoprune.cost.measured.attached_tpu import CHIP_OF_KIND
 from autoprune.data import Dataset
 from autoprune.errors import SettingsError
 from autoprune.evaluation.accuracy import accuracy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from autoprune.cost.attached import DEVICE_FILES, MARKS, attached_tpu
+from autoprune.cost.measured.attached_tpu import DEVICE_FILES, MARKS, attached_tpu
 from autoprune.errors import DataError, TargetError
 from autoprune.settings import FinetuneSettings
 from autoprune.settings.finetuning import ON_TPU

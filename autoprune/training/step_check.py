@@ -1,6 +1,6 @@
 """Will a step of a fine-tuning fit on the TPU, and what will it take? Asked of the compiler before the first step.
 
-What is compiled is the step of `autoprune.cost.training_step`: cross-entropy and AdamW. A teacher's probabilities
+What is compiled is the step of `cost.compiler.training_step`: cross-entropy and AdamW. A teacher's probabilities
 and features, an array for each image, and an output layer that stays in float32 are not in it.
 """
 
@@ -10,9 +10,9 @@ from typing import Any
 
 from autoprune.cost.cache import open_cache
 from autoprune.cost.chips import CHIPS, Chip
+from autoprune.cost.compiler.pool import CompilerPool
+from autoprune.cost.compiler.training_step import TrainingStepCosts, known_devices
 from autoprune.cost.model import compiler_available, resolve_target
-from autoprune.cost.pool import CompilerPool
-from autoprune.cost.training_step import TrainingStepCosts, known_devices
 from autoprune.errors import DoesNotFitError, SettingsError, TargetError
 from autoprune.records import Target, TrainingStepReport
 from autoprune.settings import FinetuneSettings

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/measuring_loop.py
 
-Compiles networks for described chips alone and inside the loop of `autoprune.cost.timing`, without a TPU, and compares
+Compiles networks for described chips alone and inside the loop of `cost.measured.timing`, without a TPU, and compares
 the latency of the program with that of the loop's body. Results go to `tests/benchmarks/results/measuring_loop.json`.
 """
 
@@ -24,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}  # read when these are imported
     with tempfile.TemporaryDirectory() as scratch:
-        from autoprune.cost.process import worker_environment
+        from autoprune.cost.compiler.process import worker_environment
 
         os.environ |= worker_environment("v5litepod-4", scratch)
         rows = [compare(chip, *network) for chip in CHIPS for network in NETWORKS]
@@ -36,11 +36,11 @@ def compare(chip_name: str, network: str, batch_size: int) -> dict:
     import jax
     import keras
 
-    from autoprune.cost import hlo, placement
     from autoprune.cost.chips import CHIPS as KNOWN
-    from autoprune.cost.compiler import layer_modules, without_training
-    from autoprune.cost.programs import inference_program
-    from autoprune.cost.timing import looped
+    from autoprune.cost.compiler import hlo, topology
+    from autoprune.cost.compiler.cost_model import layer_modules, without_training
+    from autoprune.cost.compiler.programs import inference_program
+    from autoprune.cost.measured.timing import looped
     from autoprune.models import zoo
 
     chip = KNOWN[chip_name]
@@ -48,10 +48,10 @@ def compare(chip_name: str, network: str, batch_size: int) -> dict:
     config = without_training(keras.saving.serialize_keras_object(model))
     request = {"config": config, "modules": layer_modules(model), "batch_size": batch_size, "dtype": "bfloat16"}
     program = inference_program(request)
-    devices = placement.described(chip.topology, chip.options)[:1]
-    state, batch = placement.placed(program.state, program.batch, devices)
+    devices = topology.described(chip.topology, chip.options)[:1]
+    state, batch = topology.placed(program.state, program.batch, devices)
     outputs = jax.tree.leaves(jax.eval_shape(program.function, state, batch))
-    count, outputs = placement.placed(jax.ShapeDtypeStruct((), "int32"), outputs, devices)
+    count, outputs = topology.placed(jax.ShapeDtypeStruct((), "int32"), outputs, devices)
 
     def microseconds(compiled: jax.stages.Compiled, of: str | None = None) -> float:
         module = hlo.parse_module(compiled.as_text())

@@ -24,7 +24,7 @@ import numpy as np
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
-from autoprune.cost.pool import CompilerPool
+from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.data import from_arrays
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.models import zoo

@@ -28,8 +28,8 @@ from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 import keras
 
 from autoprune.cost import CostModel, open_cost_model
+from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.cost.layers import layer_dependences
-from autoprune.cost.pool import CompilerPool
 from autoprune.cost.surrogate import Surrogate
 from autoprune.models import keras_internals, zoo
 from autoprune.planning import Planner

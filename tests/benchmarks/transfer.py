@@ -22,7 +22,7 @@ import numpy as np
 from agents import difference
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
-from autoprune.cost.joint import open_targets
+from autoprune.cost.multi_target import open_targets
 from autoprune.data import load_data
 from autoprune.envs.making import EnvMaker, learnt_policy, training_record
 from autoprune.reporting.run_folder import RunFolder

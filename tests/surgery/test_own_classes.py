@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 from plans import uneven_plan
 
-from autoprune.cost.rebuilding import rebuilt
 from autoprune.models import keras_internals
+from autoprune.models.config import rebuilt
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan

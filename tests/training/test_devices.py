@@ -18,8 +18,8 @@ from keras import layers
 from processes import gone, wait_until
 
 from autoprune import finetune
-from autoprune.cost.rebuilding import rebuilt
 from autoprune.errors import DoesNotFitError, SettingsError
+from autoprune.models.config import rebuilt
 from autoprune.models.files import load_model, save_model
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (

@@ -1,0 +1,187 @@
+"""Compiler processes that serve one queue of requests.
+
+Each is started only when a request waits and none is idle, and replaced when it dies, hangs, grows too large or has
+served long enough. One compilation uses about two cores by itself.
+"""
+
+import atexit
+import logging
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import Any
+
+from autoprune.cost.compiler.compiler_errors import error_of
+from autoprune.cost.compiler.process import CompilerProcess, DeadProcessError, remove_abandoned_scratch
+from autoprune.errors import CostError
+from autoprune.workers.resources import available_memory, usable_cores
+
+logger = logging.getLogger(__name__)
+
+# What a process is expected to take between its start and its end, on average, in bytes.
+BYTES_PER_PROCESS = 1.5 * 2**30
+MOST_PROCESSES = 4
+_JOIN_SECONDS = 10
+
+
+def automatic_processes() -> int:
+    """How many compiler processes suit this machine: one for every two cores, as many as fit in memory, 1 to 4."""
+    return int(max(1, min(MOST_PROCESSES, usable_cores() // 2, available_memory() // BYTES_PER_PROCESS)))
+
+
+class CompilerPool:
+    """Hands requests, in order, to compiler processes. Close it when done.
+
+    Args:
+        processes: how many may run at once, 1 or more; None chooses by cores and memory. Beyond the first, one is
+            started only while there is memory for it.
+        accelerator_type: value of TPU_ACCELERATOR_TYPE for the processes.
+        timeout: seconds that one compilation may take before its process is killed.
+        start_timeout: seconds that a process may take to start.
+
+    Attributes:
+        processes: how many may run at once.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        *,
+        accelerator_type: str = "v5litepod-4",
+        timeout: float = 600,
+        start_timeout: float = 300,
+    ) -> None:
+        self.processes = automatic_processes() if processes is None else processes
+        self._accelerator_type = accelerator_type
+        self._timeout = timeout
+        self._start_timeout = start_timeout
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[dict[str, Any], Future]] = deque()
+        self._workers: list[tuple[CompilerProcess, threading.Thread]] = []
+        self._idle = 0
+        self._answers = 0
+        self._closed = False
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """The processes that run."""
+        found = (process.id for process, _ in self._workers)
+        return tuple(number for number in found if number is not None)
+
+    @property
+    def answers(self) -> int:
+        """How many requests have been answered by a process, refusals included."""
+        return self._answers
+
+    def submit(self, request: dict[str, Any]) -> Future:
+        """Ask for one compilation.
+
+        Returns:
+            A future of the worker's result; its exception is a `CostError`, also when the pool is closed first.
+
+        Raises:
+            CostError: the pool is closed.
+        """
+        future: Future = Future()
+        with self._changed:
+            if self._closed:
+                raise CostError("The compiler pool is closed.")
+            self._waiting.append((request, future))
+            if len(self._waiting) > self._idle and self._may_grow():
+                self._grow()
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """End the processes at once. What waits or is being compiled gets a `CostError`."""
+        with self._changed:
+            self._closed = True
+            waiting, self._waiting = self._waiting, deque()
+            self._changed.notify_all()
+        for process, _ in self._workers:
+            process.end()
+        for _, future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_closed_before())
+        for _, thread in self._workers:
+            # A thread that runs somebody's callback, such as this very one, is not waited for without end.
+            if thread is not threading.current_thread():
+                thread.join(_JOIN_SECONDS)
+        atexit.unregister(self.close)
+
+    def _may_grow(self) -> bool:
+        if not self._workers:
+            return True
+        # The memory of a process that has only just been started is still counted as free.
+        to_come = sum(not process.settled for process, _ in self._workers) + 1
+        return len(self._workers) < self.processes and available_memory() >= to_come * BYTES_PER_PROCESS
+
+    def _grow(self) -> None:
+        """One more process, with the thread that supervises it; the process itself starts with its first request."""
+        if not self._workers:
+            remove_abandoned_scratch()
+            # The threads do not outlive the interpreter; nothing of theirs shall either.
+            atexit.register(self.close)
+        process = CompilerProcess(self._accelerator_type, timeout=self._timeout, start_timeout=self._start_timeout)
+        thread = threading.Thread(target=self._serve, args=(process,), name="compiler process", daemon=True)
+        self._workers.append((process, thread))
+        thread.start()
+
+    def _serve(self, process: CompilerProcess) -> None:
+        """Body of a thread: requests in order until the pool is closed."""
+        while (entry := self._next()) is not None:
+            request, future = entry
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = self._with_one_retry(process, request)
+            except CostError as error:
+                future.set_exception(error)
+            except Exception as error:  # noqa: BLE001 - the asker must hear of it, or it waits for ever
+                future.set_exception(CostError(f"The compiler pool failed: {type(error).__name__}: {error}"))
+            else:
+                future.set_result(result)
+        process.stop()
+
+    def _next(self) -> tuple[dict[str, Any], Future] | None:
+        """The request that has waited longest, once there is one; None when the pool is closed."""
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._idle -= 1
+            return None if self._closed else self._waiting.popleft()
+
+    def _with_one_retry(self, process: CompilerProcess, request: dict[str, Any]) -> dict[str, Any]:
+        """A process that died is replaced once; what the compiler itself refuses is final, and so is a time-out.
+
+        Raises:
+            CostError: there is no result.
+        """
+        try:
+            answer = process.ask(request)
+        except DeadProcessError as first:
+            if self._closed:
+                raise _closed_before() from None
+            if not first.retry:
+                raise
+            logger.info("a compiler process died and is replaced: %s", first)
+            answer = self._again(process, request)
+        with self._changed:
+            self._answers += 1
+        if "error" in answer:
+            raise error_of(answer)
+        return answer["result"]
+
+    def _again(self, process: CompilerProcess, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return process.ask(request)
+        except DeadProcessError as second:
+            if self._closed:
+                raise _closed_before() from None
+            if not second.retry:
+                raise
+            raise CostError(f"The compiler process died twice on this model. {second}") from None
+
+
+def _closed_before() -> CostError:
+    return CostError("The compiler pool was closed before the model was compiled.")

@@ -1,0 +1,62 @@
+"""The fine-tuning step as a program for the compiler. Runs in the worker process."""
+
+from typing import Any
+
+import jax
+import keras
+
+from autoprune.cost.compiler.programs import Program, abstract
+from autoprune.models import keras_internals
+from autoprune.models.config import shapes_only
+from autoprune.models.head import loss_for
+
+
+def training_step_program(request: dict[str, Any]) -> Program:
+    """Forward pass, loss, backward pass and the optimiser's update, as Keras on JAX runs them.
+
+    Weights and slots are float32; for `bfloat16` the computation is mixed. The state is donated: the step puts the new
+    weights in the place of the old ones.
+
+    Args:
+        request: `config` (serialised Keras model with one output), `modules` (that its layers come from), `batch_size`
+            (on one device), `devices`, `dtype`, `optimizer` (a name that Keras knows).
+
+    Raises:
+        ModelError: the model cannot be rebuilt in this process.
+    """
+    policy = "mixed_bfloat16" if request["dtype"] == "bfloat16" else request["dtype"]
+    model = shapes_only(request["config"], request["modules"], policy)
+    optimizer = keras.optimizers.get(request["optimizer"])
+    with keras.StatelessScope(initialize_variables=False):
+        optimizer.build(model.trainable_variables)
+    lists = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+    count = request["batch_size"] * request["devices"]
+    images = [jax.ShapeDtypeStruct((count, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
+    return Program(_step(model, optimizer), tuple(map(abstract, lists)), (images, _labels(model, count)), donated=True)
+
+
+def _step(model: Any, optimizer: Any) -> Any:
+    """A function of the state and of (images, labels)."""
+    loss_of = loss_for(model)
+    structure = keras_internals.input_structure(model)
+
+    def loss(trainable: list, others: list, images: list, labels: Any) -> tuple[Any, list]:
+        packed = keras.tree.pack_sequence_as(structure, list(images))
+        outputs, others, penalties = model.stateless_call(trainable, others, packed, training=True, return_losses=True)
+        return loss_of(labels, keras.tree.flatten(outputs)[0]) + sum(penalties), others
+
+    def step(state: tuple[list, list, list], batch: tuple[list, Any]) -> tuple[Any, Any]:
+        trainable, others, slots = state
+        (value, others), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, others, *batch)
+        trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
+        return (trainable, others, slots), value
+
+    return step
+
+
+def _labels(model: Any, count: int) -> jax.ShapeDtypeStruct:
+    """Class numbers, or for a single output number the value that it shall have."""
+    shape = tuple(model.outputs[0].shape[1:])
+    if shape[-1] == 1:
+        return jax.ShapeDtypeStruct((count, *shape), "float32")
+    return jax.ShapeDtypeStruct((count, *shape[:-1]), "int32")

@@ -1,0 +1,196 @@
+"""The process that runs the TPU compiler: reads requests from standard input, writes answers to standard output.
+
+It holds Keras on JAX and libtpu, never TensorFlow, because libtpu may end the process it lives in. One request and
+one answer are one line of JSON each; `process.py` is the other end.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+import jax
+import keras
+
+from autoprune.cost.compiler import hlo, topology
+from autoprune.cost.compiler.compiler_errors import refusal, said
+from autoprune.cost.compiler.failing_layer import first_refused
+from autoprune.cost.compiler.programs import Program, exported_program, forward_pass, inference_program, wide_integers
+from autoprune.cost.compiler.training_program import training_step_program
+from autoprune.errors import ModelError, RouteError
+from autoprune.models.config import shapes_only
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a figure depends on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("jax", "jaxlib", "libtpu", "keras")}
+
+
+PROGRAMS: dict[str, Callable[[dict[str, Any]], Program]] = {
+    "inference": inference_program,
+    "exported": exported_program,
+    "training step": training_step_program,
+}
+
+
+class Compiler:
+    """Compiles programs for described chips; descriptions are made once."""
+
+    def __init__(self) -> None:
+        self._devices: dict[str, tuple[Any, ...]] = {}
+        self._available: dict[str, int | None] = {}
+
+    def compile(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Compile one program and read the compiler's figures.
+
+        Args:
+            request: `program` (a name in `PROGRAMS`) and what it needs; `topology`, `options`, `clock` (cycles per
+                second), `bandwidth` (bytes per second); `devices`, the first so many of the topology, by default one.
+
+        Returns:
+            `latency` and `latency_sum` in seconds; in bytes of one device `weights` (the program's state),
+            `activations`, `code`, `total`, `traffic` (read from and written to HBM), `communicated` (got from
+            operations over all devices) and `available` (HBM that a program may take); `kernels`, each as the positions
+            of the layers in it and its seconds.
+        """
+        program, lowered = self._lowered(request)
+        compiled = lowered.compile()
+        module = hlo.parse_module(topology.text_of(lowered, compiled))
+        steps = hlo.walk_schedule(module, request["clock"], request["bandwidth"])
+        memory = hlo.memory_of(compiled.memory_analysis(), module, len(jax.tree.leaves(program.batch)))
+        return {
+            "latency": sum(delay for _, delay in steps),
+            "latency_sum": hlo.total_cycles(module) / request["clock"],
+            **dataclasses.asdict(memory),
+            "traffic": hlo.hbm_traffic(module),
+            "communicated": hlo.communicated_bytes(module),
+            "available": self._available_memory(request),
+            "kernels": kernels(module, steps, program.paths),
+        }
+
+    def _lowered(self, request: dict[str, Any]) -> tuple[Program, Any]:
+        """The program of a request, traced for its device.
+
+        Raises:
+            RouteError: it cannot be made or traced in this process.
+        """
+        try:
+            with wide_integers(request):
+                program = PROGRAMS[request["program"]](request)
+                return program, self._traced(program, request)
+        except ModelError as error:
+            raise RouteError(str(error)) from error
+        except Exception as error:  # whatever the layers of a model raise
+            raise RouteError(f"The model cannot be traced by Keras on JAX: {said(error)}") from error
+
+    def _traced(self, program: Program, request: dict[str, Any]) -> Any:
+        devices = self._described(request)[: request.get("devices", 1)]
+        state, batch = topology.placed(program.state, program.batch, devices)
+        return jax.jit(program.function, donate_argnums=(0,) if program.donated else ()).lower(state, batch)
+
+    def blamed(self, request: dict[str, Any]) -> str:
+        """The layer for which an inference request was refused, in words; empty when there is none to name."""
+
+        def works(part: Any) -> bool:
+            try:
+                self._traced(forward_pass(part, request["batch_size"]), request).compile()
+            except Exception:  # noqa: BLE001 - any refusal is what is looked for
+                return False
+            return True
+
+        try:
+            model = shapes_only(request["config"], request["modules"], request["dtype"])
+            return f" The first layer that is refused: '{first_refused(model, works)}'."
+        except Exception:  # noqa: BLE001 - a model that cannot be rebuilt has no layers here
+            return ""
+
+    def _described(self, request: dict[str, Any]) -> tuple[Any, ...]:
+        name = request["topology"]
+        if name not in self._devices:
+            self._devices[name] = topology.described(name, request["options"])
+        return self._devices[name]
+
+    def _available_memory(self, request: dict[str, Any]) -> int | None:
+        name = request["topology"]
+        if name not in self._available:
+            self._available[name] = topology.available_memory(self._described(request)[0])
+        return self._available[name]
+
+
+def kernels(module: hlo.Module, steps: list[tuple[hlo.Instruction, float]], paths: Sequence[str]) -> list[Any]:
+    """Time by kernel: pairs of the positions in `paths` of the layers that a kernel computes, and its seconds.
+
+    Kernels of the same layers are one pair; what belongs to no layer, such as waiting for copies, has no positions.
+    """
+    positions = {path: position for position, path in enumerate(paths)}
+    times: dict[tuple[int, ...], float] = {}
+    for instruction, delay in steps:
+        if delay > 0:
+            found = (_layer(scope, positions) for scope in hlo.kernel_layers(module, instruction))
+            key = tuple(sorted({position for position in found if position is not None}))
+            times[key] = times.get(key, 0.0) + delay
+    return [[list(key), delay] for key, delay in times.items()]
+
+
+def _layer(scope: str, positions: dict[str, int]) -> int | None:
+    """Position of the innermost layer that a scope names."""
+    parts = scope.removeprefix("call_exported/").split("/")
+    for length in range(len(parts), 0, -1):
+        if "/".join(parts[:length]) in positions:
+            return positions["/".join(parts[:length])]
+    return None
+
+
+def resident_bytes() -> int:
+    """Memory of this process, so that the other end can replace it before it grows too large."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def answer(compiler: Compiler, line: str) -> dict[str, Any]:
+    """Do what one request says; a failure of the compiler is an answer, not a crash."""
+    request = json.loads(line)
+    try:
+        return {"id": request["id"], "result": compiler.compile(request), "resident": resident_bytes()}
+    except Exception as error:  # noqa: BLE001 - whatever the model or the compiler raises goes to the asker
+        refused = refusal(error)
+        if request["program"] == "inference" and refused["kind"] != "memory":
+            refused["error"] += compiler.blamed(request)
+        return {"id": request["id"], **refused, "resident": resident_bytes()}
+    finally:
+        jax.clear_caches()
+        keras.backend.clear_session(free_memory=False)
+
+
+def main() -> None:
+    """Answer requests until standard input ends, then leave nothing behind."""
+    # libtpu and JAX print to standard output: keep a private copy of it and send theirs to the log.
+    channel: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=receive, args=(requests,), daemon=True).start()
+    compiler = Compiler()
+    with contextlib.suppress(BrokenPipeError):
+        channel.write(json.dumps({"versions": versions(), "resident": resident_bytes()}) + "\n")
+        while True:
+            channel.write(json.dumps(answer(compiler, requests.get())) + "\n")
+
+
+def receive(requests: queue.SimpleQueue) -> None:
+    """Body of a thread: when the asker is gone, end at once, even in a compilation, for which nobody waits then."""
+    for line in sys.stdin:
+        requests.put(line)
+    shutil.rmtree(os.environ.get("TPU_LOG_DIR", ""), ignore_errors=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Costs measured on this host's processor or on an attached TPU."""

@@ -1,0 +1,139 @@
+"""The process that measures one model on an attached TPU, and ends: memory statistics of a device have no reset.
+
+It holds Keras on JAX, never TensorFlow. The request is a line of JSON on standard input, which stays open while
+somebody waits for the answer, a line on standard output. `attached_tpu.py` is the other end.
+"""
+
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from autoprune.cost.compiler.compiler_errors import refusal, said
+from autoprune.cost.compiler.programs import inference_program
+from autoprune.cost.measured.jax_timing import run_live
+from autoprune.cost.measured.timing import example_inputs
+from autoprune.errors import CostError, ModelError, RouteError
+
+
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """Rebuild a model from its config, give it random weights on the device, and measure its forward pass.
+
+    Args:
+        request: as for `inference_program`, and `platform`: JAX's name of the kind of device.
+
+    Returns:
+        `latency` and `iqr` in seconds, `runs`, `lengths` of the two loops; in bytes `memory` (weights, activations,
+        code, total), `figures` (the executable's memory analysis), `peak` (or None) and `traffic`; `device` (its kind),
+        `runtime`, `versions`.
+
+    Raises:
+        CostError: there is no such device, or the model cannot be timed.
+        RouteError: the model cannot be rebuilt in this process.
+    """
+    try:
+        device = jax.devices(request["platform"])[0]
+    except RuntimeError as error:
+        raise CostError(f"JAX cannot open a {request['platform']} device: {said(error)}") from error
+    try:
+        program = inference_program(request)
+    except ModelError as error:
+        raise RouteError(str(error)) from error
+    batch = example_inputs([(leaf.shape, leaf.dtype.name) for leaf in program.batch])
+    result = run_live(program.function, random_weights(program.state, device), batch, device)
+    memory, timing = result.memory, result.timing
+    return {
+        "latency": timing.latency,
+        "iqr": timing.iqr,
+        "runs": timing.runs,
+        "lengths": timing.lengths,
+        "memory": [memory.weights, memory.activations, memory.code, memory.total],
+        "figures": result.figures,
+        "peak": result.peak,
+        "traffic": result.traffic,
+        "device": device.device_kind,
+        "runtime": " ".join(device.client.platform_version.split()),
+        "versions": versions(),
+    }
+
+
+def random_weights(shapes: Any, device: Any) -> Any:
+    """Weights of the given shapes, made on the device by one program that needs no memory but theirs.
+
+    Matrices and kernels are spread around 0 so that activations neither vanish nor overflow, vectors lie between 0.5
+    and 1.5, which suits biases and variances; integers are 0.
+    """
+    leaves, structure = jax.tree.flatten(shapes)
+
+    def make(seed: jax.Array) -> list[jax.Array]:
+        return [_noise(leaf, seed + number) for number, leaf in enumerate(leaves)]
+
+    made = jax.jit(make, out_shardings=SingleDeviceSharding(device))(jnp.uint32(1))
+    return jax.tree.unflatten(structure, jax.block_until_ready(made))
+
+
+def _noise(leaf: jax.ShapeDtypeStruct, seed: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.zeros(leaf.shape, leaf.dtype)
+    # A hash of the position: JAX's generators would be a long program for each of hundreds of weights.
+    bits = seed * jnp.uint32(2654435761)
+    for axis in range(len(leaf.shape)):
+        bits = (bits ^ jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)) * jnp.uint32(0x9E3779B1)
+        bits = bits ^ (bits >> 15)
+    unit = jnp.broadcast_to(bits, leaf.shape).astype(jnp.float32) / 2.0**32
+    if len(leaf.shape) < 2:
+        return (unit + 0.5).astype(leaf.dtype)
+    return ((unit - 0.5) * math.sqrt(12 / max(1, math.prod(leaf.shape[:-1])))).astype(leaf.dtype)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a figure depends on; libtpu may be the system's own."""
+    found = {}
+    for name in ("jax", "jaxlib", "libtpu", "keras"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Do what the request says; a failure is an answer, not a crash."""
+    try:
+        return {"result": measure(request)}
+    except RouteError as error:
+        return refusal(error)
+    except CostError as error:
+        return {"error": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever the model or the compiler raises goes to the asker
+        return refusal(error)
+
+
+def end_with_asker() -> None:
+    """Body of a thread: when the asker is gone, end at once, for the TPU is needed by others."""
+    while os.read(0, 4096):
+        pass
+    shutil.rmtree(os.environ.get("TPU_LOG_DIR", ""), ignore_errors=True)
+    os._exit(1)
+
+
+def main() -> None:
+    """Answer one request."""
+    # libtpu and JAX print to standard output: keep a private copy of it and send theirs to the log.
+    with os.fdopen(os.dup(1), "w") as channel:
+        os.dup2(2, 1)
+        request = json.loads(sys.stdin.readline())
+        threading.Thread(target=end_with_asker, daemon=True).start()
+        channel.write(json.dumps(answer(request)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Measures a forward pass on a device that JAX has: this host's processor, or an attached TPU."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autoprune.cost.compiler import hlo
+from autoprune.cost.compiler.compiler_errors import said
+from autoprune.cost.measured.timing import Timing, looped, measured
+from autoprune.errors import RouteError
+from autoprune.records import Memory
+
+
+@dataclass(frozen=True)
+class LiveResult:
+    """What was measured, and what the compiler says of the program that ran.
+
+    Attributes:
+        timing: of one forward pass.
+        memory: the executable's own figures, in bytes; `total` is their sum.
+        peak: the most bytes that were in use on the device until the forward pass had run once; None where the device
+            does not tell.
+        traffic: bytes that the program moves to and from the device's memory.
+        figures: `memory_analysis` of the executable, as the compiler names its parts, in bytes.
+    """
+
+    timing: Timing
+    memory: Memory
+    peak: int | None
+    traffic: int
+    figures: dict[str, int]
+
+
+def run_live(forward: Callable[[Any, list], Any], state: Any, batch: list, device: Any) -> LiveResult:
+    """Compile a forward pass for a device and measure it there.
+
+    Args:
+        forward: of weights, in any structure, and a list of inputs.
+        state: the weights.
+        batch: the inputs.
+        device: of JAX; weights and inputs are placed there before anything is timed.
+
+    Raises:
+        RouteError: Keras cannot trace it on JAX.
+        CostError: it cannot be timed.
+    """
+    state, batch = jax.device_put((state, batch), device)
+    try:
+        lowered = jax.jit(forward).lower(state, batch)
+    except Exception as error:  # whatever the layers of a model raise
+        raise RouteError(f"The model cannot be traced by Keras on JAX: {said(error)}") from error
+    executable = lowered.compile()
+    outputs = jax.tree.leaves(jax.block_until_ready(executable(state, batch)))
+    # The loop holds inputs and outputs of its own: what is in use is asked before it runs.
+    peak = peak_bytes(device)
+    module = hlo.parse_module(executable.as_text())
+    memory = hlo.memory_of(executable.memory_analysis(), module, len(batch))
+    return LiveResult(
+        measured(loop_runner(forward, state, batch, outputs)),
+        memory,
+        peak,
+        hlo.hbm_traffic(module),
+        analysis_figures(executable.memory_analysis()),
+    )
+
+
+def loop_runner(
+    forward: Callable[[Any, list], Any], state: Any, batch: Sequence[Any], outputs: Sequence[Any]
+) -> Callable[[int], None]:
+    """The compiled loop: runs so many iterations and waits for the last. Inputs and outputs are its own from now on."""
+    carried = (list(batch), list(outputs))
+    loop = jax.jit(looped(forward), donate_argnums=(2, 3)).lower(jnp.int32(0), state, *carried).compile()
+
+    def run(iterations: int) -> None:
+        nonlocal carried
+        carried = jax.block_until_ready(loop(np.int32(iterations), state, *carried))
+
+    return run
+
+
+def analysis_figures(analysis: Any) -> dict[str, int]:
+    """The parts of a memory analysis, in bytes."""
+    parts = ("argument", "output", "alias", "temp", "generated_code")
+    return {part: getattr(analysis, f"{part}_size_in_bytes") for part in parts}
+
+
+def peak_bytes(device: Any) -> int | None:
+    """The most bytes that have been in use on a device since this process began; None where it does not tell."""
+    statistics = device.memory_stats()
+    return statistics.get("peak_bytes_in_use") if statistics else None

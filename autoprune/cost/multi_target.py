@@ -1,0 +1,225 @@
+"""Cost on several targets at once: a plan is as expensive as it is on the target where it is worst, or on average.
+
+Seconds on different chips do not compare. What compares is the share of the dense model's cost that is left on each.
+The joint latency is the worst of these shares (or their weighted mean) times the dense model's latency on the first
+target, and memory likewise: a budget that is a share then holds, with `worst`, on every target.
+"""
+
+import dataclasses
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from autoprune.cost.compiler.pool import CompilerPool
+from autoprune.cost.model import CostModel, open_cost_model, resolve_target
+from autoprune.errors import CostError, TargetError
+from autoprune.records import CostReport, Memory, Target
+from autoprune.settings import TargetSettings
+
+WORST = "worst"
+
+
+class JointCostModel:
+    """Costs models on several targets; the first model that it is asked for is the dense one.
+
+    Args:
+        models: one for each target, the first target's first.
+        weights: of the targets, for the weighted mean; None takes the worst.
+        client: compiler processes that the models share, to close with them; or None.
+
+    Attributes:
+        target: the first one.
+        targets: all of them.
+        combine: `worst`, or `weighted` with the weights.
+    """
+
+    def __init__(
+        self, models: Sequence[CostModel], weights: Sequence[float] | None = None, client: CompilerPool | None = None
+    ) -> None:
+        self.target = models[0].target
+        self.targets = tuple(model.target for model in models)
+        self.combine = WORST if weights is None else f"weighted {', '.join(f'{weight:g}' for weight in weights)}"
+        self._models = tuple(models)
+        self._weights = weights
+        self._client = client
+        self._dense: tuple[Future, ...] | None = None
+
+    def submit(self, model: Any) -> Future:
+        """Ask for the cost of a model on every target.
+
+        Returns:
+            A future of the joint report, with each target's in `parts`; its exception is a `CostError` that names the
+            target, also when the dense model could not be costed.
+
+        Raises:
+            CostError: a target's cost model refuses the model at once.
+        """
+        asked = tuple(inner.submit(model) for inner in self._models)
+        if self._dense is None or any(answer.done() and answer.exception() for answer in self._dense):
+            self._dense = asked
+        joint: Future = Future()
+        dense = self._dense
+        waiting = _Countdown({*asked, *dense}, lambda: self._answer(joint, asked, dense))
+        waiting.start()
+        return joint
+
+    def close(self) -> None:
+        """Close the models, and the compiler processes that they share."""
+        for model in self._models:
+            model.close()
+        if self._client is not None:
+            self._client.close()
+
+    def _answer(self, joint: Future, asked: Sequence[Future], dense: Sequence[Future]) -> None:
+        """Give the joint report, or the first target's failure."""
+        for answers in (dense, asked):
+            for target, answer in zip(self.targets, answers, strict=True):
+                error = answer.exception()
+                if error is not None:
+                    joint.set_exception(CostError(f"On {target.name}: {error}"))
+                    return
+        try:
+            reports = [[answer.result() for answer in answers] for answers in (asked, dense)]
+            joint.set_result(joined(*reports, self._weights))
+        except Exception as error:  # noqa: BLE001 - the asker must hear of it, or it waits for ever
+            joint.set_exception(CostError(f"The targets' costs cannot be combined: {type(error).__name__}: {error}"))
+
+
+class _Countdown:
+    """Calls something once, when all of some futures are done."""
+
+    def __init__(self, futures: set[Future], then: Any) -> None:
+        self._futures = futures
+        self._then = then
+        self._left = len(futures)
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        for future in self._futures:
+            future.add_done_callback(self._one)
+
+    def _one(self, _: Future) -> None:
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._then()
+
+
+def joined(
+    reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float] | None = None
+) -> CostReport:
+    """One report of several targets' reports.
+
+    Args:
+        reports: of one model on each target, the first target's first.
+        dense: of the dense model, likewise.
+        weights: of the targets, for the weighted mean of shares; None takes the worst share.
+
+    Returns:
+        The first target's report with latency = dense latency there x the combined share of the dense latency, total
+        memory likewise, layers' times scaled alike, and what does not combine left out.
+    """
+    first = reports[0]
+    shares = [report.latency / whole.latency for report, whole in zip(reports, dense, strict=True)]
+    combined = _weights(shares, weights)
+    return dataclasses.replace(
+        first,
+        latency=dense[0].latency * _mean(shares, combined),
+        latency_sum=None,
+        latency_iqr=None,
+        memory=_memory(reports, dense, weights),
+        traffic=None,
+        utilisation=None,
+        bound=None,
+        layers=_layers(reports, dense, combined),
+        provenance={
+            **first.provenance,
+            "route": "; ".join(dict.fromkeys(str(report.provenance.get("route", "")) for report in reports)),
+            "combined": WORST if weights is None else "weighted mean",
+        },
+        parts={report.target.name: report for report in reports},
+    )
+
+
+def _weights(values: Sequence[float], weights: Sequence[float] | None) -> list[float]:
+    """Weights that add up to one; all of it on the worst where there are none."""
+    if weights is None:
+        worst = max(range(len(values)), key=values.__getitem__)
+        return [float(number == worst) for number in range(len(values))]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight)
+
+
+def _memory(reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float] | None) -> Memory:
+    """The first target's memory with the combined total; without a total where a target cannot tell it."""
+    totals = [(report.memory.total, whole.memory.total) for report, whole in zip(reports, dense, strict=True)]
+    if not all(total and whole for total, whole in totals):
+        return dataclasses.replace(reports[0].memory, total=None)
+    shares = [total / whole for total, whole in totals]
+    # Rounded up: within a limit, every target is.
+    total = math.ceil(totals[0][1] * _mean(shares, _weights(shares, weights)) - 1e-6)
+    return dataclasses.replace(reports[0].memory, total=total)
+
+
+def _layers(reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float]) -> dict[str, float]:
+    """Seconds by layer that add up as the joint latency does: the surrogate learns layer by layer."""
+    times: dict[str, float] = {}
+    for report, whole, weight in zip(reports, dense, weights, strict=True):
+        for path, seconds in report.layers.items() if weight else ():
+            times[path] = times.get(path, 0.0) + weight * seconds * dense[0].latency / whole.latency
+    return times
+
+
+def asked_targets(settings: TargetSettings) -> list[Target]:
+    """The targets that a search is for, checked; the first one first.
+
+    Raises:
+        TargetError: one cannot be used here, or `auto` is one that is also named.
+    """
+    found = [resolve_target(Target(name, settings.batch_size, settings.dtype)) for name in settings.names]
+    names = [target.name for target in found]
+    for name in names[1:]:
+        if names.count(name) > 1 or "cpu" in names:
+            raise TargetError(
+                f"target.also={settings.also} does not go with target={settings.name}, which is {names[0]} here: "
+                "several targets are TPUs, each named once."
+            )
+    return found
+
+
+def open_targets(settings: TargetSettings, *, measured: str | Path | None = None) -> CostModel:
+    """Something that costs models on the target that settings ask for, or on all of them. Close it when done.
+
+    Several targets share their compiler processes.
+
+    Args:
+        settings: which targets, cache, route and number of processes.
+        measured: as for `open_cost_model`.
+
+    Raises:
+        TargetError: a target cannot be used here.
+    """
+    options = {"cache": settings.cache, "measured": measured, "route": settings.route}
+    if not settings.also:
+        target = Target(settings.name, settings.batch_size, settings.dtype)
+        return open_cost_model(target, **options, processes=settings.processes)
+    client = CompilerPool(settings.processes)
+    models = [open_cost_model(target, **options, client=client) for target in asked_targets(settings)]
+    weights = (settings.weights or [1.0] * len(models)) if settings.combine == "weighted" else None
+    return JointCostModel(models, weights, client)
+
+
+def described(cost_model: CostModel) -> Mapping[str, Any]:
+    """What a cost is for, as plain data: the target, and of several targets all of them and how they are combined."""
+    data = dataclasses.asdict(cost_model.target)
+    if isinstance(cost_model, JointCostModel):
+        names = [target.name for target in cost_model.targets]
+        data = {**data, "name": names, "combine": cost_model.combine}
+    return data

@@ -1,0 +1,215 @@
+"""Guesses the cost of a plan from the costs of others, in well under a millisecond.
+
+The compiler tells the time of every kernel and the layers in it. A layer's time depends on few widths: its own and
+those of its neighbours, with which it may be fused. So each layer is learnt by itself and the latency is their sum:
+some dozens of compilations teach more than hundreds of sums would. A guess steers a search. It is never a result:
+every figure that is reported comes from a `CostModel`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from autoprune.cost.layers import LayerDependence
+from autoprune.cost.surrogate.regression import NEAR, OWN, TILE, Fit, Stack, fit
+from autoprune.records import ChannelGroup, CostReport
+
+LEAST = 12  # Plans below which nothing is guessed.
+MOST = 300  # Plans that are learnt from, the latest ones: more would make a query slow.
+NEIGHBOURS = 1  # Layers on either side that a layer's time is thought to depend on: it may be fused with them.
+TILES = (8, 128)  # Sublanes and lanes of a TPU's tiles: T(8, 128).
+RECENT = 50  # Guesses by which the error is judged.
+
+
+class Guess(NamedTuple):
+    """What a plan is thought to cost.
+
+    Attributes:
+        latency: seconds per batch.
+        memory: bytes of device memory in total; None where the target does not tell it.
+    """
+
+    latency: float
+    memory: float | None
+
+
+@dataclass(frozen=True)
+class GuessError:
+    """How good guesses have been, on plans that had not been learnt from when they were guessed.
+
+    Attributes:
+        count: guesses compared, at most the latest 50.
+        latency: mean error of the latency, relative to the truth.
+        memory: likewise of the memory; None where the target does not tell it.
+        spearman: rank correlation of guessed and true latencies.
+    """
+
+    count: int
+    latency: float
+    memory: float | None
+    spearman: float
+
+
+class Surrogate:
+    """Learns what plans of one model cost on one target.
+
+    Args:
+        groups: the model's prunable groups.
+        layers: how its layers depend on them, from `layer_dependences`.
+    """
+
+    def __init__(self, groups: Sequence[ChannelGroup], layers: Sequence[LayerDependence]) -> None:
+        self._sizes = np.array([group.size for group in groups], float)
+        self._layers = tuple(layers)
+        self._space = _Space(self._sizes, self._layers)
+        self._seen: dict[tuple[int, ...], CostReport] = {}
+        self._judged: list[tuple[float, float, float | None]] = []
+        self._chosen: tuple[int, dict[str, Fit]] = (0, {})
+        self._latency: Stack | None = None
+        self._memory: Stack | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough has been learnt to guess."""
+        return len(self._seen) >= LEAST
+
+    @property
+    def error(self) -> GuessError | None:
+        """How good the latest guesses were; None before there were any."""
+        judged = self._judged[-RECENT:]
+        if not judged:
+            return None
+        guessed, true, memory = zip(*judged, strict=True)
+        known = [value for value in memory if value is not None]
+        return GuessError(
+            count=len(judged),
+            latency=float(np.mean(np.abs(np.array(guessed) / true - 1))),
+            memory=float(np.mean(known)) if known else None,
+            spearman=float(spearmanr(guessed, true)[0]) if len(judged) > 2 else math.nan,
+        )
+
+    def observe(self, widths: np.ndarray, cost: CostReport) -> None:
+        """Learn from a plan that has been costed, after comparing the cost with the guess of it.
+
+        A plan seen before changes nothing.
+
+        Args:
+            widths: (groups,) channels left.
+            cost: the truth.
+        """
+        key = tuple(int(width) for width in widths)
+        if key in self._seen:
+            return
+        if self.ready:
+            guess = self.predict(widths)
+            memory = abs(guess.memory / cost.memory.total - 1) if guess.memory and cost.memory.total else None
+            self._judged.append((guess.latency, cost.latency, memory))
+        self._seen[key] = cost
+        self._latency = self._memory = None
+
+    def predict(self, widths: np.ndarray) -> Guess:
+        """Guess what a plan of (groups,) channels left costs.
+
+        Raises:
+            ValueError: fewer than 12 plans have been seen.
+        """
+        latencies, memories = self.predict_all(np.asarray(widths)[None])
+        return Guess(float(latencies[0]), None if memories is None else float(memories[0]))
+
+    def predict_all(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Guess what many plans cost.
+
+        Args:
+            widths: (m, groups) channels left, in the order of the groups.
+
+        Returns:
+            (m,) seconds per batch, and (m,) bytes of device memory or None.
+
+        Raises:
+            ValueError: fewer than 12 plans have been seen.
+        """
+        if self._latency is None:
+            self._learn()
+        features = self._space.features(np.asarray(widths, float))
+        memory = None if self._memory is None else np.maximum(self._memory.predict_all(features), 0.0)
+        return np.maximum(self._latency.predict_all(features), 0.0), memory
+
+    def _learn(self) -> None:
+        if not self.ready:
+            raise ValueError(f"A guess needs {LEAST} plans or more. Seen: {len(self._seen)}")
+        recent = list(self._seen.items())[-MOST:]
+        features = np.stack([self._space.features(np.array(key, float)) for key, _ in recent])
+        costs = [cost for _, cost in recent]
+        # Length scales are chosen anew whenever there are a quarter more plans.
+        counted, fits = self._chosen
+        keep = fits if len(self._seen) < 1.25 * counted else {}
+        learnt = {}
+
+        def one(name: str, values: Sequence[float], term: tuple[list[int], list[int]]) -> Fit:
+            choice = keep[name].choice if name in keep else None
+            learnt[name] = fit(features[:, term[0]], term[1], np.array(values, float), choice)
+            return learnt[name]
+
+        terms = self._space.terms
+        own = [one(path, [cost.layers.get(path, 0.0) for cost in costs], term) for path, term in terms.items()]
+        rest = [cost.latency - sum(cost.layers.get(path, 0.0) for path in terms) for cost in costs]
+        whole = self._space.whole
+        self._latency = Stack([*own, one("", rest, whole)], [*(term[0] for term in terms.values()), whole[0]])
+        totals = [cost.memory.total for cost in costs]
+        if None not in totals:
+            self._memory = Stack([one("memory", totals, whole)], [whole[0]])
+        if not keep:
+            self._chosen = (len(self._seen), learnt)
+
+
+class _Space:
+    """From widths to features: for each layer the lengths of its axes and its neighbours', and how tiles are filled.
+
+    Attributes:
+        terms: for each layer, by path, the columns of its features and their kinds.
+        whole: likewise for what belongs to no layer.
+    """
+
+    def __init__(self, sizes: np.ndarray, layers: Sequence[LayerDependence]) -> None:
+        axes = list(dict.fromkeys(axis for layer in layers for axis in layer.axes if axis.owners))
+        self._dense = np.array([axis.length for axis in axes], float)
+        self._share = np.zeros((len(axes), len(sizes)))
+        for row, axis in enumerate(axes):
+            for index, owned in axis.owners:
+                self._share[row, index] += owned
+        self._sizes = sizes
+        own = [[axes.index(axis) for axis in layer.axes if axis.owners] for layer in layers]
+        self._work = [(layer.flops, columns) for layer, columns in zip(layers, own, strict=True)]
+        self.terms = {}
+        for number, layer in enumerate(layers):
+            near = [*own[max(number - NEIGHBOURS, 0) : number], *own[number + 1 : number + 1 + NEIGHBOURS]]
+            self.terms[layer.path] = self._term(own[number], [column for columns in near for column in columns])
+        groups = len(axes) * (1 + len(TILES))
+        kinds = [NEAR] * len(sizes) + [OWN]
+        self.whole = (list(range(groups, groups + len(kinds))), kinds)
+
+    def _term(self, own: Sequence[int], near: Sequence[int]) -> tuple[list[int], list[int]]:
+        count = len(self._dense)
+        own = list(dict.fromkeys(own))
+        around = [column for column in dict.fromkeys(near) if column not in own]
+        tiles = [column + count * (1 + tile) for column in own for tile in range(len(TILES))]
+        return [*own, *around, *tiles], [OWN] * len(own) + [NEAR] * len(around) + [TILE] * len(tiles)
+
+    def features(self, widths: np.ndarray) -> np.ndarray:
+        """All features of plans: log2 of each axis's length, share of each tile left empty, widths, operations.
+
+        Args:
+            widths: (groups,) of one plan, or (m, groups).
+        """
+        left = 1 - (1 - widths / self._sizes) @ self._share.T
+        lengths = self._dense * left
+        parts = [np.log2(lengths)]
+        parts += [(np.ceil(lengths / tile - 1e-9) * tile - lengths) / tile for tile in TILES]
+        work = sum(flops * math.prod(left[..., column] for column in columns) for flops, columns in self._work)
+        # Many widths together weigh as much as one.
+        parts += [np.log2(widths) / math.sqrt(widths.shape[-1]), np.log2(np.maximum(work, 1))[..., None]]
+        return np.concatenate(parts, axis=-1)

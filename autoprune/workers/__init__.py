@@ -1,0 +1,1 @@
+"""Child processes: what supervises them, and how many this machine can hold."""
