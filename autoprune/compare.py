@@ -8,7 +8,6 @@ if __name__ == "__main__":
     # Options are checked before the imports below, which take seconds.
     sys.exit(cli.run_command("compare"))
 
-import copy
 import dataclasses
 import json
 import logging
@@ -20,7 +19,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from autoprune.comparison import PlanResult, Record, Run, Summary, TimedScorer, cells_of, summarise
+from autoprune.comparison import PlanResult, Record, Run, Summary, cells_of, summarise
 from autoprune.comparison.controls import ScratchTrainer
 from autoprune.comparison.jobs import Job, jobs_of
 from autoprune.comparison.matching import HandSetPlan, cost_families, curve_plans, kind_of, match_hand_set
@@ -36,11 +35,20 @@ from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import RUNS, run_or_resume
 from autoprune.searchers import Problem
+from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.objective import DISTINCT
-from autoprune.searchers.posing import nothing_found
-from autoprune.searchers.signal_watch import SignalWatch
-from autoprune.searchers.uniform import hand_set_plans, is_hand_set
-from autoprune.session import Session, announce, check_names, dense_model, made_searcher, opened, posed, run_searcher
+from autoprune.searchers.problem import nothing_found
+from autoprune.searchers.uniform import hand_set_candidates, is_hand_set
+from autoprune.session import (
+    Session,
+    announce,
+    load_or_train_dense,
+    open_session,
+    pose_problem,
+    run_searcher,
+    searcher_builder,
+    validate_choices,
+)
 from autoprune.settings import CompareSettings
 from autoprune.training.course import OnProgress
 from autoprune.training.finishing import Finisher
@@ -56,10 +64,10 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     """
     _check_widths(_read_record(folder), settings)
     for searcher in settings.searchers:
-        check_names(settings.search_settings(searcher))
+        validate_choices(settings.search_settings(searcher))
     data = load_data(settings.data, settings.model)
     shared = settings.search_settings()
-    with opened(dense_model(shared, data, folder), data, shared, folder) as session:
+    with open_session(load_or_train_dense(shared, data, folder), data, shared, folder) as session:
         record, start = _record(settings, folder, session), time.perf_counter()
         # Nothing is written before: an impossible budget beside `resume` leaves a comparison that had ended as it was.
         problems = _problems(settings, session, record)
@@ -145,13 +153,11 @@ def _problems(settings: CompareSettings, session: Session, record: Record) -> di
     What that takes teaches the surrogate nothing: it learns from all hand-set plans in their order, so that searches of
     one budget do not depend on which others are compared.
     """
-    untaught = copy.deepcopy(session.evaluator.surrogate)
     announce(session, settings, settings.budgets.values())
     problems = {
-        budget: posed(session, settings.search_settings(budget=budget), f"budget {budget}")
+        budget: pose_problem(session, settings.search_settings(budget=budget), f"budget {budget}")
         for budget in settings.budgets
     }
-    session.evaluator.surrogate = untaught
     record.dense = next(iter(problems.values())).dense
     record.anchors = {budget: problem.anchor for budget, problem in problems.items()}
     return problems
@@ -165,20 +171,20 @@ def _rules(searchers: Sequence[str]) -> list[str]:
 def _families(settings: CompareSettings, session: Session, record: Record) -> list[HandSetPlan]:
     """All hand-set plans with their costs.
 
-    The surrogate of every search has learnt from the rules that the comparison was begun with, and from no others: a
-    search that is added later knows as much as the first.
+    The session's surrogate, with a copy of which every search begins, has learnt from the rules that the comparison was
+    begun with, and from no others: a search that is added later knows as much as the first.
     """
     evaluator, asked = session.evaluator, _rules(settings.searchers)
     record.taught_by = record.taught_by or asked
     later = [rule for rule in asked if rule not in record.taught_by]
     first, rest = (
-        sum(len(hand_set_plans(rule, session.planner.legal)) for rule in rules) for rules in (record.taught_by, later)
+        sum(len(hand_set_candidates(rule, evaluator.space)) for rule in rules) for rules in (record.taught_by, later)
     )
     with stage("hand-set", first + rest, "plans compiled") as shown:
-        families = cost_families(evaluator, record.taught_by, lambda done: shown.advance(done, ""))
-        taught = copy.deepcopy(evaluator.surrogate)
+        families = cost_families(
+            evaluator, record.taught_by, lambda done: shown.advance(done, ""), surrogate=session.surrogate
+        )
         families += cost_families(evaluator, later, lambda done: shown.advance(first + done, ""))
-        evaluator.surrogate = taught
     return [plan for plan in families if plan.rule in asked]
 
 
@@ -186,21 +192,18 @@ def _search(
     settings: CompareSettings, session: Session, problems: Mapping[str, Problem], record: Record, folder: RunFolder
 ) -> None:
     """Every cell that has not been searched yet; what one searcher learns of costs, no other is told."""
-    evaluator, taught = session.evaluator, session.evaluator.surrogate
-    watches = {budget: SignalWatch(problem.objective) for budget, problem in problems.items()}
+    guards = {budget: ConstantRewardGuard(problem.objective) for budget, problem in problems.items()}
     for cell in cells_of(settings):
         if cell.name in record.runs:
-            watches[cell.budget].remember(evaluator.journal.course(cell.name))
+            guards[cell.budget].remember(session.evaluator.journal.course(cell.name))
             continue
-        evaluator.surrogate = copy.deepcopy(taught)
         problem, of_cell = problems[cell.budget], cell.settings(settings)
-        searcher = made_searcher(session, of_cell, folder.tensorboard / cell.name)
-        scorer = run_searcher(cell.name, searcher, problem, session, of_cell, watches[cell.budget], TimedScorer)
-        done = Run.of(scorer, problem, settings.search.finalists, 0.0 if is_hand_set(cell.searcher) else DISTINCT)
+        build = searcher_builder(of_cell, folder.tensorboard / cell.name)
+        _, evaluator = run_searcher(cell.name, build, problem, session, of_cell, guards[cell.budget])
+        done = Run.of(evaluator, settings.search.finalists, 0.0 if is_hand_set(cell.searcher) else DISTINCT)
         if not done.finalists:
             logger.warning("%s found no plan that may be a result in %d evaluations", cell.name, len(done.keys))
         record.add_run(cell.name, done)
-    evaluator.surrogate = taught
     if not any(record.runs[cell.name].finalists for cell in cells_of(settings)):
         raise BudgetError("\n".join(_explain_misses(settings, session, problems)))
 
@@ -226,7 +229,7 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
         runs = [record.runs[cell.name] for cell in cells_of(settings)]
         lowest = 0.8 * min(plan.cost.latency for done in runs for plan in done.finalists)
         plans = curve_plans(families, settings.uniform_curve, lowest)
-        scored = [session.evaluator.evaluate(plan.keep_ratios) for plan in plans]
+        scored = [session.evaluator.evaluate(plan.candidate) for plan in plans]
         record.curve = [evaluation for evaluation in scored if not evaluation.failed]
     record.save()
 

@@ -22,7 +22,6 @@ from omegaconf import DictConfig
 
 from autoprune.cost.multi_target import open_targets
 from autoprune.data import Dataset, load_data
-from autoprune.envs.making import EnvMaker, learnt_policy, training_record
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.models.zoo import check_known
 from autoprune.records import Evaluation
@@ -31,9 +30,9 @@ from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import run_or_resume
-from autoprune.searchers import Problem, Scorer, Steering
-from autoprune.searchers.policy import Policy, save_policy
-from autoprune.session import Session, announce, check_names, dense_model, opened, posed
+from autoprune.searchers import BudgetedEvaluator, Problem, Trial
+from autoprune.searchers.policy import Policy, save_policy, training_record
+from autoprune.session import Session, announce, load_or_train_dense, open_session, pose_problem, validate_choices
 from autoprune.settings import LearnSettings
 
 logger = logging.getLogger(__name__)
@@ -50,17 +49,13 @@ class Course:
         model: its name.
         budget: as in `LearnSettings.budgets`.
         session: where its plans are scored.
-        problem: what its plans are scored for.
-        scorer: counts its evaluations.
-        make_env: makes its environments.
+        evaluator: evaluates its plans.
     """
 
     model: str
     budget: str
     session: Session
-    problem: Problem
-    scorer: Scorer
-    make_env: EnvMaker
+    evaluator: BudgetedEvaluator
 
 
 def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
@@ -70,25 +65,25 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
         AutopruneError: something that was asked for cannot be; what can be known before any training is said then.
     """
     # Imported here: torch takes seconds.
-    from autoprune.searchers.joint import JointLearner, Lesson
+    from autoprune.rl.multi_task import MultiTaskTrainer
 
     start = time.perf_counter()
     for model in settings.models:
         of_model = settings.search_settings(model)
-        check_names(of_model)
+        validate_choices(of_model)
         if of_model.model.name != "file":
             check_known(of_model.model.name)
-    learner = JointLearner(settings.agent, folder.tensorboard)
+    trainer = MultiTaskTrainer(settings.agent, folder.tensorboard)
     data = load_data(settings.data, settings.search_settings().model)
     with _open_courses(settings, data, folder) as courses:
-        learner([Lesson(course.problem, course.scorer, course.make_env) for course in courses], settings.seed)
+        policy = trainer.train([course.evaluator for course in courses], settings.seed)
         record = training_record(
             settings.search_settings(),
             settings.models,
             courses[0].session.cost_model.target,
             list(settings.budgets.values()),
         )
-        policy = learnt_policy(learner.actor, record)
+        policy = dataclasses.replace(policy, record=record)
         rows = [_row(course, policy) for course in courses]
     # Of a training that had ended with fewer evaluations, the result stands until here. The figures come back last.
     folder.metrics.unlink(missing_ok=True)
@@ -108,56 +103,62 @@ def _open_courses(settings: LearnSettings, data: Dataset, folder: RunFolder) -> 
         for model in settings.models:
             name, of_model = Path(model).stem, settings.search_settings(model)
             place = RunFolder.make(folder.path / name)
-            dense = dense_model(of_model, data, place)
-            session = stack.enter_context(opened(dense, data, of_model, place, costing))
+            dense = load_or_train_dense(of_model, data, place)
+            session = stack.enter_context(open_session(dense, data, of_model, place, costing))
             announce(session, of_model, settings.budgets.values())
             for budget in settings.budgets:
                 named = f"{name} {budget}"
-                problems.append((name, budget, session, posed(session, settings.search_settings(model, budget), named)))
+                of_budget = settings.search_settings(model, budget)
+                problem = pose_problem(session, of_budget, named, surrogate=session.surrogate)
+                problems.append((name, budget, session, problem))
         shown = stack.enter_context(stage("learning", total, "evaluations"))
         for name, budget, session, problem in problems:
             curves = Curves(folder.tensorboard, "search", f"{name}@{budget}")
-            scorer = Scorer(
+            evaluator = BudgetedEvaluator(
                 session.evaluator,
-                f"learn@{budget}",
-                settings.search.evaluations,
-                _observer(shown, courses, name, stack.enter_context(curves), problem),
-                Steering(session.evaluator.surrogate, problem, project=settings.search.project),
+                problem,
+                name=f"learn@{budget}",
+                evaluations=settings.search.evaluations,
+                surrogate=session.surrogate,
+                project=settings.search.project,
+                observe=_observer(shown, courses, name, stack.enter_context(curves), problem),
             )
-            make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
-            courses.append(Course(name, budget, session, problem, scorer, make_env))
+            courses.append(Course(name, budget, session, evaluator))
         yield courses
 
 
 def _observer(
     shown: Stage, courses: Sequence[Course], name: str, curves: Curves, problem: Problem
-) -> Callable[[Evaluation, int], None]:
-    """What is called with each evaluation of a problem, and shows it."""
+) -> Callable[[Trial], None]:
+    """What is called with each trial of a problem, and shows it."""
     seen: list[Evaluation] = []
 
-    def observe(evaluation: Evaluation, number: int) -> None:
+    def observe(trial: Trial) -> None:
+        evaluation = trial.evaluation
         seen.append(evaluation)
-        curves.add_evaluation(evaluation, number, problem.objective, problem.objective.best(seen))
+        curves.add_evaluation(evaluation, trial.number, problem.objective, problem.objective.best(seen))
         score = "failed" if evaluation.failed else f"{evaluation.score:.3f}"
-        shown.advance(sum(course.scorer.used for course in courses), f"{name}: {score}")
+        shown.advance(sum(course.evaluator.used for course in courses), f"{name}: {score}")
 
     return observe
 
 
 def _row(course: Course, policy: Policy) -> LessonRow:
     """What has become of a problem: the policy's own plan, as a replay would have it, beside the best uniform one."""
-    from autoprune.searchers.replay import widest_within
+    from autoprune.rl.transfer import find_widest_within, roll_outs
 
-    problem, evaluator = course.problem, course.session.evaluator
-    free = Scorer(evaluator, f"look@{course.budget}", 1)
-    plan = widest_within(problem, free, course.make_env.rolled_out(problem, free, policy))
+    problem, evaluator = course.evaluator.problem, course.session.evaluator
+    free = BudgetedEvaluator(
+        evaluator, problem, name=f"look@{course.budget}", evaluations=1, surrogate=course.session.surrogate
+    )
+    candidate, best = find_widest_within(free, roll_outs(free, policy)), course.evaluator.history.best
     return LessonRow(
         course.model,
         course.budget,
         problem.dense,
-        evaluator.evaluate(problem.anchor),
-        None if plan is None else evaluator.evaluate(plan),
-        problem.objective.best(course.scorer.course),
+        evaluator.evaluate(problem.start),
+        None if candidate is None else evaluator.evaluate(candidate),
+        None if best is None else best.evaluation,
     )
 
 
@@ -167,8 +168,8 @@ def _write(
     described: list[Mapping[str, Any]] = [
         {
             **row.to_json(),
-            "course": [evaluation_to_json(evaluation) for evaluation in course.scorer.course],
-            "means": course.scorer.means,
+            "course": [evaluation_to_json(trial.evaluation) for trial in course.evaluator.history],
+            "means": course.evaluator.history.sources,
         }
         for course, row in zip(courses, rows, strict=True)
     ]

@@ -22,14 +22,13 @@ from omegaconf import DictConfig
 
 from autoprune.data import Dataset, load_data
 from autoprune.envs import ENV_ID
-from autoprune.envs.making import EnvMaker
-from autoprune.envs.observation import FEATURES
+from autoprune.envs.episode import FEATURES
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import run_or_resume
 from autoprune.search import SearchResult, run_search, show_result
-from autoprune.searchers import SEARCHERS, Searcher
+from autoprune.searchers import BudgetedEvaluator, Problem
 from autoprune.searchers.policy import Policy, load_policy, save_policy
-from autoprune.session import Session, check_names, dense_model, made_searcher
+from autoprune.session import load_or_train_dense, searcher_builder, validate_choices
 from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
     save_policy(policy, folder.replayed)
     logger.info("policy: %s", describe_policy(policy.record))
     data = load_data(settings.data, settings.model)
-    model = dense_model(searching, data, folder)
+    model = load_or_train_dense(searching, data, folder)
     return replay_model(policy, model, data, searching, folder, scratch=settings.replay.scratch)
 
 
@@ -67,20 +66,19 @@ def replay_model(
         AutopruneError: as `autoprune.search.search_model`.
     """
     # Imported here: torch takes seconds.
-    from autoprune.searchers.replay import Replay
+    from autoprune.rl.transfer import PolicyTransfer
 
     settings = replace(settings, searcher=SearcherSettings("replay"))
 
-    def build_searchers(session: Session) -> dict[str, Searcher]:
-        make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
-        searchers = {"uniform": SEARCHERS.get("uniform")}
-        if scratch:
-            searchers["rl"] = made_searcher(session, replace(settings, searcher=SearcherSettings("rl")))
-        return searchers | {"replay": Replay(make_env, policy, settings.agent, folder.tensorboard)}
+    def build_transfer(problem: Problem, evaluator: BudgetedEvaluator) -> PolicyTransfer:
+        options = {"seed": settings.seed, "settings": settings.agent, "log_folder": folder.tensorboard}
+        return PolicyTransfer(problem, evaluator, policy, **options)
 
+    names = ("uniform", "rl") if scratch else ("uniform",)
+    builders = {name: searcher_builder(replace(settings, searcher=SearcherSettings(name))) for name in names}
     if not folder.report.exists():  # A replay that had ended keeps what it learnt until there is more.
         save_policy(policy, folder.policy)
-    return run_search(model, data, settings, folder, build_searchers)
+    return run_search(model, data, settings, folder, {**builders, "replay": build_transfer})
 
 
 def describe_policy(record: Mapping[str, Any]) -> str:
@@ -104,12 +102,12 @@ def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
     Raises:
         PolicyError: the policy is to be adapted, and no agent of this version has such an actor.
     """
-    from autoprune.searchers.agents import settings_of
+    from autoprune.rl.agents import settings_of
 
     searching = settings.search_settings()
     if settings.replay.evaluations or settings.replay.scratch:
         searching = replace(searching, agent=settings_of(policy, searching.agent))
-    check_names(replace(searching, searcher=SearcherSettings("rl")))
+    validate_choices(replace(searching, searcher=SearcherSettings("rl")))
     return searching
 
 

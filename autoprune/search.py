@@ -11,11 +11,10 @@ if __name__ == "__main__":
     # Options are checked before the imports below, which take seconds.
     sys.exit(cli.run_command("search"))
 
-import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ import hydra
 from omegaconf import DictConfig
 
 from autoprune.data import Dataset, load_data
-from autoprune.envs.making import learnt_policy, training_record
 from autoprune.errors import BudgetError, DataError
 from autoprune.models.files import save_model
 from autoprune.models.fingerprint import architecture_fingerprint, weights_fingerprint
@@ -37,14 +35,23 @@ from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_ou
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
 from autoprune.resuming import open_run_from_python, run_or_resume
-from autoprune.searchers import SEARCHERS, Problem, Searcher
+from autoprune.searchers import History, Problem
+from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.objective import DISTINCT
-from autoprune.searchers.policy import Policy, save_policy
-from autoprune.searchers.posing import nothing_found
-from autoprune.searchers.signal_watch import SignalWatch
+from autoprune.searchers.policy import Policy, save_policy, training_record
+from autoprune.searchers.problem import nothing_found
 from autoprune.searchers.uniform import is_hand_set
-from autoprune.session import Session, announce, check_names, dense_model, made_searcher, opened, posed, run_searcher
-from autoprune.settings import BudgetSettings, SearchSettings
+from autoprune.session import (
+    BuildSearcher,
+    announce,
+    load_or_train_dense,
+    open_session,
+    pose_problem,
+    run_searcher,
+    searcher_builder,
+    validate_choices,
+)
+from autoprune.settings import BudgetSettings, SearcherSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 
 logger = logging.getLogger(__name__)
@@ -59,7 +66,7 @@ class SearchResult:
             `model.compile` to train or evaluate it.
         plan: the plan that was applied.
         policy: what the agent learnt; None for searchers that learn nothing.
-        history: every searcher's evaluations in order.
+        history: every searcher's trials in order.
         kept: the finished plan that the model holds, the best on the reward split.
         finished: the dense model, the best uniform plan and the searched plan, each as finished.
         report: the HTML report.
@@ -68,7 +75,7 @@ class SearchResult:
     model: Any
     plan: Plan = field(repr=False)
     policy: Policy | None = field(repr=False)
-    history: Mapping[str, list[Evaluation]] = field(repr=False)
+    history: Mapping[str, History] = field(repr=False)
     kept: Finished
     finished: tuple[Finished, ...] = field(repr=False)
     report: Path
@@ -76,9 +83,9 @@ class SearchResult:
 
 def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
     """The whole command: data and base model, then `search_model`."""
-    check_names(settings)
+    validate_choices(settings)
     data = load_data(settings.data, settings.model)
-    return search_model(dense_model(settings, data, folder), data, settings, folder)
+    return search_model(load_or_train_dense(settings, data, folder), data, settings, folder)
 
 
 def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder) -> SearchResult:
@@ -87,13 +94,12 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
     Raises:
         AutopruneError: model, data, target or budget cannot be used; the message says which and why.
     """
-    check_names(settings)
-    name = settings.searcher.name
-
-    def build_searchers(session: Session) -> dict[str, Searcher]:
-        return {"uniform": SEARCHERS.get("uniform"), name: made_searcher(session, settings, folder.tensorboard)}
-
-    return run_search(model, data, settings, folder, build_searchers)
+    validate_choices(settings)
+    builders = {
+        "uniform": searcher_builder(replace(settings, searcher=SearcherSettings("uniform"))),
+        settings.searcher.name: searcher_builder(settings, folder.tensorboard),
+    }
+    return run_search(model, data, settings, folder, builders)
 
 
 def run_search(
@@ -101,7 +107,7 @@ def run_search(
     data: Dataset,
     settings: SearchSettings,
     folder: RunFolder,
-    build_searchers: Callable[[Session], Mapping[str, Searcher]],
+    builders: Mapping[str, BuildSearcher],
 ) -> SearchResult:
     """Let searchers search by the same problem with the same number of evaluations, and finish what each has found.
 
@@ -110,30 +116,30 @@ def run_search(
         data: its data.
         settings: of the search; `settings.searcher.name` is the searcher that the report is about.
         folder: the run folder.
-        build_searchers: the searchers by name, in their order.
+        builders: what builds the searchers, by name, in their order.
 
     Raises:
         AutopruneError: as `search_model`.
     """
     start = time.perf_counter()
-    with opened(model, data, settings, folder) as session:
+    with open_session(model, data, settings, folder) as session:
         announce(session, settings, [settings.budget])
-        problem = posed(session, settings)
-        searchers, taught = build_searchers(session), session.evaluator.surrogate
-        courses, means, watch = {}, {}, SignalWatch(problem.objective)
-        for label, propose in searchers.items():
-            if not is_hand_set(label):  # What one searcher learns of costs, no other is told.
-                session.evaluator.surrogate = copy.deepcopy(taught)
-            scorer = run_searcher(label, propose, problem, session, settings, watch)
-            courses[label], means[label] = scorer.course, scorer.means
-        actor = getattr(searchers[settings.searcher.name], "actor", None)
-        policy = learnt_policy(actor, training_record(settings, [model.name], session.cost_model.target))
+        problem = pose_problem(session, settings, surrogate=session.surrogate)
+        histories, policy, guard = {}, None, ConstantRewardGuard(problem.objective)
+        for name, build in builders.items():
+            # All learn from the costs of hand-set plans.
+            surrogate = session.surrogate if is_hand_set(name) else None
+            searcher, evaluator = run_searcher(name, build, problem, session, settings, guard, surrogate=surrogate)
+            histories[name] = evaluator.history
+        if searcher.policy is not None:
+            record = training_record(settings, [model.name], session.cost_model.target)
+            policy = replace(searcher.policy, record=record)
         finisher = Finisher(model, session.planner, data, cost_model=session.cost_model, settings=settings)
         epochs = max(settings.training.after_pruning, 1)
         finished, kept = finish_all(
             finisher,
             problem.objective,
-            _finalists(courses, problem, settings.search.finalists),
+            _finalists(histories, problem, settings.search.finalists),
             lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
         )
     found = cautions(finished, kept, data, session.cautions)
@@ -151,29 +157,28 @@ def run_search(
         session.cost_model.target,
         problem,
         session.planner.all_groups,
-        courses,
+        histories,
         finished,
         kept,
         time.perf_counter() - start,
-        session.evaluator.surrogate.error,
-        means,
+        evaluator.surrogate.error,
         found,
     )
     write_outcome(outcome, folder)
-    return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)
+    return SearchResult(model, kept.plan, policy, histories, kept, finished, folder.report)
 
 
-def _finalists(courses: Mapping[str, list[Evaluation]], problem: Problem, count: int) -> dict[str, list[Evaluation]]:
+def _finalists(histories: Mapping[str, History], problem: Problem, count: int) -> dict[str, list[Evaluation]]:
     """Each searcher's best plans within the budget; one that found none is left out, with a warning."""
     finalists = {}
-    for name, course in courses.items():
-        found = problem.objective.finalists(course, count, 0.0 if is_hand_set(name) else DISTINCT)
+    for name, history in histories.items():
+        found = problem.objective.finalists(history.evaluations, count, 0.0 if is_hand_set(name) else DISTINCT)
         if found:
             finalists[name] = found
         else:
-            logger.warning("%s found no plan that may be a result in %d evaluations", name, len(course))
+            logger.warning("%s found no plan that may be a result in %d evaluations", name, len(history))
     if not finalists:
-        raise BudgetError(nothing_found(problem, courses.values()))
+        raise BudgetError(nothing_found(problem, [history.evaluations for history in histories.values()]))
     return finalists
 
 

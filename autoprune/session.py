@@ -1,12 +1,13 @@
-"""What commands that search share: a model opened for scoring, problems posed and searchers run on the terminal."""
+"""What commands that search share: a model opened for searches, problems built and searchers run on the terminal."""
 
+import copy
 import dataclasses
+import functools
 import itertools
 import logging
 import time
-import types
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ from typing import Any
 from autoprune.cost import CostModel
 from autoprune.cost.layers import layer_dependences
 from autoprune.cost.multi_target import asked_targets, described, open_targets
+from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset
-from autoprune.envs.making import EnvMaker
-from autoprune.errors import UnknownNameError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import accuracy, check_fit
 from autoprune.evaluation.cautions import chance_caution, data_cautions
@@ -27,17 +27,14 @@ from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
 from autoprune.planning.calibration import drawn
 from autoprune.planning.importance import IMPORTANCES
-from autoprune.records import CostReport, Evaluation
-from autoprune.registry import suggestion
+from autoprune.records import CostReport
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import opening_words, shares
-from autoprune.searchers import REWARDS, SEARCHERS, EvaluationsSpent, Problem, Scorer, Searcher, Steering
-from autoprune.searchers.extras import checked_searcher
-
-from autoprune.searchers.signal_watch import SignalWatch
-from autoprune.searchers.uniform import distinct_ratios
+from autoprune.searchers import REWARDS, SEARCHERS, BudgetedEvaluator, Problem, Searcher, Trial, build_problem
+from autoprune.searchers.constant_rewards import ConstantRewardGuard
+from autoprune.searchers.problem import absolute
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.settings.commands import ScoringSettings
 from autoprune.training.base_model import base_model
@@ -58,6 +55,7 @@ class Session:
         planner: makes its plans.
         cost_model: costs them.
         evaluator: scores them, and keeps what it has scored in the run folder.
+        surrogate: what has been learnt of costs before any search; each begins with a copy.
         tensorboard: where the curves of searches go.
         cautions: what the data say against any result.
         told: warnings that were given when it was opened, these and what was seen of the dense model at a glance.
@@ -68,12 +66,13 @@ class Session:
     planner: Planner
     cost_model: CostModel
     evaluator: Evaluator
+    surrogate: Surrogate
     tensorboard: Path
     cautions: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
 
 
-def check_names(settings: SearchSettings) -> None:
+def validate_choices(settings: SearchSettings) -> None:
     """Refuse at once what would be refused after minutes of training.
 
     Raises:
@@ -84,23 +83,10 @@ def check_names(settings: SearchSettings) -> None:
     asked_targets(settings.target)
     REWARDS.get(settings.reward.name)
     IMPORTANCES.get(settings.importance.name)
-    name, known = settings.searcher.name, [*SEARCHERS, "rl"]
-    if name not in known:
-        raise UnknownNameError(f"There is no searcher '{name}'. {suggestion(name, known)}")
-    if name != "rl":
-        checked_searcher(name)
-    else:
-        _rl().check_agent(settings.agent)
+    SEARCHERS.get(settings.searcher.name).check(settings.agent)
 
 
-def _rl() -> types.ModuleType:
-    """Torch and SB3 take seconds to import: only when they are needed."""
-    from autoprune.searchers import rl
-
-    return rl
-
-
-def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> Any:
+def load_or_train_dense(settings: SearchSettings, data: Dataset, folder: RunFolder) -> Any:
     """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
     if folder.dense.exists():
         return load_model(folder.dense, settings.model)
@@ -113,7 +99,7 @@ def dense_model(settings: SearchSettings, data: Dataset, folder: RunFolder) -> A
 
 
 @contextmanager
-def opened(
+def open_session(
     model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder, shared: CostModel | None = None
 ) -> Iterator[Session]:
     """A model opened for searches within the block, with the widths that the settings allow.
@@ -151,10 +137,11 @@ def opened(
             evaluator = Evaluator(
                 model, planner, data, cost_model=cost_model, journal=journal, settings=settings.evaluation
             )
+            surrogate = Surrogate(planner.groups, layer_dependences(model, planner.groups))
             if settings.constraints.widths == "staircase":
-                _learn_widths(evaluator, settings)
+                _learn_widths(evaluator, surrogate, settings)
             curves = folder.tensorboard
-            yield Session(model, data, planner, cost_model, evaluator, curves, tuple(cautions), told)
+            yield Session(model, data, planner, cost_model, evaluator, surrogate, curves, tuple(cautions), told)
 
 
 def _identity(
@@ -174,41 +161,51 @@ def _identity(
     }
 
 
-def _learn_widths(evaluator: Evaluator, settings: SearchSettings) -> None:
+def _learn_widths(evaluator: Evaluator, surrogate: Surrogate, settings: SearchSettings) -> None:
     """Restrict the planner to widths that the target makes worth having."""
     planner = evaluator.planner
     layers = layer_dependences(evaluator.model, planner.groups)
-    steps = staircase_steps(planner.legal, layers, settings.constraints.staircase_points)
+    steps = staircase_steps(planner.space, planner.groups, layers, settings.constraints.staircase_points)
     memory = settings.budget.memory is not None
     with stage("widths", len(steps), "plans compiled") as shown:
-        widths = staircase_widths(evaluator, steps, memory=memory, observe=lambda done: shown.advance(done, ""))
+        widths = staircase_widths(
+            evaluator, steps, surrogate, memory=memory, observe=lambda done: shown.advance(done, "")
+        )
     planner.restrict(widths)
     logger.info("widths worth having: %s", "; ".join(f"{name} {list(found)}" for name, found in widths.items()))
 
 
 def announce(session: Session, settings: ScoringSettings, budgets: Iterable[BudgetSettings]) -> None:
-    """Say what searches start from, what they may spend, and what a score is; not where `posed` will refuse it all.
+    """Say what searches start from, what they may spend, and what a score is; not what `pose_problem` will refuse.
 
     Raises:
         BudgetError: memory is limited on a target that cannot tell it.
     """
-    dense = session.evaluator.evaluate(1.0)
+    dense = session.evaluator.evaluate(session.evaluator.space.full)
     if not dense.failed and dense.cost is not None:
         limits = [absolute(budget, dense.cost) for budget in budgets]
         score, images = settings.evaluation.score or "likelihood", len(session.data.reward)
         logger.info(opening_words(session.model.name, dense, limits, score, images))
 
 
-def posed(session: Session, settings: SearchSettings, name: str = "budget") -> Problem:
+def pose_problem(
+    session: Session, settings: SearchSettings, name: str = "budget", *, surrogate: Surrogate | None = None
+) -> Problem:
     """Find where uniform pruning meets the budget, and show how far that is, under a name on the terminal.
+
+    Args:
+        session: where plans are costed.
+        settings: budget and reward.
+        name: on the terminal.
+        surrogate: learns from the costs that are found; None leaves them alone.
 
     Raises:
         BudgetError: no uniform plan meets the budget.
         ModelError: the dense model has no score.
     """
     evaluator = session.evaluator
-    dense = evaluator.evaluate(1.0)
-    start, costed, count = time.perf_counter(), itertools.count(1), len(distinct_ratios(session.planner.legal))
+    dense = evaluator.evaluate(evaluator.space.full)
+    start, costed, count = time.perf_counter(), itertools.count(1), len(evaluator.space.uniform())
 
     with stage(name, count, "plans known") as shown:
 
@@ -220,57 +217,67 @@ def posed(session: Session, settings: SearchSettings, name: str = "budget") -> P
             much = f"keeping {ratio:.0%} takes {shares(cost, dense.cost, limits)}"
             shown.advance(count - left, f"{number} compiled, at most {left} more, {each:.1f} s each: {much}")
 
-        return pose(evaluator, settings.budget, settings.reward, observe=observe)
+        return build_problem(evaluator, settings.budget, settings.reward, surrogate=surrogate, observe=observe)
 
 
-def made_searcher(session: Session, settings: SearchSettings, log_folder: Path | None = None) -> Searcher:
-    """The searcher that was asked for.
+BuildSearcher = Callable[[Problem, BudgetedEvaluator], Searcher]
+
+
+def searcher_builder(settings: SearchSettings, log_folder: Path | None = None) -> BuildSearcher:
+    """What builds the searcher that was asked for.
 
     Args:
-        session: what it searches in.
-        settings: which searcher, and which agent.
+        settings: which searcher, which agent, and the seed.
         log_folder: where an agent's TensorBoard files go, or None.
     """
-    if settings.searcher.name != "rl":
-        return SEARCHERS.get(settings.searcher.name)
-    make_env = EnvMaker(session.model, session.planner, session.cost_model.target)
-    return _rl().RlSearcher(make_env, settings.agent, log_folder)
+    kind = SEARCHERS.get(settings.searcher.name)
+    return functools.partial(kind.build, seed=settings.seed, agent=settings.agent, log_folder=log_folder)
 
 
 def run_searcher(
     name: str,
-    searcher: Searcher,
+    build: BuildSearcher,
     problem: Problem,
     session: Session,
     settings: SearchSettings,
-    watch: SignalWatch,
-    make_scorer: type[Scorer] = Scorer,
-) -> Scorer:
+    guard: ConstantRewardGuard,
+    *,
+    surrogate: Surrogate | None = None,
+) -> tuple[Searcher, BudgetedEvaluator]:
     """Let one searcher use its evaluations, and show how it gets on.
 
     Args:
         name: under which its evaluations are noted; what stands before an `@` is the searcher's own.
-        searcher: proposes plans.
+        build: builds the searcher.
         problem: what it searches for.
-        session: where its plans are scored.
-        settings: how many evaluations, steering, seed.
-        watch: notices when all plans are paid the same.
-        make_scorer: what counts its evaluations.
+        session: where its plans are evaluated.
+        settings: how many evaluations, projection, screening.
+        guard: notices when all plans are paid the same.
+        surrogate: predicts costs and learns from them; None is a copy of the session's: what one searcher learns of
+            costs, no other is told.
 
     Returns:
-        The scorer, with the searcher's course.
+        The searcher after its run, and its evaluator with the history.
     """
     limits, evaluator = settings.search, session.evaluator
     curves = Curves(session.tensorboard, "search", name)
     with curves, stage(name, limits.evaluations, "evaluations") as shown:
-        steering = Steering(evaluator.surrogate, problem, project=limits.project, screen=limits.screen)
-        best_so_far, dead_signal = BestSoFar(shown, problem.objective, curves), watch.of(name.split("@")[0])
+        best_so_far, observe_rewards = BestSoFar(shown, problem.objective, curves), guard.watch(name.split("@")[0])
 
-        def observe(evaluation: Evaluation, number: int) -> None:
-            best_so_far(evaluation, number)
-            dead_signal(evaluation, number)
+        def observe(trial: Trial) -> None:
+            best_so_far(trial.evaluation, trial.number)
+            observe_rewards(trial)
 
-        scorer = make_scorer(evaluator, name, limits.evaluations, observe, steering)
-        with suppress(EvaluationsSpent):  # One that asks until it is told to stop has done what it could.
-            searcher(problem, scorer, settings.seed)
-    return scorer
+        budgeted = BudgetedEvaluator(
+            evaluator,
+            problem,
+            name=name,
+            evaluations=limits.evaluations,
+            surrogate=copy.deepcopy(session.surrogate) if surrogate is None else surrogate,
+            project=limits.project,
+            screen=limits.screen,
+            observe=observe,
+        )
+        searcher = build(problem, budgeted)
+        searcher.run()
+    return searcher, budgeted

@@ -5,9 +5,9 @@ plans that are as fast, `jobs.py` says what is to be finished, `controls.py` tra
 is done; `summary.py` draws the `conclusions.py` by the pure functions of `statistics.py`.
 """
 
-from autoprune.comparison.cells import Cell, Run, TimedScorer, cells_of
+from autoprune.comparison.cells import Cell, Run, cells_of
 from autoprune.comparison.conclusions import Summary
 from autoprune.comparison.record import PlanResult, Record
 from autoprune.comparison.summary import summarise
 
-__all__ = ["Cell", "PlanResult", "Record", "Run", "Summary", "TimedScorer", "cells_of", "summarise"]
+__all__ = ["Cell", "PlanResult", "Record", "Run", "Summary", "cells_of", "summarise"]

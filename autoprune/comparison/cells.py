@@ -1,14 +1,13 @@
 """The cells of a comparison: one searcher at one budget with one seed, and what it found."""
 
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.records import Evaluation
-from autoprune.searchers import Problem, Scorer
+from autoprune.searchers import BudgetedEvaluator
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings, SearchSettings
@@ -70,13 +69,16 @@ class Run:
     finalists: tuple[Evaluation, ...]
 
     @classmethod
-    def of(cls, scorer: "TimedScorer", problem: Problem, finalists: int, apart: float = DISTINCT) -> "Run":
+    def of(cls, evaluator: BudgetedEvaluator, finalists: int, apart: float = DISTINCT) -> "Run":
         """The run of a searcher that has used its evaluations, with so many finalists at most, so far apart."""
-        objective, course = problem.objective, scorer.course
-        rewards = (objective.reward(done) if objective.met_by(done) else None for done in course)
-        keys = (done.key for done in course)
-        best = objective.finalists(course, finalists, apart)
-        return cls(tuple(keys), tuple(rewards), tuple(scorer.seconds), scorer.costed, tuple(best))
+        objective, history = evaluator.problem.objective, evaluator.history
+        return cls(
+            tuple(trial.evaluation.key for trial in history),
+            tuple(trial.reward if objective.met_by(trial.evaluation) else None for trial in history),
+            tuple(trial.seconds for trial in history),
+            evaluator.costed,
+            tuple(objective.finalists(history.evaluations, finalists, apart)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain data."""
@@ -89,29 +91,3 @@ class Run:
         lists = {name: tuple(data[name]) for name in ("keys", "rewards", "seconds")}
         finalists = tuple(evaluation_from_json(evaluation) for evaluation in data["finalists"])
         return cls(**lists, costed=data["costed"], finalists=finalists)
-
-
-class TimedScorer(Scorer):
-    """A scorer that also tells how long each evaluation took its searcher.
-
-    A plan that another searcher had scored before counts with the time that it took then: all share the scores, and
-    none shall look fast for coming last. What only a cost took is counted as it was, from a cache or not.
-
-    Attributes:
-        seconds: for each evaluation, the searcher's own time before it and the time of scoring.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.seconds: list[float] = []
-        self._since = time.perf_counter()
-
-    def evaluate(
-        self, keep_ratios: float | Mapping[str, float], means: str = "", *, steered: bool = True
-    ) -> Evaluation:
-        """Score a plan; see `Scorer.evaluate`."""
-        thought = time.perf_counter() - self._since
-        evaluation = super().evaluate(keep_ratios, means, steered=steered)
-        self.seconds.append(thought + evaluation.seconds)
-        self._since = time.perf_counter()
-        return evaluation

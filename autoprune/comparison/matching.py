@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoprune.cost.surrogate import Surrogate
 from autoprune.errors import CostError
 from autoprune.evaluation import Evaluator
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
+from autoprune.planning import Candidate
 from autoprune.records import CostReport, Evaluation
-from autoprune.searchers.uniform import hand_set_plans
+from autoprune.searchers.uniform import hand_set_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -38,32 +40,40 @@ class HandSetPlan:
 
     Attributes:
         rule: such as `uniform`.
-        keep_ratios: of every group.
+        candidate: of the search space.
         cost: on the target.
     """
 
     rule: str
-    keep_ratios: Mapping[str, float]
+    candidate: Candidate
     cost: CostReport
 
 
 def cost_families(
-    evaluator: Evaluator, rules: Sequence[str], observe: Callable[[int], None] | None = None
+    evaluator: Evaluator,
+    rules: Sequence[str],
+    observe: Callable[[int], None] | None = None,
+    *,
+    surrogate: Surrogate | None = None,
 ) -> list[HandSetPlan]:
-    """Every plan of the rules with its cost, each rule's from wide to narrow. Costs also teach the surrogate.
+    """Every plan of the rules with its cost, each rule's from wide to narrow.
 
     Args:
         evaluator: of the dense model.
         rules: names of hand-set searchers.
         observe: called with the number of plans that are done.
+        surrogate: learns from the costs; None leaves them alone.
     """
-    found, legal = [], evaluator.planner.legal
-    every = [(rule, plan) for rule in rules for plan in hand_set_plans(rule, legal)]
-    for number, (rule, plan) in enumerate(every, start=1):
+    found, space = [], evaluator.space
+    every = [(rule, candidate) for rule in rules for candidate in hand_set_candidates(rule, space)]
+    for number, (rule, candidate) in enumerate(every, start=1):
         try:
-            found.append(HandSetPlan(rule, plan, evaluator.cost(plan)))
+            found.append(HandSetPlan(rule, candidate, evaluator.cost(candidate)))
         except CostError as error:
             logger.warning("a plan of %s is left out: %s", rule, error)
+        else:
+            if surrogate is not None:
+                surrogate.observe(space.values(candidate), found[-1].cost)
         if observe is not None:
             observe(number)
     return found
@@ -125,7 +135,7 @@ def match_hand_set(
     """
     taken = amount(searched.cost, kind)
     candidates = widest_within(plans, (1 + TOLERANCE) * taken, kind, count)
-    scored = [(plan, evaluator.evaluate(plan.keep_ratios)) for plan in candidates]
+    scored = [(plan, evaluator.evaluate(plan.candidate)) for plan in candidates]
     # Two rules can give the same plan.
     able: dict[str, tuple[HandSetPlan, Evaluation]] = {}
     for plan, evaluation in scored:

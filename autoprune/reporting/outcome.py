@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from autoprune.cost.surrogate import GuessError
@@ -10,11 +10,11 @@ from autoprune.data import Dataset
 from autoprune.evaluation.cautions import chance_caution, gap_caution
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
-from autoprune.records import ChannelGroup, Evaluation, Target
+from autoprune.records import ChannelGroup, Target
 from autoprune.reporting.html import Report, write_report
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.reporting.tables import ResultRow, shares
-from autoprune.searchers import Problem
+from autoprune.searchers import History, Problem
 from autoprune.settings import SearchSettings
 from autoprune.training.finishing import Finished
 
@@ -31,12 +31,11 @@ class Outcome:
         target: what `auto` became.
         problem: groups, budget, dense evaluation.
         groups: all channel groups, frozen ones too.
-        courses: each searcher's evaluations in order.
+        histories: each searcher's trials in order.
         finished: the dense model and the finished plans, the search's last.
         kept: the finished plan that the saved model holds.
         seconds: wall time from the first evaluation to the last test.
         guesses: how good the surrogate's guesses of cost were; None when it made none.
-        means: for each searcher by what means it came upon each of its plans, such as `policy` or `refinement`.
         cautions: what a reader should know before trusting it.
     """
 
@@ -44,12 +43,11 @@ class Outcome:
     target: Target
     problem: Problem
     groups: Sequence[ChannelGroup]
-    courses: Mapping[str, Sequence[Evaluation]]
+    histories: Mapping[str, History]
     finished: Sequence[Finished]
     kept: Finished
     seconds: float
     guesses: GuessError | None = None
-    means: Mapping[str, Sequence[str]] = field(default_factory=dict)
     cautions: Sequence[str] = ()
 
 
@@ -84,8 +82,11 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "plans": {done.name: plan_to_json(done.plan) for done in outcome.finished},
         "finalists": {done.name: [dataclasses.asdict(one) for one in done.finalists] for done in outcome.finished},
         "fine_tuning": {done.name: dataclasses.asdict(done.training) for done in outcome.finished},
-        "courses": {name: [evaluation_to_json(e) for e in course] for name, course in outcome.courses.items()},
-        "means": {name: list(means) for name, means in outcome.means.items()},
+        "courses": {
+            name: [evaluation_to_json(trial.evaluation) for trial in history]
+            for name, history in outcome.histories.items()
+        },
+        "means": {name: history.sources for name, history in outcome.histories.items()},
         "seconds": outcome.seconds,
         "guesses": dataclasses.asdict(outcome.guesses) if outcome.guesses else None,
     }
@@ -119,11 +120,10 @@ def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset, before
 def describe_origin(outcome: Outcome) -> str:
     """A sentence on how the saved plan was come upon; empty where the name of its searcher says it all."""
     name = outcome.kept.name
-    for number, evaluation in enumerate(outcome.courses.get(name, ()), start=1):
-        if evaluation.key == outcome.kept.evaluation.key:
-            means = [*outcome.means.get(name, ()), *[name] * number][number - 1]
-            by = "" if means == name else f", by {means}"
-            return f" It was evaluation {number} of {len(outcome.courses[name])}{by}."
+    for trial in outcome.histories.get(name, ()):
+        if trial.evaluation.key == outcome.kept.evaluation.key:
+            by = "" if trial.source == name else f", by {trial.source}"
+            return f" It was evaluation {trial.number} of {len(outcome.histories[name])}{by}."
     return ""
 
 
@@ -164,11 +164,11 @@ def _report(outcome: Outcome, rows: Sequence[ResultRow]) -> Report:
         verdict=verdict(outcome),
         cautions=outcome.cautions,
         rows=rows,
-        courses=outcome.courses,
+        courses={name: history.evaluations for name, history in outcome.histories.items()},
         dense=problem.dense,
         chosen=outcome.kept.evaluation,
         budget=problem.budget,
-        sizes={group.name: group.size for group in problem.groups},
+        sizes=problem.space.by_name(problem.space.full),
         plans={done.name: done.plan.widths for done in pruned},
         left_alone=outcome.kept.surgery.left_alone,
         settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(problem.dense.cost.provenance)}),

@@ -7,7 +7,6 @@ plan has nothing to hand on.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 

@@ -1,10 +1,10 @@
 """Model-based search with an agent: it learns in imagination, and only what looks best there is scored.
 
 Dyna (Sutton, 1991), in the form that DyNA-PPO gave it for designs that are expensive to try (Angermueller et al., 2020,
-ICLR): an on-policy agent plays many imagined episodes, paid by predictions of score and cost, between one real evaluation
-and the next. An evaluation takes seconds and teaches the predictions; an imagined episode takes a millisecond. Besides what
-the policy proposes, plans near the best ones are thought about, and plans near those: small steps are better found by
-looking than by chance.
+ICLR): an on-policy agent plays many imagined episodes, paid by predictions of score and cost, between one real
+evaluation and the next. An evaluation takes seconds and teaches the predictions; an imagined episode takes a
+millisecond. Besides what the policy proposes, plans near the best ones are thought about, and plans near those: small
+steps are better found by looking than by chance.
 """
 
 from collections.abc import Sequence
@@ -198,9 +198,7 @@ class Dyna:
             return False
         told = memories is not None and cost.memory.total is not None
         memory = abs(float(memories[0]) / cost.memory.total - 1) if told else None
-        self._errors.append(
-            error_of_limited(self._problem.budget, abs(float(latencies[0]) / cost.latency - 1), memory)
-        )
+        self._errors.append(error_of_limited(self._problem.budget, abs(float(latencies[0]) / cost.latency - 1), memory))
         return self._problem.budget.met_by(cost)
 
     def _worth(self, candidates: np.ndarray, doubt: float | None = None) -> np.ndarray:

@@ -151,7 +151,7 @@ def real_episodes(evaluator: BudgetedEvaluator) -> PruningVecEnv:
 
 
 def latency_prediction(evaluator: BudgetedEvaluator) -> PredictLatency:
-    """From candidates to the shares of the dense latency that the evaluator's surrogate predicts, once it has learnt."""
+    """From candidates to shares of the dense latency, as the evaluator's surrogate predicts them once it has learnt."""
     space, dense = evaluator.problem.space, evaluator.problem.dense.cost.latency
 
     def predict(candidates: np.ndarray) -> np.ndarray | None:
@@ -202,8 +202,8 @@ class Relabeling(BaseCallback):
     """An agent learns from what it is paid for: episodes whose candidate was projected become those of that candidate.
 
     Observations and actions in the agent's buffer are replaced by those of the episode that ends in the evaluated
-    candidate; an on-policy agent's probabilities and values by what it thinks of these now. An agent with a memory keeps
-    its own episodes: what it remembered of others is not known.
+    candidate; an on-policy agent's probabilities and values by what it thinks of these now. An agent with a memory
+    keeps its own episodes: what it remembered of others is not known.
 
     Args:
         context: of the episodes.
@@ -222,9 +222,7 @@ class Relabeling(BaseCallback):
             if "trial" in info:
                 chosen, evaluated = info["candidate"], info["trial"].candidate
                 anchor = self._context.anchor
-                self._actions.append(
-                    None if chosen == evaluated else self._context.space.offsets(evaluated, anchor)
-                )
+                self._actions.append(None if chosen == evaluated else self._context.space.offsets(evaluated, anchor))
         return True
 
     def _on_rollout_end(self) -> None:

@@ -123,7 +123,5 @@ def find_widest_within(evaluator: BudgetedEvaluator, rolled_out: Callable[[float
     between = np.linspace(problem.anchor, problem.space.minimum, NARROWER + 1).tolist()
     narrower = sorted((ratio for ratio in {*ratios, *between} if ratio < problem.anchor), reverse=True)
     distinct = list(dict.fromkeys([here, *map(rolled_out, narrower)]))
-    widest = find_widest(
-        len(distinct), lambda number: evaluator.excess(distinct[number]) if number > 0 else excess
-    )
+    widest = find_widest(len(distinct), lambda number: evaluator.excess(distinct[number]) if number > 0 else excess)
     return None if widest is None else distinct[widest]

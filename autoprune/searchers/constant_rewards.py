@@ -1,10 +1,11 @@
-"""Notices a dead signal: when every plan is paid the same, no searcher can learn anything and no plan is the best."""
+"""Notices constant rewards: when every plan is paid the same, no searcher can learn and no plan is the best."""
 
 import logging
 from collections.abc import Callable, Iterable
 
 from autoprune.errors import SignalError
 from autoprune.records import Evaluation
+from autoprune.searchers.history import Trial
 from autoprune.searchers.objective import Objective
 
 logger = logging.getLogger(__name__)
@@ -13,7 +14,7 @@ SUSPICIOUS = 8  # Distinct plans of a course, all paid exactly the same: a warni
 DEAD = 16  # Likewise, of a course that proposes more than uniform plans: an error, where nothing speaks against it.
 
 
-class SignalWatch:
+class ConstantRewardGuard:
     """Watches what the plans of a search are paid.
 
     The first 8 distinct plans of a course that are all paid exactly the same are a warning. With 16 the search ends,
@@ -33,8 +34,8 @@ class SignalWatch:
         """Take in a course that ended before, in another process."""
         self._paid.update(self._objective.reward(evaluation) for evaluation in course if not evaluation.failed)
 
-    def of(self, searcher: str) -> Callable[[Evaluation, int], None]:
-        """What a `Scorer` shall call with each evaluation of one course.
+    def watch(self, searcher: str) -> Callable[[Trial], None]:
+        """What shall be called with each trial of one searcher.
 
         Args:
             searcher: its name; `uniform` and its like are never ended.
@@ -44,10 +45,11 @@ class SignalWatch:
         """
         course: dict[str, float] = {}
 
-        def watch(evaluation: Evaluation, number: int) -> None:
+        def observe(trial: Trial) -> None:
+            evaluation = trial.evaluation
             if evaluation.failed or evaluation.key in course:
                 return
-            course[evaluation.key] = self._objective.reward(evaluation)
+            course[evaluation.key] = trial.reward
             self._paid.add(course[evaluation.key])
             if len(set(course.values())) > 1:
                 return
@@ -57,7 +59,7 @@ class SignalWatch:
             if len(course) >= DEAD and not searcher.startswith("uniform") and len(self._paid) == 1 and worse:
                 raise SignalError(self._complaint(searcher, evaluation, len(course)))
 
-        return watch
+        return observe
 
     def _complaint(self, searcher: str, evaluation: Evaluation, count: int) -> str:
         """What is the same, and what may bring differences back."""

@@ -32,17 +32,15 @@ def greedy(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposa
     The history does not depend on the seed. It ends early only when every plan within the budget that single exchanges
     lead to has been evaluated.
     """
-    space, objective = problem.space, problem.objective
     trials: dict[Candidate, Trial] = {}
 
     def propose(candidate: Candidate, source: str) -> Proposals:
         (trials[candidate],) = yield [Proposal(candidate, source, project=False)]
 
-    if evaluator.left == 1 or not space.free:
+    if evaluator.left == 1 or not problem.space.free:
         yield from propose(problem.start, "anchor")
         return
-    probes = list(_probes(problem, int(PROBED * (evaluator.left - 1))))
-    lost = []
+    probes, lost = list(_probes(problem, int(PROBED * (evaluator.left - 1)))), []
     if probes:
         probed = yield [Proposal(candidate, "sensitivity", project=False) for _, candidate in probes]
         scores = [trial.evaluation.score for trial in probed]
@@ -54,29 +52,44 @@ def greedy(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposa
     # Losses of groups cut alone do not add up in every network: the anchor is the other place to start from.
     if bisected != problem.start:
         yield from propose(problem.start, "anchor")
-
-    over: set[Candidate] = set()  # Compiled, and not within the budget.
-
-    def find_next(*, predicting: bool) -> Candidate | None:
-        """The first candidate within the budget around the best one evaluated, or else around the next best."""
-        bases = [(objective.met_by(trial.evaluation), trial.reward, base) for base, trial in trials.items()]
-        for *_, base in sorted(bases, reverse=True):
-            for candidate in _neighbours(space, base, losses, narrower_first=objective.floor is not None):
-                if candidate in trials or candidate in over:
-                    continue
-                if predicting and not evaluator.projector.predicts_within(candidate):
-                    continue
-                if evaluator.meets_budget(candidate):
-                    return candidate
-                over.add(candidate)
-        return None
-
-    while True:
-        # Predictions keep plans from being compiled in vain. When they leave nothing, the compiler has the last word.
-        found = find_next(predicting=True) or find_next(predicting=False)
-        if found is None:
-            return
+    over: set[Candidate] = set()
+    # Predictions keep plans from being compiled in vain. When they leave nothing, the compiler has the last word.
+    while found := (
+        _exchange(evaluator, losses, trials, over, predicting=True)
+        or _exchange(evaluator, losses, trials, over, predicting=False)
+    ):
         yield from propose(found, "exchange")
+
+
+def _exchange(
+    evaluator: BudgetedEvaluator,
+    losses: Losses,
+    trials: Mapping[Candidate, Trial],
+    over: set[Candidate],
+    *,
+    predicting: bool,
+) -> Candidate | None:
+    """The first candidate within the budget around the best one evaluated, or else around the next best.
+
+    Args:
+        evaluator: costs candidates.
+        losses: of every option.
+        trials: of what was evaluated.
+        over: candidates that were compiled and miss the budget; more are added.
+        predicting: leaves out candidates that are predicted to miss it.
+    """
+    objective, space = evaluator.problem.objective, evaluator.problem.space
+    bases = [(objective.met_by(trial.evaluation), trial.reward, base) for base, trial in trials.items()]
+    for *_, base in sorted(bases, reverse=True):
+        for candidate in _neighbours(space, base, losses, narrower_first=objective.floor is not None):
+            if candidate in trials or candidate in over:
+                continue
+            if predicting and not evaluator.projector.predicts_within(candidate):
+                continue
+            if evaluator.meets_budget(candidate):
+                return candidate
+            over.add(candidate)
+    return None
 
 
 def _probes(problem: Problem, count: int) -> Iterator[tuple[tuple[int, ...], Candidate]]:

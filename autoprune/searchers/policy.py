@@ -4,8 +4,10 @@ A policy is a folder: `actor.safetensors` with the weights of the actor's layers
 mean. The actor is a plain multilayer perceptron from features to one action; `Policy.act` needs NumPy alone.
 """
 
+import dataclasses
+import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from autoprune import __version__
 from autoprune.errors import PolicyError
+from autoprune.records import Target
+from autoprune.settings import BudgetSettings, SearchSettings
 
 FORMAT = "autoprune.policy"
 VERSION = 1
 BOUNDS = [-1, 1]  # Of every feature.
+LIBRARIES = ("keras", "stable-baselines3", "torch", "gymnasium", "numpy")  # Noted with a policy.
 ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
 
 
@@ -136,7 +142,11 @@ def _policy_folder(folder: Path) -> Path:
 
 def _check_words(meta: Mapping[str, Any], features: tuple[str, ...], environment: str) -> None:
     if meta.get("environment") != environment:
-        raise PolicyError(f"The policy acts in '{meta.get('environment')}', this version's is '{environment}'.")
+        raise PolicyError(
+            f"The policy acts in '{meta.get('environment')}', this version's environment is '{environment}': features "
+            "or actions mean something else there. Train it anew with python -m autoprune.learn, or replay it with the "
+            "version that stored it."
+        )
     if meta.get("feature_bounds") != BOUNDS:
         raise PolicyError(
             f"The policy reads features within {meta.get('feature_bounds')}, this version's are {BOUNDS}."
@@ -162,3 +172,29 @@ def _check_layers(policy: Policy, folder: Path) -> None:
         width = len(bias)
     if width != 1 or policy.activation not in ACTIVATIONS:
         raise PolicyError(f"The policy in '{folder}' does not end in one action, or has an unknown activation.")
+
+
+def training_record(
+    settings: SearchSettings, models: Sequence[str], target: Target, budgets: Sequence[BudgetSettings] | None = None
+) -> dict[str, Any]:
+    """How a policy was trained: it is stored with the policy, and tells later which agent can go on from it.
+
+    Args:
+        settings: of the search.
+        models: names of the models.
+        target: what their cost was for.
+        budgets: on which it was trained; None is that of the settings.
+    """
+    return {
+        "agent": settings.agent.name,
+        "evaluations": settings.search.evaluations,
+        "seed": settings.seed,
+        "models": list(models),
+        "data": settings.data.name,
+        "target": dataclasses.asdict(target),
+        "budgets": [dataclasses.asdict(budget) for budget in budgets or [settings.budget]],
+        "constraints": dataclasses.asdict(settings.constraints),
+        "evaluation": dataclasses.asdict(settings.evaluation),
+        # A source checkout has no metadata.
+        "versions": {"autoprune": __version__, **{name: importlib.metadata.version(name) for name in LIBRARIES}},
+    }

@@ -96,12 +96,8 @@ def build_problem(
             surrogate.observe(space.values(candidate), cost)
         return cost
 
-    dense = evaluator.evaluate(space.full)
-    if dense.cost is None:
-        raise CostError(f"The dense model cannot be costed, so there is nothing to compare with. {dense.error}")
+    dense = _evaluate_dense(evaluator)
     learn(space.full, dense.cost)
-    if dense.failed:
-        raise ModelError(f"The dense model cannot be scored, so there is nothing to compare with. {dense.error}")
     objective = Objective(absolute(settings, dense.cost), dense, reward)
     _refuse_slack(settings, objective)
     uniform = list(space.uniform().items())
@@ -126,24 +122,51 @@ def build_problem(
         raise BudgetError(_impossible(settings, objective, seen, evaluator))
     within = uniform[widest:]
     if objective.floor is not None:
-        # The narrowest above the floor, by bisection: scores mostly fall with the width. A few evaluations find a good
-        # place to start from, if not always the last one. If the widest is below the floor already, it is that: plans
-        # that are not uniform may reach it.
-        def meets_floor(number: int) -> bool:
-            evaluation = evaluator.evaluate(within[number][0])
-            if evaluation.cost is not None:
-                learn(within[number][0], evaluation.cost)
-            return objective.met_by(evaluation)
-
-        above, below = 0, len(within)
-        while below - above > 1:
-            middle = (above + below) // 2
-            above, below = (middle, below) if meets_floor(middle) else (above, middle)
-        if not meets_floor(above):
-            logger.warning("no uniform plan within the budget is known to reach the score of %.4f", objective.floor)
-        within = within[above:]
+        within = within[_narrowest_above(evaluator, objective, [candidate for candidate, _ in within], learn) :]
     features = read_features(evaluator.model, evaluator.planner)
     return Problem(space, features, objective, within[0][1])
+
+
+def _evaluate_dense(evaluator: Evaluator) -> Evaluation:
+    """The dense model's evaluation, which everything is compared with.
+
+    Raises:
+        CostError: it cannot be costed.
+        ModelError: it has no score.
+    """
+    dense = evaluator.evaluate(evaluator.space.full)
+    if dense.cost is None:
+        raise CostError(f"The dense model cannot be costed, so there is nothing to compare with. {dense.error}")
+    if dense.failed:
+        raise ModelError(f"The dense model cannot be scored, so there is nothing to compare with. {dense.error}")
+    return dense
+
+
+def _narrowest_above(
+    evaluator: Evaluator,
+    objective: Objective,
+    candidates: Sequence[Candidate],
+    learn: Callable[[Candidate, CostReport], CostReport],
+) -> int:
+    """Which of uniform candidates, from wide to narrow, is the narrowest whose score is above the floor, by bisection.
+
+    Scores mostly fall with the width: a few evaluations find a good place to start from, if not always the last one.
+    If the widest is below the floor already, it is that: plans that are not uniform may reach it.
+    """
+
+    def meets_floor(number: int) -> bool:
+        evaluation = evaluator.evaluate(candidates[number])
+        if evaluation.cost is not None:
+            learn(candidates[number], evaluation.cost)
+        return objective.met_by(evaluation)
+
+    above, below = 0, len(candidates)
+    while below - above > 1:
+        middle = (above + below) // 2
+        above, below = (middle, below) if meets_floor(middle) else (above, middle)
+    if not meets_floor(above):
+        logger.warning("no uniform plan within the budget is known to reach the score of %.4f", objective.floor)
+    return above
 
 
 def absolute(settings: BudgetSettings, dense: CostReport) -> Budget:
