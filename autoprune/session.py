@@ -137,7 +137,7 @@ def open_session(
             evaluator = Evaluator(
                 model, planner, data, cost_model=cost_model, journal=journal, settings=settings.evaluation
             )
-            surrogate = Surrogate(planner.groups, layer_dependences(model, planner.groups))
+            surrogate = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, surrogate, settings)
             curves = folder.tensorboard

@@ -22,7 +22,6 @@ from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
 from autoprune.training import train
 from autoprune.training.base_model import settle
-from autoprune.training.finishing import planned_again
 from autoprune.training.fit import OnProgress, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,9 @@ class ScratchTrainer:
         settings, data = self._settings, self._data
         batch_size = settings.evaluation.batch_size
         teacher = self._ask_teacher()
-        with self._surgeon.pruned(planned_again(self._planner, evaluation), self._snapshot):
+        with self._surgeon.pruned(
+            self._planner.space.plan(self._planner.space.find(evaluation.widths)), self._snapshot
+        ):
             pending = self._cost_model.submit(self._model)
             network = reinitialise(self._model, seed)
         epochs = 0

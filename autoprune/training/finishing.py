@@ -10,7 +10,7 @@ import numpy as np
 
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
-from autoprune.errors import BudgetError, PlanError
+from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
@@ -125,7 +125,7 @@ class Finisher:
         self._surgeon.restore(self._snapshot)
         settings, data, model = self._settings, self._data, self._model
         teacher, passes = self._taught_by_dense(), self._passes_of_dense()
-        plan = planned_again(self._planner, evaluation)
+        plan = self._planner.space.plan(self._planner.space.find(evaluation.widths))
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
         epochs = settings.training.after_pruning if surgery.changes or whole_too else 0
@@ -193,23 +193,6 @@ def worse(record: TrainingRecord) -> str:
         f"Training only made it worse on the reward split ({record.start:.2%} before, {max(record.accuracies):.2%} at "
         "best after an epoch): it is kept as it was. Lower training.fine_tune_learning_rate, or give it more epochs."
     )
-
-
-def planned_again(planner: Planner, evaluation: Evaluation) -> Plan:
-    """The plan that an evaluation is of.
-
-    Raises:
-        PlanError: with the widths that are legal now its keep ratios give another plan.
-    """
-    plan = planner.plan(evaluation.keep_ratios)
-    other = [group for group, width in evaluation.widths.items() if plan.widths.get(group) != width]
-    if other:
-        raise PlanError(
-            f"The plan {evaluation.key} was scored with other legal widths: expected {evaluation.widths[other[0]]} "
-            f"channels in '{other[0]}', its keep ratio gives {plan.widths.get(other[0])} now. Search anew, in a new "
-            "run folder."
-        )
-    return plan
 
 
 def finish_all(

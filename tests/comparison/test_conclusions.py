@@ -8,13 +8,12 @@ import pytest
 import toy
 from rich.console import Console
 
-from autoprune.comparison import PlanResult, Record, Run, TimedScorer, cells_of, summarise
+from autoprune.comparison import PlanResult, Record, Run, cells_of, summarise
 from autoprune.comparison.jobs import jobs_of, scratch_searchers
 from autoprune.comparison.matching import HandSetPlan, Match, curve_plans, match_hand_set, widest_within
 from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
 from autoprune.errors import JournalError
 from autoprune.reporting.comparison import comparison_tables, text_tables, verdicts
-from autoprune.searchers import SEARCHERS
 from autoprune.settings import CompareSettings
 
 RATIOS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
@@ -149,21 +148,20 @@ def test_scratch_is_for_what_was_searched_unless_it_is_named():
     assert scratch_searchers(replace(SETTINGS, controls=["scratch:uniform", "scratch:rl"])) == {"uniform", "rl"}
 
 
-def test_scorer_charges_what_an_evaluation_took_when_it_was_first_scored():
+def test_a_run_charges_what_an_evaluation_took_when_it_was_first_scored():
     class Slow(toy.ToyEvaluator):
-        def evaluate(self, keep_ratios):
-            return replace(super().evaluate(keep_ratios), seconds=100.0)
+        def evaluate(self, candidate):
+            return replace(super().evaluate(candidate), seconds=100.0)
 
-    problem = toy.problem()
-    scorer = TimedScorer(Slow(), "random@0.5/0", 5)
-    SEARCHERS.get("random")(problem, scorer, 0)
-    run = Run.of(scorer, problem, 2)
+    evaluator = toy.search("random", 5, evaluator=Slow())
+    objective, found = evaluator.problem.objective, evaluator.history.evaluations
+    run = Run.of(evaluator, 2)
     assert len(run.keys) == len(run.rewards) == len(run.seconds) == 5
     assert all(100 <= seconds < 101 for seconds in run.seconds)
-    assert list(run.finalists) == problem.objective.finalists(scorer.course, 2)
+    assert list(run.finalists) == objective.finalists(found, 2)
     again = Run.from_json(json.loads(json.dumps(run.to_json())))
     assert again.to_json() == run.to_json()
-    within = [problem.objective.met_by(evaluation) for evaluation in scorer.course]
+    within = [objective.met_by(evaluation) for evaluation in found]
     assert [reward is not None for reward in run.rewards] == within
 
 

@@ -13,28 +13,31 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from topologies import TOPOLOGIES, made
 
 from autoprune.envs import ENV_ID
-from autoprune.envs.action import keep_ratio
-from autoprune.envs.facts import read_facts
-from autoprune.envs.observation import FEATURES, Situation, observe, shares
+from autoprune.envs.episode import (
+    FEATURES,
+    EpisodeContext,
+    EpisodeState,
+    advance,
+    begin,
+    budget_shares,
+    observe,
+    roll_out,
+)
+from autoprune.envs.vector_env import PruningVecEnv, pay_by_evaluations
 from autoprune.errors import AutopruneError
-from autoprune.planning import Planner
-from autoprune.planning.widths import legal_widths
+from autoprune.planning import Dimension, Planner, SearchSpace
+from autoprune.planning.space import legal_widths
 from autoprune.records import Budget
-from autoprune.searchers import Scorer
+from autoprune.searchers.features import read_features
 from autoprune.settings import Constraints
 
-BUDGETED = Budget(latency=toy.BUDGET)
+CONTEXT = EpisodeContext.of(toy.problem())
 
 
-class Evaluating:
-    """Whatever the environment needs of a scorer."""
-
-    def __init__(self, evaluate):
-        self.evaluate = evaluate
-
-
-def toy_env(evaluate=toy.evaluation_of):
-    return toy.make_env(toy.problem(), Evaluating(evaluate))
+def toy_env(evaluate_many=None):
+    """By its id, as anybody makes it."""
+    evaluate_many = evaluate_many or toy.budgeted(1000).evaluate_many
+    return gymnasium.make(ENV_ID, context=CONTEXT, objective=toy.problem().objective, evaluate_many=evaluate_many)
 
 
 def play(env, actions):
@@ -55,22 +58,18 @@ def test_both_checkers_pass_without_a_warning():
 
 
 def test_the_id_carries_a_version():
-    assert ENV_ID == "autoprune/ChannelPruning-v0"
-    assert gymnasium.spec(ENV_ID).version == 0
+    assert ENV_ID == "autoprune/ChannelPruning-v1"
+    assert gymnasium.spec(ENV_ID).version == 1
 
 
 def test_an_episode_decides_one_group_after_the_other_and_scores_once():
-    calls = []
-
-    def evaluate(ratios):
-        calls.append(ratios)
-        return toy.evaluation_of(ratios)
-
-    _, reward, ended, cut, info = play(toy_env(evaluate), [0, 1, -1, 0])
-    assert calls == [{"a": 0.5, "b": 1.0, "c": 0.125, "d": 0.5}]
+    evaluator = toy.budgeted(2)
+    _, reward, ended, cut, info = play(toy_env(evaluator.evaluate_many), [0, 1, -1, 0])
+    (trial,) = evaluator.history
+    assert info["trial"] is trial
+    assert trial.evaluation.widths == {"a": 32, "b": 64, "c": 8, "d": 32}
     assert (ended, cut) == (True, False)
-    assert reward == pytest.approx(sum(info["terms"].values()))
-    assert info["evaluation"].widths == {"a": 32, "b": 64, "c": 8, "d": 32}
+    assert reward == trial.reward == pytest.approx(sum(info["terms"].values()))
 
 
 def test_rewards_before_the_end_are_zero():
@@ -102,7 +101,7 @@ def test_an_action_that_is_not_finite_is_refused(value):
         env.step(np.array([value], np.float32))
     env.step(np.zeros(1, np.float32))  # Nothing was decided by it.
     with pytest.raises(AutopruneError, match="has diverged"):  # Which imagined episodes and replays go by too.
-        keep_ratio(np.array([value]), (8, 16), 0.5, 0.1)
+        roll_out(CONTEXT, lambda observation: np.array([value]))
 
 
 # ------------------------------------------------------------------ observation
@@ -112,9 +111,12 @@ def test_an_action_that_is_not_finite_is_refused(value):
 def test_every_model_is_seen_within_the_bounds_and_by_its_own_features(name):
     model = made(name)
     planner = Planner(model, constraints=Constraints(multiple_of=1))
-    facts = read_facts(model, planner)
-    situation = Situation(facts, 0.5, 1.0, 0.6, 0.1, toy.TARGET)
-    seen = [observe(situation, [0.5] * index, 0.2) for index in range(len(planner.groups))]
+    context = EpisodeContext(planner.space, read_features(model, planner), 0.5, 1.0, 0.6, 8, True)
+    state, seen = begin(context, 1), []
+    while state.step < len(planner.space):
+        seen += list(observe(context, state))
+        state = advance(context, state, np.array([-0.4]))
+    assert not observe(context, state).any()
     for observation in seen:
         assert observation.shape == (len(FEATURES),)
         assert observation.dtype == np.float32
@@ -134,17 +136,17 @@ def test_estimated_operations_are_the_real_ones():
     for name in ("plain", "residual", "growing_concatenation", "depthwise", "unet", "flatten_head"):
         model = made(name)
         planner = Planner(model, constraints=Constraints(multiple_of=1))
-        facts, dense = read_facts(model, planner), count_flops(model, 1)
-        plan = planner.plan(0.5)
-        expected = facts.flops_share([plan.keep_ratios[group.name] for group in planner.groups])
-        apply_plan(model, plan)
+        features, dense, candidate = read_features(model, planner), count_flops(model, 1), planner.space.nearest(0.5)
+        expected = features.flops_share(planner.space.keep_ratios(candidate))
+        apply_plan(model, planner.space.plan(candidate))
         assert count_flops(model, 1) / dense == pytest.approx(expected, rel=1e-6), name
 
 
 def test_features_change_with_what_they_name():
-    base = Situation(toy.facts(), 0.5, 1.0, 0.5, 0.125, toy.TARGET)
-    first = dict(zip(FEATURES, observe(base, [], 0.0), strict=True))
-    later = dict(zip(FEATURES, observe(base, [0.5, 0.25], -0.5), strict=True))
+    half_way = EpisodeState(2, np.array([toy.SPACE.nearest([0.5, 0.25, 1.0, 1.0])]), np.array([-0.5]))
+    first, later = (
+        dict(zip(FEATURES, observe(CONTEXT, state)[0], strict=True)) for state in (begin(CONTEXT, 1), half_way)
+    )
     assert (first["position"], later["position"]) == (0, pytest.approx(2 / 3))
     assert later["previous_action"] == -0.5
     assert later["flops_kept"] == pytest.approx(0.1 * 0.5 + 0.4 * 0.25 + 0.1 + 0.4)
@@ -154,28 +156,52 @@ def test_features_change_with_what_they_name():
 
 def test_budget_shares():
     dense = toy.evaluation_of(1.0)
-    assert shares(Budget(latency=0.25), dense) == (0.25, 1.0)
-    assert shares(Budget(memory=1500), dense) == (1.0, 0.5)
+    assert budget_shares(Budget(latency=0.25), dense) == (0.25, 1.0)
+    assert budget_shares(Budget(memory=1500), dense) == (1.0, 0.5)
 
 
 # ------------------------------------------------------------------ action
 
 
+def decide(action, size=64, anchor=0.5, constraints=toy.CONSTRAINTS):
+    """What an action makes of a single group."""
+    dimension = Dimension("a", tuple(legal_widths(size, constraints)), np.arange(size))
+    space = SearchSpace([dimension], constraints.min_keep_ratio)
+    context = EpisodeContext(space, toy.features(), 1.0, 1.0, anchor, 8, True)
+    return int(space.values(advance(context, begin(context, 1), np.array([action])).candidates[0])[0])
+
+
 @given(action=st.floats(-3, 3), size=st.integers(1, 300), anchor=st.floats(0.2, 0.9))
 def test_actions_give_legal_widths(action, size, anchor):
-    widths = legal_widths(size, Constraints(multiple_of=8, min_keep_ratio=0.1))
-    width = keep_ratio(np.array([action], np.float32), widths, anchor, 0.1) * size
-    assert width == pytest.approx(round(width))
-    assert round(width) == size or round(width) % 8 == 0
+    width = decide(action, size, anchor, Constraints(multiple_of=8, min_keep_ratio=0.1))
+    assert width == size or width % 8 == 0
     assert width >= 0.1 * size - 1e-6
 
 
 def test_the_three_points_of_an_action():
-    widths = range(8, 65, 8)
-    assert [keep_ratio(np.array([a]), widths, 0.5, 0.125) for a in (-1, 0, 1)] == [0.125, 0.5, 1.0]
+    assert [decide(action) for action in (-1, 0, 1)] == [8, 32, 64]
 
 
-def test_env_through_a_scorer_counts_evaluations():
-    scorer = Scorer(toy.ToyEvaluator(), "rl", 2)
-    play(toy_env(scorer.evaluate), [0, 0, 0, 0])
-    assert (scorer.used, scorer.left) == (1, 1)
+# ------------------------------------------------------------------ side by side
+
+
+def test_real_episodes_side_by_side_are_those_of_the_environment():
+    evaluator = toy.budgeted(6)
+    episodes = PruningVecEnv(CONTEXT, pay_by_evaluations(toy.problem().objective, evaluator.evaluate_many), 3)
+    actions = np.random.default_rng(0).uniform(-1.2, 1.2, (4, 3, 1)).astype(np.float32)
+    seen = [episodes.reset()]
+    for step in actions:
+        observation, rewards, ended, infos = episodes.step(step)
+        seen.append(observation)
+    assert ended.all()
+    assert [info["trial"].number for info in infos] == [1, 2, 3]
+    for episode in range(3):
+        env = toy_env()
+        np.testing.assert_array_equal(env.reset()[0], seen[0][episode])
+        for number, step in enumerate(actions):
+            observation, reward, over, _, info = env.step(step[episode])
+            if not over:
+                np.testing.assert_array_equal(observation, seen[number + 1][episode])
+        assert info["trial"].candidate == infos[episode]["candidate"] == tuple(episodes.candidates[episode].tolist())
+        assert reward == pytest.approx(rewards[episode])
+    np.testing.assert_array_equal(seen[-1], seen[0])

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from plans import evaluate_at
 from topologies import head, made
 
 from autoprune.cost import open_cost_model
 from autoprune.data import Dataset, Split
-from autoprune.errors import CostError, DataError, JournalError, PlanError
+from autoprune.errors import CostError, DataError, JournalError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import accuracy, check_fit, predicted_classes
 from autoprune.evaluation.evaluator import plan_key
@@ -167,7 +168,7 @@ def test_frozen_batch_norm_keeps_its_statistics():
 def test_evaluation_is_of_the_really_pruned_model(evaluator, cost_model):
     data = dataset()
     ratios = {"inner1": 0.5, "stem": 0.75}
-    evaluation = evaluator.evaluate(ratios)
+    evaluation = evaluate_at(evaluator, ratios)
     surgeon = Surgeon(evaluator.model)
     surgeon.apply(evaluator.planner.plan(ratios))
     recalibrate(evaluator.model, data.train.images)
@@ -179,51 +180,46 @@ def test_evaluation_is_of_the_really_pruned_model(evaluator, cost_model):
 
 def test_model_is_the_same_to_the_bit_after_an_evaluation(evaluator):
     before = [w.numpy() for w in evaluator.model.weights]
-    evaluator.evaluate(0.5)
+    evaluate_at(evaluator, 0.5)
     for weight, value in zip(evaluator.model.weights, before, strict=True):
         np.testing.assert_array_equal(weight.numpy(), value)
 
 
 def test_nothing_is_evaluated_twice(evaluator, cost_model):
-    first = evaluator.evaluate(0.5)
-    again = evaluator.evaluate({group.name: 0.5 for group in evaluator.planner.groups})
+    first = evaluate_at(evaluator, 0.5)
+    again = evaluate_at(evaluator, {group.name: 0.5 for group in evaluator.planner.groups})
     assert again == first
     assert cost_model.calls == 1
 
 
 def test_a_plan_that_fails_is_marked_and_the_next_one_scored(evaluator, cost_model):
     cost_model.failing = True
-    failed = evaluator.evaluate(0.5)
+    failed = evaluate_at(evaluator, 0.5)
     cost_model.failing = False
     assert failed.failed
     assert failed.error == "told to fail"
     assert failed.cost is None
     assert np.isnan(failed.accuracy)
-    assert not evaluator.evaluate(0.7).failed
-    assert evaluator.evaluate(0.5).failed
+    assert not evaluate_at(evaluator, 0.7).failed
+    assert evaluate_at(evaluator, 0.5).failed
 
 
 def test_failure_of_an_earlier_process_is_not_believed(evaluator, cost_model):
     cost_model.failing = True
-    assert evaluator.evaluate(1.0).failed
+    assert evaluate_at(evaluator, 1.0).failed
     cost_model.failing = False
     resumed = Evaluator(evaluator.model, evaluator.planner, dataset(), cost_model=cost_model, journal=evaluator.journal)
-    assert not resumed.evaluate(1.0).failed
-    assert not evaluator.journal.find(resumed.evaluate(1.0).key).failed
+    assert not evaluate_at(resumed, 1.0).failed
+    assert not evaluator.journal.find(evaluate_at(resumed, 1.0).key).failed
 
 
 def test_interrupted_evaluation_leaves_the_model_whole(evaluator, cost_model):
     before = [w.numpy() for w in evaluator.model.weights]
     cost_model.submit = lambda model: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        evaluator.evaluate(0.5)
+        evaluate_at(evaluator, 0.5)
     for weight, value in zip(evaluator.model.weights, before, strict=True):
         np.testing.assert_array_equal(weight.numpy(), value)
-
-
-def test_impossible_ratio_is_refused(evaluator):
-    with pytest.raises(PlanError):
-        evaluator.evaluate(1.2)
 
 
 def test_plan_keys_tell_plans_apart():
@@ -237,7 +233,7 @@ def test_plan_keys_tell_plans_apart():
 
 
 def test_journal_survives_closing(evaluator, tmp_path):
-    evaluation = evaluator.evaluate(0.5)
+    evaluation = evaluate_at(evaluator, 0.5)
     journal = evaluator.journal
     journal.add_request("rl", 1, evaluation.key)
     journal.add_request("uniform", 1, evaluation.key)
@@ -271,10 +267,10 @@ def test_journal_of_another_version_is_refused(tmp_path):
 
 
 def test_evaluations_survive_json(evaluator, cost_model):
-    good = evaluator.evaluate(0.5)
+    good = evaluate_at(evaluator, 0.5)
     assert evaluation_from_json(evaluation_to_json(good)) == good
     cost_model.failing = True
-    bad = evaluation_from_json(evaluation_to_json(evaluator.evaluate(0.6)))
+    bad = evaluation_from_json(evaluation_to_json(evaluate_at(evaluator, 0.6)))
     assert bad.failed
     assert np.isnan(bad.accuracy)
 

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import toy
+from plans import evaluate_at
 from topologies import made
 
 from autoprune.data import Dataset, Split
@@ -58,7 +59,7 @@ def test_a_plan_whose_tuning_diverges_has_failed(opened, monkeypatch, score, mes
     monkeypatch.setattr(evaluator, "ShortTuning", partial(ShortTuning, learning_rate=1e30))
     scoring = opened(score=score)
     before = scoring.model.get_weights()
-    found = scoring.evaluate(0.5)
+    found = evaluate_at(scoring, 0.5)
     assert found.failed
     assert np.isnan([found.accuracy, found.score]).all()
     assert "not for 32 of the 32 images of the reward split. The short tuning has diverged" in found.error
@@ -67,7 +68,7 @@ def test_a_plan_whose_tuning_diverges_has_failed(opened, monkeypatch, score, mes
     # What it costs is known, and teaches.
     assert found.cost is not None
     assert scoring.journal.find(found.key).error == found.error
-    assert not scoring.evaluate(1.0).failed, "the dense model is not tuned"
+    assert not evaluate_at(scoring, 1.0).failed, "the dense model is not tuned"
     for weight, value in zip(scoring.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
 
@@ -82,7 +83,7 @@ def test_a_plan_whose_tuning_diverges_has_failed(opened, monkeypatch, score, mes
 def test_a_model_that_is_broken_is_told_what_to_look_at(opened, recovery, ratio, advice):
     model = made("plain")
     model.layers[-1].bias.assign(np.full(5, np.nan, "float32"))
-    found = opened(model, recovery=recovery, score="accuracy").evaluate(ratio)
+    found = evaluate_at(opened(model, recovery=recovery, score="accuracy"), ratio)
     assert found.failed
     assert advice in found.error
 
@@ -105,8 +106,8 @@ def test_one_output_that_is_no_number_is_enough():
 
 def test_a_score_of_an_earlier_process_that_is_no_number_is_not_believed(opened):
     scoring = opened(recovery="none")
-    found = scoring.evaluate(0.5)
+    found = evaluate_at(scoring, 0.5)
     scoring.journal.add(replace(found, score=np.nan))
-    again = scoring.evaluate(0.5)
+    again = evaluate_at(scoring, 0.5)
     assert again.score == found.score
     assert scoring.journal.find(found.key).score == found.score

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from plans import evaluate_at
 
 from autoprune.cost import open_cost_model
 from autoprune.errors import SettingsError
@@ -59,8 +60,8 @@ def test_signals_are_what_they_are_called(trained, digits):
 @pytest.mark.parametrize("recovery", ["reconstruction", "tuning"])
 def test_recovery_helps_and_leaves_the_model_as_it_was(evaluator, trained, recovery):
     before = trained.get_weights()
-    plain = evaluator(recovery="none").evaluate(0.5)
-    recovered = evaluator(recovery=recovery, tuning_steps=20).evaluate(0.5)
+    plain = evaluate_at(evaluator(recovery="none"), 0.5)
+    recovered = evaluate_at(evaluator(recovery=recovery, tuning_steps=20), 0.5)
     assert recovered.accuracy > plain.accuracy + 0.05
     assert recovered.cost == plain.cost
     for weight, value in zip(trained.get_weights(), before, strict=True):
@@ -75,11 +76,11 @@ def test_recovery_helps_and_leaves_the_model_as_it_was(evaluator, trained, recov
 def test_same_plan_same_score(evaluator, settings, score):
     """Whatever was scored between; and every kind of score lies between 0 and 1."""
     first = evaluator(score=score, **settings)
-    found = first.evaluate(0.5)
-    first.evaluate(0.3)
+    found = evaluate_at(first, 0.5)
+    evaluate_at(first, 0.3)
     again = evaluator(score=score, **settings)
-    again.evaluate(0.3)
-    assert again.evaluate(0.5).score == found.score
+    evaluate_at(again, 0.3)
+    assert evaluate_at(again, 0.5).score == found.score
     assert 0 < found.score < 1
     assert (found.score == found.accuracy) == (score == "accuracy")
 
@@ -87,12 +88,12 @@ def test_same_plan_same_score(evaluator, settings, score):
 def test_the_dense_model_is_not_tuned(evaluator):
     """It has nothing to recover from; what plans are compared with is the model as it is."""
     plain, tuned = (evaluator(recovery=recovery, score="likelihood") for recovery in ("none", "tuning"))
-    assert tuned.evaluate(1.0).score == plain.evaluate(1.0).score
-    assert tuned.evaluate(0.5).score > plain.evaluate(0.5).score
+    assert evaluate_at(tuned, 1.0).score == evaluate_at(plain, 1.0).score
+    assert evaluate_at(tuned, 0.5).score > evaluate_at(plain, 0.5).score
 
 
 def test_the_dense_model_agrees_with_itself(evaluator):
-    assert evaluator(score="agreement").evaluate(1.0).score == pytest.approx(
+    assert evaluate_at(evaluator(score="agreement"), 1.0).score == pytest.approx(
         1.0, abs=0.01
     )  # Its batch norms are recalibrated.
 

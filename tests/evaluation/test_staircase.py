@@ -9,17 +9,27 @@ from hypothesis import strategies as st
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.layers import layer_dependences
+from autoprune.cost.surrogate import Surrogate
+from autoprune.errors import PlanError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths, worthwhile
 from autoprune.models import zoo
-from autoprune.planning import Planner
-from autoprune.planning.widths import LegalWidths, legal_widths, nearest_width
+from autoprune.planning import Dimension, Planner, SearchSpace
+from autoprune.planning.space import legal_widths
 from autoprune.records import ChannelGroup, CostReport, Memory, Target
 from autoprune.settings import Constraints
 
 
 def cost(latency, total=None):
     return CostReport(Target("tpu_v5e"), "compiler estimate", latency, None, None, Memory(1, 1, 1, total), 1, 1)
+
+
+def space_of(min_keep_ratio=0.3, **sizes):
+    constraints = Constraints(multiple_of=8, min_keep_ratio=min_keep_ratio)
+    dimensions = [
+        Dimension(name, tuple(legal_widths(size, constraints)), np.arange(size)) for name, size in sizes.items()
+    ]
+    return SearchSpace(dimensions, constraints.min_keep_ratio)
 
 
 def test_widths_no_faster_than_a_wider_one_go():
@@ -45,15 +55,16 @@ def test_what_stays_is_a_staircase(times):
 
 
 def test_legal_widths_of_groups():
-    groups = [ChannelGroup(name, size, True, "", ()) for name, size in (("a", 64), ("b", 20))]
-    constraints = Constraints(multiple_of=8, min_keep_ratio=0.3)
-    free, bound = LegalWidths(groups, constraints), LegalWidths(groups, constraints, {"a": (32, 40, 13)})
-    assert free.of("a") == tuple(legal_widths(64, constraints)) == (24, 32, 40, 48, 56, 64)
-    assert bound.of("a") == (32, 40, 64)
-    assert bound.of("b") == free.of("b") == (8, 16, 20)
-    assert bound.all_nearest(0.9) == {"a": 64, "b": 20}
-    assert bound.all_nearest({"a": 0.1}) == {"a": 32, "b": 20}
-    assert nearest_width((8, 16), 0.75) == 16
+    free = space_of(a=64, b=20)
+    bound = free.restrict({"a": (32, 40, 13)})
+    assert [dimension.options for dimension in free.dimensions] == [(24, 32, 40, 48, 56, 64), (8, 16, 20)]
+    assert [dimension.options for dimension in bound.dimensions] == [(32, 40, 64), (8, 16, 20)]
+    assert bound.by_name(bound.nearest(0.9)) == {"a": 64, "b": 20}
+    assert bound.by_name(bound.nearest({"a": 0.1})) == {"a": 32, "b": 20}
+    assert bound.find({"a": 40, "b": 8}) == (1, 0)
+    assert free.by_name(free.nearest({"b": 0.6})) == {"a": 64, "b": 16}, "of two equally near the wider"
+    with pytest.raises(PlanError, match=r"one of \[32, 40, 64\] channels in 'a'. Received: 48"):
+        bound.find({"a": 48, "b": 8})
 
 
 def test_learnt_from_the_compiler(compiler, digits, tmp_path):
@@ -63,28 +74,31 @@ def test_learnt_from_the_compiler(compiler, digits, tmp_path):
     journal = Journal(tmp_path / "j.sqlite", {})
     cost_model = open_cost_model(Target("tpu_v3", 128), cache=None, client=compiler)
     evaluator = Evaluator(model, planner, digits, cost_model=cost_model, journal=journal)
-    steps = staircase_steps(planner.legal, layer_dependences(model, planner.groups), points=4)
+    layers = layer_dependences(model, planner.groups)
+    surrogate = Surrogate(planner.space.sizes, layers)
+    steps = staircase_steps(planner.space, planner.groups, layers, points=4)
     assert len(steps) <= 4 * len(planner.groups)
     seen = []
-    widths = staircase_widths(evaluator, steps, observe=seen.append)
+    widths = staircase_widths(evaluator, steps, surrogate, observe=seen.append)
     assert seen == list(range(1, len(steps) + 1))
     assert set(widths) == {group.name for group in planner.groups}
     planner.restrict(widths)
     assert all(model.get_layer(g.name).kernel.shape[-1] == g.size for g in planner.groups), "the model is dense again"
     for group in planner.groups:
-        latencies = [evaluator.cost({group.name: width / group.size}).latency for width in widths[group.name]]
+        ratios = [{group.name: width / group.size} for width in widths[group.name]]
+        latencies = [evaluator.cost(evaluator.space.nearest(ratio)).latency for ratio in ratios]
         assert latencies == sorted(latencies)
         assert len(set(latencies)) == len(latencies)
     for ratio in np.linspace(0.1, 1, 7):
         assert all(width in widths[name] for name, width in planner.plan(float(ratio)).widths.items())
-    assert evaluator.surrogate.ready == (len(steps) >= 12)
+    assert surrogate.ready == (len(steps) >= 12)
     journal.close()
 
 
 @pytest.mark.parametrize("points", [2, 3, 7])
 def test_steps_are_spread_from_the_narrowest_to_the_dense(points):
     groups = [ChannelGroup("a", 512, True, "", ())]
-    steps = staircase_steps(LegalWidths(groups, Constraints(8, 0.1)), (), points)
+    steps = staircase_steps(space_of(0.1, a=512), groups, (), points)
     widths = [step.width for step in steps]
     assert len(widths) == points
     assert widths[0] == 56

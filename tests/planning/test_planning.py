@@ -14,7 +14,7 @@ from autoprune.errors import ModelError, PlanError, SettingsError, UnknownNameEr
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
 from autoprune.planning.plan_file import load_plan, plan_from_json, plan_to_json, save_plan
-from autoprune.planning.widths import legal_width, legal_widths, offset_of, ratio_around
+from autoprune.planning.space import Dimension, legal_widths, offset_of, ratio_around
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon, apply_plan
 
@@ -42,14 +42,17 @@ def test_the_least_important_channels_go():
 def test_legal_width_is_the_nearest_of_the_legal_ones(size, ratio, step, least):
     constraints = Constraints(multiple_of=step, min_keep_ratio=least)
     widths = legal_widths(size, constraints)
-    width = legal_width(size, ratio, constraints)
+    dimension = Dimension("a", tuple(widths), np.arange(size))
+    width = widths[dimension.nearest(ratio)]
     assert width in widths
     assert widths == sorted(set(widths))
     assert widths[-1] == size
     assert all(w == size or (w % step == 0 and w >= least * size - 1e-6) for w in widths)
     assert abs(width - ratio * size) == min(abs(w - ratio * size) for w in widths)
     # Planning is stable: the ratio that was achieved asks for the same width again.
-    assert legal_width(size, width / size, constraints) == width
+    assert widths[dimension.nearest(width / size)] == width
+    # A width multiplier rounds down, as far as there is something below.
+    assert widths[dimension.at_most(ratio)] == max([w for w in widths if w <= ratio * size + 1e-9], default=widths[0])
 
 
 @given(anchor=st.floats(0.2, 0.9), a=st.floats(-2, 2), b=st.floats(-2, 2))

@@ -10,22 +10,23 @@ from topologies import head, images_for, made
 
 from autoprune.errors import PlanError
 from autoprune.planning import Planner, make_plan
-from autoprune.planning.ranking import global_widths
-from autoprune.planning.widths import LegalWidths, legal_width, legal_widths
-from autoprune.records import ChannelGroup
+from autoprune.planning.ranking import rank_globally
+from autoprune.planning.space import Dimension, SearchSpace, legal_widths
 from autoprune.settings import Constraints, ImportanceSettings
 from autoprune.surgery import apply_plan
 
 
-def groups_of(sizes):
-    return tuple(ChannelGroup(f"g{n}", size, True, "", ()) for n, size in enumerate(sizes))
+def space_of(sizes, constraints):
+    dimensions = [
+        Dimension(f"g{n}", tuple(legal_widths(size, constraints)), np.arange(size)) for n, size in enumerate(sizes)
+    ]
+    return SearchSpace(dimensions, constraints.min_keep_ratio)
 
 
 def widths_of(scores, keep_ratio, multiple_of=1, least=1e-9):
-    groups = groups_of([len(s) for s in scores])
-    by_name = {group.name: np.array(s, float) for group, s in zip(groups, scores, strict=True)}
-    legal = LegalWidths(groups, Constraints(multiple_of, least))
-    return list(global_widths(groups, by_name, keep_ratio, legal).values())
+    space = space_of([len(s) for s in scores], Constraints(multiple_of, least))
+    by_name = {name: np.array(s, float) for name, s in zip(space.names, scores, strict=True)}
+    return space.values(rank_globally(space, by_name, keep_ratio)).tolist()
 
 
 def test_the_lowest_of_all_scores_go():
@@ -62,7 +63,8 @@ def brute_force(scores, keep_ratio, constraints):
     found = []
     for count in range(len(order) + 1):
         above = [sum(number == g for _, number, _ in order[:count]) for g in range(len(scores))]
-        widths = [legal_width(size, n / size, constraints) for size, n in zip(sizes, above, strict=True)]
+        space = space_of(sizes, constraints)
+        widths = space.values(space.nearest([n / size for size, n in zip(sizes, above, strict=True)])).tolist()
         found.append((abs(sum(widths) - keep_ratio * sum(sizes)), -count, widths))
     return min(found)[2]
 

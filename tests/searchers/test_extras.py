@@ -7,11 +7,10 @@ import pytest
 import toy
 
 from autoprune.errors import SettingsError, UnknownNameError
-from autoprune.searchers import SEARCHERS, Scorer
-from autoprune.searchers.agents import AGENTS
-from autoprune.searchers.extras import checked_searcher
-from autoprune.searchers.rl import RlSearcher, roll_out
-from autoprune.session import check_names
+from autoprune.rl.agents import AGENTS
+from autoprune.rl.searcher import RlSearcher, play, real_episodes
+from autoprune.searchers import SEARCHERS
+from autoprune.session import validate_choices
 from autoprune.settings import AgentSettings, SearcherSettings, SearchSettings, TargetSettings
 
 INSTALL = r'pip install "\.\[search\]"'
@@ -33,41 +32,42 @@ def test_a_missing_library_is_named_before_anything_is_trained(name, monkeypatch
     monkeypatch.setitem(sys.modules, library, None)
     assert name in SEARCHERS or name in AGENTS
     with pytest.raises(SettingsError, match=f"={name} needs {library}, which cannot be imported .*{INSTALL}"):
-        check_names(settings(**options))
+        validate_choices(settings(**options))
 
 
 @pytest.mark.parametrize("name", ["evolution", "bayes"])
 def test_a_missing_library_costs_no_evaluation(name, monkeypatch):
     monkeypatch.setitem(sys.modules, SETTINGS[name][0], None)
-    scorer = Scorer(toy.ToyEvaluator(), name, 5)
+    evaluator = toy.ToyEvaluator()
     with pytest.raises(SettingsError, match=INSTALL):
-        SEARCHERS.get(name)(toy.problem(), scorer, 0)
-    assert scorer.used == 0
+        toy.search(name, 5, evaluator=evaluator)
+    assert evaluator.calls == 0
 
 
 def test_what_needs_no_library_runs_without_any(monkeypatch):
     for library, _ in SETTINGS.values():
         monkeypatch.setitem(sys.modules, library, None)
     for name in ("uniform", "uniform_skip", "uniform_width", "random", "greedy"):
-        check_names(settings(searcher=SearcherSettings(name)))
+        validate_choices(settings(searcher=SearcherSettings(name)))
     for name in ("td3", "ddpg", "sac", "ppo"):
-        check_names(settings(agent=AgentSettings(name)))
+        validate_choices(settings(agent=AgentSettings(name)))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_is_installed_is_not_refused(name):
-    check_names(settings(**SETTINGS[name][1]))
+    validate_choices(settings(**SETTINGS[name][1]))
 
 
 def test_unknown_searcher_suggests_the_near_one():
     with pytest.raises(UnknownNameError, match="no searcher 'greedi'. Did you mean 'greedy'"):
-        checked_searcher("greedi")
+        validate_choices(settings(searcher=SearcherSettings("greedi")))
 
 
 def test_a_policy_with_a_memory_is_not_stored(messages):
-    rl = RlSearcher(toy.make_env, AgentSettings("recurrent_ppo"))
-    rl(toy.problem(), Scorer(toy.ToyEvaluator(), "rl", 4), 0)
-    assert rl.actor is None
+    evaluator = toy.budgeted(4)
+    searcher = RlSearcher(evaluator.problem, evaluator, AgentSettings("recurrent_ppo"), seed=0)
+    searcher.run()
+    assert searcher.policy is None
     assert "recurrent_ppo has a memory: its policy is not stored" in messages()
 
 
@@ -77,7 +77,7 @@ def test_the_last_plan_is_made_with_the_memory_of_the_earlier_groups():
     class Remembering:
         def predict(self, observation, state=None, episode_start=None, deterministic=False):
             told.append((state, bool(episode_start[0]), deterministic))
-            return np.zeros(1), len(told)
+            return np.zeros((1, 1)), len(told)
 
-    roll_out(Remembering(), toy.make_env(toy.problem(), Scorer(toy.ToyEvaluator(), "x", 1)))
+    play(Remembering(), real_episodes(toy.budgeted(1)))
     assert told == [(None, True, True), (1, False, True), (2, False, True), (3, False, True)]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,44 +10,37 @@ import toy
 from safetensors.numpy import load_file, save_file
 
 from autoprune.envs import ENV_ID
-from autoprune.envs.making import learnt_policy, training_record
-from autoprune.envs.observation import FEATURES
+from autoprune.envs.episode import FEATURES
 from autoprune.errors import PolicyError
-from autoprune.searchers import Scorer
-from autoprune.searchers.agents import AGENTS
-from autoprune.searchers.policy import load_policy, save_policy
-from autoprune.searchers.rl import RlSearcher
+from autoprune.rl.agents import AGENTS
+from autoprune.rl.searcher import RlSearcher
+from autoprune.rl.transfer import roll_outs
+from autoprune.searchers.policy import load_policy, save_policy, training_record
 from autoprune.settings import AgentSettings, SearchSettings
 
 
-def learnt(name, evaluations=6):
-    rl = RlSearcher(toy.make_env, AgentSettings(name))
-    scorer = Scorer(toy.ToyEvaluator(), "rl", evaluations)
-    rl(toy.problem(), scorer, 0)
-    return rl, scorer
+def learn(name, folder, evaluations=6):
+    """The history of a search, whose policy is stored in a folder."""
+    evaluator = toy.budgeted(evaluations)
+    searcher = RlSearcher(evaluator.problem, evaluator, AgentSettings(name), seed=0)
+    searcher.run()
+    save_policy(replace(searcher.policy, record=training_record(SearchSettings(), ["toy"], toy.TARGET)), folder)
+    return evaluator.history
 
 
 @pytest.mark.parametrize("name", [name for name in AGENTS if AGENTS.get(name).actor is not None])
 def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
-    rl, scorer = learnt(name, 20)
-    assert toy.problem().objective.best(scorer.course[:-1]), "else the last evaluation is not the policy's"
-    save_policy(learnt_policy(rl.actor, training_record(SearchSettings(), ["toy"], toy.TARGET)), tmp_path / "policy")
+    history = learn(name, tmp_path / "policy", 20)
+    assert toy.problem().objective.best(history.evaluations[:-1]), "else the last evaluation is not the policy's"
     policy = load_policy(tmp_path / "policy", FEATURES, ENV_ID)
     assert policy.record["seed"] == 0
     assert policy.record["target"]["name"] == toy.TARGET.name
     # The last evaluation of a search is the policy's own plan: rolling the stored one out must give it again.
-    again = Scorer(toy.ToyEvaluator(), "replay", 1)
-    env = toy.make_env(toy.problem(), again)
-    observation, _ = env.reset()
-    ended = False
-    while not ended:
-        observation, _, ended, _, _ = env.step(policy.act(observation))
-    assert again.course[0].key == scorer.course[-1].key
+    assert roll_outs(toy.budgeted(1), policy)(toy.problem().anchor) == history[-1].candidate
 
 
 def test_files_hold_no_pickle(tmp_path):
-    rl, _ = learnt("sac")
-    save_policy(learnt_policy(rl.actor, training_record(SearchSettings(), ["toy"], toy.TARGET)), tmp_path)
+    learn("sac", tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["actor.safetensors", "policy.json"]
     meta = json.loads((tmp_path / "policy.json").read_text())
     assert (meta["format"], meta["version"], meta["environment"]) == ("autoprune.policy", 1, ENV_ID)
@@ -54,8 +48,7 @@ def test_files_hold_no_pickle(tmp_path):
 
 @pytest.fixture
 def stored(tmp_path):
-    rl, _ = learnt("td3")
-    save_policy(learnt_policy(rl.actor, training_record(SearchSettings(), ["toy"], toy.TARGET)), tmp_path)
+    learn("td3", tmp_path)
     return tmp_path
 
 
@@ -77,7 +70,10 @@ def change(folder, **changes):
             "cannot be read",
         ),
         (lambda f: change(f, version=2), "not a policy of version 1"),
-        (lambda f: change(f, environment="autoprune/ChannelPruning-v9"), "acts in 'autoprune/ChannelPruning-v9'"),
+        (
+            lambda f: change(f, environment="autoprune/ChannelPruning-v0"),
+            "acts in 'autoprune/ChannelPruning-v0', this version's .*-v1'.*Train it anew with python -m autoprune",
+        ),
         (lambda f: change(f, features=[*FEATURES[1:], "mood"]), r"lacks \['position'\] and expects \['mood'\]"),
         (lambda f: change(f, features=list(reversed(FEATURES))), "their order counts too"),
         (lambda f: change(f, feature_bounds=[0, 1]), r"features within \[0, 1\], this version's are"),

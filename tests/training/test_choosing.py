@@ -12,7 +12,7 @@ from autoprune.planning import Planner
 from autoprune.records import Budget, Evaluation
 from autoprune.searchers import Objective
 from autoprune.settings import Constraints, RewardSettings
-from autoprune.training.finishing import finish_all, planned_again
+from autoprune.training.finishing import finish_all
 
 
 @dataclass
@@ -139,7 +139,7 @@ def test_a_plan_of_other_legal_widths_is_refused():
     planner = Planner(model, constraints=Constraints(multiple_of=8))
     plan = planner.plan(0.25)
     evaluation = Evaluation("0123456789abcdef", plan.keep_ratios, plan.widths, 0.9, None)
-    assert planned_again(planner, evaluation).widths == plan.widths == {"wide": 8}
+    assert planner.space.plan(planner.space.find(evaluation.widths)).widths == plan.widths == {"wide": 8}
     planner.restrict({"wide": (16, 32)})
-    with pytest.raises(PlanError, match=r"expected 8 channels in 'wide', its keep ratio gives 16 now"):
-        planned_again(planner, evaluation)
+    with pytest.raises(PlanError, match=r"Expected one of \[16, 32\] channels in 'wide'. Received: 8"):
+        planner.space.find(evaluation.widths)

@@ -121,14 +121,7 @@ class Stack:
             self._points[number, :, : len(own)] = one.points
         self._squared = (self._points**2).sum(2)
 
-    def predict(self, features: np.ndarray) -> float:
-        """The sum at one vector of features."""
-        point = features[self._columns] * self._inverse
-        across = np.matmul(self._points, point[:, :, None])[:, :, 0]
-        squared = self._squared + (point**2).sum(1)[:, None] - 2 * across
-        return self._mean + float((matern(squared) * self._weights).sum())
-
-    def predict_all(self, features: np.ndarray) -> np.ndarray:
+    def predict(self, features: np.ndarray) -> np.ndarray:
         """(m,) sums at (m, d) vectors of features: many at once take little longer than one."""
         points = np.swapaxes(features[:, self._columns] * self._inverse, 0, 1)
         across = np.matmul(self._points, np.swapaxes(points, 1, 2))

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from autoprune.cost.layers import LayerDependence
 from autoprune.cost.surrogate.regression import NEAR, OWN, TILE, Fit, Stack, fit
-from autoprune.records import ChannelGroup, CostReport
+from autoprune.records import CostReport
 
 LEAST = 12  # Plans below which nothing is guessed.
 MOST = 300  # Plans that are learnt from, the latest ones: more would make a query slow.
@@ -58,12 +58,12 @@ class Surrogate:
     """Learns what plans of one model cost on one target.
 
     Args:
-        groups: the model's prunable groups.
+        sizes: (groups,) channels of the model's prunable groups.
         layers: how its layers depend on them, from `layer_dependences`.
     """
 
-    def __init__(self, groups: Sequence[ChannelGroup], layers: Sequence[LayerDependence]) -> None:
-        self._sizes = np.array([group.size for group in groups], float)
+    def __init__(self, sizes: np.ndarray, layers: Sequence[LayerDependence]) -> None:
+        self._sizes = np.asarray(sizes, float)
         self._layers = tuple(layers)
         self._space = _Space(self._sizes, self._layers)
         self._seen: dict[tuple[int, ...], CostReport] = {}
@@ -135,8 +135,8 @@ class Surrogate:
         if self._latency is None:
             self._learn()
         features = self._space.features(np.asarray(widths, float))
-        memory = None if self._memory is None else np.maximum(self._memory.predict_all(features), 0.0)
-        return np.maximum(self._latency.predict_all(features), 0.0), memory
+        memory = None if self._memory is None else np.maximum(self._memory.predict(features), 0.0)
+        return np.maximum(self._latency.predict(features), 0.0), memory
 
     def _learn(self) -> None:
         if not self.ready:

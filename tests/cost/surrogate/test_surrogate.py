@@ -12,12 +12,12 @@ from autoprune.cost.surrogate.regression import NEAR, OWN, TILE, Stack, fit
 from autoprune.cost.surrogate.surrogate import LEAST, Surrogate
 from autoprune.models import zoo
 from autoprune.planning import Planner
-from autoprune.planning.widths import ratio_around
-from autoprune.records import ChannelGroup, CostReport, Memory, Target
+from autoprune.planning.space import ratio_around
+from autoprune.records import CostReport, Memory, Target
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon
 
-GROUPS = tuple(ChannelGroup(name, 64, True, "", ()) for name in "abc")
+SIZES = np.array([64, 64, 64])
 LAYERS = (
     LayerDependence("one", 100, (Axis(64, ((0, 1.0),)),)),
     LayerDependence("two", 400, (Axis(64, ((0, 1.0),)), Axis(64, ((1, 1.0),)))),
@@ -31,7 +31,7 @@ def tiled(width):
 
 def cost_of(widths, known=True):
     """A device with tiles of 8 channels, whose layers wait for nothing and overlap with nothing."""
-    a, b, c = (tiled(widths[name]) for name in "abc")
+    a, b, c = map(tiled, widths)
     times = {"one": a * 1e-7, "two": a * b * 1e-8, "three": b * c * 1e-8}
     latency = sum(times.values()) + 1e-6
     weights = a + a * b + b * c
@@ -42,16 +42,16 @@ def cost_of(widths, known=True):
 
 def taught(count, known=True, seed=0):
     generator = np.random.default_rng(seed)
-    surrogate = Surrogate(GROUPS, LAYERS)
+    surrogate = Surrogate(SIZES, LAYERS)
     for _ in range(count):
-        widths = dict(zip("abc", (int(w) * 4 for w in generator.integers(1, 17, 3)), strict=True))
+        widths = 4 * generator.integers(1, 17, 3)
         surrogate.observe(widths, cost_of(widths, known))
     return surrogate
 
 
 def judged(surrogate, known=True):
     generator = np.random.default_rng(99)
-    plans = [dict(zip("abc", (int(w) * 4 for w in generator.integers(1, 17, 3)), strict=True)) for _ in range(60)]
+    plans = [4 * generator.integers(1, 17, 3) for _ in range(60)]
     guessed = np.array([surrogate.predict(plan).latency for plan in plans])
     true = np.array([cost_of(plan, known).latency for plan in plans])
     return np.mean(np.abs(guessed / true - 1)), spearmanr(guessed, true)[0]
@@ -72,7 +72,7 @@ def test_guesses_get_better_with_plans():
 
 def test_memory_is_guessed_too():
     surrogate = taught(120)
-    widths = {"a": 40, "b": 24, "c": 56}
+    widths = np.array([40, 24, 56])
     assert surrogate.predict(widths).memory == pytest.approx(cost_of(widths).memory.total, rel=0.15)
 
 
@@ -81,15 +81,15 @@ def test_nothing_is_guessed_from_too_little():
     assert not surrogate.ready
     assert surrogate.error is None
     with pytest.raises(ValueError, match=f"needs {LEAST} plans or more"):
-        surrogate.predict({"a": 8, "b": 8, "c": 8})
+        surrogate.predict(np.array([8, 8, 8]))
 
 
 def test_error_is_of_plans_that_had_not_been_seen():
     """A device that answers at random cannot be guessed: the error says so, though all plans are learnt by heart."""
     generator = np.random.default_rng(0)
-    surrogate = Surrogate(GROUPS, LAYERS)
+    surrogate = Surrogate(SIZES, LAYERS)
     for _ in range(60):
-        widths = dict(zip("abc", (int(w) for w in generator.integers(1, 65, 3)), strict=True))
+        widths = generator.integers(1, 65, 3)
         report = cost_of(widths, known=False)
         noisy = CostReport(**{**vars(report), "latency": float(generator.uniform(1, 3)) * 1e-5})
         surrogate.observe(widths, noisy)
@@ -103,25 +103,25 @@ def test_error_is_of_plans_that_had_not_been_seen():
 def test_a_plan_seen_twice_teaches_once():
     surrogate = taught(30)
     count = surrogate.error.count
-    widths = {"a": 17, "b": 17, "c": 17}
+    widths = np.array([17, 17, 17])
     surrogate.observe(widths, cost_of(widths))
     surrogate.observe(widths, cost_of(widths))
     assert surrogate.error.count == count + 1
 
 
 def test_same_plans_same_guesses():
-    widths = {"a": 40, "b": 24, "c": 56}
+    widths = np.array([40, 24, 56])
     assert taught(50).predict(widths) == taught(50).predict(widths)
 
 
 def test_measured_targets_tell_no_layers_and_no_memory():
-    surrogate = Surrogate(GROUPS, LAYERS)
+    surrogate = Surrogate(SIZES, LAYERS)
     generator = np.random.default_rng(0)
     for _ in range(30):
-        widths = dict(zip("abc", (int(w) for w in generator.integers(1, 65, 3)), strict=True))
+        widths = generator.integers(1, 65, 3)
         report = CostReport(**{**vars(cost_of(widths, known=False)), "memory": Memory(1, None, None, None)})
         surrogate.observe(widths, report)
-    guess = surrogate.predict({"a": 30, "b": 30, "c": 30})
+    guess = surrogate.predict(np.array([30, 30, 30]))
     assert guess.memory is None
     assert guess.latency > 0
     assert surrogate.error.memory is None
@@ -136,7 +136,7 @@ def test_a_smooth_function_is_learnt():
     learnt = fit(points, [OWN, NEAR], np.sin(points[:, 0]) + 0.1 * points[:, 1])
     stack = Stack([learnt], [[0, 1]])
     for x, y in generator.uniform(1, 5, (20, 2)):
-        assert stack.predict(np.array([x, y])) == pytest.approx(math.sin(x) + 0.1 * y, abs=0.1)
+        assert stack.predict(np.array([[x, y]]))[0] == pytest.approx(math.sin(x) + 0.1 * y, abs=0.1)
 
 
 def test_what_never_changes_is_known_and_stacks_add_up():
@@ -148,9 +148,8 @@ def test_what_never_changes_is_known_and_stacks_add_up():
     ]
     alone = Stack([parts[1]], [[1, 2]])
     together = Stack(parts, [[0], [1, 2], []])
-    for point in points[:5]:
-        assert together.predict(point) == pytest.approx(3.5 + alone.predict(point))
-        assert alone.predict(point) == pytest.approx(point[1], abs=0.05)
+    np.testing.assert_allclose(together.predict(points[:5]), 3.5 + alone.predict(points[:5]))
+    np.testing.assert_allclose(alone.predict(points[:5]), points[:5, 1], atol=0.05)
 
 
 # ------------------------------------------------------------------ models
@@ -174,7 +173,7 @@ def test_the_compiler_is_guessed_better_than_by_operations(compiler):
     """Whole-model compilations of small_resnet on v3: 36 plans teach, 14 others judge."""
     model = zoo.build("small_resnet", (16, 16, 3), 10, 0.5)
     planner = Planner(model, constraints=Constraints(multiple_of=4))
-    surrogate = Surrogate(planner.groups, layer_dependences(model, planner.groups))
+    surrogate = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
     surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
     snapshot = surgeon.snapshot()
     cost_model = open_cost_model(Target("tpu_v3", 128), cache=None, client=compiler)
@@ -182,9 +181,9 @@ def test_the_compiler_is_guessed_better_than_by_operations(compiler):
     seen = []
     for _ in range(50):
         ratios = [ratio_around(generator.uniform(0.4, 0.9), d, 0.1) for d in generator.uniform(-1, 1, 6)]
-        plan = planner.plan(dict(zip((group.name for group in planner.groups), ratios, strict=True)))
-        with surgeon.pruned(plan, snapshot):
-            seen.append((plan.widths, cost_model.submit(model)))
+        candidate = planner.space.nearest(ratios)
+        with surgeon.pruned(planner.space.plan(candidate), snapshot):
+            seen.append((planner.space.values(candidate), cost_model.submit(model)))
     costs = [(widths, future.result(timeout=600)) for widths, future in seen]
     assert all(sum(cost.layers.values()) <= cost.latency * (1 + 1e-9) for _, cost in costs)
     for widths, cost in costs[:36]:

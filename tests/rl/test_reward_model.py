@@ -1,48 +1,39 @@
 """What plans are thought to be worth under each reward, and how far guesses of their cost are trusted."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import toy
 from scipy.special import expit
 from scipy.stats import norm
 
-from autoprune.cost.surrogate import Guess, GuessError
-from autoprune.envs.making import MISSED
+from autoprune.cost.surrogate import GuessError
+from autoprune.envs.episode import EpisodeContext
 from autoprune.records import Budget
-from autoprune.searchers import Objective, Scorer
-from autoprune.searchers.dyna import DOUBT, JUDGED, Dyna
-from autoprune.searchers.imagination import Imagination
+from autoprune.rl.dyna import DOUBT, INFEASIBLE_PENALTY, JUDGED, Dyna, imagine
+from autoprune.rl.reward_model import RewardModel
+from autoprune.searchers import Proposal
 from autoprune.settings import RewardSettings
 
 FLOORED = RewardSettings("latency_at_accuracy", accuracy_floor=0.8)
 
 
-def posed(reward=None, budget=None):
-    """The toy with another reward or budget."""
-    problem = toy.problem()
-    objective = Objective(budget or problem.budget, problem.dense, reward or RewardSettings())
-    return replace(problem, objective=objective)
-
-
-def informed(problem, evaluator=None, count=20):
-    scorer = Scorer(evaluator or toy.ToyEvaluator(), "x", count)
+def informed(problem, surrogate=None, count=20):
+    evaluator = toy.budgeted(count, to_search=problem, surrogate=surrogate)
     generator = np.random.default_rng(0)
-    for _ in range(count):
-        scorer.evaluate(dict(zip(toy.NAMES, generator.uniform(0.125, 1, 4), strict=True)))
-    imagination = Imagination(problem, scorer)
-    imagination.learn()
-    return imagination
+    draws = [generator.uniform(0.125, 1, 4) for _ in range(count)]
+    evaluator.evaluate_many([Proposal(toy.SPACE.nearest(draw)) for draw in draws])
+    reward_model = RewardModel(evaluator)
+    reward_model.learn()
+    return reward_model
 
 
-def widths(count=60):
-    return np.random.default_rng(1).integers(1, 9, (count, 4)) * 8.0
+def candidates(count=60):
+    return np.random.default_rng(1).integers(0, 8, (count, 4))
 
 
-def score_guesses(imagination):
+def score_predictions(reward_model):
     """Log-odds of the scores and their deviations, and deviations of the scores."""
-    odds, unsure = imagination._score.predict(widths())
+    odds, unsure = reward_model._score.predict(toy.SPACE.values(candidates()))
     scores = expit(odds)
     return odds, unsure, unsure * scores * (1 - scores)
 
@@ -52,61 +43,62 @@ def score_guesses(imagination):
 
 def test_within_a_budget_the_expected_improvement_is_what_it_was_to_the_bit():
     """The formula that published comparisons were made with, whose reward is the relative score."""
-    problem = posed()
-    imagination = informed(problem)
-    guesses = imagination.guesses(widths(), 0.02)
-    deviations = score_guesses(imagination)[2] / max(problem.dense.score, 1e-9)
+    problem = toy.problem()
+    reward_model = informed(problem)
+    guesses = reward_model.predict(candidates(), 0.02)
+    deviations = score_predictions(reward_model)[2] / max(problem.dense.score, 1e-9)
     np.testing.assert_array_equal(guesses.deviations, deviations)
-    best = imagination.best()
+    best = reward_model.evaluator.history.best.reward
     ahead = (guesses.met - best) / np.maximum(deviations, 1e-9)
     before = guesses.within * np.maximum(deviations, 1e-9) * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
     np.testing.assert_array_equal(guesses.improvement(best), before)
+    np.testing.assert_array_equal(reward_model.improvement(guesses), before)
     np.testing.assert_array_equal(guesses.able, guesses.within)
 
 
 @pytest.mark.parametrize("name", ["amc_latency", "amc_flops", "amc_error", "mnasnet"])
 def test_deviations_are_those_of_the_reward(name):
-    problem = posed(RewardSettings(name))
-    imagination = informed(problem)
-    found = imagination.guesses(widths()).deviations
-    latencies = np.minimum(imagination.costs(widths())[0], toy.BUDGET)
-    operations = 1000 * (widths() / toy.SIZE).prod(1) ** 0.5 / toy.TARGET.batch_size
+    problem = toy.problem(reward=RewardSettings(name))
+    reward_model = informed(problem)
+    found = reward_model.predict(candidates()).deviations
+    latencies = np.minimum(reward_model.costs(candidates())[0], toy.BUDGET)
+    operations = 1000 * toy.SPACE.keep_ratios(candidates()).prod(1) ** 0.5 / toy.TARGET.batch_size
     slope = {
         "amc_latency": np.log(1e9 * latencies),  # Of a second some twenty.
         "amc_flops": np.log(np.maximum(operations, 2)),
         "amc_error": np.ones(len(latencies)),
         "mnasnet": (latencies / toy.BUDGET) ** -0.07 / problem.dense.score,
     }[name]
-    np.testing.assert_allclose(found, score_guesses(imagination)[2] * slope, rtol=1e-6)
+    np.testing.assert_allclose(found, score_predictions(reward_model)[2] * slope, rtol=1e-6)
 
 
 def test_above_a_floor_only_the_latency_counts_and_whether_the_floor_is_reached():
     """As draws of the score have it: below the floor a plan is no result, above it the score is not paid for."""
-    problem = posed(FLOORED, Budget())
-    imagination = informed(problem)
-    guesses = imagination.guesses(widths())
+    problem = toy.problem(reward=FLOORED, limits=Budget())
+    reward_model = informed(problem)
+    guesses = reward_model.predict(candidates())
     assert not guesses.deviations.any()
-    odds, unsure, _ = score_guesses(imagination)
+    odds, unsure, _ = score_predictions(reward_model)
     draws = expit(odds + unsure * np.random.default_rng(2).normal(size=(20_000, 1)))
     reached = (draws >= problem.objective.floor).mean(0)
     assert np.mean((reached > 0.02) & (reached < 0.98)) > 0.05, "some are neither sure nor hopeless"
     np.testing.assert_allclose(guesses.reached, reached, atol=0.02)
     best = 0.4
-    saved = 1 - imagination.costs(widths())[0] / problem.dense.cost.latency
+    saved = 1 - reward_model.costs(candidates())[0] / problem.dense.cost.latency
     np.testing.assert_allclose(guesses.improvement(best), reached * np.maximum(saved - best, 0), atol=0.02)
 
 
 def test_an_imagined_plan_is_paid_less_the_likelier_it_misses_the_floor():
     """Without a budget it can miss nothing else."""
-    problem = posed(FLOORED, Budget())
-    imagination = informed(problem)
-    episodes = toy.make_env.imagined(problem, imagination.scorer, imagination, 60)
+    problem = toy.problem(reward=FLOORED, limits=Budget())
+    reward_model = informed(problem)
+    episodes = imagine(reward_model, EpisodeContext.of(problem))
     episodes.reset()
-    for step in np.random.default_rng(0).uniform(-1, 1, (4, 60, 1)).astype(np.float32):
+    for step in np.random.default_rng(0).uniform(-1, 1, (4, episodes.num_envs, 1)).astype(np.float32):
         paid = episodes.step(step)[1]
-    guesses = imagination.guesses(episodes.plans)
+    guesses = reward_model.predict(episodes.candidates)
     assert np.ptp(guesses.reached) > 0.9
-    np.testing.assert_allclose(paid, guesses.rewards - (1 - guesses.reached) * MISSED, rtol=1e-5)
+    np.testing.assert_allclose(paid, guesses.rewards - (1 - guesses.reached) * INFEASIBLE_PENALTY, rtol=1e-5)
 
 
 # ------------------------------------------------------------------ plans of the warm-up
@@ -121,17 +113,16 @@ class SureOfBoth:
     def predict_all(self, widths):
         return widths / toy.SIZE @ np.array(toy.TIME), 16 * widths.sum(1)
 
-
-class Sure(toy.ToyEvaluator):
-    surrogate = SureOfBoth()
+    def observe(self, widths, cost):
+        pass
 
 
 @pytest.mark.parametrize("budget", [Budget(0.5), Budget(None, 2000), Budget(0.5, 3800), Budget(0.9, 1900)])
 def test_plans_of_the_warm_up_use_up_the_budget_whatever_it_limits(budget):
-    imagination = informed(posed(budget=budget), Sure())
-    search = Dyna(imagination, None, None, warm_up=0.25, seed=0)
+    reward_model = informed(toy.problem(limits=budget), SureOfBoth())
+    search = Dyna(reward_model, None, None, warm_up=0.25, seed=0)
     for _ in range(8):
-        latencies, memories = imagination.costs(search._first_plan()[None])
+        latencies, memories = reward_model.costs(np.array([search._first()]))
         assert -0.2 < budget.excess(latencies[0], memories[0]) <= 0
 
 
@@ -144,17 +135,11 @@ class Wrong:
     ready = True
     error = GuessError(50, 0.04, 0.2, 0.9)
 
-    def predict(self, widths):
-        return Guess(0.6, 3600.0)
-
     def predict_all(self, widths):
         return np.full(len(widths), 0.6), np.full(len(widths), 3600.0)
 
-
-class Judging(toy.ToyEvaluator):
-    """The toy, of which every plan takes 3,000 bytes, and these guesses."""
-
-    surrogate = Wrong()
+    def observe(self, widths, cost):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -162,31 +147,28 @@ class Judging(toy.ToyEvaluator):
     [(Budget(0.5), 0.04), (Budget(None, 3000), 0.2), (Budget(0.5, 3000), 0.2), (Budget(0.5, 9000), 0.2)],
 )
 def test_guesses_are_doubted_as_far_as_what_is_limited_was_wrong(budget, error):
-    found = informed(posed(budget=budget), Judging()).guesses(widths(1))
+    found = informed(toy.problem(limits=budget), Wrong()).predict(candidates(1))
     assert found.within == pytest.approx(norm.cdf(-budget.excess(0.6, 3600) / (1.25 * error)))
 
 
 def test_the_doubt_of_a_search_is_of_what_is_limited():
     """The compiler says 3,000 bytes where 3,600 were guessed, and 0.5 seconds where it was 0.6."""
     for budget, error in ((Budget(0.4), 0.2), (Budget(None, 2000), 0.2), (Budget(None, None), DOUBT)):
-        imagination = informed(posed(budget=budget), Judging())
-        search = Dyna(imagination, None, None, warm_up=0.25, seed=0)
+        search = Dyna(informed(toy.problem(limits=budget), Wrong()), None, None, warm_up=0.25, seed=0)
         for _ in range(JUDGED):
-            assert search._fits(np.full(4, 32.0)) == (not budget.limited)
-        assert search._doubt() == pytest.approx(1.25 * error)
+            assert search._fits(toy.SPACE.nearest(0.5)) == (not budget.limited)
+        assert np.mean(search._errors[-JUDGED:]) == pytest.approx(error)
 
 
 def test_the_doubt_of_a_search_for_memory_is_not_that_of_latencies():
-    imagination = informed(posed(budget=Budget(None, 3500)), Judging())
-    search = Dyna(imagination, None, None, warm_up=0.25, seed=0)
+    search = Dyna(informed(toy.problem(limits=Budget(None, 3500)), Wrong()), None, None, warm_up=0.25, seed=0)
     for _ in range(JUDGED):
-        assert search._fits(np.full(4, 8.0)), "0.125 seconds, where 0.6 were guessed"
-    assert search._doubt() == pytest.approx(1.25 * 0.2)
+        assert search._fits(toy.SPACE.nearest(0.125)), "0.125 seconds, where 0.6 were predicted"
+    assert np.mean(search._errors[-JUDGED:]) == pytest.approx(0.2)
 
 
 def test_a_memory_that_cannot_be_guessed_exceeds_nothing():
     """The dense model's would, and every plan would be paid for that."""
-    problem = posed(budget=Budget(None, 1500))
-    guesses = informed(problem).guesses(widths())
+    guesses = informed(toy.problem(limits=Budget(None, 1500))).predict(candidates())
     np.testing.assert_array_equal(guesses.rewards, guesses.met)
     assert guesses.met.min() > 0

@@ -9,10 +9,10 @@ import pytest
 import toy
 
 from autoprune.errors import BudgetError, CostError, ModelError, SettingsError
-from autoprune.planning.widths import LegalWidths
+from autoprune.planning import SearchSpace
 from autoprune.records import Budget, ChannelGroup, Evaluation, Member
-from autoprune.searchers import SEARCHERS, Scorer
-from autoprune.searchers.posing import absolute, nothing_found, pose
+from autoprune.searchers import SEARCHERS, build_problem
+from autoprune.searchers.problem import absolute, nothing_found
 from autoprune.settings import BudgetSettings, RewardSettings
 
 NO_BUDGET = BudgetSettings(None, None)
@@ -26,7 +26,8 @@ def floor(share):
 class ToyPlanner:
     groups: tuple
     all_groups: tuple
-    legal: LegalWidths
+    scores: dict
+    space: SearchSpace
 
 
 OUTPUT = Member("", "kernel", 3, "produces", np.arange(10))
@@ -47,21 +48,26 @@ class Posed(toy.ToyEvaluator):
 
     def __init__(self, refused=()):
         super().__init__()
-        groups = toy.problem().groups
+        channels = np.arange(toy.SIZE)
+        groups = tuple(
+            ChannelGroup(name, toy.SIZE, True, "", (Member(name, "kernel", 3, "produces", channels),))
+            for name in toy.NAMES
+        )
         frozen = ChannelGroup("head", 10, False, "is an output of the model ('head')", (replace(OUTPUT, layer="head"),))
-        self.planner = ToyPlanner(groups, (*groups, frozen), toy.problem().legal)
+        scores = dict.fromkeys(toy.NAMES, np.ones(toy.SIZE))
+        self.planner = ToyPlanner(groups, (*groups, frozen), scores, toy.SPACE)
         self.refused = refused
         self.model = toy_network()
         self.costed = []
 
-    def cost(self, keep_ratios):
-        self.costed.append(keep_ratios)
-        if keep_ratios in self.refused:
+    def cost(self, candidate):
+        self.costed.append(candidate)
+        if candidate in self.refused:
             raise CostError("too strange")
-        return self._with_memory(super().evaluate(keep_ratios)).cost
+        return self._with_memory(super().evaluate(candidate)).cost
 
-    def evaluate(self, keep_ratios):
-        return self._with_memory(super().evaluate(keep_ratios))
+    def evaluate(self, candidate):
+        return self._with_memory(super().evaluate(candidate))
 
     def _with_memory(self, evaluation):
         total = 1000 + 50 * sum(evaluation.widths.values()) // 4
@@ -69,18 +75,18 @@ class Posed(toy.ToyEvaluator):
 
 
 def test_the_anchor_is_the_widest_uniform_plan_within_the_budget():
-    assert Posed().evaluate(1.0).cost.latency == pytest.approx(1.0)
+    assert Posed().evaluate(toy.SPACE.full).cost.latency == pytest.approx(1.0)
     for budget in (BudgetSettings(0.5), BudgetSettings("500ms"), BudgetSettings("0.5s")):
-        problem = pose(Posed(), budget)
+        problem = build_problem(Posed(), budget)
         assert problem.budget == Budget(pytest.approx(0.5))
         assert toy.evaluation_of(problem.anchor).widths == dict.fromkeys(toy.NAMES, 32)
 
 
 def test_memory_is_limited_in_bytes():
-    dense = Posed().evaluate(1.0).cost
+    dense = Posed().evaluate(toy.SPACE.full).cost
     assert absolute(BudgetSettings(None, "2kB"), dense) == Budget(None, 2000)
-    problem = pose(Posed(), BudgetSettings(None, "2kB"))
-    assert Posed().evaluate(problem.anchor).cost.memory.total <= 2000
+    problem = build_problem(Posed(), BudgetSettings(None, "2kB"))
+    assert Posed().evaluate(problem.start).cost.memory.total <= 2000
 
 
 @pytest.mark.parametrize(
@@ -104,7 +110,7 @@ def test_memory_is_limited_in_bytes():
 def test_impossible_budgets_are_answered_with_what_is_possible(budget, messages):
     """In the units that were asked in, and down to the narrowest plan that the constraints allow."""
     with pytest.raises(BudgetError) as refused:
-        pose(Posed(), budget)
+        build_problem(Posed(), budget)
     for message in (*messages, "constraints.min_keep_ratio"):
         assert message in str(refused.value)
 
@@ -113,9 +119,9 @@ def test_an_impossible_budget_is_known_after_two_compilations():
     """The dense model's and that of the narrowest plan, however many are between."""
     evaluator = Posed()
     with pytest.raises(BudgetError):
-        pose(evaluator, BudgetSettings(0.05))
+        build_problem(evaluator, BudgetSettings(0.05))
     assert len(evaluator.costed) == 1  # Beside the dense model, which is evaluated.
-    assert toy.evaluation_of(evaluator.costed[0]).widths == dict.fromkeys(toy.NAMES, 8)
+    assert toy.evaluate(evaluator.costed[0]).widths == dict.fromkeys(toy.NAMES, 8)
 
 
 def test_what_holds_the_latency_and_the_memory_is_named():
@@ -129,7 +135,7 @@ def test_what_holds_the_latency_and_the_memory_is_named():
             return replace(evaluation, cost=replace(cost, latency=2 * left, layers=layers))
 
     with pytest.raises(BudgetError) as refused:
-        pose(Slow(), BudgetSettings("50ms", "1kB"))
+        build_problem(Slow(), BudgetSettings("50ms", "1kB"))
     assert (
         "At keep ratio 0.181 the latency is held by a 25% (8 of 64 channels of a), head 20% (is an output of the model "
         "('head')), d 12% (8 of 64 channels of d); 42% belongs to no layer with operations, such as copies."
@@ -140,9 +146,9 @@ def test_what_holds_the_latency_and_the_memory_is_named():
 def test_each_compilation_is_told_with_how_many_may_follow():
     seen = []
     evaluator = Posed()
-    problem = pose(evaluator, BudgetSettings(0.5), observe=lambda *told: seen.append(told))
-    assert [ratio for ratio, _, _ in seen] == evaluator.costed
-    assert all(cost == evaluator.cost(ratio) for ratio, cost, _ in seen)
+    problem = build_problem(evaluator, BudgetSettings(0.5), observe=lambda *told: seen.append(told))
+    assert [toy.SPACE.nearest(ratio) for ratio, _, _ in seen] == evaluator.costed
+    assert all(cost == evaluator.cost(toy.SPACE.nearest(ratio)) for ratio, cost, _ in seen)
     assert problem.anchor in [ratio for ratio, _, _ in seen]
     left = [more for _, _, more in seen]
     assert left[0] == 6
@@ -151,19 +157,19 @@ def test_each_compilation_is_told_with_how_many_may_follow():
 
 def test_what_is_named_as_possible_is():
     for budget in (BudgetSettings(0.125), BudgetSettings("125ms")):
-        assert toy.evaluation_of(pose(Posed(), budget).anchor).widths == dict.fromkeys(toy.NAMES, 8)
+        assert toy.evaluation_of(build_problem(Posed(), budget).anchor).widths == dict.fromkeys(toy.NAMES, 8)
 
 
 def test_amounts_that_the_dense_model_meets_leave_nothing_to_do(messages):
     with pytest.raises(BudgetError, match=r"dense model already meets the budget on tpu_v5e .*takes 1s\)"):
-        pose(Posed(), BudgetSettings("2s"))
-    assert pose(Posed(), BudgetSettings("2s", 0.5)).budget == Budget(2.0, 2100)
+        build_problem(Posed(), BudgetSettings("2s"))
+    assert build_problem(Posed(), BudgetSettings("2s", 0.5)).budget == Budget(2.0, 2100)
     assert "already meets this limit: budget.latency=2s" in messages()
 
 
 def test_plans_that_cannot_be_costed_are_left_out():
     with pytest.raises(BudgetError, match="latency 0.05 was asked for, 1 to 1 is possible"):
-        pose(Posed(refused=Everything()), BudgetSettings(0.05))
+        build_problem(Posed(refused=Everything()), BudgetSettings(0.05))
 
 
 class Everything:
@@ -174,12 +180,12 @@ class Everything:
 @pytest.mark.parametrize("cost", [None, toy.evaluation_of(1.0).cost])
 def test_a_dense_model_without_cost_or_score_is_refused(cost):
     class Broken(Posed):
-        def evaluate(self, keep_ratios):
-            return replace(super().evaluate(keep_ratios), score=float("nan"), cost=cost, error="It broke.")
+        def evaluate(self, candidate):
+            return replace(super().evaluate(candidate), score=float("nan"), cost=cost, error="It broke.")
 
     error, what = (CostError, "costed") if cost is None else (ModelError, "scored")
     with pytest.raises(error, match=f"dense model cannot be {what}, so there is nothing to compare with. It broke."):
-        pose(Broken(), BudgetSettings(0.5))
+        build_problem(Broken(), BudgetSettings(0.5))
 
 
 def test_memory_must_be_told():
@@ -194,13 +200,13 @@ def test_memory_must_be_told():
 
 def test_no_limit_needs_a_reward_with_a_floor():
     with pytest.raises(SettingsError, match="budget must be a latency or memory limit"):
-        pose(Posed(), NO_BUDGET)
+        build_problem(Posed(), NO_BUDGET)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.9, 0.99])
 def test_without_a_budget_the_anchor_is_the_narrowest_uniform_plan_above_the_floor(share):
     evaluator = Posed()
-    problem = pose(evaluator, NO_BUDGET, floor(share))
+    problem = build_problem(evaluator, NO_BUDGET, floor(share))
     widths = [width for width in range(8, 65, 8) if toy.evaluation_of(width / 64).score >= share * problem.dense.score]
     assert toy.evaluation_of(problem.anchor).widths == dict.fromkeys(toy.NAMES, min(widths))
     assert not problem.budget.limited
@@ -208,20 +214,20 @@ def test_without_a_budget_the_anchor_is_the_narrowest_uniform_plan_above_the_flo
 
 
 def test_a_floor_of_everything_is_met_by_the_dense_model():
-    assert pose(Posed(), NO_BUDGET, floor(1.0)).anchor == 1.0
+    assert build_problem(Posed(), NO_BUDGET, floor(1.0)).anchor == 1.0
 
 
 def test_a_budget_holds_beside_the_floor(messages):
-    problem = pose(Posed(), BudgetSettings(0.5), floor(0.5))
-    assert problem.objective.met_by(Posed().evaluate(problem.anchor))
-    problem = pose(Posed(), BudgetSettings(0.25), floor(0.99))
+    problem = build_problem(Posed(), BudgetSettings(0.5), floor(0.5))
+    assert problem.objective.met_by(Posed().evaluate(problem.start))
+    problem = build_problem(Posed(), BudgetSettings(0.25), floor(0.99))
     assert toy.evaluation_of(problem.anchor).widths == dict.fromkeys(toy.NAMES, 16)
     assert "no uniform plan within the budget is known to reach the score" in messages()
 
 
 def test_a_floor_that_nothing_meets_is_answered_with_the_best_that_was_reached():
-    problem = pose(Posed(), BudgetSettings(0.25), floor(0.99))
-    course = [Posed().evaluate(ratio) for ratio in (1.0, 0.25, 0.125)]
+    problem = build_problem(Posed(), BudgetSettings(0.25), floor(0.99))
+    course = [Posed().evaluate(toy.SPACE.nearest(ratio)) for ratio in (1.0, 0.25, 0.125)]
     assert problem.objective.best(course) is None
     said = nothing_found(problem, [course, course[:1]])
     best = toy.evaluation_of(0.25).score
@@ -232,15 +238,13 @@ def test_a_floor_that_nothing_meets_is_answered_with_the_best_that_was_reached()
 def test_evaluations_that_failed_are_another_matter():
     failed = Evaluation("f", {}, {}, float("nan"), None, "died")
     assert "their evaluations failed" in nothing_found(toy.problem(), [[failed]])
-    assert "their evaluations failed" in nothing_found(pose(Posed(), NO_BUDGET, floor(0.5)), [[failed]])
+    assert "their evaluations failed" in nothing_found(build_problem(Posed(), NO_BUDGET, floor(0.5)), [[failed]])
 
 
-@pytest.mark.parametrize("name", sorted(SEARCHERS))
+@pytest.mark.parametrize("name", list(SEARCHERS))
 def test_every_searcher_finds_something_above_the_floor(name):
-    problem = pose(Posed(), NO_BUDGET, floor(0.8))
+    problem = build_problem(Posed(), NO_BUDGET, floor(0.8))
     for evaluations in (1, 20):
-        scorer = Scorer(Posed(), name, evaluations)
-        SEARCHERS.get(name)(problem, scorer, 0)
-        best = problem.objective.best(scorer.course)
+        best = toy.search(name, evaluations, to_search=problem, evaluator=Posed()).history.best
         assert best is not None
-        assert best.score >= 0.8 * problem.dense.score
+        assert best.evaluation.score >= 0.8 * problem.dense.score
