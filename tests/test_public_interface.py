@@ -79,14 +79,15 @@ def test_each_search_has_a_folder_of_its_own_unless_it_is_to_go_on_in_one(digits
     )
     asked = {"target": "tpu_v5e", "batch_size": 64, "latency": 0.9, "settings": settings}
     one, two = (autoprune.search(small(), digits, evaluations=2, **asked) for _ in range(2))
+    keys = lambda result: [trial.evaluation.key for trial in result.history["random"]]  # noqa: E731
     assert one.report.parent != two.report.parent
     assert one.report.is_file()
     assert two.report.is_file()
-    assert [e.key for e in one.history["random"]] == [e.key for e in two.history["random"]]
+    assert keys(one) == keys(two)
     assert len(repr(one)) < 500
     more = autoprune.search(small(), digits, evaluations=3, folder=one.report.parent, **asked)
     assert more.report == one.report
-    assert [e.key for e in more.history["random"]][:2] == [e.key for e in one.history["random"]]
+    assert keys(more)[:2] == keys(one)
     assert len(more.history["random"]) == 3
     assert more.kept.cost.target.batch_size == 64
     assert messages().count("run folder: ") == 3

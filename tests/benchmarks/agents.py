@@ -25,14 +25,14 @@ from scipy import stats
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import open_cost_model
+from autoprune.cost.layers import layer_dependences
+from autoprune.cost.surrogate import Surrogate
 from autoprune.data import load_data
-from autoprune.envs.making import EnvMaker
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.planning import Planner
 from autoprune.records import Target
-from autoprune.searchers import SEARCHERS, Problem, Scorer, Steering, dyna
-from autoprune.searchers.posing import pose
-from autoprune.searchers.rl import RlSearcher
+from autoprune.rl import dyna
+from autoprune.searchers import SEARCHERS, BudgetedEvaluator, build_problem
 from autoprune.settings import (
     AgentSettings,
     BudgetSettings,
@@ -64,24 +64,30 @@ def main() -> None:
     ):
         how = EvaluationSettings(recovery=arguments.recovery, score=arguments.score)
         evaluator = Evaluator(model, planner, data, cost_model=cost_model, journal=journal, settings=how)
-        problem = pose(evaluator, BudgetSettings(latency=arguments.latency))
-        SEARCHERS.get("uniform")(problem, Scorer(evaluator, "before", arguments.evaluations), 0)
-        taught = evaluator.surrogate
-        make_env = EnvMaker(model, planner, cost_model.target)
+        taught = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
+        problem = build_problem(evaluator, BudgetSettings(latency=arguments.latency), surrogate=taught)
+        before = BudgetedEvaluator(
+            evaluator, problem, name="before", evaluations=arguments.evaluations, surrogate=taught
+        )
+        SEARCHERS.get("uniform").build(problem, before, seed=0, agent=AgentSettings()).run()
         for seed in range(arguments.seeds):
             for name in arguments.searchers:
                 if f"{name}/{seed}" in results["runs"]:
                     continue
                 kind, _, option = name.partition("+")
-                searcher = SEARCHERS.get(kind) if kind in SEARCHERS else RlSearcher(make_env, AgentSettings(kind))
-                evaluator.surrogate = copy.deepcopy(taught)
-                steering = Steering(
-                    evaluator.surrogate, problem, project=option == "project", screen=option == "screen"
+                budgeted = BudgetedEvaluator(
+                    evaluator,
+                    problem,
+                    name=f"{name}/{seed}",
+                    evaluations=arguments.evaluations,
+                    surrogate=copy.deepcopy(taught),
+                    project=option == "project",
+                    screen=option == "screen",
                 )
-                scorer = Scorer(evaluator, f"{name}/{seed}", arguments.evaluations, steering=steering)
+                searcher, agent = (kind, AgentSettings()) if kind in SEARCHERS else ("rl", AgentSettings(kind))
                 with without(option):
-                    searcher(problem, scorer, seed)
-                results["runs"][f"{name}/{seed}"] = summary(scorer, problem)
+                    SEARCHERS.get(searcher).build(problem, budgeted, seed=seed, agent=agent).run()
+                results["runs"][f"{name}/{seed}"] = summary(budgeted)
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 print(name, seed, results["runs"][f"{name}/{seed}"]["best"], flush=True)
     results["arguments"] = problem_of(arguments)
@@ -124,9 +130,9 @@ def problem_of(arguments: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(arguments).items() if name not in ("out", "data_dir")}
 
 
-def summary(scorer: Scorer, problem: Problem) -> dict:
+def summary(evaluator: BudgetedEvaluator) -> dict:
     """Best score within the budget, the same after each evaluation, how often it was met, and what found the best."""
-    course = scorer.course
+    problem, course = evaluator.problem, evaluator.history.evaluations
     curve = [problem.objective.best(course[: count + 1]) for count in range(len(course))]
     scores = [best.score if best else 0.0 for best in curve]
     met = sum(1 for e in course if e.cost is not None and problem.budget.met_by(e.cost))
@@ -136,8 +142,8 @@ def summary(scorer: Scorer, problem: Problem) -> dict:
         "mean_over_evaluations": float(np.mean(scores)),
         "last_policy": course[-1].score,
         "met_budget": met / len(course),
-        "means": scorer.means[course.index(curve[-1])] if curve[-1] else None,
-        "costed": scorer.costed,
+        "means": evaluator.history.sources[course.index(curve[-1])] if curve[-1] else None,
+        "costed": evaluator.costed,
         "evaluations": len(course),
     }
 

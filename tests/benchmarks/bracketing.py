@@ -20,7 +20,7 @@ from autoprune.models import zoo
 from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.searchers.bracketing import find_widest
-from autoprune.searchers.uniform import hand_set_plans
+from autoprune.searchers.uniform import hand_set_candidates
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon
 
@@ -62,8 +62,8 @@ def latencies(model: object, multiple: int, rule: str, cost_model: CostModel) ->
     """Seconds of every plan of a rule, from wide to narrow."""
     planner, surgeon = Planner(model, constraints=Constraints(multiple_of=multiple)), Surgeon(model)
     snapshot, pending = surgeon.snapshot(), []
-    for plan in hand_set_plans(rule, planner.legal):
-        with surgeon.pruned(planner.plan(plan), snapshot):
+    for candidate in hand_set_candidates(rule, planner.space):
+        with surgeon.pruned(planner.space.plan(candidate), snapshot):
             pending.append(cost_model.submit(model))
     return [answer.result().latency for answer in pending]
 

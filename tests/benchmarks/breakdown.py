@@ -23,15 +23,14 @@ from unittest import mock
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
+from autoprune.cost.layers import layer_dependences
+from autoprune.cost.surrogate import Surrogate
 from autoprune.data import load_data
-from autoprune.envs.making import EnvMaker
 from autoprune.evaluation import Evaluator, Journal, evaluator
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.planning import Planner
 from autoprune.records import Target
-from autoprune.searchers import SEARCHERS, Scorer
-from autoprune.searchers.posing import pose
-from autoprune.searchers.rl import RlSearcher
+from autoprune.searchers import SEARCHERS, BudgetedEvaluator, build_problem
 from autoprune.settings import (
     AgentSettings,
     BudgetSettings,
@@ -99,10 +98,13 @@ def main() -> None:
             scoring = Evaluator(
                 model, planner, data, cost_model=Watched(cost_model, clock), journal=journal, settings=asked
             )
-            problem = pose(scoring, BudgetSettings(latency=arguments.latency))
-            SEARCHERS.get("uniform")(problem, Scorer(scoring, "uniform", 10), 0)
-            scoring.surrogate = copy.deepcopy(scoring.surrogate)
-            make_env = EnvMaker(model, planner, cost_model.target)
+            taught = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
+            problem = build_problem(scoring, BudgetSettings(latency=arguments.latency), surrogate=taught)
+            flat = BudgetedEvaluator(scoring, problem, name="uniform", evaluations=10, surrogate=taught)
+            SEARCHERS.get("uniform").build(problem, flat, seed=0, agent=AgentSettings()).run()
+            budgeted = BudgetedEvaluator(
+                scoring, problem, name=name, evaluations=arguments.evaluations, surrogate=copy.deepcopy(taught)
+            )
             for place, attribute, part in (
                 (evaluator, "recalibrate", "accuracy"),
                 (evaluator, "read_signals", "accuracy"),
@@ -113,23 +115,23 @@ def main() -> None:
                 (Journal, "add", "journal"),
                 (Journal, "add_request", "journal"),
                 (Journal, "find", "journal"),
-                (type(scoring.surrogate), "observe", "surrogate"),
+                (Surrogate, "observe", "surrogate"),
             ):
                 timed = clock.timing(part, getattr(place, attribute))
                 # A plain function in the class: it must be bound as the original is.
                 stack.enter_context(mock.patch.object(place, attribute, timed))
             clock.seconds.clear()
-            searcher = SEARCHERS.get(name) if name in SEARCHERS else RlSearcher(make_env, AgentSettings(name))
-            scorer, start = Scorer(scoring, name, arguments.evaluations), time.perf_counter()
-            searcher(problem, scorer, 0)
+            searcher, agent = (name, AgentSettings()) if name in SEARCHERS else ("rl", AgentSettings(name))
+            start = time.perf_counter()
+            SEARCHERS.get(searcher).build(problem, budgeted, seed=0, agent=agent).run()
             wall = time.perf_counter() - start
         parts = {**clock.seconds, "searcher": wall - sum(clock.seconds.values())}
-        different = len({evaluation.key for evaluation in scorer.course})
+        different = len({evaluation.key for evaluation in budgeted.history.evaluations})
         rows[name] = {
-            "evaluations_per_minute": 60 * scorer.used / wall,
+            "evaluations_per_minute": 60 * budgeted.used / wall,
             "seconds": wall,
             "different_plans": different,
-            "costed_only": scorer.costed,
+            "costed_only": budgeted.costed,
             "shares": {part: seconds / wall for part, seconds in parts.items()},
         }
         print(name, rows[name], flush=True)

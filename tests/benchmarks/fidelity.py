@@ -29,6 +29,8 @@ from scipy.stats import spearmanr
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import open_cost_model
+from autoprune.cost.layers import layer_dependences
+from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.passes import Passes
@@ -37,10 +39,9 @@ from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import read_signals
 from autoprune.models.distilling import predicted_log_probabilities
 from autoprune.models.feature_distilling import similarity_loss, teachings
-from autoprune.planning import Planner
-from autoprune.planning.widths import ratio_around
-from autoprune.records import Evaluation, Plan, Target
-from autoprune.searchers.score_model import ScoreModel
+from autoprune.planning import Candidate, Planner
+from autoprune.records import CostReport, Evaluation, Plan, Target
+from autoprune.rl.kriging import Kriging
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.surgery.reconstruction import apply_with_reconstruction
@@ -126,29 +127,30 @@ def parse() -> argparse.Namespace:
 
 def choose(evaluator: Evaluator, arguments: argparse.Namespace) -> dict[str, dict]:
     """Plans whose compiled latency lies in the bands, as different from each other as random draws are."""
-    planner, generator = evaluator.planner, np.random.default_rng(0)
-    names = [group.name for group in planner.groups]
-    dense = evaluator.cost(1.0)
+    planner, space, generator = evaluator.planner, evaluator.space, np.random.default_rng(0)
+    surrogate = Surrogate(space.sizes, layer_dependences(evaluator.model, planner.groups))
 
-    def drawn(anchor: float, draws: np.ndarray) -> dict[str, float]:
-        return {name: ratio_around(anchor, draw, 0.1) for name, draw in zip(names, draws, strict=True)}
+    def cost_of(candidate: Candidate) -> CostReport:
+        cost = evaluator.cost(candidate)
+        surrogate.observe(space.values(candidate), cost)
+        return cost
 
+    dense = cost_of(space.full)
     for _ in range(TAUGHT):
-        evaluator.cost(drawn(generator.uniform(0.2, 0.9), generator.uniform(-1, 1, len(names))))
+        cost_of(space.around(generator.uniform(0.2, 0.9), generator.uniform(-1, 1, len(space))))
     chosen: dict[str, dict] = {}
     for band in arguments.bands:
         count = 0
         while count < arguments.plans:
             # From nearly uniform to wild.
-            draws = generator.uniform(-1, 1, len(names)) * generator.uniform(0.2, 1)
-            anchors = np.linspace(0.1, 1, 40)
-            plans = [planner.widths(drawn(anchor, draws)) for anchor in anchors]
-            guesses = np.array([evaluator.surrogate.predict(widths).latency for widths in plans]) / dense.latency
+            draws = generator.uniform(-1, 1, len(space)) * generator.uniform(0.2, 1)
+            candidates = [space.around(anchor, draws) for anchor in np.linspace(0.1, 1, 40)]
+            guesses = surrogate.predict_all(space.values(candidates))[0] / dense.latency
             nearest = int(np.abs(guesses - band).argmin())
-            widths = plans[nearest]
+            widths = space.by_name(candidates[nearest])
             if abs(guesses[nearest] / band - 1) > WITHIN or any(widths == c["widths"] for c in chosen.values()):
                 continue
-            cost = evaluator.cost({group.name: widths[group.name] / group.size for group in planner.groups})
+            cost = cost_of(candidates[nearest])
             share = cost.latency / dense.latency
             if abs(share / band - 1) <= WITHIN:
                 name = f"{band:g}/{count}"
@@ -279,7 +281,7 @@ def left_out(plans: dict[str, dict], sizes: dict[str, int]) -> np.ndarray:
     guesses = np.zeros(len(widths))
     for number in range(len(widths)):
         others = np.arange(len(widths)) != number
-        model = ScoreModel(list(sizes.values()))
+        model = Kriging(list(sizes.values()))
         model.learn(widths[others], logit(tested[others]))
         guesses[number] = model.predict(widths[number : number + 1])[0][0]
     return guesses

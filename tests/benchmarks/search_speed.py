@@ -25,14 +25,15 @@ import numpy as np
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.cost.compiler.pool import CompilerPool
+from autoprune.cost.layers import layer_dependences
+from autoprune.cost.surrogate import Surrogate
 from autoprune.data import from_arrays
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.models import zoo
-from autoprune.planning import Planner
-from autoprune.planning.widths import ratio_around
-from autoprune.records import Budget, Target
-from autoprune.searchers import Objective, Problem, Steering
-from autoprune.settings import EvaluationSettings, RewardSettings
+from autoprune.planning import Candidate, Planner
+from autoprune.records import Target
+from autoprune.searchers import BudgetedEvaluator, Proposal, build_problem
+from autoprune.settings import BudgetSettings, EvaluationSettings
 
 RESULTS = Path(__file__).parent / "results" / "search_speed.json"
 SEARCH, IN_TURN, REMEMBERED, PROJECTED, BLIND = (
@@ -60,16 +61,6 @@ class Waiting:
         self._inner.close()
 
 
-class Nothing:
-    """A surrogate that neither learns nor guesses."""
-
-    ready = False
-    error = None
-
-    def observe(self, widths: Any, cost: Any) -> None:
-        pass
-
-
 class Ways:
     """Evaluators for one model, one for each way."""
 
@@ -86,7 +77,7 @@ class Ways:
             cache = str(scratch / "remembered.sqlite") if name == REMEMBERED else "off"
             cost_model = stack.enter_context(closing(open_cost_model(self.target, cache=cache, processes=1)))
             journal = stack.enter_context(closing(Journal(scratch / f"{number}.sqlite", {})))
-            evaluator = Evaluator(
+            self.evaluators[name] = Evaluator(
                 self.model,
                 self.planner,
                 data,
@@ -94,15 +85,28 @@ class Ways:
                 journal=journal,
                 settings=EvaluationSettings(recovery="none", score="accuracy"),
             )
-            if name == BLIND:
-                evaluator.surrogate = Nothing()
-            self.evaluators[name] = evaluator
 
-    def plans(self, count: int, seed: int) -> Iterator[dict[str, float]]:
+    def candidates(self, count: int, seed: int) -> Iterator[Candidate]:
         generator = np.random.default_rng(seed)
         for _ in range(count):
-            draws = generator.uniform(-1, 1, len(self.planner.groups))
-            yield {g.name: ratio_around(0.6, draw, 0.1) for g, draw in zip(self.planner.groups, draws, strict=True)}
+            yield self.planner.space.random(generator, 0.6)
+
+    def budgeted(self, evaluations: int) -> dict[str, BudgetedEvaluator]:
+        """One for each way, each with a surrogate of its own but for the way without."""
+        layers = layer_dependences(self.model, self.planner.groups)
+        made = {}
+        for name, evaluator in self.evaluators.items():
+            problem = build_problem(evaluator, BudgetSettings(latency=0.6))
+            surrogate = None if name == BLIND else Surrogate(self.planner.space.sizes, layers)
+            made[name] = BudgetedEvaluator(
+                evaluator,
+                problem,
+                name=name,
+                evaluations=evaluations,
+                surrogate=surrogate,
+                project=name == PROJECTED,
+            )
+        return made
 
 
 def timed(function: Callable[[], Any]) -> float:
@@ -113,24 +117,16 @@ def timed(function: Callable[[], Any]) -> float:
 
 def evaluations(ways: Ways, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of every plan's evaluation, way by way."""
-    dense = ways.evaluators[SEARCH].evaluate(1.0)
-    objective = Objective(Budget(0.6 * dense.cost.latency), dense, RewardSettings())
-    problem = Problem(ways.planner.groups, ways.planner.legal, objective, 0.6)
-    teacher = ways.evaluators[PROJECTED]
-    for ratios in ways.plans(arguments.taught, seed=1):
-        teacher.cost(ratios)
-    steering = Steering(teacher.surrogate, problem, project=True)
+    budgeted = ways.budgeted(arguments.plans)
+    for candidate in ways.candidates(arguments.taught, seed=1):
+        budgeted[PROJECTED].cost(candidate)
     seconds: dict[str, list[float]] = {name: [] for name in ways.evaluators}
-    for number, ratios in enumerate(ways.plans(arguments.plans, seed=0)):
+    for number, candidate in enumerate(ways.candidates(arguments.plans, seed=0)):
         # What is to be remembered is compiled first, outside the clock.
-        ways.evaluators[REMEMBERED].cost(ratios)
+        ways.evaluators[REMEMBERED].cost(candidate)
         names = list(ways.evaluators)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            evaluator = ways.evaluators[name]
-            if name == PROJECTED:
-                seconds[name].append(timed(lambda: evaluator.evaluate(steering.plan(ratios))))  # noqa: B023
-            else:
-                seconds[name].append(timed(lambda: evaluator.evaluate(ratios)))  # noqa: B023
+            seconds[name].append(timed(lambda: budgeted[name].evaluate_many([Proposal(candidate)])))  # noqa: B023
         print(number + 1, {name: round(times[-1], 2) for name, times in seconds.items()}, flush=True)
     return seconds
 
@@ -144,7 +140,7 @@ def throughput(ways: Ways, count: int) -> dict[str, float]:
             cost_model.submit(ways.model).result()
             evaluator = ways.evaluators[SEARCH]
             evaluator._cost_model = cost_model
-            plans = list(ways.plans(count, seed=2))
+            plans = list(ways.candidates(count, seed=2))
             result[str(processes)] = timed(lambda: list(evaluator.costs(plans)))  # noqa: B023
     return result
 

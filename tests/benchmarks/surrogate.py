@@ -33,7 +33,6 @@ from autoprune.cost.layers import layer_dependences
 from autoprune.cost.surrogate import Surrogate
 from autoprune.models import keras_internals, zoo
 from autoprune.planning import Planner
-from autoprune.planning.widths import ratio_around
 from autoprune.records import CostReport, Target
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon
@@ -61,17 +60,17 @@ class Network:
         for _ in range(count):
             anchor = generator.uniform(0.4, 0.9)
             draws = generator.uniform(-1, 1, len(self.planner.groups))
-            yield {g.name: ratio_around(anchor, draw, 0.1) for g, draw in zip(self.planner.groups, draws, strict=True)}
+            yield self.planner.space.around(anchor, draws)
 
     def costs(self, cost_models: dict[str, CostModel], count: int) -> dict[str, Costed]:
         """Every plan on every target, compiled whole."""
         found: dict[str, Costed] = {label: [] for label in cost_models}
-        for number, ratios in enumerate(self.plans(count), start=1):
-            plan = self.planner.plan(ratios)
-            with self._surgeon.pruned(plan, self._snapshot):
+        space = self.planner.space
+        for number, candidate in enumerate(self.plans(count), start=1):
+            with self._surgeon.pruned(space.plan(candidate), self._snapshot):
                 answers = {label: cost_model.submit(self.model) for label, cost_model in cost_models.items()}
             for label, answer in answers.items():
-                found[label].append((plan.widths, answer.result()))
+                found[label].append((space.values(candidate), answer.result()))
             if number % 10 == 0:
                 print(f"{self.name}: {number} of {count} plans compiled", flush=True)
         return found
@@ -79,8 +78,8 @@ class Network:
     def layer_sums(self, cost_model: CostModel, count: int) -> list[float]:
         """For the first plans the sum of the latencies of their layers, each compiled alone."""
         sums = []
-        for ratios in self.plans(count):
-            with self._surgeon.pruned(self.planner.plan(ratios), self._snapshot):
+        for candidate in self.plans(count):
+            with self._surgeon.pruned(self.planner.space.plan(candidate), self._snapshot):
                 answers = [cost_model.submit(segment) for segment in self._segments()]
             sums.append(sum(answer.result().latency for answer in answers))
         return sums
@@ -105,9 +104,9 @@ def judged(network: Network, costed: Costed, learnt: int, fold: int) -> dict[str
     for start in range(0, len(order), fold):
         tested = order[start : start + fold]
         others = generator.permutation(np.setdiff1d(order, tested))[:learnt]
-        surrogate = Surrogate(network.planner.groups, network.layers)
+        surrogate = Surrogate(network.planner.space.sizes, network.layers)
         for index in others:
-            surrogate.learn(*costed[index])
+            surrogate.observe(*costed[index])
         begin = time.perf_counter()
         surrogate.predict(costed[tested[0]][0])
         fitted = time.perf_counter()

@@ -16,6 +16,7 @@ import copy
 import json
 import tempfile
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,12 @@ from agents import difference
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost.multi_target import open_targets
 from autoprune.data import load_data
-from autoprune.envs.making import EnvMaker, learnt_policy, training_record
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.searchers import SEARCHERS, Problem, Scorer
-from autoprune.searchers.joint import JointLearner, Lesson
-from autoprune.searchers.replay import Replay
-from autoprune.searchers.rl import RlSearcher
-from autoprune.session import Session, opened, posed
+from autoprune.rl.multi_task import MultiTaskTrainer
+from autoprune.rl.transfer import PolicyTransfer
+from autoprune.searchers import SEARCHERS, BudgetedEvaluator, Problem
+from autoprune.searchers.policy import training_record
+from autoprune.session import Session, open_session, pose_problem
 from autoprune.settings import (
     AgentSettings,
     BudgetSettings,
@@ -105,51 +105,43 @@ def open_world(name: str, arguments: argparse.Namespace, scratch: Path, stack: E
     data = load_data(settings.data)
     costing = stack.enter_context(closing(open_targets(settings.target)))
     folder = RunFolder.make(scratch / name)
-    session = stack.enter_context(opened(base_model(settings, data), data, settings, folder, costing))
-    return session, posed(session, settings, name)
+    session = stack.enter_context(open_session(base_model(settings, data), data, settings, folder, costing))
+    return session, pose_problem(session, settings, name, surrogate=session.surrogate)
 
 
-class Apart:
-    """A scorer for one searcher, whose guesses of cost begin with what the posing of the problem has shown."""
-
-    def __init__(self, session: Session, name: str, evaluations: int) -> None:
-        self._evaluator = copy.copy(session.evaluator)
-        self._evaluator.surrogate = copy.deepcopy(session.evaluator.surrogate)
-        self.scorer = Scorer(self._evaluator, name, evaluations)
-
-
-def env_maker(session: Session) -> EnvMaker:
-    return EnvMaker(session.model, session.planner, session.cost_model.target)
+def budgeted(session: Session, problem: Problem, name: str, evaluations: int) -> BudgetedEvaluator:
+    """For one searcher, whose predictions of cost begin with what building the problem has shown."""
+    surrogate = copy.deepcopy(session.surrogate)
+    return BudgetedEvaluator(session.evaluator, problem, name=name, evaluations=evaluations, surrogate=surrogate)
 
 
 def leave_out(left_out: str, worlds: dict, seed: int, arguments: argparse.Namespace) -> dict:
     """Learn on the others, replay and adapt here, and search from scratch here."""
-    lessons = [
-        Lesson(problem, Apart(session, f"{left_out}/{seed}", arguments.evaluations).scorer, env_maker(session))
+    tasks = [
+        budgeted(session, problem, f"{left_out}/{seed}", arguments.evaluations)
         for name, (session, problem) in worlds.items()
         if name != left_out
     ]
-    learner = JointLearner(AgentSettings("dyna_ppo"))
-    learner(lessons, seed)
+    learned = MultiTaskTrainer(AgentSettings("dyna_ppo")).train(tasks, seed)
     settings = settings_for(left_out, arguments)
     session, problem = worlds[left_out]
     others = [name for name in FORMS if name != left_out]
-    policy = learnt_policy(learner.actor, training_record(settings, others, session.cost_model.target))
-    make_env = env_maker(session)
-    ways = {
-        "uniform": (SEARCHERS.get("uniform"), 1),
-        "replayed": (Replay(make_env, policy), 1),
-        "adapted": (Replay(make_env, policy), arguments.evaluations),
-        "scratch": (RlSearcher(make_env, AgentSettings("dyna_ppo")), arguments.evaluations),
-    }
+    policy = replace(learned, record=training_record(settings, others, session.cost_model.target))
     found = {"dense": problem.dense.score}
-    for way, (searcher, evaluations) in ways.items():
-        scorer = Apart(session, f"{way}/{seed}", evaluations).scorer
-        searcher(problem, scorer, seed)
-        best = [problem.objective.best(scorer.course[:count]) for count in range(1, len(scorer.course) + 1)]
+    for way in WAYS:
+        evaluator = budgeted(
+            session, problem, f"{way}/{seed}", 1 if way in ("uniform", "replayed") else arguments.evaluations
+        )
+        if way in ("replayed", "adapted"):
+            PolicyTransfer(problem, evaluator, policy, seed=seed).run()
+        else:
+            kind = SEARCHERS.get("rl" if way == "scratch" else way)
+            kind.build(problem, evaluator, seed=seed, agent=AgentSettings("dyna_ppo")).run()
+        course = evaluator.history.evaluations
+        best = [problem.objective.best(course[:count]) for count in range(1, len(course) + 1)]
         found[way] = [None if plan is None else plan.score for plan in best]
-        found[f"{way}_latency"] = scorer.course[0].cost.latency / problem.dense.cost.latency
-        found[f"{way}_means"] = scorer.means[0]
+        found[f"{way}_latency"] = course[0].cost.latency / problem.dense.cost.latency
+        found[f"{way}_means"] = evaluator.history.sources[0]
     return found
 
 

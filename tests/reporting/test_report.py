@@ -106,8 +106,7 @@ def test_the_verdict_says_that_a_search_came_to_the_uniform_plan_and_that_traini
     def told(searched):
         finished = [done("dense", 1.0), done("uniform", 0.5), searched]
         settings = SearchSettings(searcher=SearcherSettings("rl"))
-        courses = {"rl": [searched.evaluation]}
-        return verdict(Outcome(settings, toy.TARGET, toy.problem(), (), courses, finished, searched, 1.0))
+        return verdict(Outcome(settings, toy.TARGET, toy.problem(), (), {}, finished, searched, 1.0))
 
     assert "The searched plan is the uniform plan" in told(done("rl", 0.5))
     other = told(done("rl", 0.25))
