@@ -1,12 +1,7 @@
-"""The end of the training process that stays here: starts it, lets it begin, hears of its progress, ends it.
+"""Training in a process of its own, which has the devices; `device_worker.py` runs in it."""
 
-The process is ended when this one lets go of it, also when this one is killed: its standard input closes then.
-"""
-
-import contextlib
-import json
+import functools
 import os
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +9,15 @@ from typing import Any
 
 from autoprune import errors
 from autoprune.cost.compiler.cost_model import without_training
-from autoprune.cost.compiler.process import import_path, last_words, spawned
 from autoprune.models import keras_internals
 from autoprune.models.config import with_dtype
 from autoprune.settings.finetuning import RuntimeSettings
 from autoprune.training.checkpoints import CheckpointError
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
+from autoprune.workers import ChildProcess, DeadChildError
 
-_WORKER = "autoprune.training.device_worker"
+# What a TPU may take until it is open.
+OPEN_SECONDS = 600
 # What the process raises on purpose comes out here as what it is.
 _RAISED = {kind.__name__: kind for kind in (CheckpointError, TrainingError)}
 
@@ -71,31 +67,45 @@ def train_elsewhere(
     """Train in a process of its own, on a TPU or on what rehearses one.
 
     Args:
-        request: as `device_worker` takes it.
+        request: as `device_worker.train` takes it.
         runtime: which devices.
         folder: what the process writes to standard error, and libtpu's logs, are kept there.
         on_devices: called before the first step with what it runs on; what it raises ends the process.
         on_progress: as for `train`.
 
     Raises:
-        TrainingProcessError: the process died; the message has its last words.
+        TrainingProcessError: the process died, or could not open its devices in time; the message has its last words.
         AutopruneError: what it raised on purpose.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with spawned(_WORKER, environment_for(runtime, str(folder)), str(folder)) as process:
-        try:
-            _send(process, json.dumps(dict(request)))
-            on_devices(Devices(**_answer(process, folder)["devices"]))
-            _send(process, "begin")
-            while True:
-                answer = _answer(process, folder)
-                if "record" in answer:
-                    return _record(answer["record"])
-                on_progress(answer["done"], answer["logs"])
-        finally:
-            # Also after Ctrl-C: the devices are free again when this function is left.
-            process.kill()
-            process.wait()
+    with ChildProcess(
+        "autoprune.training.device_worker",
+        name="training process",
+        environment=functools.partial(environment_for, runtime),
+        folder=folder,
+    ) as process:
+
+        def ask(step: Mapping[str, Any], task: str, timeout: float | None) -> dict[str, Any]:
+            try:
+                answer = process.ask(
+                    step,
+                    task=task,
+                    timeout=timeout,
+                    on_event=lambda event: on_progress(event["done"], event["logs"]),
+                )
+            except DeadChildError as error:
+                raise TrainingProcessError(str(error)) from None
+            if "error" in answer:
+                kind = _RAISED.get(answer["kind"]) or getattr(errors, answer["kind"], errors.AutopruneError)
+                raise kind(answer["error"])
+            return answer["result"]
+
+        on_devices(Devices(**ask({"open": runtime.rehearse}, "open its devices", OPEN_SECONDS)))
+        # A step may take long, and its compilation longer: only Ctrl-C ends the wait.
+        record = ask({"train": dict(request)}, "finish the training", None)
+        process.stop(grace=30)  # it lets go of the devices in order
+        return TrainingRecord(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+        )
 
 
 def environment_for(runtime: RuntimeSettings, scratch: str) -> dict[str, str]:
@@ -109,7 +119,6 @@ def environment_for(runtime: RuntimeSettings, scratch: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "ALLOW_MULTIPLE_LIBTPU_LOAD"}
     environment = {
         **inherited,
-        "PYTHONPATH": import_path(),
         "KERAS_BACKEND": "jax" if runtime.name == "tpu" else "tensorflow",
         "TPU_LOG_DIR": scratch,
     }
@@ -120,27 +129,3 @@ def environment_for(runtime: RuntimeSettings, scratch: str) -> dict[str, str]:
         flags.append(f"--xla_force_host_platform_device_count={runtime.rehearse}")
         environment["XLA_FLAGS"] = " ".join(flags)
     return environment
-
-
-def _send(process: subprocess.Popen, line: str) -> None:
-    with contextlib.suppress(OSError):  # it is dead: the answer that does not come says so
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-
-
-def _answer(process: subprocess.Popen, folder: Path) -> dict[str, Any]:
-    try:
-        answer = json.loads(process.stdout.readline())
-    except ValueError:
-        raise TrainingProcessError(
-            f"The training process died. Its last words: {last_words(process, str(folder))} All it wrote is in "
-            f"{folder / 'stderr.txt'}"
-        ) from None
-    if "error" in answer:
-        kind = _RAISED.get(answer["kind"]) or getattr(errors, answer["kind"], errors.AutopruneError)
-        raise kind(answer["error"])
-    return answer
-
-
-def _record(data: Mapping[str, Any]) -> TrainingRecord:
-    return TrainingRecord(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})

@@ -1,19 +1,14 @@
-"""The process that trains on a TPU: reads one request from standard input, writes what happens to standard output.
+"""Runs in the process that trains on a TPU: opens the devices, then trains, as `device_process.py` asks.
 
-One line of JSON each: it says what devices it has, waits for `begin`, tells its progress, and ends with the record of
-the training or an error. The weights are in the checkpoint. It holds Keras on JAX or on TensorFlow, by KERAS_BACKEND;
-`device_process.py` is the other end. Started by `python -m autoprune.training.device_worker`.
+It holds Keras on JAX or on TensorFlow, by KERAS_BACKEND. The trained weights are in the checkpoint.
 
-Neither kind has run on a TPU yet: both have run on make-believe devices made of processors.
+Neither kind has run on a TPU yet: both have run on simulated devices, made of a host's processor.
 """
 
 import dataclasses
-import json
-import os
-import sys
-import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -28,6 +23,8 @@ from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.fit import Loop, carry_out
 from autoprune.training.step_check import shared_batch
 from autoprune.training.task import Task
+
+Tell = Callable[[dict[str, Any]], None]
 
 
 class Devices(Protocol):
@@ -48,11 +45,11 @@ class Devices(Protocol):
         """Runs the steps, with batches of one shape."""
 
 
-def opened(request: dict[str, Any]) -> Devices:
+def open_devices(simulated: int | None) -> Devices:
     """The devices of this process's backend.
 
     Args:
-        request: `rehearse`: so many make-believe devices, or None for a TPU.
+        simulated: number of simulated devices, made of this host's processor; None opens the TPU.
     """
     if keras.backend.backend() == "jax":
         from autoprune.training.jax_devices import JaxDevices
@@ -60,10 +57,10 @@ def opened(request: dict[str, Any]) -> Devices:
         return JaxDevices()
     from autoprune.training.tensorflow_devices import TensorFlowDevices
 
-    return TensorFlowDevices(request["rehearse"])
+    return TensorFlowDevices(simulated)
 
 
-def trained(request: dict[str, Any], devices: Devices, tell: Any) -> dict[str, Any]:
+def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, Any]:
     """Do the training that a request asks for; its record as plain data.
 
     Args:
@@ -72,7 +69,7 @@ def trained(request: dict[str, Any], devices: Devices, tell: Any) -> dict[str, A
             `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `start` (as for `Task`),
             `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
         devices: that share the batches.
-        tell: called with what shall be heard of.
+        tell: sends an event; called with the progress of the training.
     """
     settings = TrainingSettings(**request["training"])
     shared_batch(settings.batch_size, devices.count)
@@ -94,31 +91,18 @@ def trained(request: dict[str, Any], devices: Devices, tell: Any) -> dict[str, A
     return dataclasses.asdict(record)
 
 
-def main() -> None:
-    """Answer one request, then end; end at once when the asker is gone."""
-    # JAX and TensorFlow print to standard output: keep a private copy of it and send theirs to the log.
-    channel: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+def make_handler() -> Callable[[dict[str, Any], Tell], dict[str, Any]]:
+    """What answers requests in this process: first `open`, then `train`. What is raised on purpose is an answer."""
+    devices: Devices | None = None
 
-    def tell(message: dict[str, Any]) -> None:
-        channel.write(json.dumps(message) + "\n")
+    def handle(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        nonlocal devices
+        try:
+            if devices is None:
+                devices = open_devices(request["open"])
+                return {"result": {"count": devices.count, "kind": devices.kind}}
+            return {"result": train(request["train"], devices, tell)}
+        except AutopruneError as error:
+            return {"error": str(error), "kind": type(error).__name__}
 
-    request = json.loads(sys.stdin.readline())
-    try:
-        devices = opened(request)
-        tell({"devices": {"count": devices.count, "kind": devices.kind}})
-        if sys.stdin.readline():
-            threading.Thread(target=end_with_the_asker, daemon=True).start()
-            tell({"record": trained(request, devices, tell)})
-    except AutopruneError as error:
-        tell({"error": str(error), "kind": type(error).__name__})
-
-
-def end_with_the_asker() -> None:
-    """Body of a thread: nobody waits any more when standard input ends."""
-    sys.stdin.read()
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
+    return handle

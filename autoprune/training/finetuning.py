@@ -141,7 +141,6 @@ def _on_tpu(
         "data": dataclasses.asdict(settings.data),
         "training": dataclasses.asdict(settings.training),
         "steps_per_execution": runtime.steps_per_execution,
-        "rehearse": runtime.rehearse,
         "epochs": settings.training.after_pruning,
         "seed": settings.seed,
         "start": start,

@@ -1,1 +1,5 @@
-"""Child processes: what supervises them, and how many this machine can hold."""
+"""Child processes: `child.py` supervises one, `serve.py` runs in it, `resources.py` says how many there can be."""
+
+from autoprune.workers.child import ChildProcess, DeadChildError
+
+__all__ = ["ChildProcess", "DeadChildError"]

@@ -24,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}  # read when these are imported
     with tempfile.TemporaryDirectory() as scratch:
-        from autoprune.cost.compiler.process import worker_environment
+        from autoprune.cost.compiler.pool import worker_environment
 
         os.environ |= worker_environment("v5litepod-4", scratch)
         rows = [compare(chip, *network) for chip in CHIPS for network in NETWORKS]

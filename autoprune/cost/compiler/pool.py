@@ -4,16 +4,17 @@ Each is started only when a request waits and none is idle, and replaced when it
 served long enough. One compilation uses about two cores by itself.
 """
 
-import atexit
+import functools
 import logging
+import os
 import threading
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
 from autoprune.cost.compiler.compiler_errors import error_of
-from autoprune.cost.compiler.process import CompilerProcess, DeadProcessError, remove_abandoned_scratch
 from autoprune.errors import CostError
+from autoprune.workers import ChildProcess, DeadChildError
 from autoprune.workers.resources import available_memory, usable_cores
 
 logger = logging.getLogger(__name__)
@@ -21,12 +22,36 @@ logger = logging.getLogger(__name__)
 # What a process is expected to take between its start and its end, on average, in bytes.
 BYTES_PER_PROCESS = 1.5 * 2**30
 MOST_PROCESSES = 4
+# A process takes 0.7 to 0.9 GB and grows by 4 MB with each compilation of a small network, by more with large ones.
+RESIDENT_LIMIT = 3 * 2**30
+RECYCLE_AFTER = 200
 _JOIN_SECONDS = 10
 
 
 def automatic_processes() -> int:
     """How many compiler processes suit this machine: one for every two cores, as many as fit in memory, 1 to 4."""
     return int(max(1, min(MOST_PROCESSES, usable_cores() // 2, available_memory() // BYTES_PER_PROCESS)))
+
+
+def worker_environment(accelerator_type: str, scratch: str) -> dict[str, str]:
+    """Environment of a compiler process: Keras on JAX, a described TPU, and no TPU or metadata server looked for.
+
+    Args:
+        accelerator_type: value of TPU_ACCELERATOR_TYPE.
+        scratch: folder for libtpu's logs and temporary files.
+    """
+    return {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        # No TPU is opened: other users of libtpu, with a TPU or without, need not be kept out.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": accelerator_type,
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_LOG_DIR": scratch,
+        "TMPDIR": scratch,
+    }
 
 
 class CompilerPool:
@@ -57,7 +82,7 @@ class CompilerPool:
         self._start_timeout = start_timeout
         self._changed = threading.Condition()
         self._waiting: deque[tuple[dict[str, Any], Future]] = deque()
-        self._workers: list[tuple[CompilerProcess, threading.Thread]] = []
+        self._workers: list[tuple[ChildProcess, threading.Thread]] = []
         self._idle = 0
         self._answers = 0
         self._closed = False
@@ -107,7 +132,6 @@ class CompilerPool:
             # A thread that runs somebody's callback, such as this very one, is not waited for without end.
             if thread is not threading.current_thread():
                 thread.join(_JOIN_SECONDS)
-        atexit.unregister(self.close)
 
     def _may_grow(self) -> bool:
         if not self._workers:
@@ -118,30 +142,33 @@ class CompilerPool:
 
     def _grow(self) -> None:
         """One more process, with the thread that supervises it; the process itself starts with its first request."""
-        if not self._workers:
-            remove_abandoned_scratch()
-            # The threads do not outlive the interpreter; nothing of theirs shall either.
-            atexit.register(self.close)
-        process = CompilerProcess(self._accelerator_type, timeout=self._timeout, start_timeout=self._start_timeout)
+        process = ChildProcess(
+            "autoprune.cost.compiler.worker",
+            name="compiler process",
+            environment=functools.partial(worker_environment, self._accelerator_type),
+            start_timeout=self._start_timeout,
+            resident_limit=RESIDENT_LIMIT,
+            recycle_after=RECYCLE_AFTER,
+        )
         thread = threading.Thread(target=self._serve, args=(process,), name="compiler process", daemon=True)
         self._workers.append((process, thread))
         thread.start()
 
-    def _serve(self, process: CompilerProcess) -> None:
+    def _serve(self, process: ChildProcess) -> None:
         """Body of a thread: requests in order until the pool is closed."""
         while (entry := self._next()) is not None:
             request, future = entry
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                result = self._with_one_retry(process, request)
+                result = self._ask(process, request)
             except CostError as error:
                 future.set_exception(error)
             except Exception as error:  # noqa: BLE001 - the asker must hear of it, or it waits for ever
                 future.set_exception(CostError(f"The compiler pool failed: {type(error).__name__}: {error}"))
             else:
                 future.set_result(result)
-        process.stop()
+        process.end()
 
     def _next(self) -> tuple[dict[str, Any], Future] | None:
         """The request that has waited longest, once there is one; None when the pool is closed."""
@@ -151,36 +178,32 @@ class CompilerPool:
             self._idle -= 1
             return None if self._closed else self._waiting.popleft()
 
-    def _with_one_retry(self, process: CompilerProcess, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, process: ChildProcess, request: dict[str, Any]) -> dict[str, Any]:
         """A process that died is replaced once; what the compiler itself refuses is final, and so is a time-out.
 
         Raises:
             CostError: there is no result.
         """
-        try:
-            answer = process.ask(request)
-        except DeadProcessError as first:
-            if self._closed:
-                raise _closed_before() from None
-            if not first.retry:
-                raise
-            logger.info("a compiler process died and is replaced: %s", first)
-            answer = self._again(process, request)
+        for last_try in (False, True):
+            try:
+                answer = process.ask(request, task="compile the model", timeout=self._timeout)
+                break
+            except DeadChildError as error:
+                if self._closed:
+                    raise _closed_before() from None
+                if not error.retry:
+                    raise CostError(str(error)) from None
+                if last_try:
+                    raise CostError(
+                        f"The compiler process died twice on this model before it could {error.task}. Its last words: "
+                        f"{error.last_words}"
+                    ) from None
+                logger.info("a compiler process is replaced: %s", error)
         with self._changed:
             self._answers += 1
         if "error" in answer:
             raise error_of(answer)
         return answer["result"]
-
-    def _again(self, process: CompilerProcess, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return process.ask(request)
-        except DeadProcessError as second:
-            if self._closed:
-                raise _closed_before() from None
-            if not second.retry:
-                raise
-            raise CostError(f"The compiler process died twice on this model. {second}") from None
 
 
 def _closed_before() -> CostError:

@@ -1,19 +1,11 @@
-"""The process that runs the TPU compiler: reads requests from standard input, writes answers to standard output.
+"""Runs in a compiler process: compiles what `pool.py` asks for.
 
-It holds Keras on JAX and libtpu, never TensorFlow, because libtpu may end the process it lives in. One request and
-one answer are one line of JSON each; `process.py` is the other end.
+It holds Keras on JAX and libtpu, never TensorFlow, because libtpu may end the process it lives in.
 """
 
-import contextlib
 import dataclasses
-import json
-import os
-import queue
-import shutil
-import sys
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import keras
@@ -25,14 +17,6 @@ from autoprune.cost.compiler.programs import Program, exported_program, forward_
 from autoprune.cost.compiler.training_program import training_step_program
 from autoprune.errors import ModelError, RouteError
 from autoprune.models.config import shapes_only
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that a figure depends on."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("jax", "jaxlib", "libtpu", "keras")}
-
 
 PROGRAMS: dict[str, Callable[[dict[str, Any]], Program]] = {
     "inference": inference_program,
@@ -149,48 +133,22 @@ def _layer(scope: str, positions: dict[str, int]) -> int | None:
     return None
 
 
-def resident_bytes() -> int:
-    """Memory of this process, so that the other end can replace it before it grows too large."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def answer(compiler: Compiler, line: str) -> dict[str, Any]:
+def answer(compiler: Compiler, request: dict[str, Any]) -> dict[str, Any]:
     """Do what one request says; a failure of the compiler is an answer, not a crash."""
-    request = json.loads(line)
     try:
-        return {"id": request["id"], "result": compiler.compile(request), "resident": resident_bytes()}
+        return {"result": compiler.compile(request)}
     except Exception as error:  # noqa: BLE001 - whatever the model or the compiler raises goes to the asker
         refused = refusal(error)
-        if request["program"] == "inference" and refused["kind"] != "memory":
+        # A request that names no program has no model either.
+        if request.get("program") == "inference" and refused["kind"] != "memory":
             refused["error"] += compiler.blamed(request)
-        return {"id": request["id"], **refused, "resident": resident_bytes()}
+        return refused
     finally:
         jax.clear_caches()
         keras.backend.clear_session(free_memory=False)
 
 
-def main() -> None:
-    """Answer requests until standard input ends, then leave nothing behind."""
-    # libtpu and JAX print to standard output: keep a private copy of it and send theirs to the log.
-    channel: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=receive, args=(requests,), daemon=True).start()
+def make_handler() -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    """What answers requests in this process."""
     compiler = Compiler()
-    with contextlib.suppress(BrokenPipeError):
-        channel.write(json.dumps({"versions": versions(), "resident": resident_bytes()}) + "\n")
-        while True:
-            channel.write(json.dumps(answer(compiler, requests.get())) + "\n")
-
-
-def receive(requests: queue.SimpleQueue) -> None:
-    """Body of a thread: when the asker is gone, end at once, even in a compilation, for which nobody waits then."""
-    for line in sys.stdin:
-        requests.put(line)
-    shutil.rmtree(os.environ.get("TPU_LOG_DIR", ""), ignore_errors=True)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
+    return lambda request, tell: answer(compiler, request)

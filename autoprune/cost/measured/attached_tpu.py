@@ -5,14 +5,9 @@ measurement is also a check of the estimates: the compiler's account of the prog
 says of the same model when it only compiles for the described chip.
 """
 
-import contextlib
-import json
+import functools
 import logging
 import os
-import shutil
-import subprocess
-import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,11 +16,11 @@ from typing import Any
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler.compiler_errors import error_of
 from autoprune.cost.compiler.cost_model import check_static, layer_modules, without_training
-from autoprune.cost.compiler.process import import_path, last_words, spawned
 from autoprune.cost.flops import count_flops
 from autoprune.errors import CostError
 from autoprune.models import keras_internals
 from autoprune.records import CostReport, Memory, Target
+from autoprune.workers import ChildProcess, DeadChildError
 
 logger = logging.getLogger(__name__)
 
@@ -207,60 +202,34 @@ def ask_fresh_process(request: dict[str, Any], platform: str, timeout: float) ->
     """The answer of a process that is started for one request. It and its scratch folder are gone afterwards.
 
     Args:
-        request: as `attached_worker.measure` takes it.
+        request: as `attached_tpu_worker.measure` takes it.
         platform: JAX's name of the kind of device, the only one that the process may use.
-        timeout: seconds until the process is killed.
+        timeout: seconds that the process may take to start, and then to answer, before it is killed.
 
     Raises:
         CostError: it took too long, or died; the message holds its last words.
     """
-    scratch = tempfile.mkdtemp(prefix=f"autoprune-attached-{os.getpid()}-")
-    late = threading.Event()
-    try:
-        with spawned(
-            "autoprune.cost.measured.attached_tpu_worker", attached_environment(platform, scratch), scratch
-        ) as process:
-
-            def give_up() -> None:
-                late.set()
-                process.kill()
-
-            timer = threading.Timer(timeout, give_up)
-            timer.daemon = True  # an interpreter that ends does not wait for it
-            timer.start()
-            try:
-                return _exchange(process, request)
-            except (OSError, ValueError):
-                process.kill()
-                what = f"took longer than {timeout:g} s" if late.is_set() else "died"
-                words = f"Its last words: {last_words(process, scratch)}"
-                raise CostError(f"The process that measures on the {platform} device {what}. {words}") from None
-            finally:
-                # Also after Ctrl-C: the device is free again when this function is left.
-                timer.cancel()
-                process.kill()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _exchange(process: subprocess.Popen, request: dict[str, Any]) -> dict[str, Any]:
-    process.stdin.write(json.dumps(request) + "\n")
-    process.stdin.flush()
-    answer = json.loads(process.stdout.readline())
-    # It lets go of the device in order.
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=30)
-    return answer
+    with ChildProcess(
+        "autoprune.cost.measured.attached_tpu_worker",
+        name=f"process that measures on the {platform} device",
+        environment=functools.partial(attached_environment, platform),
+        start_timeout=timeout,
+    ) as process:
+        try:
+            answer = process.ask(request, task="measure the model", timeout=timeout)
+        except DeadChildError as error:
+            raise CostError(str(error)) from None
+        process.stop(grace=30)  # it lets go of the device in order
+        return answer
 
 
 def attached_environment(platform: str, scratch: str) -> dict[str, str]:
-    """Environment of a measuring process: Keras on JAX, and the attached device alone."""
+    """Environment of a process that uses an attached device: Keras on JAX, and that device alone.
+
+    Args:
+        platform: JAX's name of the kind of device; several are separated by commas.
+        scratch: folder for libtpu's logs.
+    """
     # With the variable left out, libtpu keeps two processes from using one TPU.
     inherited = {name: value for name, value in os.environ.items() if name != "ALLOW_MULTIPLE_LIBTPU_LOAD"}
-    return {
-        **inherited,
-        "PYTHONPATH": import_path(),
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": platform,
-        "TPU_LOG_DIR": scratch,
-    }
+    return {**inherited, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": platform, "TPU_LOG_DIR": scratch}

@@ -1,15 +1,10 @@
-"""The process that measures one model on an attached TPU, and ends: memory statistics of a device have no reset.
+"""Runs in the process that measures one model on an attached TPU for `attached_tpu.py`.
 
-It holds Keras on JAX, never TensorFlow. The request is a line of JSON on standard input, which stays open while
-somebody waits for the answer, a line on standard output. `attached_tpu.py` is the other end.
+A process serves one model: memory statistics of a device have no reset. It holds Keras on JAX, never TensorFlow.
 """
 
-import json
 import math
-import os
-import shutil
-import sys
-import threading
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -117,23 +112,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return refusal(error)
 
 
-def end_with_asker() -> None:
-    """Body of a thread: when the asker is gone, end at once, for the TPU is needed by others."""
-    while os.read(0, 4096):
-        pass
-    shutil.rmtree(os.environ.get("TPU_LOG_DIR", ""), ignore_errors=True)
-    os._exit(1)
-
-
-def main() -> None:
-    """Answer one request."""
-    # libtpu and JAX print to standard output: keep a private copy of it and send theirs to the log.
-    with os.fdopen(os.dup(1), "w") as channel:
-        os.dup2(2, 1)
-        request = json.loads(sys.stdin.readline())
-        threading.Thread(target=end_with_asker, daemon=True).start()
-        channel.write(json.dumps(answer(request)) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def make_handler() -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    """What answers the request in this process."""
+    return lambda request, tell: answer(request)

@@ -1,10 +1,9 @@
 """Compiler processes: how many there are, how they die, and what they leave behind. They are the real ones."""
 
-import json
 import os
 import random
 import signal
-import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import CancelledError, Future
@@ -16,12 +15,11 @@ from processes import gone, started, wait_until
 from topologies import made
 
 from autoprune.cost import open_cost_model
-from autoprune.cost.compiler import pool, process
+from autoprune.cost.compiler import pool
 from autoprune.cost.compiler.pool import CompilerPool, automatic_processes
-from autoprune.cost.compiler.process import CompilerProcess, remove_abandoned_scratch
 from autoprune.errors import CostError
 from autoprune.records import Target
-from autoprune.workers import resources
+from autoprune.workers import ChildProcess, resources
 
 WAIT = 300
 
@@ -51,7 +49,7 @@ def scratch(tmp_path, monkeypatch):
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(process.tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 
@@ -118,7 +116,7 @@ def test_memory_that_is_short_keeps_the_number_down(monkeypatch, scratch):
 
 @pytest.mark.parametrize(("limit", "value"), [("RESIDENT_LIMIT", 2**20), ("RECYCLE_AFTER", 1)])
 def test_a_process_too_large_or_too_old_is_replaced(monkeypatch, scratch, limit, value):
-    monkeypatch.setattr(process, limit, value)
+    monkeypatch.setattr(pool, limit, value)
     with closing(CompilerPool(1)) as client:
         first = asked(client).result(WAIT)
         assert wait_until(lambda: client.process_ids == ())
@@ -138,17 +136,20 @@ def test_process_that_dies_is_replaced_and_the_request_answered(scratch):
 
 
 def test_process_that_dies_on_every_try_fails_that_request_only(monkeypatch, scratch):
-    real = CompilerProcess._exchange
+    real = ChildProcess._exchange
 
-    def deadly(self, request, *args):
-        if request is not None and request["batch_size"] == 13:
+    def deadly(self, running, line, *args):
+        if line is not None and '"batch_size": 13' in line:
             os.kill(self.id, signal.SIGABRT)
-        return real(self, request, *args)
+        return real(self, running, line, *args)
 
-    monkeypatch.setattr(CompilerProcess, "_exchange", deadly)
+    monkeypatch.setattr(ChildProcess, "_exchange", deadly)
     with closing(CompilerPool(1)) as client:
         bad, good = asked(client, 13), asked(client, 8)
-        with pytest.raises(CostError, match=r"died twice on this model\. .* last words: \(exit code -6\)"):
+        with pytest.raises(
+            CostError,
+            match=r"died twice on this model before it could compile the model\. .* last words: \(exit code -6\)",
+        ):
             bad.result(WAIT)
         assert good.result(WAIT).latency > 0
 
@@ -160,26 +161,9 @@ def test_compilation_that_takes_too_long_is_ended(scratch):
         assert client.process_ids == ()
 
 
-def test_process_that_hangs_before_it_reads_is_ended(scratch):
-    """A request larger than a pipe holds cannot even be sent to it."""
-    with closing(CompilerPool(1, timeout=3)) as client:
-        with pytest.raises(CostError, match="no such program"):
-            client.submit({"program": "no such program"}).result(WAIT)
-        os.kill(client.process_ids[0], signal.SIGSTOP)
-        with pytest.raises(CostError, match="took longer than 3 s"):
-            client.submit({"program": "x" * 10**6}).result(WAIT)
-
-
-def test_process_that_does_not_start_in_time_is_ended(scratch):
-    message = r"took longer than 0\.05 s to start"
-    with closing(CompilerPool(1, start_timeout=0.05)) as client, pytest.raises(CostError, match=message):
-        asked(client).result(WAIT)
-    assert list(scratch.iterdir()) == []
-
-
 def test_process_that_cannot_start_says_why(monkeypatch, scratch):
-    monkeypatch.setattr(process, "worker_environment", lambda *_: {"PYTHONHOME": "/nowhere"})
-    message = r"died twice on this model\. It could not start\. Its last words: \(exit code 1\) .*No module named"
+    monkeypatch.setattr(pool, "worker_environment", lambda *_: {"PYTHONINTMAXSTRDIGITS": "none"})
+    message = r"died twice on this model before it could start\. Its last words: \(exit code 1\) .*STRDIGITS"
     with closing(CompilerPool(1)) as client, pytest.raises(CostError, match=message):
         client.submit({}).result(WAIT)
 
@@ -303,22 +287,6 @@ def test_nothing_is_left_behind_when_the_parent_is_killed(scratch):
     assert list(scratch.iterdir()) == []
 
 
-def test_what_two_kills_leave_the_next_pool_removes(scratch):
-    parent = parent_of_a_pool(INTERRUPTED, scratch)
-    worker = int(parent.stdout.readline())
-    os.kill(parent.pid, signal.SIGSTOP)
-    os.kill(worker, signal.SIGKILL)
-    parent.kill()
-    parent.communicate()
-    (left,) = scratch.iterdir()
-    others = [scratch / f"autoprune-compiler-{os.getpid()}-mine", scratch / "autoprune-compiler-of_another_kind"]
-    for folder in others:
-        folder.mkdir()
-    assert f"-{parent.pid}-" in left.name
-    remove_abandoned_scratch()
-    assert sorted(scratch.iterdir()) == sorted(others)
-
-
 def test_pools_of_two_processes_do_not_disturb_each_other(scratch):
     """libtpu by itself lets one process of a machine use it."""
     parents = [parent_of_a_pool(PATIENT, scratch) for _ in "ab"]
@@ -344,22 +312,3 @@ def test_libtpu_leaves_nothing_in_the_temporary_folder(scratch):
         }
     assert not list(Path("/tmp").glob(f"tpu_logs/*.{number}"))
     assert list(scratch.iterdir()) == []
-
-
-def test_a_process_imports_what_this_one_can_and_nothing_else(tmp_path, monkeypatch):
-    """It looks in the working folder only where this process does, and not first."""
-    here, mine = tmp_path / "here", tmp_path / "mine"
-    for folder in (here, mine):
-        folder.mkdir()
-    (mine / "tell_path.py").write_text("import json, sys; print(json.dumps(sys.path))")
-    (here / "json.py").write_text("raise SystemExit('imported')")
-    monkeypatch.chdir(here)
-    monkeypatch.setattr("sys.path", [str(mine), *(path for path in sys.path if path not in ("", str(here)))])
-    for given in (sys.path, [*sys.path, ""]):
-        monkeypatch.setattr("sys.path", given)
-        with process.spawned(
-            "tell_path", process.worker_environment("v5litepod-4", str(tmp_path)), str(tmp_path)
-        ) as it:
-            told, _ = it.communicate(timeout=60)
-        assert json.loads(told)[0] == str(mine)
-        assert (str(here) in json.loads(told)) == ("" in given)

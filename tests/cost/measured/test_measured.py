@@ -252,7 +252,7 @@ def test_process_that_dies_leaves_its_last_words(scratch, tmp_path, monkeypatch)
     model = own_layer(
         tmp_path, "deadly_layer", "sys.stderr.write('it went dark\\n'); sys.stderr.flush(); os.kill(os.getpid(), 9)"
     )
-    with pytest.raises(CostError, match=r"device died. Its last words: \(exit code -9\) .*it went dark"):
+    with pytest.raises(CostError, match=r"device was killed .*last words: \(exit code -9\) .*it went dark"):
         on_processor().submit(model).result()
 
 
