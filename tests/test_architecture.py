@@ -8,7 +8,7 @@ import pytest
 from places import ROOT
 
 FLOW = (
-    *("errors", "registry", "records", "settings", "models", "data", "graph", "planning", "surgery", "cost"),
+    *("errors", "registry", "records", "settings", "models", "data", "layers", "graph", "planning", "surgery", "cost"),
     *("evaluation", "searchers", "training", "comparing", "reporting", "envs", "session", "commands"),
 )
 COMMANDS = {

@@ -5,6 +5,6 @@
 """
 
 from autoprune.graph.groups import find_groups
-from autoprune.graph.rules import channel_rule
+from autoprune.layers import channel_rule
 
 __all__ = ["channel_rule", "find_groups"]

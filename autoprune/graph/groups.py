@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.graph.record import Slot, Trace, Whole
-from autoprune.graph.rules import rule_for
 from autoprune.graph.trace import trace
+from autoprune.layers import rule_for
+from autoprune.layers.record import Slot, Trace, Whole
 from autoprune.records import ChannelGroup, Member
 
 

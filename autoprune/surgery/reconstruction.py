@@ -17,7 +17,7 @@ import scipy.linalg
 
 from autoprune.errors import PlanError
 from autoprune.models import keras_internals
-from autoprune.models.observing import observe_inputs
+from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.calibration import CalibrationData, as_calibration, check_images
 from autoprune.records import Plan, SurgeryReport
 from autoprune.surgery.slicing import slices_for

@@ -10,7 +10,7 @@ from topologies import TOPOLOGIES, head, made
 
 from autoprune.errors import ModelError
 from autoprune.graph import channel_rule, find_groups
-from autoprune.graph.rules import layers_with_rules, raw_operations_with_rules, registry, rule_for
+from autoprune.layers import layers_with_rules, raw_operations_with_rules, registry, rule_for
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import apply_plan

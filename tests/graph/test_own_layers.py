@@ -8,8 +8,8 @@ from oracle import outputs_of
 from topologies import head, images_for, randomise
 
 import autoprune
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules import registry
+from autoprune.layers import registry
+from autoprune.layers.channels import Channels
 from autoprune.surgery import Surgeon, editors
 
 

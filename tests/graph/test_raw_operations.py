@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from autoprune.errors import ModelError
 from autoprune.graph import find_groups
-from autoprune.graph.rules import raw_operations_with_rules
+from autoprune.layers import raw_operations_with_rules
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
 

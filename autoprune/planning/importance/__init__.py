@@ -10,6 +10,6 @@ from autoprune.planning.importance import (  # noqa: F401 - importing a module o
     taylor,
     weights,
 )
-from autoprune.planning.importance.basis import IMPORTANCES, Basis, Maker, Measure
+from autoprune.planning.importance.context import IMPORTANCES, Basis, Maker, Measure
 
 __all__ = ["IMPORTANCES", "Basis", "Maker", "Measure"]

@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.models.observing import observe_inputs
-from autoprune.planning.importance.basis import IMPORTANCES, Basis, Measure
+from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.importance.combining import Part, covers
+from autoprune.planning.importance.context import IMPORTANCES, Basis, Measure
 from autoprune.planning.importance.weights import l1
 from autoprune.records import ChannelGroup
 

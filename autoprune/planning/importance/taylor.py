@@ -4,8 +4,8 @@ import logging
 
 import numpy as np
 
-from autoprune.planning.importance.basis import IMPORTANCES, Basis, Measure
 from autoprune.planning.importance.combining import Part
+from autoprune.planning.importance.context import IMPORTANCES, Basis, Measure
 from autoprune.planning.importance.gradients import gradients_per_batch
 from autoprune.planning.importance.weights import l1
 from autoprune.records import ChannelGroup, Member

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from autoprune.planning.importance.basis import IMPORTANCES, Basis, Measure
 from autoprune.planning.importance.combining import Part, covers
+from autoprune.planning.importance.context import IMPORTANCES, Basis, Measure
 from autoprune.records import ChannelGroup, Member
 
 

@@ -1,6 +1,6 @@
 """The table of channel rules.
 
-A rule is a function of one `autoprune.graph.trace.Call`; `channel_rule` enters it for layer classes and `raw_rule`
+A rule is a function of one `autoprune.layers.call.Call`; `channel_rule` enters it for layer classes and `raw_rule`
 for raw `keras.ops` operations. Only the exact class matches: a subclass may compute something else, so it has no
 rule until it is given one.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from autoprune.graph.trace import Rule
+from autoprune.layers.call import Rule
 from autoprune.models import keras_internals
 from autoprune.registry import entering
 

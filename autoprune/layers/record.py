@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.graph.channels import ChannelTable
+from autoprune.layers.channels import ChannelTable
 from autoprune.models import keras_internals
 from autoprune.records import Role
 
 if TYPE_CHECKING:
-    from autoprune.graph.trace import Call
+    from autoprune.layers.call import Call
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import only_input, shape_of
-from autoprune.graph.rules.registry import raw_rule
-from autoprune.graph.rules.reshaping import followed_axis
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.common import only_input, shape_of
+from autoprune.layers.registry import raw_rule
+from autoprune.layers.reshaping import followed_axis
 from autoprune.models import keras_internals
 
 

@@ -3,7 +3,7 @@
 `registry.py` holds the table and tells how to write a rule of your own.
 """
 
-from autoprune.graph.rules import (  # noqa: F401 - importing a module of rules enters them
+from autoprune.layers import (  # noqa: F401 - importing a module of rules enters them
     convolution,
     elementwise,
     merging,
@@ -13,7 +13,7 @@ from autoprune.graph.rules import (  # noqa: F401 - importing a module of rules 
     spatial,
     wrappers,
 )
-from autoprune.graph.rules.registry import (
+from autoprune.layers.registry import (
     channel_rule,
     layers_with_rules,
     raw_operations_with_rules,

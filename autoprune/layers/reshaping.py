@@ -8,10 +8,10 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import only_input
-from autoprune.graph.rules.registry import channel_rule, raw_rule
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.common import only_input
+from autoprune.layers.registry import channel_rule, raw_rule
 
 
 def spread_over(shape: tuple[int, ...], channels: Channels) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
 
 # Functions that treat every number by itself, so that removing a channel changes no other, by their names in any of
 # these places.

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import channel_axis, check_activation, couple_runs, on_axis
-from autoprune.graph.rules.registry import channel_rule
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.common import channel_axis, check_activation, couple_runs, on_axis
+from autoprune.layers.registry import channel_rule
 from autoprune.models import keras_internals
 
 layers = keras.layers

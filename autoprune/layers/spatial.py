@@ -2,10 +2,10 @@
 
 import keras
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import channel_axis, follow_values, on_axis
-from autoprune.graph.rules.registry import channel_rule, raw_rule
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.common import channel_axis, follow_values, on_axis
+from autoprune.layers.registry import channel_rule, raw_rule
 
 layers = keras.layers
 

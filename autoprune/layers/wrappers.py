@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import keras
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules.registry import channel_rule, rule_for
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.registry import channel_rule, rule_for
 from autoprune.models import keras_internals
 
 layers = keras.layers

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules.registry import channel_rule, raw_rule
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.registry import channel_rule, raw_rule
 from autoprune.models import keras_internals
 
 layers = keras.layers

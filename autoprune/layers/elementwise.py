@@ -4,10 +4,10 @@ import inspect
 
 import keras
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import follow_values, mixes_channels, on_axis, only_input
-from autoprune.graph.rules.registry import channel_rule, raw_rule
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.common import follow_values, mixes_channels, on_axis, only_input
+from autoprune.layers.registry import channel_rule, raw_rule
 from autoprune.models import keras_internals
 
 layers = keras.layers

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import keras
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.rules.common import couple_runs, on_axis, only_input
-from autoprune.graph.rules.registry import channel_rule
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.common import couple_runs, on_axis, only_input
+from autoprune.layers.registry import channel_rule
 from autoprune.models import keras_internals
 
 layers = keras.layers
