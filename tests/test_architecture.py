@@ -36,6 +36,7 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/attached_worker.py",
     "autoprune/evaluation/traced.py",
     "autoprune/evaluation/open_widths.py",
+    "autoprune/layers/tensorflow_tracing.py",
     "autoprune/training/jax_devices.py",
     "autoprune/training/tensorflow_batches.py",
     "autoprune/training/tensorflow_devices.py",

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from autoprune.graph.trace import trace
-from autoprune.layers import rule_for
 from autoprune.layers.record import Slot, Trace, Whole
 from autoprune.records import ChannelGroup, Member
 
@@ -26,7 +25,7 @@ def find_groups(model: Any) -> tuple[ChannelGroup, ...]:
     Raises:
         ModelError: the model is subclassed, or not built.
     """
-    return groups_of(trace(model, rule_for))
+    return groups_of(trace(model))
 
 
 def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
@@ -43,7 +42,7 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     whole = list(traced.whole.values())
     for (first, order), of_group in zip(runs, members, strict=True):
         while whole and whole[0].place <= first:
-            groups.append(_left_whole(whole.pop(0), names))
+            groups.append(_group_of_whole(whole.pop(0), names))
         name = _unique_name(slots[first][0].layer, names)
         reason = next((reasons[int(c)] for c in order if int(c) in reasons), "")
         if not reason and len(order) == 1:
@@ -51,10 +50,10 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
         positions = int(np.isin(slots[first][1], order).sum()) * slots[first][0].width
         unit = positions // len(order)
         groups.append(ChannelGroup(name, len(order), not reason, reason, tuple(of_group), unit))
-    return (*groups, *(_left_whole(layer, names) for layer in whole))
+    return (*groups, *(_group_of_whole(layer, names) for layer in whole))
 
 
-def _left_whole(layer: Whole, names: set[str]) -> ChannelGroup:
+def _group_of_whole(layer: Whole, names: set[str]) -> ChannelGroup:
     return ChannelGroup(_unique_name(layer.layer, names), layer.size, False, layer.reason, ())
 
 

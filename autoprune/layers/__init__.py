@@ -1,10 +1,15 @@
-"""Channel rules: for each kind of operation, how its output channels follow from its inputs and variables.
+"""What is known of each kind of layer and raw operation, one class each: `LayerKind` says what such a class holds.
 
-`registry.py` holds the table and tells how to write a rule of your own.
+How channels pass it, how many operations it takes, how importance is read from what enters it, what it derived from its
+widths, and how it is traced for all of them. The analyses of the packages after this one ask the registry, so that a
+layer of a user's own takes part in all of them by one class. `call.py`, `channels.py` and `record.py` are the books
+that `LayerKind.channels` writes into.
 """
 
-from autoprune.layers import (  # noqa: F401 - importing a module of rules enters them
+from autoprune.layers import (  # noqa: F401 - importing a module of kinds registers them
+    attention,
     convolution,
+    dense,
     elementwise,
     merging,
     normalization,
@@ -13,12 +18,28 @@ from autoprune.layers import (  # noqa: F401 - importing a module of rules enter
     spatial,
     wrappers,
 )
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.layers.kind import LayerKind
 from autoprune.layers.registry import (
-    channel_rule,
-    layers_with_rules,
-    raw_operations_with_rules,
-    raw_rule,
-    rule_for,
+    call_flops,
+    exact_kind_of,
+    kind_of,
+    layer_kind,
+    open_widths,
+    raw_kind,
+    registered_kinds,
 )
 
-__all__ = ["channel_rule", "layers_with_rules", "raw_operations_with_rules", "raw_rule", "rule_for"]
+__all__ = [
+    "Call",
+    "Channels",
+    "LayerKind",
+    "call_flops",
+    "exact_kind_of",
+    "kind_of",
+    "layer_kind",
+    "open_widths",
+    "raw_kind",
+    "registered_kinds",
+]

@@ -1,6 +1,6 @@
 """One call of a layer, as its kind sees it: what enters, and where the kind notes what follows from it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -11,15 +11,12 @@ from autoprune.layers.record import Slot, Trace, Whole
 from autoprune.models import keras_internals
 from autoprune.records import Role
 
-Rule = Callable[["Call"], "Channels | list[Channels | None] | None"]
-
 
 class Call:
-    """One call of one operation, as a rule sees it.
+    """One call of one operation, as `LayerKind.channels` sees it.
 
-    A rule reads the inputs' channels, declares which axes of the layer's variables carry which channels, and returns
-    the channels of the output: one `Channels`, None where the output's channels cannot be followed, or a list of
-    these for several outputs. `None` among the inputs means a tensor nothing of which can be removed.
+    That method reads the inputs' channels, declares which axes of the layer's variables carry which channels, and
+    returns the channels of the output. `None` among the inputs means a tensor nothing of which can be removed.
 
     Attributes:
         operation: the layer or raw operation.
@@ -54,7 +51,7 @@ class Call:
         self._why_whole = ""
 
     def within(self, layer: Any, channels: Sequence[Channels | None] | None = None) -> Self:
-        """The call that this layer makes of a layer of its own, for the rules of wrappers and composed layers.
+        """The call that this layer makes of a layer of its own, for wrappers and composed layers.
 
         Args:
             layer: a sub-layer.
@@ -75,7 +72,7 @@ class Call:
     def constants(self) -> list[Any]:
         """Arrays, and variables of other layers, among the arguments, at any depth; plain numbers are none."""
         found = keras.tree.flatten((self.args, self.kwargs))
-        return [value for value in found if not isinstance(value, keras.KerasTensor) and len(_shape_of(value)) > 0]
+        return [v for v in found if not isinstance(v, keras.KerasTensor) and len(getattr(v, "shape", ())) > 0]
 
     def new(self, size: int) -> np.ndarray:
         """Numbers for channels that this call makes."""
@@ -107,13 +104,13 @@ class Call:
             )
             self._trace.whole.setdefault(id(self.operation), whole)
 
-    def sharer(self) -> str:
+    def describe_sharing(self) -> str:
         """The call as one that shares what it does not follow, for reasons."""
         if self._why_whole:
             return f"'{self.path}' ({type(self.operation).__name__}), which {self._why_whole}"
         return f"a call of '{self.path}' on fixed channels"
 
-    def fixed(self, size: int, reason: str) -> np.ndarray:
+    def new_fixed(self, size: int, reason: str) -> np.ndarray:
         """Numbers for channels that can never be removed."""
         ids = self.new(size)
         self.freeze(reason, ids)
@@ -142,11 +139,14 @@ class Call:
         if ids is None:
             ids = self.new(size)
         elif len(ids) != size:
-            ids = self._instead_of(ids, size, variable)
+            # Some channels have been lost count of: neither those nor these can be removed.
+            reason = f"enters '{self.path}' with other channels, which cannot be told apart in its {variable}"
+            self.freeze(reason, ids)
+            ids = self.new_fixed(size, reason)
         stored = keras_internals.storage(keras_variable)
         return self._carry((keras_variable, stored), (axis,), Slot(self.path, variable, axis, role, ids, width))
 
-    def bound(self, variable: str, axis: int) -> np.ndarray | None:
+    def channels_on(self, variable: str, axis: int) -> np.ndarray | None:
         """Numbers that an axis of one of the layer's variables has been bound to, or None."""
         keras_variable = keras_internals.layer_variable(self.operation, variable)
         axis %= len(keras_internals.shape_of(keras_variable))
@@ -164,7 +164,7 @@ class Call:
             position: index into the tuple; -1 for a plain integer.
             axis_ids: all channels of the axis, where the attribute counts only some of them.
         """
-        slot = Slot(self.path, attribute, position, "sets", ids, axis_ids=axis_ids)
+        slot = Slot(self.path, attribute, position, "counts", ids, axis_ids=axis_ids)
         self._carry((self.operation,), (attribute, position), slot)
 
     def bind_values(self, attribute: str, axis: int, ids: np.ndarray) -> None:
@@ -176,7 +176,7 @@ class Call:
             ids: the channels, as many as the axis is long.
         """
         axis %= np.ndim(getattr(self.operation, attribute))
-        self._carry((self.operation,), (attribute, axis), Slot(self.path, attribute, axis, "holds", ids))
+        self._carry((self.operation,), (attribute, axis), Slot(self.path, attribute, axis, "per_channel", ids))
 
     def _carry(self, owners: tuple, place: tuple, slot: Slot) -> np.ndarray:
         """Note a slot the first time; couple its channels with the first ones after that.
@@ -201,13 +201,3 @@ class Call:
             for ids in (known.ids, slot.ids):
                 self.freeze(f"is counted by '{slot.name}' of '{self.path}' together with others", ids)
         return known.ids
-
-    def _instead_of(self, ids: np.ndarray, size: int, name: str) -> np.ndarray:
-        """Numbers that fit, where a rule has lost count of some channels: neither those nor these can be removed."""
-        reason = f"enters '{self.path}' with other channels, which cannot be told apart in its {name}"
-        self.freeze(reason, ids)
-        return self.fixed(size, reason)
-
-
-def _shape_of(value: Any) -> tuple[int, ...]:
-    return tuple(getattr(value, "shape", ()))

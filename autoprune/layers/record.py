@@ -90,5 +90,5 @@ class Trace:
                 shared[operation] = set().union(*(self.carried_by[key] for key in found))
             unfollowed = shared[operation] - call.bound_keys
             for slot in [slot for key, slot in self.carried.items() if key in unfollowed] if unfollowed else ():
-                reason = f"is on the {slot.name} of '{slot.layer}', which is shared with {call.sharer()}"
+                reason = f"is on the {slot.name} of '{slot.layer}', which is shared with {call.describe_sharing()}"
                 self.table.freeze(slot.ids, reason)

@@ -1,7 +1,8 @@
 """Flatten, Reshape and transpositions: the channels move to another axis, or repeat along a longer one."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,7 +12,9 @@ from scipy.sparse.csgraph import connected_components
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import only_input
-from autoprune.layers.registry import channel_rule, raw_rule
+from autoprune.layers.kind import LayerKind
+from autoprune.layers.registry import layer_kind, raw_kind
+from autoprune.models import keras_internals
 
 
 def spread_over(shape: tuple[int, ...], channels: Channels) -> np.ndarray:
@@ -35,47 +38,73 @@ def single_axis(elements: np.ndarray) -> Channels | None:
     return None
 
 
-def _fixed_shape(call: Call) -> tuple[int, ...] | None:
+def _static_shape(call: Call) -> tuple[int, ...] | None:
     """Input shape without the batch axis, when all of it is known."""
     shape = call.inputs[0].shape[1:]
     return None if any(size is None for size in shape) else tuple(shape)
 
 
-@channel_rule(keras.layers.Flatten)
-def flatten(call: Call) -> Channels | None:
-    """Position p of the output holds a channel once for every pixel; channels-first tensors are transposed first."""
-    channels = only_input(call)
-    if channels is None:
-        return None
-    shape = _fixed_shape(call)
-    if shape is None:
-        call.freeze(f"is flattened by '{call.path}' from an unknown spatial size")
-        return None
-    elements = spread_over(shape, channels)
-    if call.operation.data_format == "channels_first" and elements.ndim > 1:
-        elements = np.moveaxis(elements, 0, -1)
-    return Channels(1, elements.reshape(-1))
+@layer_kind(keras.layers.Flatten)
+class Flatten(LayerKind):
+    """Position p of the output holds a channel once for every pixel."""
+
+    flops = 0
+
+    def channels(self, call: Call) -> Channels | None:
+        """Channels-first tensors are transposed before they are flattened."""
+        channels = only_input(call)
+        if channels is None:
+            return None
+        shape = _static_shape(call)
+        if shape is None:
+            call.freeze(f"is flattened by '{call.path}' from an unknown spatial size")
+            return None
+        elements = spread_over(shape, channels)
+        if call.operation.data_format == "channels_first" and elements.ndim > 1:
+            elements = np.moveaxis(elements, 0, -1)
+        return Channels(1, elements.reshape(-1))
 
 
-@channel_rule(keras.layers.Reshape)
-def reshape(call: Call) -> Channels | None:
-    """A static size in `target_shape`, which has no batch axis, follows the channels."""
-    moved = _reshaped(call)
-    if moved is not None and call.operation.target_shape[moved.axis - 1] != -1:
-        call.bind_attribute("target_shape", moved.ids, moved.axis - 1)
-    return moved
+@layer_kind(keras.layers.Reshape)
+class Reshape(LayerKind):
+    """The same elements along other axes."""
+
+    flops = 0
+    attributes_in_call = ("target_shape",)
+
+    def channels(self, call: Call) -> Channels | None:
+        """A static size in `target_shape`, which has no batch axis, follows the channels."""
+        moved = _reshape_channels(call)
+        if moved is not None and call.operation.target_shape[moved.axis - 1] != -1:
+            call.bind_attribute("target_shape", moved.ids, moved.axis - 1)
+        return moved
+
+    def open_widths(self, layer: Any) -> Mapping[str, Any]:
+        """As Keras does it, without working out the sizes that are open."""
+        if all(isinstance(size, int) for size in layer.target_shape):
+            return {}
+        known = keras_internals.calls_of(layer)[0].outputs[0].shape[1:]
+        pairs = zip(layer.target_shape, known, strict=True)
+        sizes = [size if place is None or not isinstance(size, int) else place for size, place in pairs]
+        return {"call": lambda inputs: keras.ops.reshape(inputs, (keras.ops.shape(inputs)[0], *sizes))}
 
 
-@raw_rule("Reshape")
-def raw_reshape(call: Call) -> Channels | None:
+@raw_kind("Reshape")
+class RawReshape(LayerKind):
     """As the layer, but `newshape` has a batch axis."""
-    moved = _reshaped(call)
-    if moved is not None and call.operation.newshape[moved.axis] != -1:
-        call.bind_attribute("newshape", moved.ids, moved.axis)
-    return moved
+
+    flops = 0
+    attributes_in_call = ("newshape",)
+
+    def channels(self, call: Call) -> Channels | None:
+        """A static size in `newshape` follows the channels."""
+        moved = _reshape_channels(call)
+        if moved is not None and call.operation.newshape[moved.axis] != -1:
+            call.bind_attribute("newshape", moved.ids, moved.axis)
+        return moved
 
 
-def _reshaped(call: Call) -> Channels | None:
+def _reshape_channels(call: Call) -> Channels | None:
     """Where the channels lie after a reshape.
 
     Where they are spread over several axes (a split into groups, as for a channel shuffle), the output can only lose
@@ -88,7 +117,7 @@ def _reshaped(call: Call) -> Channels | None:
     if channels.axis == len(call.inputs[0].shape) - 1 and kept:
         # The last axis stays as it is, whatever becomes of the others, the batch and unknown sizes included.
         return Channels(len(call.outputs[0].shape) - 1, channels.ids)
-    shape, target = _fixed_shape(call), call.outputs[0].shape[1:]
+    shape, target = _static_shape(call), call.outputs[0].shape[1:]
     if shape is None or not target or any(size is None for size in target):
         call.freeze(f"is reshaped by '{call.path}' from an unknown size")
         return None
@@ -118,57 +147,65 @@ def _pieces(slices: np.ndarray) -> int:
     return connected_components(edges, directed=False)[0]
 
 
-@channel_rule(keras.layers.Permute)
-def permute(call: Call) -> Channels | None:
-    """The channels move with their axis. `dims` counts from 1, as the axes do here."""
-    channels = only_input(call)
-    return None if channels is None else Channels(1 + list(call.operation.dims).index(channels.axis), channels.ids)
+@layer_kind(keras.layers.Permute)
+class Permute(LayerKind):
+    """Other order of the axes. `dims` counts from 1, as the axes do here."""
+
+    flops = 0
+
+    def channels(self, call: Call) -> Channels | None:
+        """The channels move with their axis."""
+        channels = only_input(call)
+        return None if channels is None else Channels(1 + list(call.operation.dims).index(channels.axis), channels.ids)
 
 
-@raw_rule("Squeeze")
-def squeeze(call: Call) -> Channels | None:
-    """Axes that are named are not the channels'; without names an axis that shrinks to 1 would vanish too."""
-    channels = only_input(call)
-    if channels is None:
-        return None
-    rank = len(call.inputs[0].shape)
-    axes = call.operation.axis
-    axes = None if axes is None else {axis % rank for axis in np.atleast_1d(axes).tolist()}
-    if axes is None or channels.axis in axes:
-        call.freeze(f"could be squeezed away by '{call.path}'")
-        return None
-    return Channels(channels.axis - sum(axis < channels.axis for axis in axes), channels.ids)
+@raw_kind("Squeeze")
+class Squeeze(LayerKind):
+    """Axes of size 1 vanish."""
 
+    flops = 0
 
-@raw_rule("ExpandDims", "Moveaxis", "Swapaxes", "Transpose")
-def move_axes(call: Call) -> Channels | None:
-    """The channels move with their axis."""
-    channels = only_input(call)
-    if channels is None:
-        return None
-    kind = type(call.operation).__name__
-    arguments = {name: getattr(call.operation, name) for name in _ARGUMENTS[kind]}
-    # After loading tuples are lists, which NumPy does not take everywhere.
-    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
-    axis = followed_axis(call, channels.axis, lambda probe: _MOVES[kind](probe, **arguments))
-    return Channels(axis, channels.ids)
+    def channels(self, call: Call) -> Channels | None:
+        """Axes that are named are not the channels'; without names an axis that shrinks to 1 would vanish too."""
+        channels = only_input(call)
+        if channels is None:
+            return None
+        rank = len(call.inputs[0].shape)
+        axes = call.operation.axis
+        axes = None if axes is None else {axis % rank for axis in np.atleast_1d(axes).tolist()}
+        if axes is None or channels.axis in axes:
+            call.freeze(f"could be squeezed away by '{call.path}'")
+            return None
+        return Channels(channels.axis - sum(axis < channels.axis for axis in axes), channels.ids)
 
 
 _MOVES = {
-    "ExpandDims": np.expand_dims,
-    "Moveaxis": np.moveaxis,
-    "Swapaxes": np.swapaxes,
-    "Transpose": np.transpose,
-}
-_ARGUMENTS = {
-    "ExpandDims": ("axis",),
-    "Moveaxis": ("source", "destination"),
-    "Swapaxes": ("axis1", "axis2"),
-    "Transpose": ("axes",),
+    "ExpandDims": (np.expand_dims, ("axis",)),
+    "Moveaxis": (np.moveaxis, ("source", "destination")),
+    "Swapaxes": (np.swapaxes, ("axis1", "axis2")),
+    "Transpose": (np.transpose, ("axes",)),
 }
 
 
-def followed_axis(call: Call, axis: int, move: Callable[[np.ndarray], np.ndarray]) -> int:
+@raw_kind(*_MOVES)
+class MoveAxes(LayerKind):
+    """Other order of the axes, or a new one."""
+
+    flops = 0
+
+    def channels(self, call: Call) -> Channels | None:
+        """The channels move with their axis."""
+        channels = only_input(call)
+        if channels is None:
+            return None
+        move, names = _MOVES[type(call.operation).__name__]
+        arguments = {name: getattr(call.operation, name) for name in names}
+        # After loading tuples are lists, which NumPy does not take everywhere.
+        arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+        return Channels(follow_axis(call, channels.axis, lambda probe: move(probe, **arguments)), channels.ids)
+
+
+def follow_axis(call: Call, axis: int, move: Callable[[np.ndarray], np.ndarray]) -> int:
     """Where an axis of the only input lies after an operation on a stand-in for it.
 
     In the stand-in the axis asked for is as long as no other, so that its length tells where it went.

@@ -4,13 +4,14 @@ import keras
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.common import channel_axis, follow_values, on_axis
-from autoprune.layers.registry import channel_rule, raw_rule
+from autoprune.layers.common import follow_values, on_axis
+from autoprune.layers.kind import LayerKind
+from autoprune.layers.registry import layer_kind, raw_kind
 
 layers = keras.layers
 
 
-@channel_rule(
+@layer_kind(
     *(getattr(layers, f"{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)),
     layers.CenterCrop,
     layers.Cropping1D,
@@ -24,20 +25,29 @@ layers = keras.layers
     layers.ZeroPadding2D,
     layers.ZeroPadding3D,
 )
-@raw_rule("AveragePool", "MaxPool", "Resize")
-def spatial(call: Call) -> Channels | None:
-    """Output channels are the input's, on the same axis. The 1-D kinds without a data format are channels-last."""
-    rank = len(call.inputs[0].shape)
-    axis = channel_axis(call.operation, rank) if hasattr(call.operation, "data_format") else rank - 1
-    channels = on_axis(call, axis, "the window")
-    # What lies around an image that is resized to another aspect ratio may have a colour.
-    return None if channels is None else follow_values(call, channels, ("fill_value",))
+@raw_kind("AveragePool", "MaxPool", "Resize")
+class Spatial(LayerKind):
+    """Output channels are the input's, on the same axis. The 1-D layers without a data format are channels-last."""
+
+    flops = 0
+
+    def channels(self, call: Call) -> Channels | None:
+        """What lies around an image that is resized to another aspect ratio may have a colour, which follows."""
+        axis = self.channel_axis(call.operation, len(call.inputs[0].shape))
+        channels = on_axis(call, axis, "the window")
+        return None if channels is None else follow_values(call, channels, ("fill_value",))
 
 
-@channel_rule(*(getattr(layers, f"Global{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)))
-def global_pooling(call: Call) -> Channels | None:
-    """The spatial axes vanish unless `keepdims`; the channels end on axis 1, or stay where they were."""
-    channels = on_axis(call, channel_axis(call.operation, len(call.inputs[0].shape)), "the pooling")
-    if channels is None or call.operation.keepdims:
-        return channels
-    return Channels(1, channels.ids)
+@layer_kind(*(getattr(layers, f"Global{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)))
+class GlobalPooling(LayerKind):
+    """One value per channel and image."""
+
+    flops = 0
+
+    def channels(self, call: Call) -> Channels | None:
+        """The spatial axes vanish unless `keepdims`; the channels end on axis 1, or stay where they were."""
+        axis = self.channel_axis(call.operation, len(call.inputs[0].shape))
+        channels = on_axis(call, axis, "the pooling")
+        if channels is None or call.operation.keepdims:
+            return channels
+        return Channels(1, channels.ids)

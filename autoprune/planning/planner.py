@@ -13,7 +13,7 @@ from autoprune.graph import find_groups
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.calibration import as_calibration
-from autoprune.planning.importance import IMPORTANCES, Basis
+from autoprune.planning.importance import IMPORTANCES, ImportanceContext
 from autoprune.planning.ranking import global_widths
 from autoprune.planning.widths import LegalWidths
 from autoprune.records import ChannelGroup, Plan
@@ -79,7 +79,7 @@ class Planner:
             )
         self.fingerprint = architecture_fingerprint(model)
         keras_internals.collect_state(model)
-        measure = maker(Basis(model, self.groups, settings, as_calibration(data), seed))
+        measure = maker(ImportanceContext(model, self.groups, settings, as_calibration(data), seed))
         self.scores = {group.name: measure(group) for group in self.groups}
         # Stable: equal scores keep the order of the channels, so that a plan depends on nothing but its inputs.
         self._order = {name: np.argsort(-scores, kind="stable") for name, scores in self.scores.items()}

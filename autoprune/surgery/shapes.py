@@ -2,13 +2,16 @@
 
 A built model remembers shapes in four places besides its variables: the symbolic tensors of the graph (what
 `summary()` and saving read), the input specs that layers check, the shapes that layers were built with (what
-loading a `.keras` file builds from), and the input layers of nested models.
+loading a `.keras` file builds from), and the input layers of nested models. What else a layer derived is known of its
+kind.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
+from autoprune.layers import exact_kind_of, kind_of
 from autoprune.models import keras_internals
 
 
@@ -25,7 +28,7 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
     """
     changed = set() if changed is None else changed
     own = {id(node) for node in keras_internals.nodes_of(graph)}
-    for node in ordered_calls(graph):
+    for node in list_calls(graph):
         operation = node.operation
         stale = any(id(tensor) in changed for tensor in node.input_tensors)
         if keras_internals.is_graph(operation):
@@ -43,7 +46,15 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
     return changed
 
 
-def ordered_calls(graph: Any) -> list[Any]:
+def update_derived(layers: Iterable[Any]) -> None:
+    """Renew what layers derived from their widths when they were built, as their kinds say."""
+    for layer in layers:
+        kind = exact_kind_of(layer)
+        if kind is not None:
+            kind.update_derived(layer)
+
+
+def list_calls(graph: Any) -> list[Any]:
     """Every call of every operation of a graph, each after the calls whose outputs it reads.
 
     Calls that belong to other models are included: layers added to a Sequential model one by one have been called
@@ -188,7 +199,8 @@ def _refresh_layer(layer: Any, changed: set[int]) -> None:
         built_with = {name: _shape_of(named.get(name.removesuffix("_shape")), was) for name, was in built_with.items()}
     _set_shapes(layer, first, built_with)
     while isinstance(layer, keras.layers.Wrapper):
-        first = (first[0], *first[2:]) if isinstance(layer, keras.layers.TimeDistributed) else first
+        kind = kind_of(layer)
+        first = first if kind is None else kind.shape_within(first)
         layer = layer.layer
         built_with = keras_internals.build_shapes(layer)
         _set_shapes(layer, first, built_with and dict.fromkeys(built_with, first))

@@ -173,7 +173,7 @@ def test_layer_that_is_shared_with_a_wrapper_is_saved_as_it_was_cut(tmp_path):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (layers.LSTM(6, name="odd"), r"is a layer (LSTM) that has no channel rule (autoprune.channel_rule adds one)"),
+        (layers.LSTM(6, name="odd"), r"is a layer (LSTM) that has no layer kind (autoprune.layer_kind adds one)"),
         (layers.Bidirectional(layers.GRU(3), name="odd"), "is a layer (Bidirectional) that has no channel rule"),
         (
             layers.TimeDistributed(keras.Sequential([layers.Dense(6)], name="within"), name="odd"),

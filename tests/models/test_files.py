@@ -176,9 +176,12 @@ class Scaled(keras.layers.Layer):
         return x * FACTOR
 
 
-@autoprune.channel_rule(Scaled)
-def scaled(call):
-    return call.channels[0]
+@autoprune.layer_kind(Scaled)
+class ScaledKind(autoprune.LayerKind):
+    flops = 0
+
+    def channels(self, call):
+        return call.channels[0]
 """
 
 
