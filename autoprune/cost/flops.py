@@ -48,7 +48,7 @@ def flops_per_layer(model: Any) -> dict[str, int]:
     _add_calls(graph, "", found)
     unknown = _find_unknown(graph.operations, "")
     if unknown:
-        _warn(unknown)
+        _warn_of_unknown(unknown)
     return found
 
 
@@ -87,7 +87,7 @@ def _find_unknown(operations: Any, prefix: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _warn(unknown: tuple[str, ...]) -> None:
+def _warn_of_unknown(unknown: tuple[str, ...]) -> None:
     logger.warning(
         "FLOPs are counted without those of %s, of which nothing is known: autoprune.layer_kind tells of a layer of "
         "your own. Latency and memory are those of the whole model all the same.",

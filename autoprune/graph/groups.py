@@ -35,8 +35,8 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     arrays = {id(slot.ids): slot.ids for slot in traced.slots}
     resolved = {key: merged[ids] for key, ids in arrays.items()}
     slots = [(slot, resolved[id(slot.ids)]) for slot in traced.slots]
-    runs = _by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
-    members = _members(slots, [order for _, order in runs], merged)
+    runs = _split_by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
+    members = _list_members(slots, [order for _, order in runs], merged)
     groups = []
     names: set[str] = set()
     whole = list(traced.whole.values())
@@ -57,7 +57,7 @@ def _group_of_whole(layer: Whole, names: set[str]) -> ChannelGroup:
     return ChannelGroup(_unique_name(layer.layer, names), layer.size, False, layer.reason, ())
 
 
-def _by_carriers(
+def _split_by_carriers(
     slots: list[tuple[Slot, np.ndarray]], reasons: dict[int, str], count: int
 ) -> list[tuple[int, np.ndarray]]:
     """Split the merged channels by the set of slots that carry them, frozen ones apart.
@@ -90,7 +90,9 @@ def _by_carriers(
     return [(first, np.array(channels)) for (first, _), channels in runs.items()]
 
 
-def _members(slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], merged: np.ndarray) -> list[list[Member]]:
+def _list_members(
+    slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], merged: np.ndarray
+) -> list[list[Member]]:
     """For every group the slots that hold some of its channels, with their index in the group along the axis."""
     # One more entry than channels, for none.
     count = len(merged)

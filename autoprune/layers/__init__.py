@@ -26,9 +26,9 @@ from autoprune.layers.registry import (
     exact_kind_of,
     kind_of,
     layer_kind,
+    list_kinds,
     open_widths,
     raw_kind,
-    registered_kinds,
 )
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "exact_kind_of",
     "kind_of",
     "layer_kind",
+    "list_kinds",
     "open_widths",
     "raw_kind",
-    "registered_kinds",
 ]

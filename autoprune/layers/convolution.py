@@ -123,7 +123,7 @@ class Convolution(AnyConvolution):
         """The windows at the output positions, padding included."""
         x = np.moveaxis(x, self.channel_axis(layer, x.ndim), -1)
         spaces = list(zip(x.shape[1:-1], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
-        padding = [_padding(layer.padding, *space) for space in spaces]
+        padding = [_zeros_around(layer.padding, *space) for space in spaces]
         x = np.pad(x, [(0, 0), *padding, (0, 0)])
         outputs = [
             (size + sum(pad) - dilation * (window - 1) - 1) // stride + 1
@@ -158,7 +158,7 @@ class Convolution(AnyConvolution):
         return {}, convolve
 
 
-def _padding(padding: str, size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
+def _zeros_around(padding: str, size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
     """Zeros that a convolution adds before and behind one spatial axis."""
     reach = dilation * (window - 1) + 1
     if padding == "causal":
@@ -184,7 +184,7 @@ class TransposedConvolution(AnyConvolution):
     def _open_product(self, layer: Any) -> tuple[Mapping[str, Any], Callable[[Any], Any]]:
         from autoprune.layers import tensorflow_tracing
 
-        return {}, tensorflow_tracing.transposed_convolution(layer)
+        return {}, tensorflow_tracing.transpose_convolution(layer)
 
 
 def _spread(call: Call, variable: str, channels: Channels | None) -> np.ndarray:

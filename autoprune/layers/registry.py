@@ -74,7 +74,7 @@ def exact_kind_of(operation: Any) -> LayerKind | None:
     return None if isinstance(operation, keras.Layer) and type(operation) not in _KINDS else kind_of(operation)
 
 
-def registered_kinds() -> dict[type | str, LayerKind]:
+def list_kinds() -> dict[type | str, LayerKind]:
     """Every kind by layer class, or by the name of a raw operation; the contract tests run over them."""
     return dict(_KINDS)
 

@@ -129,7 +129,7 @@ def _reshape_channels(call: Call) -> Channels | None:
     if moved is not None:
         return moved
     slices = [np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1) for axis in range(elements.ndim)]
-    axis = max(range(elements.ndim), key=lambda axis: _pieces(slices[axis]))
+    axis = max(range(elements.ndim), key=lambda axis: _count_pieces(slices[axis]))
     first = slices[axis][:, 0]
     for column in slices[axis].T[1:]:
         if not np.array_equal(first, column):
@@ -137,7 +137,7 @@ def _reshape_channels(call: Call) -> Channels | None:
     return Channels(axis + 1, first.copy())
 
 
-def _pieces(slices: np.ndarray) -> int:
+def _count_pieces(slices: np.ndarray) -> int:
     """How many sets of channels remain when those in one row are coupled."""
     _, ids = np.unique(slices, return_inverse=True)
     ids = ids.reshape(slices.shape)

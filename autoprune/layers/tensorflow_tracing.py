@@ -24,7 +24,7 @@ def with_channels(inputs: tf.Tensor, axis: int, channels: int | None) -> tf.Tens
     return tf.ensure_shape(inputs, sizes)
 
 
-def transposed_convolution(layer: Any) -> Callable[[Any], Any]:
+def transpose_convolution(layer: Any) -> Callable[[Any], Any]:
     """Without bias and activation. Keras makes the shape of the outputs of numbers alone."""
     layout = {1: "NWC", 2: "NHWC", 3: "NDHWC"}[layer.rank]
     first = layer.data_format == "channels_first"

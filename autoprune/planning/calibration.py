@@ -55,7 +55,8 @@ class CalibrationData:
         usable = len(self) // self.batch_size * self.batch_size if whole else 0
         for start in range(0, usable or len(self), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            yield _taken(self.images, batch), None if labels is None else labels[batch]
+            images = keras.tree.map_structure(lambda array, batch=batch: array[batch], self.images)
+            yield images, None if labels is None else labels[batch]
 
 
 def as_calibration(data: Any) -> CalibrationData | None:
@@ -104,7 +105,3 @@ def check_images(model: Any, data: CalibrationData) -> None:
 def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     known = zip(received, expected, strict=False)
     return len(received) == len(expected) and all(wanted in (None, size) for size, wanted in known)
-
-
-def _taken(images: Any, batch: slice) -> Any:
-    return keras.tree.map_structure(lambda array: array[batch], images)

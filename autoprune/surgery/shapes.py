@@ -196,7 +196,10 @@ def _refresh_layer(layer: Any, changed: set[int]) -> None:
     elif built_with:
         # Such as `query_shape` and `value_shape`, for arguments `query` and `value`.
         named = dict(zip(keras_internals.call_arguments(layer), args, strict=False)) | kwargs
-        built_with = {name: _shape_of(named.get(name.removesuffix("_shape")), was) for name, was in built_with.items()}
+        tensors = {name: named.get(name.removesuffix("_shape")) for name in built_with}
+        built_with = built_with | {
+            name: tuple(t.shape) for name, t in tensors.items() if isinstance(t, keras.KerasTensor)
+        }
     _set_shapes(layer, first, built_with)
     while isinstance(layer, keras.layers.Wrapper):
         kind = kind_of(layer)
@@ -206,26 +209,18 @@ def _refresh_layer(layer: Any, changed: set[int]) -> None:
         _set_shapes(layer, first, built_with and dict.fromkeys(built_with, first))
 
 
-def _shape_of(tensor: Any, otherwise: Any) -> Any:
-    """Shape of a symbolic tensor; `otherwise` for an argument that is none."""
-    return tuple(tensor.shape) if isinstance(tensor, keras.KerasTensor) else otherwise
-
-
 def _set_shapes(layer: Any, first: tuple[int | None, ...], built_with: dict[str, Any] | None) -> None:
     """Let a layer expect a first input of this shape, and be built with these shapes when loaded."""
     if isinstance(layer.input_spec, keras.InputSpec) and not keras_internals.is_graph(layer):
-        layer.input_spec = _refreshed_spec(layer.input_spec, first)
+        # The same demands on an input, with the new sizes.
+        spec = layer.input_spec
+        layer.input_spec = keras.InputSpec(
+            dtype=spec.dtype,
+            shape=None if spec.shape is None else first,
+            ndim=spec.ndim,
+            max_ndim=spec.max_ndim,
+            min_ndim=spec.min_ndim,
+            axes={axis: first[axis] for axis in spec.axes} if spec.axes else spec.axes,
+            allow_last_axis_squeeze=spec.allow_last_axis_squeeze,
+        )
     keras_internals.set_build_shapes(layer, built_with)
-
-
-def _refreshed_spec(spec: Any, shape: tuple[int | None, ...]) -> Any:
-    """The same demands on an input, with the new sizes."""
-    return keras.InputSpec(
-        dtype=spec.dtype,
-        shape=None if spec.shape is None else shape,
-        ndim=spec.ndim,
-        max_ndim=spec.max_ndim,
-        min_ndim=spec.min_ndim,
-        axes={axis: shape[axis] for axis in spec.axes} if spec.axes else spec.axes,
-        allow_last_axis_squeeze=spec.allow_last_axis_squeeze,
-    )

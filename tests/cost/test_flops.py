@@ -6,7 +6,7 @@ from keras import layers, ops
 from topologies import TOPOLOGIES, made
 
 from autoprune.cost.flops import count_flops, flops_per_layer
-from autoprune.layers import kind_of, registered_kinds
+from autoprune.layers import kind_of, list_kinds
 from autoprune.models import keras_internals, zoo
 
 CASES = {
@@ -61,7 +61,7 @@ def test_nested_layers_are_counted_under_their_path():
 
 
 def test_every_layer_that_multiplies_is_counted_by_hand_above():
-    counted = {layer for layer, kind in registered_kinds().items() if callable(kind.flops)}
+    counted = {layer for layer, kind in list_kinds().items() if callable(kind.flops)}
     assert counted == {type(layer) for _, layer, expected in CASES.values() if expected} | {layers.MultiHeadAttention}
 
 

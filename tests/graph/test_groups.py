@@ -10,7 +10,7 @@ from topologies import TOPOLOGIES, head, made
 
 from autoprune.errors import ModelError
 from autoprune.graph import find_groups
-from autoprune.layers import exact_kind_of, kind_of, registered_kinds
+from autoprune.layers import exact_kind_of, kind_of, list_kinds
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import apply_plan
@@ -131,7 +131,7 @@ def test_every_kind_is_exercised_by_a_topology():
         for operation in all_operations(made(name)):
             layer_types.add(type(operation))
             raw_names.add(keras_internals.raw_operation_name(operation))
-    known = [kind for kind in registered_kinds() if isinstance(kind, str) or kind.__module__.startswith("keras.")]
+    known = [kind for kind in list_kinds() if isinstance(kind, str) or kind.__module__.startswith("keras.")]
     assert {kind for kind in known if isinstance(kind, type)} <= layer_types
     untested = {kind for kind in known if isinstance(kind, str)} - raw_names
     assert untested == set(UNARY) - raw_names, "raw operations are covered by a topology or by the test below"
@@ -190,7 +190,7 @@ UNARY = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in registered_kinds() if name in UNARY])
+@pytest.mark.parametrize("name", [name for name in list_kinds() if name in UNARY])
 def test_raw_unary_operation_passes_channels_on(name):
     image = keras.Input((4, 4, 2))
     x = UNARY[name](layers.Conv2D(6, 3, name="a")(image))

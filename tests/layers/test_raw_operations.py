@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from autoprune.errors import ModelError
 from autoprune.graph import find_groups
-from autoprune.layers import registered_kinds
+from autoprune.layers import list_kinds
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
 
@@ -29,7 +29,7 @@ def raw_operations():
 
 
 OPERATIONS = raw_operations()
-KNOWN = sorted(kind for kind in registered_kinds() if isinstance(kind, str))
+KNOWN = sorted(kind for kind in list_kinds() if isinstance(kind, str))
 PER_CHANNEL = {
     "list": [0.1 * number + 0.2 for number in range(CHANNELS)],
     "tuple": tuple(0.9 - 0.1 * number for number in range(CHANNELS)),

@@ -220,7 +220,7 @@ def test_modules_are_imported_before_the_file_is_loaded(own_file):
     np.testing.assert_array_equal(outputs(model), expected)
     assert sys.path == path
     groups = {group.name: group for group in autoprune.find_groups(model)}
-    assert groups["first"].prunable, "the channel rule in the module was not entered"
+    assert groups["first"].prunable, "the layer kind in the module was not registered"
 
 
 def test_modules_that_cannot_be_imported_are_named(own_file):

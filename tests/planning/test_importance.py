@@ -9,6 +9,7 @@ from places import ROOT
 from topologies import TOPOLOGIES, head, images_for, made
 
 from autoprune.errors import PlanError, SettingsError
+from autoprune.layers import exact_kind_of
 from autoprune.planning import CalibrationData, Planner, make_plan
 from autoprune.planning.importance import IMPORTANCES
 from autoprune.planning.importance.combining import MemberScores, combine
@@ -168,10 +169,7 @@ def test_channels_first_is_read_along_its_own_axis():
 
 @pytest.mark.parametrize("importance", sorted(DATA_DRIVEN - {"taylor"}))
 def test_groups_that_nothing_reads_fall_back_to_l1_and_say_so_once(importance, messages, monkeypatch):
-    from autoprune.planning.importance import activations
-
-    only_convolutions = tuple(entry for entry in activations._READERS if entry[0] is layers.Conv2D)
-    monkeypatch.setattr(activations, "_READERS", only_convolutions)
+    monkeypatch.setattr(exact_kind_of(layers.Dense(1)), "input_variable", "")
     model = made("residual")  # Its last group is read by a dense layer alone.
     scores = Planner(model, importance=importance, data=some_data(model)).scores
     reference = Planner(model, importance="l1").scores

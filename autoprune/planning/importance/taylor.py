@@ -32,7 +32,7 @@ def taylor(context: ImportanceContext) -> Criterion:
         batches += 1
         changes = {key: gradient * weights[key] for key, gradient in zip(needed, gradients, strict=True)}
         for group in context.groups:
-            totals[group.name] += np.square(_change(context, group, members[group.name], changes))
+            totals[group.name] += np.square(_sum_changes(context, group, members[group.name], changes))
     frozen = [name for name, of_group in members.items() if not of_group]
     if frozen:
         logger.warning(
@@ -54,7 +54,7 @@ def _is_trained(context: ImportanceContext, member: Member) -> bool:
     return any(variable is trainable for trainable in context.layers[member.layer].trainable_variables)
 
 
-def _change(
+def _sum_changes(
     context: ImportanceContext, group: ChannelGroup, members: list[Member], changes: dict[int, np.ndarray]
 ) -> np.ndarray:
     """(size,) sum of gradient times weight over each channel's parameters."""
