@@ -41,11 +41,12 @@ if not os.path.isdir(os.path.join(__path__[0], "envs")) and all(
     __path__.append(_CHECKOUT)
 
 _HOMES = {
+    "Channels": "autoprune.layers",
+    "LayerKind": "autoprune.layers",
     "apply_plan": "autoprune.surgery",
-    "channel_rule": "autoprune.graph",
     "export_model": "autoprune.models.exporting",
     "find_groups": "autoprune.graph",
-    "layer_editor": "autoprune.surgery",
+    "layer_kind": "autoprune.layers",
     "load_plan": "autoprune.planning.plan_file",
     "make_plan": "autoprune.planning",
     "measure_cost": "autoprune.cost",

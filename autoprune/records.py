@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-Role = Literal["produces", "follows", "consumes", "sets", "holds"]
+Role = Literal["produces", "follows", "consumes", "counts", "per_channel"]
 Amount = float | np.ndarray  # One number, or one for each of some plans.
 
 
@@ -22,12 +22,12 @@ class Member:
 
     Attributes:
         layer: path of the operation in the model, such as `backbone/conv1`.
-        name: the variable (`kernel`) or, for the roles `sets` and `holds`, the attribute (`filters`).
-        axis: the axis of the variable. For the role `sets`, the position in an attribute that is a tuple, or -1 for
+        name: the variable (`kernel`) or, for the roles `counts` and `per_channel`, the attribute (`filters`).
+        axis: the axis of the variable. For the role `counts`, the position in an attribute that is a tuple, or -1 for
             a plain integer.
         role: `produces` (the channels are made here: the output axis of a kernel), `follows` (parameters per
-            channel: batch norm, bias, depthwise kernel), `consumes` (the input axis of a kernel), `sets` (an
-            attribute that is the number of positions), `holds` (an attribute with a value for each position).
+            channel: batch norm, bias, depthwise kernel), `consumes` (the input axis of a kernel), `counts` (an
+            attribute that is the number of positions), `per_channel` (an attribute with a value for each position).
         channels: integer array as long as the axis: for each position the index of the channel in the group,
             or -1 where the position belongs to another group.
     """
@@ -41,7 +41,7 @@ class Member:
     @property
     def is_attribute(self) -> bool:
         """Whether `name` is an attribute of the operation and not a variable."""
-        return self.role in ("sets", "holds")
+        return self.role in ("counts", "per_channel")
 
 
 @dataclass(frozen=True, eq=False)

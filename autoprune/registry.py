@@ -29,7 +29,7 @@ def entering(table: dict[K, T], keys: Iterable[K], refusal: str) -> Callable[[T]
     Args:
         table: is added to.
         keys: classes or names.
-        refusal: what to say of a key that is taken, such as "{} has a channel rule already".
+        refusal: what to say of a key that is taken, such as "{} has a layer kind already".
 
     Raises:
         ValueError: a key is taken.

@@ -25,7 +25,7 @@ from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
-from autoprune.planning.calibration import drawn
+from autoprune.planning.calibration import sample_calibration
 from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import CostReport
 from autoprune.reporting.console import BestSoFar, stage, training_stage
@@ -128,7 +128,7 @@ def open_session(
     for caution in told:
         logger.warning(caution)
     importance = settings.importance
-    sample = drawn(data.train.images, data.train.labels, importance.images, settings.seed)
+    sample = sample_calibration(data.train.images, data.train.labels, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
     costing = nullcontext(shared) if shared else closing(open_targets(settings.target, measured=folder.measured))
     with costing as cost_model:

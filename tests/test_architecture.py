@@ -8,8 +8,8 @@ import pytest
 from places import ROOT
 
 FLOW = (
-    *("errors", "registry", "records", "settings", "workers", "models", "data", "graph", "planning", "surgery", "cost"),
-    *("evaluation", "searchers", "training", "comparison", "reporting", "envs", "rl", "session", "commands"),
+    *("errors", "registry", "records", "settings", "workers", "models", "data", "layers", "graph", "planning", "surgery"),
+    *("cost", "evaluation", "searchers", "training", "comparison", "reporting", "envs", "rl", "session", "commands"),
 )
 COMMANDS = {
     "__main__",
@@ -36,6 +36,7 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/measured/attached_tpu_worker.py",
     "autoprune/evaluation/traced.py",
     "autoprune/evaluation/open_widths.py",
+    "autoprune/layers/tensorflow_tracing.py",
     "autoprune/training/jax_devices.py",
     "autoprune/training/tensorflow_batches.py",
     "autoprune/training/tensorflow_devices.py",

@@ -126,7 +126,7 @@ class TracedNetwork:
             keras_internals.run_on(self._model, images, training=training), self._model.outputs[0].shape
         )
 
-    def _kept(self, scope: keras.StatelessScope) -> Values:
+    def _read_others(self, scope: keras.StatelessScope) -> Values:
         return [scope.get_current_value(variable) for variable in self._others]
 
     def _trace_outputs(self, counts: Values, trained: Values, others: Values, images: tf.Tensor) -> tf.Tensor:
@@ -138,7 +138,7 @@ class TracedNetwork:
     ) -> Values:
         with collecting(self._norms, momentum), self._holding(counts, trained, others) as scope:
             keras_internals.run_on(self._model, images, training=False)
-            return self._kept(scope)
+            return self._read_others(scope)
 
     def _trace_step(
         self, counts: Values, trained: Values, others: Values, moments: list[Values], images: tf.Tensor,
@@ -160,7 +160,7 @@ class TracedNetwork:
             for value, mean, square in zip(trained, means, squares, strict=True)
         ]
         bound = [v.constraint(value) if v.constraint else value for v, value in zip(self._trained, moved, strict=True)]
-        return bound, self._kept(scope), [means, squares]
+        return bound, self._read_others(scope), [means, squares]
 
 
 def _power(gradient: tf.Tensor | tf.IndexedSlices, exponent: int) -> tf.Tensor:

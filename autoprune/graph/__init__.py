@@ -1,10 +1,9 @@
 """Model -> channel groups. Reads the model, never writes to it.
 
-`trace.py` walks the calls, `rules/` say what each layer does to channels, `channels.py` keeps the books,
-`groups.py` draws the conclusion. To teach autoprune a layer of your own, see `rules.channel_rule`.
+`trace.py` walks the calls and asks the kind of each layer (`autoprune.layers`) what it does to channels, `groups.py`
+draws the conclusion.
 """
 
 from autoprune.graph.groups import find_groups
-from autoprune.graph.rules import channel_rule
 
-__all__ = ["channel_rule", "find_groups"]
+__all__ = ["find_groups"]

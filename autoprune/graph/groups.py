@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.graph.record import Slot, Trace, Whole
-from autoprune.graph.rules import rule_for
 from autoprune.graph.trace import trace
+from autoprune.layers.record import Slot, Trace, Whole
 from autoprune.records import ChannelGroup, Member
 
 
@@ -26,7 +25,7 @@ def find_groups(model: Any) -> tuple[ChannelGroup, ...]:
     Raises:
         ModelError: the model is subclassed, or not built.
     """
-    return groups_of(trace(model, rule_for))
+    return groups_of(trace(model))
 
 
 def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
@@ -36,14 +35,14 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     arrays = {id(slot.ids): slot.ids for slot in traced.slots}
     resolved = {key: merged[ids] for key, ids in arrays.items()}
     slots = [(slot, resolved[id(slot.ids)]) for slot in traced.slots]
-    runs = _by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
-    members = _members(slots, [order for _, order in runs], merged)
+    runs = _split_by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
+    members = _list_members(slots, [order for _, order in runs], merged)
     groups = []
     names: set[str] = set()
     whole = list(traced.whole.values())
     for (first, order), of_group in zip(runs, members, strict=True):
         while whole and whole[0].place <= first:
-            groups.append(_left_whole(whole.pop(0), names))
+            groups.append(_group_of_whole(whole.pop(0), names))
         name = _unique_name(slots[first][0].layer, names)
         reason = next((reasons[int(c)] for c in order if int(c) in reasons), "")
         if not reason and len(order) == 1:
@@ -51,14 +50,14 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
         positions = int(np.isin(slots[first][1], order).sum()) * slots[first][0].width
         unit = positions // len(order)
         groups.append(ChannelGroup(name, len(order), not reason, reason, tuple(of_group), unit))
-    return (*groups, *(_left_whole(layer, names) for layer in whole))
+    return (*groups, *(_group_of_whole(layer, names) for layer in whole))
 
 
-def _left_whole(layer: Whole, names: set[str]) -> ChannelGroup:
+def _group_of_whole(layer: Whole, names: set[str]) -> ChannelGroup:
     return ChannelGroup(_unique_name(layer.layer, names), layer.size, False, layer.reason, ())
 
 
-def _by_carriers(
+def _split_by_carriers(
     slots: list[tuple[Slot, np.ndarray]], reasons: dict[int, str], count: int
 ) -> list[tuple[int, np.ndarray]]:
     """Split the merged channels by the set of slots that carry them, frozen ones apart.
@@ -91,7 +90,9 @@ def _by_carriers(
     return [(first, np.array(channels)) for (first, _), channels in runs.items()]
 
 
-def _members(slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], merged: np.ndarray) -> list[list[Member]]:
+def _list_members(
+    slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], merged: np.ndarray
+) -> list[list[Member]]:
     """For every group the slots that hold some of its channels, with their index in the group along the axis."""
     # One more entry than channels, for none.
     count = len(merged)

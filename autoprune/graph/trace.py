@@ -1,231 +1,31 @@
-"""Walks the calls of a model in data-flow order and asks a channel rule about each.
+"""Walks the calls of a model in data-flow order and asks the kind of each layer about it.
 
 Before: a Keras model. After: a `Trace` with every axis that carries channels, from which `autoprune.graph.groups`
 makes channel groups. Nothing here writes to the model.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import keras
-import numpy as np
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.record import Slot, Trace, Whole
+from autoprune.layers import Call, Channels, exact_kind_of
+from autoprune.layers.record import Trace
 from autoprune.models import keras_internals
-from autoprune.records import Role
-
-Rule = Callable[["Call"], "Channels | list[Channels | None] | None"]
 
 
-class Call:
-    """One call of one operation, as a rule sees it.
-
-    A rule reads the inputs' channels, declares which axes of the layer's variables carry which channels, and returns
-    the channels of the output: one `Channels`, None where the output's channels cannot be followed, or a list of
-    these for several outputs. `None` among the inputs means a tensor nothing of which can be removed.
-
-    Attributes:
-        operation: the layer or raw operation.
-        path: its path in the model.
-        inputs: symbolic input tensors.
-        outputs: symbolic output tensors.
-        channels: for each input its `Channels` or None.
-        args: positional arguments of the call, symbolic tensors included.
-        kwargs: keyword arguments likewise.
-        node: the call as Keras recorded it.
-    """
-
-    def __init__(
-        self,
-        trace: Trace,
-        node: Any,
-        path: str,
-        channels: Sequence[Channels | None],
-        operation: Any = None,
-        bound_keys: set[tuple] | None = None,
-    ) -> None:
-        self.operation = node.operation if operation is None else operation
-        self.path = path
-        self.inputs = list(node.input_tensors)
-        self.outputs = list(node.outputs)
-        self.channels = list(channels)
-        self.args, self.kwargs = keras_internals.arguments_of(node)
-        self._trace = trace
-        self.node = node
-        # What this call and those within it have bound.
-        self.bound_keys: set[tuple] = set() if bound_keys is None else bound_keys
-        self._why_whole = ""
-
-    def within(self, layer: Any, channels: Sequence[Channels | None] | None = None) -> Self:
-        """The call that this layer makes of a layer of its own, for the rules of wrappers and composed layers.
-
-        Args:
-            layer: a sub-layer.
-            channels: what enters it; by default what enters this call.
-
-        Returns:
-            A `Call` whose `inputs` are this call's; set them when the sub-layer sees other shapes.
-        """
-        channels = self.channels if channels is None else channels
-        return type(self)(self._trace, self.node, f"{self.path}/{layer.name}", channels, layer, self.bound_keys)
-
-    @property
-    def tracked(self) -> list[Channels]:
-        """The inputs' channels that are known."""
-        return [channels for channels in self.channels if channels is not None]
-
-    @property
-    def constants(self) -> list[Any]:
-        """Arrays, and variables of other layers, among the arguments, at any depth; plain numbers are none."""
-        found = keras.tree.flatten((self.args, self.kwargs))
-        return [value for value in found if not isinstance(value, keras.KerasTensor) and len(_shape_of(value)) > 0]
-
-    def new(self, size: int) -> np.ndarray:
-        """Numbers for channels that this call makes."""
-        return self._trace.table.new(size)
-
-    def equate(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Declare that two runs of channels can only be removed together."""
-        self._trace.table.equate(first, second)
-
-    def freeze(self, reason: str, ids: np.ndarray | None = None) -> None:
-        """Declare that `ids` (by default every input's channels) cannot be removed."""
-        runs = [channels.ids for channels in self.tracked] if ids is None else [ids]
-        for run in runs:
-            self._trace.table.freeze(run, reason)
-
-    def leave_whole(self, why: str) -> None:
-        """Declare that nothing of the operation can be removed, nor of what enters it or what it shares with others.
-
-        Args:
-            why: what keeps it from being followed, such as `has LoRA weights`; a layer with parameters is listed among
-                the channel groups with it.
-        """
-        kind = type(self.operation).__name__
-        self._why_whole = why
-        self.freeze(f"enters '{self.path}' ({kind}), which {why}")
-        if isinstance(self.operation, keras.Layer) and keras_internals.has_parameters(self.operation):
-            whole = Whole(
-                self.path, self.outputs[0].shape[-1] or 0, f"is a layer ({kind}) that {why}", len(self._trace.slots)
-            )
-            self._trace.whole.setdefault(id(self.operation), whole)
-
-    def sharer(self) -> str:
-        """The call as one that shares what it does not follow, for reasons."""
-        if self._why_whole:
-            return f"'{self.path}' ({type(self.operation).__name__}), which {self._why_whole}"
-        return f"a call of '{self.path}' on fixed channels"
-
-    def fixed(self, size: int, reason: str) -> np.ndarray:
-        """Numbers for channels that can never be removed."""
-        ids = self.new(size)
-        self.freeze(reason, ids)
-        return ids
-
-    def bind(self, variable: str, axis: int, role: Role, ids: np.ndarray | None = None, width: int = 1) -> np.ndarray:
-        """Declare that an axis of one of the layer's variables carries `ids`, or new channels when None.
-
-        A variable that is bound again, by a second call of a shared layer or through another layer that holds the
-        same variable, couples the channels of both calls.
-
-        Args:
-            variable: name of the variable, such as `kernel`.
-            axis: its axis; negative from the end.
-            role: what the axis does, see `records.Member`.
-            ids: the channels, as many as the axis is long.
-            width: features that each position stands for: the size of an attention head.
-
-        Returns:
-            The numbers along that axis.
-        """
-        keras_variable = keras_internals.layer_variable(self.operation, variable)
-        shape = keras_internals.shape_of(keras_variable)
-        axis %= len(shape)
-        size = shape[axis]
-        if ids is None:
-            ids = self.new(size)
-        elif len(ids) != size:
-            ids = self._instead_of(ids, size, variable)
-        stored = keras_internals.storage(keras_variable)
-        return self._carry((keras_variable, stored), (axis,), Slot(self.path, variable, axis, role, ids, width))
-
-    def bound(self, variable: str, axis: int) -> np.ndarray | None:
-        """Numbers that an axis of one of the layer's variables has been bound to, or None."""
-        keras_variable = keras_internals.layer_variable(self.operation, variable)
-        axis %= len(keras_internals.shape_of(keras_variable))
-        slot = self._trace.carried.get((id(keras_variable), axis))
-        return None if slot is None else slot.ids
-
-    def bind_attribute(
-        self, attribute: str, ids: np.ndarray, position: int = -1, axis_ids: np.ndarray | None = None
-    ) -> None:
-        """Declare that an attribute of the layer holds the number of these channels.
-
-        Args:
-            attribute: name of an integer attribute, or of a tuple.
-            ids: the channels it counts.
-            position: index into the tuple; -1 for a plain integer.
-            axis_ids: all channels of the axis, where the attribute counts only some of them.
-        """
-        slot = Slot(self.path, attribute, position, "sets", ids, axis_ids=axis_ids)
-        self._carry((self.operation,), (attribute, position), slot)
-
-    def bind_values(self, attribute: str, axis: int, ids: np.ndarray) -> None:
-        """Declare that an attribute of the layer holds a value for each of these channels along an axis.
-
-        Args:
-            attribute: name of an attribute that is a list, a tuple or an array.
-            axis: its axis; negative from the end.
-            ids: the channels, as many as the axis is long.
-        """
-        axis %= np.ndim(getattr(self.operation, attribute))
-        self._carry((self.operation,), (attribute, axis), Slot(self.path, attribute, axis, "holds", ids))
-
-    def _carry(self, owners: tuple, place: tuple, slot: Slot) -> np.ndarray:
-        """Note a slot the first time; couple its channels with the first ones after that.
-
-        Args:
-            owners: the variable or operation that it is of, and by what else that is known.
-            place: axis of a variable, or attribute and position.
-            slot: for the owner at that place.
-        """
-        key = (id(owners[0]), *place)
-        self.bound_keys.add(key)
-        for owner in owners:
-            self._trace.carried_by.setdefault(id(owner), set()).add(key)
-        known = self._trace.carried.get(key)
-        if known is None:
-            self._trace.carried[key] = slot
-            self._trace.slots.append(slot)
-            return slot.ids
-        if len(known.ids) == len(slot.ids):
-            self.equate(known.ids, slot.ids)
-        else:
-            for ids in (known.ids, slot.ids):
-                self.freeze(f"is counted by '{slot.name}' of '{self.path}' together with others", ids)
-        return known.ids
-
-    def _instead_of(self, ids: np.ndarray, size: int, name: str) -> np.ndarray:
-        """Numbers that fit, where a rule has lost count of some channels: neither those nor these can be removed."""
-        reason = f"enters '{self.path}' with other channels, which cannot be told apart in its {name}"
-        self.freeze(reason, ids)
-        return self.fixed(size, reason)
-
-
-def trace(model: Any, find_rule: Callable[[Any], Rule | None]) -> Trace:
+def trace(model: Any) -> Trace:
     """Follow the channels through a model.
 
     Args:
         model: a Functional or built Sequential model.
-        find_rule: gives the channel rule of an operation, or None.
 
     Raises:
         ModelError: the model has no graph to follow.
     """
     graph = keras_internals.graph_of(model)
     result = Trace()
-    outputs = _walk(result, graph, [None] * len(graph.inputs), "", find_rule)
+    outputs = _walk(result, graph, [None] * len(graph.inputs), "")
     result.freeze_what_only_some_calls_follow()
     result.freeze_what_is_used_raw()
     for tensor, channels in zip(graph.outputs, outputs, strict=True):
@@ -235,13 +35,7 @@ def trace(model: Any, find_rule: Callable[[Any], Rule | None]) -> Trace:
     return result
 
 
-def _walk(
-    result: Trace,
-    graph: Any,
-    inputs: Sequence[Channels | None],
-    prefix: str,
-    find_rule: Callable[[Any], Rule | None],
-) -> list[Channels | None]:
+def _walk(result: Trace, graph: Any, inputs: Sequence[Channels | None], prefix: str) -> list[Channels | None]:
     """Follow the channels through one graph, nested models included; returns those of the graph's outputs."""
     known: dict[int, Channels | None] = {id(t): c for t, c in zip(graph.inputs, inputs, strict=True)}
     for node in keras_internals.nodes_of(graph):
@@ -253,40 +47,33 @@ def _walk(
         entering = keras_internals.entering_tensors(operation, node) if keras_internals.is_graph(operation) else None
         if entering is not None:
             inner = keras_internals.graph_of(operation)
-            outputs = _walk(result, inner, [known.get(id(tensor)) for tensor in entering], f"{path}/", find_rule)
+            outputs = _walk(result, inner, [known.get(id(tensor)) for tensor in entering], f"{path}/")
         else:
-            outputs = _apply(result, node, path, channels, find_rule(operation))
+            outputs = _ask_kind(result, node, path, channels)
         known.update((id(tensor), c) for tensor, c in zip(node.outputs, outputs, strict=True))
     return [known.get(id(tensor)) for tensor in graph.outputs]
 
 
-def _apply(
-    result: Trace, node: Any, path: str, channels: Sequence[Channels | None], rule: Rule | None
-) -> list[Channels | None]:
-    """Ask the rule about one call; without a rule, freeze what the call touches."""
+def _ask_kind(result: Trace, node: Any, path: str, channels: Sequence[Channels | None]) -> list[Channels | None]:
+    """The output channels of one call as the operation's kind says; without a kind, freeze what the call touches."""
     call = Call(result, node, path, channels)
     result.calls.append(call)
     result.used.extend((value, path) for value in call.constants)
-    if rule is None:
-        call.leave_whole(_why_no_rule(type(node.operation).__name__))
+    kind = exact_kind_of(node.operation)
+    if kind is None:
+        if type(node.operation).__name__ == "Lambda":
+            why = "runs code that cannot be followed; use keras.ops, or a layer with a kind (autoprune.layer_kind)"
+        else:
+            why = "has no layer kind (autoprune.layer_kind adds one)"
+        call.leave_whole(why)
         return [None] * len(node.outputs)
-    outputs = rule(call)
+    outputs = kind.channels(call)
     outputs = outputs if isinstance(outputs, list) else [outputs] * len(node.outputs)
-    return [_checked(call, tensor, channels) for tensor, channels in zip(node.outputs, outputs, strict=True)]
+    return [_check_count(call, tensor, channels) for tensor, channels in zip(node.outputs, outputs, strict=True)]
 
 
-def _shape_of(value: Any) -> tuple[int, ...]:
-    return tuple(getattr(value, "shape", ()))
-
-
-def _why_no_rule(kind: str) -> str:
-    if kind == "Lambda":
-        return "runs code that cannot be followed; use keras.ops, or a layer with a rule (autoprune.channel_rule)"
-    return "has no channel rule (autoprune.channel_rule adds one)"
-
-
-def _checked(call: Call, tensor: Any, channels: Channels | None) -> Channels | None:
-    """The channels of an output, unless the rule lost count: a constant may lie among them."""
+def _check_count(call: Call, tensor: Any, channels: Channels | None) -> Channels | None:
+    """The channels of an output, unless the kind lost count: a constant may lie among them."""
     if channels is not None and channels.axis == 0:
         call.freeze(f"takes the place of the batch in '{call.path}'", channels.ids)
         return None

@@ -1,4 +1,4 @@
-"""Modules of a user's own, imported because they register layers, channel rules or editors.
+"""Modules of a user's own, imported because they register layers and what is known of them.
 
 A process that is started for such a model finds them where this one found them: `imported` says where.
 """

@@ -19,8 +19,8 @@ class CalibrationData:
     Attributes:
         images: (n, *input shape), as the model takes them, in memory or read as needed; for a model of several inputs
             a list or dict of these.
-        labels: (n,) class numbers or (n, classes) one-hot; None for measures that need none.
-        batch_size: images per batch. The measure `taylor` averages over batches, so its scores depend on it.
+        labels: (n,) class numbers or (n, classes) one-hot; None for criteria that need none.
+        batch_size: images per batch. The criterion `taylor` averages over batches, so its scores depend on it.
 
     Raises:
         PlanError: there is no image, labels and images differ in number, or the batch size is below 1.
@@ -55,14 +55,15 @@ class CalibrationData:
         usable = len(self) // self.batch_size * self.batch_size if whole else 0
         for start in range(0, usable or len(self), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            yield _taken(self.images, batch), None if labels is None else labels[batch]
+            images = keras.tree.map_structure(lambda array, batch=batch: array[batch], self.images)
+            yield images, None if labels is None else labels[batch]
 
 
 def as_calibration(data: Any) -> CalibrationData | None:
     """Calibration data of what a caller gives: `CalibrationData`, a pair `(images, labels)`, images alone, or None.
 
     Raises:
-        PlanError: as for `CalibrationData`.
+        PlanError: there is no image, labels and images differ in number, or the batch size is below 1.
     """
     if data is None or isinstance(data, CalibrationData):
         return data
@@ -71,14 +72,14 @@ def as_calibration(data: Any) -> CalibrationData | None:
     return CalibrationData(data)
 
 
-def drawn(images: np.ndarray | LazyImages, labels: np.ndarray, count: int, seed: int) -> CalibrationData:
+def sample_calibration(images: np.ndarray | LazyImages, labels: np.ndarray, count: int, seed: int) -> CalibrationData:
     """A random subset of a split, the same for the same seed; images that are read as needed stay where they are.
 
     Args:
         images: (n, *input shape).
         labels: (n,) class numbers.
         count: images to draw; all of them when there are no more.
-        seed: of the draw.
+        seed: the same seed draws the same images.
     """
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
     return CalibrationData(part(images, chosen), labels[chosen])
@@ -104,7 +105,3 @@ def check_images(model: Any, data: CalibrationData) -> None:
 def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     known = zip(received, expected, strict=False)
     return len(received) == len(expected) and all(wanted in (None, size) for size, wanted in known)
-
-
-def _taken(images: Any, batch: slice) -> Any:
-    return keras.tree.map_structure(lambda array: array[batch], images)

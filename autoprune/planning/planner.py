@@ -13,7 +13,7 @@ from autoprune.graph import find_groups
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.calibration import as_calibration
-from autoprune.planning.importance import IMPORTANCES, Basis
+from autoprune.planning.importance import IMPORTANCES, ImportanceContext
 from autoprune.planning.ranking import rank_globally
 from autoprune.planning.space import Dimension, SearchSpace, legal_widths
 from autoprune.records import ChannelGroup, Plan
@@ -69,7 +69,7 @@ class Planner:
             raise ModelError(_nothing_prunable(model, self.all_groups))
         self.fingerprint = architecture_fingerprint(model)
         keras_internals.collect_state(model)
-        measure = maker(Basis(model, self.groups, settings, as_calibration(data), seed))
+        measure = maker(ImportanceContext(model, self.groups, settings, as_calibration(data), seed))
         self.scores = {group.name: measure(group) for group in self.groups}
         self.space = SearchSpace(
             [

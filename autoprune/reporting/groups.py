@@ -11,8 +11,8 @@ _WORDS = {
     "produces": "made by",
     "follows": "followed by",
     "consumes": "read by",
-    "sets": "counted by",
-    "holds": "scaled by",
+    "counts": "counted by",
+    "per_channel": "scaled by",
 }
 
 

@@ -34,7 +34,7 @@ class ModelSettings:
         classes: number of classes; by default likewise.
         weights: of a network of `keras.applications`: `imagenet`, a `.weights.h5` file for this very network, or null
             for new ones. It is trained unless they come with a classifier for these classes.
-        modules: Python modules that are imported before a file is loaded, for the layers, channel rules and editors
+        modules: Python modules that are imported before a file is loaded, for the layers and layer kinds
             that they register.
         modules_from: folder that they are looked for in before the import path; null is the working folder.
         safe_mode: refuse files that hold code, as those with a Lambda layer do, which would be run.

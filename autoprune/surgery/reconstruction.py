@@ -16,16 +16,15 @@ import numpy as np
 import scipy.linalg
 
 from autoprune.errors import PlanError
+from autoprune.layers import exact_kind_of
 from autoprune.models import keras_internals
-from autoprune.models.observing import observe_inputs
+from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.calibration import CalibrationData, as_calibration, check_images
 from autoprune.records import Plan, SurgeryReport
 from autoprune.surgery.slicing import slices_for
 from autoprune.surgery.surgeon import Surgeon
 
 logger = logging.getLogger(__name__)
-
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 # A Gram matrix of this many columns takes 300 MiB.
 _LARGEST = 6144
@@ -42,21 +41,22 @@ def apply_with_reconstruction(
 ) -> SurgeryReport:
     """Apply a plan, and fit the kernels of the layers whose inputs shrank to what they gave before.
 
-    For each convolution (not grouped, not depthwise, not transposed) and dense layer that loses inputs, with X the
+    For each convolution (not grouped, not depthwise, not transposed) and dense layer that loses inputs, and each layer
+    whose kind has `patches`, with X the
     patches that it sees in the whole model, split into columns X_K that stay and X_R that go, and its kernel split
     alike, the new kernel is W_K + D with D the least squares solution of X_K D = X_R W_R, that is of
     X_K W' = X W. A ridge holds D small, so that columns that tell nothing keep their weights. Biases and
     batch-norm statistics stay as they are. Only X_K'X_K and X_K'X_R W_R are kept in memory.
 
     Args:
-        surgeon: of the whole model.
-        plan: for that model.
+        surgeon: made for the whole, unpruned model.
+        plan: made for that model.
         images: (n, *input shape) training images or `CalibrationData`, a few hundred; labels are not read.
         positions: output positions per image and layer whose patches count, drawn at random; all when there are
             fewer. The rows of the regression are images times positions: give more than the layers have columns
             (window times inputs that stay) where that is possible.
         ridge: weight of the penalty on D, as a share of the mean diagonal of X_K'X_K.
-        seed: of the draw of positions.
+        seed: which positions are drawn depends on it.
 
     Returns:
         The report of the surgery.
@@ -73,8 +73,8 @@ def apply_with_reconstruction(
             f"images={'None' if data is None else len(data)}, positions={positions}, ridge={ridge}"
         )
     check_images(surgeon.model, data)
-    consumers = _consumers(surgeon, plan, seed)
-    _collect(surgeon.model, consumers, data, positions)
+    consumers = _find_consumers(surgeon, plan, seed)
+    _collect_patches(surgeon.model, consumers, data, positions)
     kernels = [(consumer.variable, consumer.solve(ridge)) for consumer in consumers]
     report = surgeon.apply(plan)
     for variable, kernel in kernels:
@@ -94,7 +94,7 @@ class _Consumer:
         stays: (inputs,) whether an input stays.
         outputs: (outputs,) whether an output stays.
         generator: draws positions.
-        gram: X_K'X_K; 0 until something was seen.
+        gram: X_K'X_K; 0 before any patch.
         moment: X_K'X_R W_R.
     """
 
@@ -121,7 +121,7 @@ class _Consumer:
         """The kernel of some inputs and the outputs that stay, (*window, inputs, outputs)."""
         return self.variable.numpy().astype(np.float64)[..., inputs, :][..., self.outputs]
 
-    def see(self, patches: np.ndarray) -> None:
+    def add(self, patches: np.ndarray) -> None:
         """Add patches, (rows, window, inputs)."""
         kept = patches[..., self.stays].reshape(len(patches), -1)
         target = patches[..., ~self.stays].reshape(len(patches), -1) @ self.lost
@@ -138,7 +138,7 @@ class _Consumer:
         return kernel + scipy.linalg.solve(penalised, self.moment, assume_a="pos").reshape(kernel.shape)
 
 
-def _consumers(surgeon: Surgeon, plan: Plan, seed: int) -> list[_Consumer]:
+def _find_consumers(surgeon: Surgeon, plan: Plan, seed: int) -> list[_Consumer]:
     """Every kernel that can be fitted, in the order of the groups."""
     layers = keras_internals.layers_by_path(surgeon.model)
     holders: dict[int, list[Any]] = {}
@@ -169,70 +169,25 @@ def _consumers(surgeon: Surgeon, plan: Plan, seed: int) -> list[_Consumer]:
 
 
 def _can_be_fitted(layer: Any) -> bool:
-    """The exact classes: a subclass may compute something else."""
-    return type(layer) in (*_CONVOLUTIONS, keras.layers.Dense) and getattr(layer, "groups", 1) == 1
+    """Whether a layer is of a kind that says what it multiplies its kernel with."""
+    kind = exact_kind_of(layer)
+    return kind is not None and kind.has_patches(layer)
 
 
-def _collect(model: Any, consumers: Sequence[_Consumer], data: CalibrationData, positions: int) -> None:
+def _collect_patches(model: Any, consumers: Sequence[_Consumer], data: CalibrationData, positions: int) -> None:
     """Run the whole model once and show each consumer the patches that enter its layers."""
     of_layer = {id(layer): consumer for consumer in consumers for layer in consumer.layers}
 
     def observe(layer: Any, x: Any) -> None:
-        consumer = of_layer[id(layer)]
+        consumer, kind = of_layer[id(layer)], exact_kind_of(layer)
+        limit = len(x) * positions
+
+        def draw(count: int) -> np.ndarray:
+            return np.arange(count) if count <= limit else consumer.generator.choice(count, limit, replace=False)
+
         values = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
-        consumer.see(_patches(layer, values, positions, consumer.generator).astype(np.float64))
+        consumer.add(kind.patches(layer, values, draw).astype(np.float64))
 
     watched = [layer for consumer in consumers for layer in consumer.layers]
     if watched:
         observe_inputs(model, watched, (images for images, _ in data.batches()), observe)
-
-
-def _patches(layer: Any, x: np.ndarray, positions: int, generator: np.random.Generator) -> np.ndarray:
-    """(rows, window, inputs) what a layer multiplies its kernel with, at output positions drawn at random.
-
-    Args:
-        layer: a convolution or dense layer.
-        x: (n, ...) its input.
-        positions: at most this many per image.
-        generator: draws them.
-    """
-    limit = len(x) * positions
-    if isinstance(layer, keras.layers.Dense):
-        rows = x.reshape(-1, x.shape[-1])
-        return rows[_draw(len(rows), limit, generator)][:, None, :]
-    if layer.data_format == "channels_first":
-        x = np.moveaxis(x, 1, -1)
-    spaces = list(zip(x.shape[1:-1], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
-    padding = [_padding(layer.padding, *space) for space in spaces]
-    x = np.pad(x, [(0, 0), *padding, (0, 0)])
-    outputs = [
-        (size + sum(pad) - dilation * (window - 1) - 1) // stride + 1
-        for (size, window, stride, dilation), pad in zip(spaces, padding, strict=True)
-    ]
-    shape = (len(x), *outputs)
-    image, *corner = np.unravel_index(_draw(math.prod(shape), limit, generator), shape)
-    # One axis for the rows, then one per spatial axis: NumPy broadcasts the indices against each other.
-    rank = len(spaces)
-    index = [image.reshape(-1, *[1] * rank)]
-    for axis, (_, window, stride, dilation) in enumerate(spaces):
-        along = [1] * rank
-        along[axis] = window
-        offsets = (np.arange(window) * dilation).reshape(1, *along)
-        index.append((corner[axis] * stride).reshape(-1, *[1] * rank) + offsets)
-    return x[tuple(index)].reshape(len(image), -1, x.shape[-1])
-
-
-def _draw(count: int, limit: int, generator: np.random.Generator) -> np.ndarray:
-    """Indices below `count`: all in order, or `limit` of them at random."""
-    return np.arange(count) if count <= limit else generator.choice(count, limit, replace=False)
-
-
-def _padding(padding: str, size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Zeros that a convolution adds before and behind one spatial axis."""
-    reach = dilation * (window - 1) + 1
-    if padding == "causal":
-        return reach - 1, 0
-    if padding == "valid":
-        return 0, 0
-    total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
-    return total // 2, total - total // 2

@@ -2,13 +2,16 @@
 
 A built model remembers shapes in four places besides its variables: the symbolic tensors of the graph (what
 `summary()` and saving read), the input specs that layers check, the shapes that layers were built with (what
-loading a `.keras` file builds from), and the input layers of nested models.
+loading a `.keras` file builds from), and the input layers of nested models. What else a layer derived is known of its
+kind.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
+from autoprune.layers import exact_kind_of, kind_of
 from autoprune.models import keras_internals
 
 
@@ -25,7 +28,7 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
     """
     changed = set() if changed is None else changed
     own = {id(node) for node in keras_internals.nodes_of(graph)}
-    for node in ordered_calls(graph):
+    for node in list_calls(graph):
         operation = node.operation
         stale = any(id(tensor) in changed for tensor in node.input_tensors)
         if keras_internals.is_graph(operation):
@@ -43,7 +46,15 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
     return changed
 
 
-def ordered_calls(graph: Any) -> list[Any]:
+def update_derived(layers: Iterable[Any]) -> None:
+    """Renew what layers derived from their widths when they were built, as their kinds say."""
+    for layer in layers:
+        kind = exact_kind_of(layer)
+        if kind is not None:
+            kind.update_derived(layer)
+
+
+def list_calls(graph: Any) -> list[Any]:
     """Every call of every operation of a graph, each after the calls whose outputs it reads.
 
     Calls that belong to other models are included: layers added to a Sequential model one by one have been called
@@ -185,35 +196,31 @@ def _refresh_layer(layer: Any, changed: set[int]) -> None:
     elif built_with:
         # Such as `query_shape` and `value_shape`, for arguments `query` and `value`.
         named = dict(zip(keras_internals.call_arguments(layer), args, strict=False)) | kwargs
-        built_with = {name: _shape_of(named.get(name.removesuffix("_shape")), was) for name, was in built_with.items()}
+        tensors = {name: named.get(name.removesuffix("_shape")) for name in built_with}
+        built_with = built_with | {
+            name: tuple(t.shape) for name, t in tensors.items() if isinstance(t, keras.KerasTensor)
+        }
     _set_shapes(layer, first, built_with)
     while isinstance(layer, keras.layers.Wrapper):
-        first = (first[0], *first[2:]) if isinstance(layer, keras.layers.TimeDistributed) else first
+        kind = kind_of(layer)
+        first = first if kind is None else kind.shape_within(first)
         layer = layer.layer
         built_with = keras_internals.build_shapes(layer)
         _set_shapes(layer, first, built_with and dict.fromkeys(built_with, first))
 
 
-def _shape_of(tensor: Any, otherwise: Any) -> Any:
-    """Shape of a symbolic tensor; `otherwise` for an argument that is none."""
-    return tuple(tensor.shape) if isinstance(tensor, keras.KerasTensor) else otherwise
-
-
 def _set_shapes(layer: Any, first: tuple[int | None, ...], built_with: dict[str, Any] | None) -> None:
     """Let a layer expect a first input of this shape, and be built with these shapes when loaded."""
     if isinstance(layer.input_spec, keras.InputSpec) and not keras_internals.is_graph(layer):
-        layer.input_spec = _refreshed_spec(layer.input_spec, first)
+        # The same demands on an input, with the new sizes.
+        spec = layer.input_spec
+        layer.input_spec = keras.InputSpec(
+            dtype=spec.dtype,
+            shape=None if spec.shape is None else first,
+            ndim=spec.ndim,
+            max_ndim=spec.max_ndim,
+            min_ndim=spec.min_ndim,
+            axes={axis: first[axis] for axis in spec.axes} if spec.axes else spec.axes,
+            allow_last_axis_squeeze=spec.allow_last_axis_squeeze,
+        )
     keras_internals.set_build_shapes(layer, built_with)
-
-
-def _refreshed_spec(spec: Any, shape: tuple[int | None, ...]) -> Any:
-    """The same demands on an input, with the new sizes."""
-    return keras.InputSpec(
-        dtype=spec.dtype,
-        shape=None if spec.shape is None else shape,
-        ndim=spec.ndim,
-        max_ndim=spec.max_ndim,
-        min_ndim=spec.min_ndim,
-        axes={axis: shape[axis] for axis in spec.axes} if spec.axes else spec.axes,
-        allow_last_axis_squeeze=spec.allow_last_axis_squeeze,
-    )

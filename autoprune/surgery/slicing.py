@@ -43,10 +43,10 @@ def slices_for(groups: Iterable[ChannelGroup], plan: Plan) -> Slices:
             masks[key] = masks[key] & mask if key in masks else mask
     slices = Slices()
     for (layer, name, axis, role), mask in masks.items():
-        if role == "sets":
+        if role == "counts":
             slices.counts[layer, name, axis] = int(mask.sum())
         else:
-            table = slices.values if role == "holds" else slices.variables
+            table = slices.values if role == "per_channel" else slices.variables
             table.setdefault((layer, name), {})[axis] = mask
     return slices
 

@@ -5,8 +5,7 @@ from typing import Any
 import keras
 
 from autoprune.models import keras_internals
-from autoprune.surgery.editors import edit_derived
-from autoprune.surgery.shapes import calls_outside, ordered_calls
+from autoprune.surgery.shapes import calls_outside, list_calls, update_derived
 
 
 class Snapshot:
@@ -68,7 +67,7 @@ class Snapshot:
             keras_internals.set_batch_shape(layer, shape)
         for tensor, shape in self._tensors:
             keras_internals.set_tensor_shape(tensor, shape)
-        edit_derived(layer for layer, _ in self._built)
+        update_derived(layer for layer, _ in self._built)
         self._restore_optimizer()
         keras_internals.renew_compiled_functions(self._model)
 
@@ -99,7 +98,7 @@ def _remember(variable: Any) -> tuple[Any, Any, Any]:
 def _tensors(graph: Any) -> list[tuple[Any, tuple[int | None, ...]]]:
     """Every symbolic tensor of a graph and its nested graphs, with its shape."""
     found = []
-    for node in ordered_calls(graph):
+    for node in list_calls(graph):
         found += [(tensor, tuple(tensor.shape)) for tensor in node.outputs]
         if keras_internals.is_graph(node.operation):
             found += _tensors(keras_internals.graph_of(node.operation))

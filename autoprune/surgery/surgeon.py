@@ -13,9 +13,8 @@ from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import check_indices
 from autoprune.records import ChannelGroup, Plan, SurgeryReport, VariableChange
 from autoprune.registry import suggestion
-from autoprune.surgery.editors import edit_derived, with_owners
 from autoprune.surgery.optimizer import refresh_optimizer
-from autoprune.surgery.shapes import refresh_outside, refresh_shapes
+from autoprune.surgery.shapes import refresh_outside, refresh_shapes, update_derived
 from autoprune.surgery.slicing import Slices, slices_for, take
 from autoprune.surgery.snapshot import Snapshot
 
@@ -26,7 +25,7 @@ class Surgeon:
     Args:
         model: a built Functional or Sequential model, not yet pruned.
         groups: its channel groups, if they are known already.
-        fingerprint: its architecture's fingerprint, likewise.
+        fingerprint: its architecture's fingerprint, if that is known already.
 
     Raises:
         ModelError: the model has no graph to follow.
@@ -76,7 +75,7 @@ class Surgeon:
             raise
         self._pruned = bool(changes)
         after = self.model.count_params()
-        left = self._left_alone(plan)
+        left = self._find_left_alone(plan)
         return SurgeryReport(tuple(changes), left, before, after, optimizer, tuple(plain), tuple(lost))
 
     @contextmanager
@@ -149,8 +148,8 @@ class Surgeon:
             return [], "none", [], []
         self._set_attributes(slices)
         paths = {path for path, *_ in (*slices.variables, *slices.values, *slices.counts)}
-        edited = with_owners(paths, self._operations)
-        edit_derived(edited.values())
+        edited = self._with_owners(paths)
+        update_derived(edited.values())
         optimizer = refresh_optimizer(self.model, masks)
         touched = {id(operation) for operation in edited.values()}
         graph = keras_internals.graph_of(self.model)
@@ -159,6 +158,21 @@ class Surgeon:
         lost = refresh_outside(graph, changed)
         keras_internals.renew_compiled_functions(self.model)
         return changes, optimizer, plain, lost
+
+    def _with_owners(self, paths: set[str]) -> dict[str, Any]:
+        """The operations at these paths and all that contain them: a wrapper changes with the layer that it wraps.
+
+        A layer that several wrappers share has several paths.
+        """
+        named = {id(self._operations[path]) for path in paths}
+        found = {}
+        for path, operation in self._operations.items():
+            parts = path.split("/") if id(operation) in named else []
+            for end in range(1, len(parts) + 1):
+                owner = "/".join(parts[:end])
+                if owner in self._operations:
+                    found[owner] = self._operations[owner]
+        return found
 
     def _save_by_graph(self, changed: set[int]) -> list[str]:
         """Let models that would be saved by their constructors' arguments, old widths among them, be saved as they are.
@@ -204,7 +218,7 @@ class Surgeon:
             value = count if position < 0 else (*value[:position], count, *value[position + 1 :])
             keras_internals.write_attribute(self._operations[path], name, value)
 
-    def _left_alone(self, plan: Plan) -> dict[str, str]:
+    def _find_left_alone(self, plan: Plan) -> dict[str, str]:
         """For every group of which nothing was removed, why."""
         left = {}
         for group in self.groups:

@@ -29,7 +29,7 @@ from autoprune.comparison.jobs import Job, jobs_of
 from autoprune.comparison.record import FINE_TUNED
 from autoprune.data import load_data
 from autoprune.planning import Planner
-from autoprune.planning.calibration import drawn
+from autoprune.planning.calibration import sample_calibration
 from autoprune.records import CostReport
 from autoprune.reporting.comparison import comparison_tables, verdicts
 from autoprune.reporting.console import CONSOLE
@@ -145,7 +145,7 @@ def begin(settings: CompareSettings) -> None:
     shared = settings.search_settings()
     data = load_data(settings.data, settings.model)
     model = base_model(shared, data, report)
-    sample = drawn(data.train.images, data.train.labels, shared.importance.images, shared.seed)
+    sample = sample_calibration(data.train.images, data.train.labels, shared.importance.images, shared.seed)
     planner = Planner(
         model, importance=shared.importance, constraints=shared.constraints, seed=shared.seed, data=sample
     )

@@ -18,7 +18,7 @@ from autoprune.evaluation.evaluator import plan_key
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.signals import read_signals
-from autoprune.models.observing import observe_inputs
+from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning import Planner, make_plan
 from autoprune.records import Target
 from autoprune.settings import Constraints, EvaluationSettings

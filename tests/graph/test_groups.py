@@ -9,8 +9,8 @@ from keras import layers, ops
 from topologies import TOPOLOGIES, head, made
 
 from autoprune.errors import ModelError
-from autoprune.graph import channel_rule, find_groups
-from autoprune.graph.rules import layers_with_rules, raw_operations_with_rules, registry, rule_for
+from autoprune.graph import find_groups
+from autoprune.layers import exact_kind_of, kind_of, list_kinds
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import apply_plan
@@ -124,15 +124,16 @@ def test_every_group_is_found_once_and_every_size_agrees():
                     assert len(member.channels) == variable.shape[member.axis]
 
 
-def test_every_rule_is_exercised_by_a_topology():
-    """A rule without a topology is a rule without a proof."""
+def test_every_kind_is_exercised_by_a_topology():
+    """A kind without a topology is a kind without a proof."""
     layer_types, raw_names = set(), set()
     for name in TOPOLOGIES:
         for operation in all_operations(made(name)):
             layer_types.add(type(operation))
             raw_names.add(keras_internals.raw_operation_name(operation))
-    assert set(layers_with_rules()) <= layer_types
-    untested = set(raw_operations_with_rules()) - raw_names
+    known = [kind for kind in list_kinds() if isinstance(kind, str) or kind.__module__.startswith("keras.")]
+    assert {kind for kind in known if isinstance(kind, type)} <= layer_types
+    untested = {kind for kind in known if isinstance(kind, str)} - raw_names
     assert untested == set(UNARY) - raw_names, "raw operations are covered by a topology or by the test below"
 
 
@@ -189,7 +190,7 @@ UNARY = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in raw_operations_with_rules() if name in UNARY])
+@pytest.mark.parametrize("name", [name for name in list_kinds() if name in UNARY])
 def test_raw_unary_operation_passes_channels_on(name):
     image = keras.Input((4, 4, 2))
     x = UNARY[name](layers.Conv2D(6, 3, name="a")(image))
@@ -208,7 +209,7 @@ def test_raw_unary_operation_passes_channels_on(name):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(x)), expected, rtol=1e-4, atol=1e-5)
 
 
-# ------------------------------------------------------------------ what has no rule
+# ------------------------------------------------------------------ what has no kind
 
 
 def classifier_with(middle, channels=6):
@@ -223,12 +224,12 @@ def classifier_with(middle, channels=6):
     [
         (
             layers.Lambda(lambda x: x * 2, output_shape=(4, 4, 6)),
-            r"\(Lambda\), which runs code .*autoprune.channel_rule",
+            r"\(Lambda\), which runs code .*autoprune.layer_kind",
         ),
-        (layers.ConvLSTM1D(6, 1, return_sequences=True), r"\(ConvLSTM1D\), which has no channel rule \(autoprune"),
+        (layers.ConvLSTM1D(6, 1, return_sequences=True), r"\(ConvLSTM1D\), which has no layer kind \(autoprune"),
         (
             layers.TimeDistributed(layers.LSTM(6, return_sequences=True)),
-            r"wraps 'lstm' \(LSTM\) without a channel rule",
+            r"wraps 'lstm' \(LSTM\), which has no layer kind",
         ),
         (layers.Activation("softmax"), "activation 'softmax' .* may look across channels"),
         (layers.Softmax(), "which is a softmax across the channels"),
@@ -241,12 +242,12 @@ def classifier_with(middle, channels=6):
         (lambda x: ops.repeat(x, [1, 2, 1, 1, 1, 1], axis=-1), "is repeated one by one"),
         (lambda x: ops.concatenate([x, np.ones((2, 4, 4, 1), "float32")], -1), "is concatenated in .* with a constant"),
         (lambda x: x * np.arange(6, dtype="float32"), "with a tensor whose channels are fixed"),
-        (lambda x: ops.cumsum(x, axis=-1), r"\(Cumsum\), which has no channel rule"),
+        (lambda x: ops.cumsum(x, axis=-1), r"\(Cumsum\), which has no layer kind"),
         (layers.BatchNormalization(axis=1), "on axis 3, but batch normalisation works on axis 1"),
         (lambda x: layers.Permute((3, 1, 2))(x), "on axis 1, but the convolution works on axis 3"),
     ],
 )
-def test_operation_without_a_rule_freezes_what_it_touches(middle, reason):
+def test_operation_without_a_kind_freezes_what_it_touches(middle, reason):
     model = classifier_with(middle)
     groups = {group.name: group for group in find_groups(model)}
     if reason is None:
@@ -310,35 +311,11 @@ class Doubled(layers.Conv2D):
         return super().call(inputs) * 2
 
 
-def test_subclass_of_a_known_layer_has_no_rule():
-    assert rule_for(Doubled(4, 3)) is None
-    assert rule_for(layers.Conv2D(4, 3)) is not None
-
-
-class Factor(layers.Layer):
-    def build(self, input_shape):
-        self.factor = self.add_weight(shape=(input_shape[-1],), initializer="random_normal", name="factor")
-
-    def call(self, inputs):
-        return inputs * self.factor
-
-
-def test_rule_for_a_layer_of_ones_own(monkeypatch):
-    monkeypatch.setattr(registry, "_LAYER_RULES", dict(registry._LAYER_RULES))
-
-    @channel_rule(Factor)
-    def factor(call):
-        (channels,) = call.channels
-        if channels is not None:
-            call.bind("factor", -1, "follows", channels.ids)
-        return channels
-
-    model = classifier_with(Factor())
-    report = apply_plan(model, make_plan(model, 0.5, multiple_of=1))
-    assert {(c.name, c.after) for c in report.changes} >= {("factor", (3,))}
-    assert model(np.zeros((1, 6, 6, 2), "float32")).shape == (1, 5)
-    with pytest.raises(ValueError, match="has a channel rule already"):
-        channel_rule(Factor)(factor)
+def test_how_a_subclass_of_a_known_layer_passes_channels_is_not_known():
+    assert exact_kind_of(Doubled(4, 3)) is None
+    assert exact_kind_of(layers.Conv2D(4, 3)) is kind_of(Doubled(4, 3))
+    groups = {group.name: group for group in find_groups(classifier_with(Doubled(6, 3, name="doubled")))}
+    assert "(Doubled), which has no layer kind" in groups["before"].reason
 
 
 # ------------------------------------------------------------------ models without a graph

@@ -173,11 +173,11 @@ def test_layer_that_is_shared_with_a_wrapper_is_saved_as_it_was_cut(tmp_path):
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (layers.LSTM(6, name="odd"), r"is a layer (LSTM) that has no channel rule (autoprune.channel_rule adds one)"),
-        (layers.Bidirectional(layers.GRU(3), name="odd"), "is a layer (Bidirectional) that has no channel rule"),
+        (layers.LSTM(6, name="odd"), r"is a layer (LSTM) that has no layer kind (autoprune.layer_kind adds one)"),
+        (layers.Bidirectional(layers.GRU(3), name="odd"), "is a layer (Bidirectional) that has no layer kind"),
         (
             layers.TimeDistributed(keras.Sequential([layers.Dense(6)], name="within"), name="odd"),
-            "that wraps 'within' (Sequential) without a channel rule; wrap the layers of that model one by one",
+            "that wraps 'within' (Sequential), which has no layer kind; wrap the layers of that model one by one",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_layer_that_is_left_whole_is_named_once_in_the_report_of_surgery():
     model = keras.Model(entry, layers.Dense(2, name="end")(layers.Dense(16, name="after")(x)))
     assert [group.name for group in autoprune.find_groups(model)] == ["before", "odd", "after", "end"]
     report = autoprune.apply_plan(model, autoprune.make_plan(model, 0.5))
-    assert "is a layer (LSTM) that has no channel rule" in report.left_alone["odd"]
+    assert "is a layer (LSTM) that has no layer kind" in report.left_alone["odd"]
     assert {change.layer for change in report.changes} == {"after", "end"}
 
 

@@ -6,7 +6,7 @@ from keras import layers, ops
 
 @keras.saving.register_keras_serializable("tests")
 class Holder(layers.Layer):
-    """Without a channel rule. It calls the layer that it was given, wherever it keeps it."""
+    """Without a layer kind. It calls the layer that it was given, wherever it keeps it."""
 
     def __init__(self, kept, get=lambda kept: kept, **options):
         super().__init__(**options)

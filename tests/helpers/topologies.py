@@ -1,4 +1,4 @@
-"""Small models that between them hold every layer and raw operation with a channel rule."""
+"""Small models that between them hold every layer and raw operation of a known kind."""
 
 import keras
 import numpy as np

@@ -176,9 +176,12 @@ class Scaled(keras.layers.Layer):
         return x * FACTOR
 
 
-@autoprune.channel_rule(Scaled)
-def scaled(call):
-    return call.channels[0]
+@autoprune.layer_kind(Scaled)
+class ScaledKind(autoprune.LayerKind):
+    flops = 0
+
+    def channels(self, call):
+        return call.channels[0]
 """
 
 
@@ -217,7 +220,7 @@ def test_modules_are_imported_before_the_file_is_loaded(own_file):
     np.testing.assert_array_equal(outputs(model), expected)
     assert sys.path == path
     groups = {group.name: group for group in autoprune.find_groups(model)}
-    assert groups["first"].prunable, "the channel rule in the module was not entered"
+    assert groups["first"].prunable, "the layer kind in the module was not registered"
 
 
 def test_modules_that_cannot_be_imported_are_named(own_file):

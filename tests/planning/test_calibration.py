@@ -11,7 +11,7 @@ from topologies import fitted, head, images_for, made
 from autoprune.errors import DataError, PlanError
 from autoprune.models import keras_internals
 from autoprune.planning import CalibrationData, Planner, make_plan
-from autoprune.planning.calibration import drawn
+from autoprune.planning.calibration import sample_calibration
 from autoprune.surgery import Surgeon, apply_plan
 
 DATA_DRIVEN = ["activation", "apoz", "hrank", "taylor"]
@@ -177,12 +177,12 @@ def test_weights_need_no_data_and_do_not_look_at_them():
 
 def test_drawn_images_keep_their_labels():
     images = np.arange(100, dtype="float32").reshape(100, 1)
-    one, same, other = (drawn(images, np.arange(100), 10, seed) for seed in (0, 0, 1))
+    one, same, other = (sample_calibration(images, np.arange(100), 10, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.images[:, 0], one.labels)
     np.testing.assert_array_equal(same.labels, one.labels)
     assert len(one) == 10
     assert (other.labels != one.labels).any()
-    assert len(drawn(images, np.arange(100), 500, 0)) == 100
+    assert len(sample_calibration(images, np.arange(100), 500, 0)) == 100
 
 
 # ------------------------------------------------------------------ after a removal

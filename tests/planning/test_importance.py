@@ -9,9 +9,10 @@ from places import ROOT
 from topologies import TOPOLOGIES, head, images_for, made
 
 from autoprune.errors import PlanError, SettingsError
+from autoprune.layers import exact_kind_of
 from autoprune.planning import CalibrationData, Planner, make_plan
 from autoprune.planning.importance import IMPORTANCES
-from autoprune.planning.importance.combining import Part, combine
+from autoprune.planning.importance.combining import MemberScores, combine
 from autoprune.settings import ImportanceSettings, from_config
 
 DATA_DRIVEN = {"taylor", "activation", "apoz", "hrank"}
@@ -168,10 +169,7 @@ def test_channels_first_is_read_along_its_own_axis():
 
 @pytest.mark.parametrize("importance", sorted(DATA_DRIVEN - {"taylor"}))
 def test_groups_that_nothing_reads_fall_back_to_l1_and_say_so_once(importance, messages, monkeypatch):
-    from autoprune.planning.importance import activations
-
-    only_convolutions = tuple(entry for entry in activations._READERS if entry[0] is layers.Conv2D)
-    monkeypatch.setattr(activations, "_READERS", only_convolutions)
+    monkeypatch.setattr(exact_kind_of(layers.Dense(1)), "input_variable", "")
     model = made("residual")  # Its last group is read by a dense layer alone.
     scores = Planner(model, importance=importance, data=some_data(model)).scores
     reference = Planner(model, importance="l1").scores
@@ -259,7 +257,7 @@ def test_frozen_layers_have_no_gradients(messages):
 
 def test_positions_of_a_channel_are_averaged_and_those_of_others_left_out():
     settings = ImportanceSettings(normalisation="none")
-    part = Part(np.array([0, 1, -1, 1, 0]), np.array([1.0, 2, 100, 4, 3]))
+    part = MemberScores(np.array([0, 1, -1, 1, 0]), np.array([1.0, 2, 100, 4, 3]))
     np.testing.assert_allclose(combine(2, [part], settings), [2, 3])
 
 
@@ -276,7 +274,10 @@ def test_positions_of_a_channel_are_averaged_and_those_of_others_left_out():
 )
 def test_reduction_and_normalisation(reduction, normalisation, expected):
     # The first member holds channels 0 and 1, the second 0 and 2.
-    parts = [Part(np.array([0, 1]), np.array([1.0, 3])), Part(np.array([-1, 0, 2]), np.array([7.0, 10, 20]))]
+    parts = [
+        MemberScores(np.array([0, 1]), np.array([1.0, 3])),
+        MemberScores(np.array([-1, 0, 2]), np.array([7.0, 10, 20])),
+    ]
     settings = ImportanceSettings(reduction=reduction, normalisation=normalisation)
     np.testing.assert_allclose(combine(3, parts, settings), expected)
 
@@ -284,7 +285,7 @@ def test_reduction_and_normalisation(reduction, normalisation, expected):
 def test_layers_of_nothing_but_zeros_score_zero():
     for normalisation in ("mean", "max", "sum", "none"):
         settings = ImportanceSettings(normalisation=normalisation)
-        np.testing.assert_array_equal(combine(2, [Part(np.arange(2), np.zeros(2))], settings), [0, 0])
+        np.testing.assert_array_equal(combine(2, [MemberScores(np.arange(2), np.zeros(2))], settings), [0, 0])
 
 
 def test_reduction_settings_reach_the_measure():

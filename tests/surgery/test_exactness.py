@@ -7,6 +7,7 @@ from oracle import kept_by_layer, outputs_of, zeroed_outputs
 from plans import uneven_plan
 from topologies import TOPOLOGIES, fitted, images_for, made
 
+from autoprune.cost.flops import flops_per_layer
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan
@@ -107,6 +108,7 @@ def test_everything_derived_from_shapes_is_up_to_date(name):
     assert rebuilt.count_params() == model.count_params()
     assert [tuple(w.shape) for w in rebuilt.weights] == [tuple(w.shape) for w in model.weights]
     assert text_of(rebuilt) == text_of(model)
+    assert flops_per_layer(rebuilt) == flops_per_layer(model)
     for ours, theirs in zip(model.layers, rebuilt.layers, strict=True):
         assert ours.get_build_config() == theirs.get_build_config(), ours.name
         ours_axes = getattr(ours.input_spec, "axes", None)

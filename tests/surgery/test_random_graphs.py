@@ -140,14 +140,14 @@ def shared_with_frames(x, y, channels):
 
 
 def held(x, y, channels):
-    """A convolution that is called directly and by a layer without a channel rule."""
+    """A convolution that is called directly and by a layer without a layer kind."""
     layer = layers.Conv2D(channels, 3, padding="same")
     # Keras takes a product with a number for sparse and calls no convolution on it; an activation ends that.
     return layers.Concatenate()([layer(x), Holder(layer)(layers.Activation("linear")(y))])
 
 
 def decoded(x, y, channels):
-    """A kernel that is read by a layer without a channel rule as well."""
+    """A kernel that is read by a layer without a layer kind as well."""
     layer = layers.Dense(channels)
     code = layer(x)
     return layers.Concatenate()([code, Transposed(layer)(ops.tanh(code))])

@@ -9,7 +9,7 @@ from autoprune.settings import ImportanceSettings
 _SCALES = {"mean": np.mean, "max": np.max, "sum": np.sum}
 
 
-class Part(NamedTuple):
+class MemberScores(NamedTuple):
     """What one member says.
 
     Attributes:
@@ -21,15 +21,15 @@ class Part(NamedTuple):
     scores: np.ndarray
 
 
-def per_channel(size: int, part: Part) -> np.ndarray:
+def average_positions(size: int, member: MemberScores) -> np.ndarray:
     """(size,) the mean score of the positions of each channel; NaN for a channel that has no position."""
-    held = part.channels >= 0
-    counts = np.bincount(part.channels[held], minlength=size)
-    sums = np.bincount(part.channels[held], weights=part.scores[held], minlength=size)
+    held = member.channels >= 0
+    counts = np.bincount(member.channels[held], minlength=size)
+    sums = np.bincount(member.channels[held], weights=member.scores[held], minlength=size)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def normalised(scores: np.ndarray, normalisation: str) -> np.ndarray:
+def normalise(scores: np.ndarray, normalisation: str) -> np.ndarray:
     """Scores divided by their mean, maximum or sum, NaN left out; as they are for `none`, or when that is 0.
 
     Dividing keeps the ranking within the member. It makes members comparable: without it a layer with large weights
@@ -42,13 +42,13 @@ def normalised(scores: np.ndarray, normalisation: str) -> np.ndarray:
     return scores / scale if scale > 0 else scores
 
 
-def combine(size: int, parts: list[Part], settings: ImportanceSettings) -> np.ndarray:
+def combine(size: int, members: list[MemberScores], settings: ImportanceSettings) -> np.ndarray:
     """(size,) normalises each member's scores and reduces them over the members that hold a channel.
 
     The reduction `first` takes the first member, in data-flow order, that holds the channel. A channel that no member
     holds gets 0.
     """
-    rows = np.stack([normalised(per_channel(size, part), settings.normalisation) for part in parts])
+    rows = np.stack([normalise(average_positions(size, member), settings.normalisation) for member in members])
     held = ~np.isnan(rows)
     if settings.reduction == "first":
         return np.where(held.any(0), np.nan_to_num(rows)[held.argmax(0), np.arange(size)], 0.0)
@@ -57,9 +57,9 @@ def combine(size: int, parts: list[Part], settings: ImportanceSettings) -> np.nd
     return np.nan_to_num(rows).sum(0) / np.maximum(held.sum(0), 1)
 
 
-def covers(size: int, parts: list[Part]) -> bool:
+def covers(size: int, members: list[MemberScores]) -> bool:
     """Whether the members between them hold every channel."""
     held = np.zeros(size + 1, bool)
-    for part in parts:
-        held[part.channels] = True
+    for member in members:
+        held[member.channels] = True
     return bool(held[:size].all())

@@ -4,8 +4,8 @@ import logging
 
 import numpy as np
 
-from autoprune.planning.importance.basis import IMPORTANCES, Basis, Measure
-from autoprune.planning.importance.combining import Part
+from autoprune.planning.importance.combining import MemberScores
+from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
 from autoprune.planning.importance.gradients import gradients_per_batch
 from autoprune.planning.importance.weights import l1
 from autoprune.records import ChannelGroup, Member
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 @IMPORTANCES.add("taylor")
-def taylor(basis: Basis) -> Measure:
+def taylor(context: ImportanceContext) -> Criterion:
     """First-order Taylor expansion of the loss (Molchanov et al., 2019, arXiv 1906.10771, equation 8).
 
     For each batch the square of the sum, over all parameters that make or follow the channel in any layer of the
@@ -22,17 +22,17 @@ def taylor(basis: Basis) -> Measure:
     are summed before squaring and the setting `reduction` is not used. Frozen layers give no gradients: a group
     without trainable parameters is ranked by `l1`, with a warning.
     """
-    data = basis.calibration(labels=True)
-    members = {group.name: [m for m in group.members if _counts(basis, m)] for group in basis.groups}
-    needed = {id(v): v for of_group in members.values() for v in map(basis.variable, of_group)}
+    data = context.calibration(labels=True)
+    members = {group.name: [m for m in group.members if _is_trained(context, m)] for group in context.groups}
+    needed = {id(v): v for of_group in members.values() for v in map(context.variable, of_group)}
     weights = {key: variable.numpy().astype(np.float64) for key, variable in needed.items()}
-    totals = {group.name: np.zeros(group.size) for group in basis.groups}
+    totals = {group.name: np.zeros(group.size) for group in context.groups}
     batches = 0
-    for gradients in gradients_per_batch(basis.model, list(needed.values()), data):
+    for gradients in gradients_per_batch(context.model, list(needed.values()), data):
         batches += 1
         changes = {key: gradient * weights[key] for key, gradient in zip(needed, gradients, strict=True)}
-        for group in basis.groups:
-            totals[group.name] += np.square(_change(basis, group, members[group.name], changes))
+        for group in context.groups:
+            totals[group.name] += np.square(_sum_changes(context, group, members[group.name], changes))
     frozen = [name for name, of_group in members.items() if not of_group]
     if frozen:
         logger.warning(
@@ -40,25 +40,27 @@ def taylor(basis: Basis) -> Measure:
             "instead. Set `trainable = True` on the layers to score them.",
             ", ".join(f"'{name}'" for name in frozen),
         )
-    fallback = l1(basis)
+    fallback = l1(context)
     scores = {name: total / batches for name, total in totals.items()}
-    whole = {group.name: Part(np.arange(group.size), scores[group.name]) for group in basis.groups}
-    return lambda g: fallback(g) if g.name in frozen else basis.combine(g, [whole[g.name]])
+    whole = {group.name: MemberScores(np.arange(group.size), scores[group.name]) for group in context.groups}
+    return lambda g: fallback(g) if g.name in frozen else context.combine(g, [whole[g.name]])
 
 
-def _counts(basis: Basis, member: Member) -> bool:
+def _is_trained(context: ImportanceContext, member: Member) -> bool:
     """Whether the member holds parameters of the channels that training would change."""
     if member.role not in ("produces", "follows"):
         return False
-    variable = basis.variable(member)
-    return any(variable is trainable for trainable in basis.layers[member.layer].trainable_variables)
+    variable = context.variable(member)
+    return any(variable is trainable for trainable in context.layers[member.layer].trainable_variables)
 
 
-def _change(basis: Basis, group: ChannelGroup, members: list[Member], changes: dict[int, np.ndarray]) -> np.ndarray:
+def _sum_changes(
+    context: ImportanceContext, group: ChannelGroup, members: list[Member], changes: dict[int, np.ndarray]
+) -> np.ndarray:
     """(size,) sum of gradient times weight over each channel's parameters."""
     total = np.zeros(group.size)
     for member in members:
-        products = np.moveaxis(changes[id(basis.variable(member))], member.axis, 0)
+        products = np.moveaxis(changes[id(context.variable(member))], member.axis, 0)
         held = member.channels >= 0
         np.add.at(total, member.channels[held], products.reshape(len(products), -1).sum(1)[held])
     return total

@@ -1,4 +1,4 @@
-"""Measures that look at the weights alone.
+"""Criteria that look at the weights alone.
 
 A filter is what a kernel holds for one position of its output axis. Each layer that produces channels of the group
 gives its filters' scores; the settings say how they are normalised and brought together.
@@ -10,34 +10,33 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from autoprune.planning.importance.basis import IMPORTANCES, Basis, Measure
-from autoprune.planning.importance.combining import Part, covers
-from autoprune.records import ChannelGroup, Member
+from autoprune.planning.importance.combining import MemberScores, covers
+from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
+from autoprune.records import ChannelGroup
 
 
-def _of_filters(basis: Basis, score: Callable[[np.ndarray, int], np.ndarray]) -> Measure:
-    """The measure that scores each producing layer's filters, which lie along an axis of an array, by a function."""
+def _score_filters(context: ImportanceContext, score: Callable[[np.ndarray, int], np.ndarray]) -> Criterion:
+    """The criterion that scores each producing layer's filters, which lie along an axis of an array, by a function."""
 
-    def measure(group: ChannelGroup) -> np.ndarray:
-        parts = []
-        for member in group.members:
-            if member.role == "produces":
-                parts.append(Part(member.channels, score(basis.value(member), member.axis)))
-        return basis.combine(group, parts)
+    def criterion(group: ChannelGroup) -> np.ndarray:
+        makers = [member for member in group.members if member.role == "produces"]
+        return context.combine(
+            group, [MemberScores(member.channels, score(context.value(member), member.axis)) for member in makers]
+        )
 
-    return measure
+    return criterion
 
 
 @IMPORTANCES.add("l1")
-def l1(basis: Basis) -> Measure:
+def l1(context: ImportanceContext) -> Criterion:
     """Sum of absolute weights of the filter that makes the channel (Li et al., 2017, arXiv 1608.08710)."""
-    return _of_filters(basis, lambda value, axis: _sums(np.abs, value, axis))
+    return _score_filters(context, lambda value, axis: _sums(np.abs, value, axis))
 
 
 @IMPORTANCES.add("l2")
-def l2(basis: Basis) -> Measure:
+def l2(context: ImportanceContext) -> Criterion:
     """Euclidean norm of the filter that makes the channel (He et al., 2018, arXiv 1808.06866)."""
-    return _of_filters(basis, lambda value, axis: np.sqrt(_sums_of_squares(value, axis)))
+    return _score_filters(context, lambda value, axis: np.sqrt(_sums_of_squares(value, axis)))
 
 
 def _sums(function: Callable[[np.ndarray], np.ndarray], value: np.ndarray, axis: int) -> np.ndarray:
@@ -56,13 +55,13 @@ def _sums_of_squares(value: np.ndarray, axis: int) -> np.ndarray:
 
 
 @IMPORTANCES.add("fpgm")
-def fpgm(basis: Basis) -> Measure:
+def fpgm(context: ImportanceContext) -> Criterion:
     """Sum of the Euclidean distances of a filter to all others of its layer (He et al., 2019, arXiv 1811.00250).
 
     The lowest lie nearest to the geometric median: the others can stand in for them. The sum is over the whole layer,
     filters of other groups included.
     """
-    return _of_filters(basis, _sums_of_distances)
+    return _score_filters(context, _sums_of_distances)
 
 
 def _sums_of_distances(value: np.ndarray, axis: int) -> np.ndarray:
@@ -76,7 +75,7 @@ def _sums_of_distances(value: np.ndarray, axis: int) -> np.ndarray:
 
 
 @IMPORTANCES.add("lamp")
-def lamp(basis: Basis) -> Measure:
+def lamp(context: ImportanceContext) -> Criterion:
     """Layer-adaptive magnitude of whole filters (after Lee et al., 2021, arXiv 2010.07611, which scores weights).
 
     The squared Euclidean norm of a filter, divided by the sum of the squared norms of all filters of its layer that
@@ -84,7 +83,7 @@ def lamp(basis: Basis) -> Measure:
     ranks as `l2` does; between layers it differs, so that it matters for a global ranking, with
     `normalisation="none"`.
     """
-    return _of_filters(basis, _lamp)
+    return _score_filters(context, _lamp)
 
 
 def _lamp(value: np.ndarray, axis: int) -> np.ndarray:
@@ -95,29 +94,26 @@ def _lamp(value: np.ndarray, axis: int) -> np.ndarray:
 
 
 @IMPORTANCES.add("bn_gamma")
-def bn_gamma(basis: Basis) -> Measure:
+def bn_gamma(context: ImportanceContext) -> Criterion:
     """Absolute batch-norm scale of the channel (Liu et al., 2017, arXiv 1708.06519).
 
     A group whose channels do not all pass a batch norm with a scale is scored by `l1`.
     """
-    fallback = l1(basis)
+    fallback = l1(context)
+    norms = {name for name, layer in context.layers.items() if isinstance(layer, keras.layers.BatchNormalization)}
 
-    def measure(group: ChannelGroup) -> np.ndarray:
-        scales = [m for m in group.members if m.name == "gamma" and _is_batch_norm(basis, m)]
-        parts = [Part(member.channels, np.abs(basis.value(member))) for member in scales]
-        return basis.combine(group, parts) if covers(group.size, parts) else fallback(group)
+    def criterion(group: ChannelGroup) -> np.ndarray:
+        scales = [member for member in group.members if member.name == "gamma" and member.layer in norms]
+        members = [MemberScores(member.channels, np.abs(context.value(member))) for member in scales]
+        return context.combine(group, members) if covers(group.size, members) else fallback(group)
 
-    return measure
-
-
-def _is_batch_norm(basis: Basis, member: Member) -> bool:
-    return isinstance(basis.layers[member.layer], keras.layers.BatchNormalization)
+    return criterion
 
 
 @IMPORTANCES.add("random")
-def random(basis: Basis) -> Measure:
-    """Uniform noise: the control that every other measure must beat (Mittal et al., 2018, arXiv 1801.10447).
+def random(context: ImportanceContext) -> Criterion:
+    """Uniform noise: the control that every other criterion must beat (Mittal et al., 2018, arXiv 1801.10447).
 
     Depends on the seed and the group's name alone.
     """
-    return lambda group: np.random.default_rng([basis.seed, zlib.crc32(group.name.encode())]).random(group.size)
+    return lambda group: np.random.default_rng([context.seed, zlib.crc32(group.name.encode())]).random(group.size)

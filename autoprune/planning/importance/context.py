@@ -1,8 +1,8 @@
-"""What every measure is made from, and the table of measures.
+"""What every criterion is made from, and the registry of criteria.
 
-A measure is a function from a group to one score per channel; the lowest go first. It is made once for a model, by a
-maker that is registered under the measure's name: a maker of a data-driven measure runs the model there, for all
-groups at once.
+A criterion is a function from a group to one score per channel; channels with the lowest go first. It is made once for
+a model, by a factory that is registered under the criterion's name: the factory of a data-driven criterion runs the
+model there, for all groups at once.
 """
 
 from collections.abc import Callable
@@ -15,22 +15,22 @@ import numpy as np
 from autoprune.errors import PlanError
 from autoprune.models import keras_internals
 from autoprune.planning.calibration import CalibrationData, check_images
-from autoprune.planning.importance.combining import Part, combine
+from autoprune.planning.importance.combining import MemberScores, combine
 from autoprune.records import ChannelGroup, Member
 from autoprune.registry import Registry
 from autoprune.settings import ImportanceSettings
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
-    """What a maker may look at.
+class ImportanceContext:
+    """What the factory of a criterion may look at.
 
     Attributes:
-        model: the model; measures leave it as it is.
+        model: the model; criteria leave it as it is.
         groups: the prunable groups.
         settings: how the members of a group are brought together.
         data: calibration data, or None.
-        seed: for measures that draw random numbers.
+        seed: for criteria that draw random numbers.
     """
 
     model: Any
@@ -52,15 +52,15 @@ class Basis:
         """Its value, to be read only, as exact as it is stored: sums of it need `dtype=float64`."""
         return keras_internals.array_of(self.variable(member))
 
-    def combine(self, group: ChannelGroup, parts: list[Part]) -> np.ndarray:
+    def combine(self, group: ChannelGroup, members: list[MemberScores]) -> np.ndarray:
         """(size of the group,) the scores of several members brought together as the settings say."""
-        return combine(group.size, parts, self.settings)
+        return combine(group.size, members, self.settings)
 
     def calibration(self, *, labels: bool = False) -> CalibrationData:
         """The calibration data.
 
         Args:
-            labels: whether the measure needs labels.
+            labels: whether the criterion needs labels.
 
         Raises:
             PlanError: there are none; the message says what to give.
@@ -77,7 +77,7 @@ class Basis:
         return self.data
 
 
-Measure = Callable[[ChannelGroup], np.ndarray]
-Maker = Callable[[Basis], Measure]
+Criterion = Callable[[ChannelGroup], np.ndarray]
+CriterionFactory = Callable[[ImportanceContext], Criterion]
 
-IMPORTANCES: Registry[Maker] = Registry("importance")
+IMPORTANCES: Registry[CriterionFactory] = Registry("importance")

@@ -1,15 +1,17 @@
-"""Questions that several rules ask."""
+"""Questions that several kinds ask of a call, and what several note in the same way."""
 
 import functools
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
-from autoprune.graph.channels import Channels
-from autoprune.graph.trace import Call
+from autoprune.layers.call import Call
+from autoprune.layers.channels import Channels
+from autoprune.models import keras_internals
 
 # Functions that treat every number by itself, so that removing a channel changes no other, by their names in any of
 # these places.
@@ -27,11 +29,6 @@ _PLACES = (
 ELEMENTWISE_LAYERS = (keras.layers.ELU, keras.layers.LeakyReLU, keras.layers.ReLU)
 
 
-def channel_axis(layer: Any, rank: int) -> int:
-    """The axis that a layer with a `data_format` takes for the channels of a tensor of this rank."""
-    return 1 if layer.data_format == "channels_first" else rank - 1
-
-
 def mixes_channels(activation: Any) -> str:
     """Name of an activation that looks across channels (softmax) or is unknown; empty when it is elementwise."""
     if activation is None:
@@ -41,17 +38,14 @@ def mixes_channels(activation: Any) -> str:
     if isinstance(activation, keras.Layer):
         # By its class and not its name, which is the user's; a layer with weights of its own is none of these.
         return "" if type(activation) in ELEMENTWISE_LAYERS else type(activation).__name__
-    if any(getattr(place, name, None) is activation for place in _places() for name in ELEMENTWISE_FUNCTIONS):
-        return ""
+    # Of the backends those that are loaded: a function of another one cannot be here.
+    for root, *inner in (path.split(".") for path in _PLACES):
+        if root not in sys.modules:
+            continue
+        place = functools.reduce(lambda found, name: getattr(found, name, None), inner, sys.modules[root])
+        if any(getattr(place, name, None) is activation for name in ELEMENTWISE_FUNCTIONS):
+            return ""
     return str(getattr(activation, "__name__", type(activation).__name__))
-
-
-def _places() -> Iterator[Any]:
-    """Keras's namespaces, and those of the backends that are loaded: a function of another one cannot be here."""
-    for path in _PLACES:
-        root, *inner = path.split(".")
-        if root in sys.modules:
-            yield functools.reduce(lambda place, name: getattr(place, name, None), inner, sys.modules[root])
 
 
 def check_activation(call: Call, output: Channels) -> Channels:
@@ -109,3 +103,38 @@ def couple_runs(call: Call, ids: np.ndarray, runs: int) -> np.ndarray:
     for column in range(1, rows.shape[1]):
         call.equate(rows[:, 0], rows[:, column])
     return rows[:, 0]
+
+
+def is_left_whole(call: Call) -> bool:
+    """Whether this instance of a layer cannot be pruned; the call is told why."""
+    layer = call.operation
+    if getattr(layer, "lora_enabled", False):
+        call.leave_whole("has LoRA weights")
+        return True
+    if layer.quantization_mode is not None:
+        call.leave_whole(f"is quantised ({layer.quantization_mode})")
+        return True
+    return False
+
+
+def consume(call: Call, variable: str, axis: int, channels: Channels | None) -> None:
+    """Bind the input axis of a kernel; an input nothing of which can be removed fixes it."""
+    if channels is not None:
+        call.bind(variable, axis, "consumes", channels.ids)
+        return
+    size = keras_internals.layer_variable(call.operation, variable).shape[axis]
+    call.bind(variable, axis, "consumes", call.new_fixed(size, f"is read by '{call.path}' from a fixed input"))
+
+
+def produce(call: Call, variable: str, axis: int, attribute: str) -> np.ndarray:
+    """Bind the output axis of a kernel with the bias and the attribute that counts it; returns the numbers."""
+    ids = call.bind(variable, axis, "produces")
+    if call.operation.use_bias:
+        call.bind("bias", 0, "follows", ids)
+    call.bind_attribute(attribute, ids)
+    return ids
+
+
+def count_weights(layer: Any, variable: str = "kernel") -> int:
+    """Number of weights of a kernel."""
+    return math.prod(keras_internals.layer_variable(layer, variable).shape)

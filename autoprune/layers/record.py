@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoprune.graph.channels import ChannelTable
+from autoprune.layers.channels import ChannelTable
 from autoprune.models import keras_internals
 from autoprune.records import Role
 
 if TYPE_CHECKING:
-    from autoprune.graph.trace import Call
+    from autoprune.layers.call import Call
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,5 +90,5 @@ class Trace:
                 shared[operation] = set().union(*(self.carried_by[key] for key in found))
             unfollowed = shared[operation] - call.bound_keys
             for slot in [slot for key, slot in self.carried.items() if key in unfollowed] if unfollowed else ():
-                reason = f"is on the {slot.name} of '{slot.layer}', which is shared with {call.sharer()}"
+                reason = f"is on the {slot.name} of '{slot.layer}', which is shared with {call.describe_sharing()}"
                 self.table.freeze(slot.ids, reason)

@@ -22,15 +22,15 @@ def observe_inputs(model: Any, layers: Iterable[Any], batches: Iterable[Any], ob
             dtype.
     """
 
-    def watched(layer: Any) -> Callable[..., Any]:
-        original = layer.call
+    def with_hook(layer: Any) -> Callable[..., Any]:
+        original, first = layer.call, keras_internals.call_arguments(layer)[0]
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            observe(layer, args[0] if args else kwargs["inputs"])
+            observe(layer, args[0] if args else kwargs[first])
             return original(*args, **kwargs)
 
         return call
 
-    with keras_internals.overridden("call", {layer: watched(layer) for layer in layers}):
+    with keras_internals.overridden("call", {layer: with_hook(layer) for layer in layers}):
         for batch in batches:
             keras_internals.run_on(model, batch)
