@@ -22,9 +22,10 @@ COMMANDS = {
     "measure",
     "cli",
     "options",
+    "option_help",
     "resuming",
 }
-HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"__main__", "resuming"}}
+HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"__main__", "option_help", "resuming"}}
 FRAMEWORK_HOMES = {
     "autoprune/cost/worker.py",
     "autoprune/cost/programs.py",

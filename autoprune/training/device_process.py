@@ -17,7 +17,7 @@ from autoprune.cost.compiler import without_training
 from autoprune.cost.process import import_path, last_words, spawned
 from autoprune.cost.rebuilding import with_dtype
 from autoprune.models import keras_internals
-from autoprune.settings.finetuning import RuntimeSettings
+from autoprune.settings.runtime import RuntimeSettings
 from autoprune.training.checkpoints import CheckpointError
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
 
