@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields, is_dataclass
 
+import option_tables
 import pytest
 from omegaconf import OmegaConf
 from places import ROOT
@@ -105,3 +106,10 @@ def test_an_option_that_the_chosen_entry_does_not_read_is_refused(command, given
 def test_an_experiment_counts_as_a_choice():
     assert check_overrides("compare", ["experiment=fashion_small", "data.dir=x"]) == ""
     assert "data=digits does not read it" in check_overrides("compare", ["data.dir=x"])
+
+
+def test_the_tables_in_the_documentation_are_those_of_the_settings_classes():
+    _, _, rest = option_tables.FILE.read_text().partition(option_tables.BEGIN)
+    assert rest.partition(option_tables.END)[0].strip() == option_tables.render().strip(), (
+        "run tests/helpers/option_tables.py"
+    )
