@@ -1,4 +1,4 @@
-"""Writes the tables of options in `conf/README.md` from the settings classes: `python tests/helpers/option_tables.py`."""
+"""Writes the tables of options in `conf/README.md`: `python tests/helpers/option_tables.py`."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -36,9 +36,8 @@ def render() -> str:
         lines.append(_table(options.values(), notes))
         sections.append("\n".join(lines))
     for command, options in own.items():
-        sections.append(
-            f"### python -m autoprune.{command}\n\n{ABOUT[command][0].upper()}{ABOUT[command][1:]}.\n\n{_table(options, {})}"
-        )
+        about = ABOUT[command][0].upper() + ABOUT[command][1:]
+        sections.append(f"### python -m autoprune.{command}\n\n{about}.\n\n{_table(options, {})}")
     return "\n\n".join(sections) + "\n"
 
 
