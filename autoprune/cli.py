@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from autoprune import __version__
 from autoprune.errors import AutopruneError
+from autoprune.option_help import describe_command
 from autoprune.options import checked, hydra_words
 from autoprune.reporting import interrupts
 from autoprune.reporting.run_folder import RunFolder
@@ -49,8 +50,8 @@ ABOUT = {
     "compare": "searchers, budgets and seeds against each other, with statistics",
 }
 _NOT_RESUMED = ("export", "measure")
-# What ends in one of these answers to help is over before anything slow is imported.
-_TELLING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i")
+# What Hydra answers from the config alone, before anything slow is imported.
+_TELLING = ("--hydra-help", "--cfg", "-c", "--info", "-i")
 # What the machine refuses. Libraries turn such errors into others of their own, which keep the words.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR)
 _REFUSING = (
@@ -86,7 +87,9 @@ def run_command(command: str) -> int:
         sys.argv[1:] = checked(command, arguments)
         # Hydra tells of an error itself, and ends, unless it is asked for the whole of it.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        if any(argument.split("=")[0] in _TELLING for argument in arguments):
+        if {"--help", "-h"} & set(arguments):
+            sys.stdout.write(describe_command(command, ABOUT[command], sys.argv[1:]))
+        elif any(argument.split("=")[0] in _TELLING for argument in arguments):
             _tell(command)
         else:
             importlib.import_module("autoprune.quiet")

@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
 import dataclasses
 import functools
-import importlib.resources
 import json
 import time
 from collections.abc import Sequence
@@ -160,8 +159,7 @@ def _overlay(theirs: P, ours: P, name: str, said: Sequence[str]) -> P:
 
 def _recipe_changes(training: TrainingSettings) -> list[str]:
     """Fields in which a recipe differs from the default one."""
-    default = importlib.resources.files("autoprune.conf").joinpath("training", "default.yaml").read_text()
-    usual = from_config(OmegaConf.create(default), TrainingSettings)
+    usual = TrainingSettings()
     names = [field.name for field in dataclasses.fields(training)]
     return [name for name in names if getattr(training, name) != getattr(usual, name)]
 

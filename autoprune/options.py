@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from autoprune.errors import SettingsError
@@ -25,6 +26,7 @@ from autoprune.settings import (
     from_config,
 )
 from autoprune.settings.extras import extra
+from autoprune.settings.options import default_values, unread_options
 
 SCHEMAS: Mapping[str, type] = {
     "search": SearchSettings,
@@ -35,6 +37,10 @@ SCHEMAS: Mapping[str, type] = {
     "export": ExportSettings,
     "measure": MeasureSettings,
 }
+# Every root config of `conf/` starts from the defaults of its settings class.
+for _command, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(_command, default_values(_schema), group="options", package="_global_")
+
 # Options whose value is a file or a folder; the last two may be lists of them.
 _PATHS = ("data.path", "data.dir", "policy", "run", "plan", "teacher", "resume", "model.weights")
 _PATHS += ("hydra.run.dir", "hydra.sweep.dir", "model.path", "models")
@@ -71,8 +77,7 @@ def _check_values(command: str, overrides: Sequence[str]) -> None:
         SettingsError: Hydra cannot read an option, or a value cannot be.
     """
     try:
-        with initialize_config_module("autoprune.conf", version_base="1.3"):
-            config = compose(command, overrides=list(overrides))
+        config, _ = compose_command(command, overrides)
     except HydraException as error:
         raise SettingsError(hydra_words(error)) from error
     if OmegaConf.select(config, "resume") is not None:
@@ -170,12 +175,13 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
     """A message for the first name that the command does not have, or an experiment that is for another command."""
     chosen = {key: value for key, value in choices if key in groups}
     try:
-        with initialize_config_module("autoprune.conf", version_base="1.3"):
-            own = compose(command)
-            for key in chosen:
-                if key not in own and key != "experiment":
-                    return f"There is no option '{key}'. {_near(key, _keys(own))}"
-            config = compose(command, overrides=[f"{key}={value}" for key, value in chosen.items()]) if chosen else own
+        own, entries = compose_command(command)
+        for key in chosen:
+            if key not in own and key != "experiment":
+                return f"There is no option '{key}'. {_near(key, _keys(own))}"
+        config = own
+        if chosen:
+            config, entries = compose_command(command, [f"{key}={value}" for key, value in chosen.items()])
     except HydraException:
         return ""  # Whatever it is, Hydra says it better in its own words.
     beyond, experiment = [key for key in config if key not in own], chosen.get("experiment")
@@ -190,7 +196,34 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
             if any(key.startswith(f"{free}.") for free in ("agent.options",)):
                 return f"'{key}' is not set yet: write +{key}=..."
             return f"There is no option '{key}'. {_near(key, known)}"
+    return _unread_option(command, choices, entries)
+
+
+def _unread_option(command: str, choices: Sequence[tuple[str, str]], entries: Mapping[str, str]) -> str:
+    """A message for the first option that the chosen entry of its config group does not read."""
+    unread = unread_options(SCHEMAS[command], entries)
+    for key, value in choices:
+        if key in unread and value != "null":
+            group, others = unread[key].group, " or ".join(unread[key].only)
+            wanted = f"given with {group}={others}" if others else "left out"
+            return f"{key} must be {wanted}; {group}={entries[group]} does not read it. Received: {value}"
     return ""
+
+
+def compose_command(command: str, overrides: Sequence[str] = ()) -> tuple[DictConfig, dict[str, str]]:
+    """The config of a command, and the chosen entry of each of its config groups, empty for none.
+
+    Raises:
+        HydraException: Hydra cannot read an option.
+    """
+    with initialize_config_module("autoprune.conf", version_base="1.3"):
+        config = compose(command, overrides=list(overrides), return_hydra_config=True)
+    choices = config.hydra.runtime.choices.items()
+    entries = {group: entry or "" for group, entry in choices if not group.startswith("hydra")}
+    OmegaConf.set_readonly(config, False)
+    with open_dict(config):
+        del config["hydra"]
+    return config, entries
 
 
 def config_groups() -> dict[str, list[str]]:

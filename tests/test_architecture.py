@@ -8,7 +8,19 @@ import pytest
 from places import ROOT
 
 FLOW = (
-    *("errors", "registry", "records", "settings", "workers", "models", "data", "layers", "graph", "planning", "surgery"),
+    *(
+        "errors",
+        "registry",
+        "records",
+        "settings",
+        "workers",
+        "models",
+        "data",
+        "layers",
+        "graph",
+        "planning",
+        "surgery",
+    ),
     *("cost", "evaluation", "searchers", "training", "comparison", "reporting", "envs", "rl", "session", "commands"),
 )
 COMMANDS = {
@@ -22,9 +34,10 @@ COMMANDS = {
     "measure",
     "cli",
     "options",
+    "option_help",
     "resuming",
 }
-HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"__main__", "resuming"}}
+HYDRA_HOMES = {f"autoprune/{name}.py" for name in COMMANDS - {"__main__", "option_help", "resuming"}}
 FRAMEWORK_HOMES = {
     "autoprune/cost/compiler/worker.py",
     "autoprune/cost/compiler/programs.py",

@@ -42,7 +42,7 @@ def run_python(*arguments, cwd):
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--help"], 0, "small_resnet"),
+        (["--help"], 0, "target.batch_size=128 (images)"),
         (["modle=vgg16"], 2, "There is no option 'modle'. Did you mean model"),
         (["--hlep"], 2, "There is no option '--hlep'. Did you mean --help"),
         (["seed=x"], 2, "The option 'seed' has a wrong value"),

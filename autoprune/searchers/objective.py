@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from autoprune.records import Amount, Budget, Evaluation
 from autoprune.searchers.rewards import REWARDS, Outcomes, Terms, outcome_of
 from autoprune.settings import RewardSettings
-from autoprune.settings.budget import FLOORED
+from autoprune.settings.reward import FLOORED
 
 FAILED = -1.0  # At most, for a plan that could not be scored.
 DISTINCT = 0.1  # Plans less unlike each other than this are one plan to whoever fine-tunes a few of them.

@@ -1,4 +1,4 @@
-"""What a search must keep within and what it is paid for: the limits, each as a share or an amount, and the reward."""
+"""What a search must keep within: the options of `budget`, each a share or an amount."""
 
 import math
 import re
@@ -9,15 +9,13 @@ from typing import Any
 from autoprune.errors import SettingsError
 from autoprune.registry import suggestion
 from autoprune.settings.checking import check
+from autoprune.settings.reward import FLOORED, RewardSettings
 
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 # How else people write these.
 _SPELLINGS = {"µs": "us", "μs": "us", "KB": "kB", "kiB": "KiB"}
 _AMOUNT = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?|[-+]?inf|nan)\s*([a-zA-Zµμ%]*)\s*")
-
-# The rewards that minimise latency at a score no plan may be below: under these a search needs no budget.
-FLOORED = ("latency_at_accuracy",)
 
 
 @dataclass(frozen=True)
@@ -92,10 +90,11 @@ class BudgetSettings:
     """Limits that the result must meet, each a share of the dense model's cost or an amount.
 
     Attributes:
-        latency: share of the dense latency, above 0 and at most 1, or time per batch with its unit, such as `200us`,
-            `0.3ms` or `1e-3s`; null is no limit.
-        memory: share of the dense model's device memory, likewise, or bytes with their unit, such as `12MiB`, `1GiB` or
-            `500kB` (kB, MB and GB are powers of 1,000, KiB, MiB and GiB of 1,024).
+        latency (share, or time): at most this share of the dense latency, above 0 and at most 1, or this time per
+            batch, written with its unit: `200us`, `0.3ms`, `1e-3s`; null is no limit.
+        memory (share, or bytes): at most this share of the dense model's device memory, above 0 and at most 1, or so
+            many bytes, written with their unit: `12MiB`, `1GiB`, `500kB` (kB, MB and GB are powers of 1,000, KiB, MiB
+            and GiB of 1,024); null is no limit.
     """
 
     latency: Any = 0.6
@@ -116,39 +115,6 @@ class BudgetSettings:
             "memory": limit_of("budget.memory", self.memory, BYTES, "12MiB, 500kB"),
         }
         return {name: limit for name, limit in found.items() if limit is not None}
-
-
-@dataclass(frozen=True)
-class RewardSettings:
-    """What searchers are paid for. Each reward's formula stands in `autoprune.searchers.rewards`.
-
-    Attributes:
-        name: a registered reward: `accuracy_within_budget`, `latency_at_accuracy`, `mnasnet`, `amc_error`, `amc_flops`,
-            `amc_latency`.
-        penalty: for being over the budget by its whole size, in units of the dense score (`accuracy_within_budget`), of
-            the score (`amc_error`), or for a score of nothing in units of the dense latency (`latency_at_accuracy`).
-        exponent: how latency weighs against the score, for `mnasnet`.
-        exponent_within: the same for plans within the latency limit; null is as `exponent`, the paper's soft form, 0
-            with `exponent=-1` its hard one.
-        accuracy_floor: for `latency_at_accuracy`, share of the dense model's score that a plan keeps, above 0 and at
-            most 1. It is the score that a plan has in the search, before fine-tuning.
-    """
-
-    name: str = "accuracy_within_budget"
-    penalty: float = 2.0
-    exponent: float = -0.07
-    exponent_within: float | None = None
-    accuracy_floor: float = 0.9
-
-    def __post_init__(self) -> None:
-        # An infinite one would pay 0 x infinity, which is no number, to every plan within the budget.
-        check(0 <= self.penalty < math.inf, "reward.penalty", "0 or more, and finite", self.penalty)
-        share = "a share of the dense model's score, above 0 and at most 1"
-        check(0 < self.accuracy_floor <= 1, "reward.accuracy_floor", share, self.accuracy_floor)
-        for name in ("exponent", "exponent_within"):
-            value = getattr(self, name)
-            wanted = "0 or less, and finite: a slower plan is worth no more"
-            check(value is None or -math.inf < value <= 0, f"reward.{name}", wanted, value)
 
 
 def check_budget(budget: BudgetSettings, reward: RewardSettings, *, several: bool = False) -> None:

@@ -1,22 +1,20 @@
-"""Everything that a command reads, one class each."""
+"""Everything that `search`, `compare` and `measure` read, one class each."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from autoprune.settings.budget import FLOORED, BudgetSettings, RewardSettings, check_budget, named_budgets
+from autoprune.settings.budget import BudgetSettings, check_budget, named_budgets
 from autoprune.settings.checking import check, check_list, check_seed, check_shares
-from autoprune.settings.parts import (
-    AgentSettings,
-    Constraints,
-    DataSettings,
-    EvaluationSettings,
-    ImportanceSettings,
-    LimitsSettings,
-    ModelSettings,
-    SearcherSettings,
-    TrainingSettings,
-)
+from autoprune.settings.constraints import Constraints
+from autoprune.settings.data import DataSettings
+from autoprune.settings.evaluation import EvaluationSettings
+from autoprune.settings.fields import leave_out
+from autoprune.settings.importance import ImportanceSettings
+from autoprune.settings.model import ModelSettings
+from autoprune.settings.reward import FLOORED, RewardSettings
+from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
 from autoprune.settings.target import TargetSettings
+from autoprune.settings.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class ScoringSettings:
     are made already gives `evaluation` anew too.
 
     Attributes:
-        seed: of training, of the search and of random importance.
-        resume: run folder of an interrupted run to go on with, or null.
+        seed (seed): of training, of the search and of random importance.
+        resume (folder): of an interrupted run to go on with, given alone or with the options that may be extended.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -75,23 +73,27 @@ class SearchSettings(ScoringSettings):
         check_budget(self.budget, self.reward, several=bool(self.target.also))
 
 
+_COMPARED = ("uniform", "uniform_skip", "uniform_width", "random", "greedy", "evolution", "rl")
+
+
 @dataclass(frozen=True)
 class CompareSettings(ScoringSettings):
     """Everything that `python -m autoprune.compare` reads; the parts are those of a search.
 
     Attributes:
         searchers: what is compared: names of searchers, and `rl:AGENT` for an agent other than that of `agent`.
-        latencies: budgets, each searched by itself: shares of the dense latency, above 0 and at most 1.
-        memories: likewise of the dense model's device memory.
-        seeds: each searcher searches with each of them, and what it finds is fine-tuned with the same seed.
+        latencies (shares): of the dense latency, above 0 and at most 1: budgets, each searched by itself.
+        memories (shares): of the dense model's device memory: more budgets.
+        seeds (seeds): each searcher searches with each of them, and what it finds is fine-tuned with the same seed.
         controls: `scratch` trains every searched plan from new weights for as many epochs as base model and fine-tuning
             took together, `scratch:SEARCHER` that searcher's plans only; `dense` fine-tunes the dense model.
-        uniform_curve: uniform plans that are fine-tuned, with each seed, for the curve of accuracy against latency.
-        seed: of the base model and of random importance.
+        uniform_curve (plans): uniform ones that are fine-tuned, with each seed, for the curve of accuracy against
+            latency.
+        seed (seed): of the base model and of random importance.
     """
 
     search: LimitsSettings = field(default_factory=LimitsSettings)
-    searchers: list[str] = field(default_factory=lambda: ["uniform", "random", "greedy", "evolution", "rl"])
+    searchers: list[str] = field(default_factory=lambda: list(_COMPARED))
     latencies: list[float] = field(default_factory=lambda: [0.7, 0.5])
     memories: list[float] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -157,14 +159,15 @@ class MeasureSettings:
     """Everything that `python -m autoprune.measure` reads.
 
     Attributes:
-        groups: also print the channel groups.
-        layers: also print where the latency goes, layer by layer.
+        groups (true or false): also print the channel groups: what can be pruned, and why the rest cannot.
+        layers (true or false): also print where the latency goes, layer by layer, as far as the compiler says.
         sweep: `uniform` costs the model pruned alike in every group too, at each of the keep ratios; null does not.
-        keep_ratios: of the sweep.
+        keep_ratios (shares): of the channels of each group that stay, for the sweep.
         constraints: which widths are legal in the sweep.
-        training_step: also estimate a step of training, `target.batch_size` examples on each device.
-        devices: JAX devices that share the step, one row for each number; null is one, and a slice of four chips.
-        optimizer: of the step, by Keras's name.
+        training_step (true or false): also estimate a step of training, with `target.batch_size` images on each device.
+        devices (devices): of JAX that share the step, one row for each number, such as `[1,4,16]`; null is one, and a
+            slice of four chips.
+        optimizer: of the step, by Keras's name, such as `sgd`.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -173,7 +176,9 @@ class MeasureSettings:
     layers: bool = False
     sweep: str | None = None
     keep_ratios: list[float] = field(default_factory=lambda: [0.95, 0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.25])
-    constraints: Constraints = field(default_factory=lambda: Constraints(min_keep_ratio=0.01))
+    constraints: Constraints = field(
+        default_factory=lambda: Constraints(min_keep_ratio=0.01), metadata=leave_out("widths", "staircase_points")
+    )
     training_step: bool = False
     devices: list[int] | None = None
     optimizer: str = "adamw"

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from autoprune.settings.checking import check
-from autoprune.settings.parts import ModelSettings
+from autoprune.settings.model import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -12,10 +12,10 @@ class ExportSettings:
     """What is exported, and how it is checked.
 
     Attributes:
-        run: run folder whose result is exported, or null: then `model.path` names a file.
-        formats: `keras`, `saved_model`, `litert`, `onnx`.
-        tolerance: of the difference between a format's outputs and the model's, as a share of the largest output.
-        input_shape: shape of one example that they are compared on, for a model that leaves its input size open.
+        run (folder): of a search, a replay or a fine-tuning whose result is exported; null: `model.path` names a file.
+        formats: `keras`, `saved_model`, `litert`, `onnx` (needs `pip install ".[onnx]"`).
+        tolerance (share): of the largest output, by which a format's outputs may differ from the model's.
+        input_shape (pixels): shape of one example to compare outputs on, for a model that leaves its input size open.
     """
 
     model: ModelSettings = field(default_factory=lambda: ModelSettings("file"))

@@ -1,46 +1,16 @@
-"""What a fine-tuning reads, and on what devices it runs."""
+"""Everything that `finetune` reads."""
 
 import re
 from dataclasses import dataclass, field
 
 from autoprune.settings.checking import check, check_seed
-from autoprune.settings.parts import DataSettings, EvaluationSettings, ModelSettings, TrainingSettings
+from autoprune.settings.data import DataSettings
+from autoprune.settings.evaluation import EvaluationSettings
+from autoprune.settings.fields import leave_out
+from autoprune.settings.model import ModelSettings
+from autoprune.settings.runtime import ON_TPU, RuntimeSettings
 from autoprune.settings.target import TargetSettings
-
-RUNTIMES = ("cpu", "gpu", "tpu", "tpu_tf")
-ON_TPU = ("tpu", "tpu_tf")
-
-
-@dataclass(frozen=True)
-class RuntimeSettings:
-    """What the steps run on.
-
-    Attributes:
-        name: `cpu` and `gpu`, the first one, run Keras's `fit` in this process; `tpu` runs it in a process of its own,
-            on JAX, with the batch divided among all chips of this host (`keras.distribution.DataParallel`); `tpu_tf`,
-            for hosts whose TPU is served by TensorFlow, a loop under `TPUStrategy`, in a process of its own too.
-        precision: on a TPU `mixed_bfloat16`, which computes in bfloat16 and keeps weights in float32, or `float32`;
-            null elsewhere: the model computes as it was saved.
-        steps_per_execution: steps between two looks at the loss, and so between two signs of progress.
-        rehearse: for `tpu` and `tpu_tf`, run on so many make-believe devices made of this host's processor, as a
-            rehearsal; null needs a TPU.
-    """
-
-    name: str = "cpu"
-    precision: str | None = None
-    steps_per_execution: int = 1
-    rehearse: int | None = None
-
-    def __post_init__(self) -> None:
-        check(self.name in RUNTIMES, "runtime.name", f"one of {', '.join(RUNTIMES)}", self.name)
-        on_tpu = self.name in ON_TPU
-        known = ("mixed_bfloat16", "float32") if on_tpu else (None,)
-        wanted = "mixed_bfloat16 or float32" if on_tpu else f"null with runtime={self.name}"
-        check(self.precision in known, "runtime.precision", wanted, self.precision)
-        check(self.steps_per_execution >= 1, "runtime.steps_per_execution", "1 or more", self.steps_per_execution)
-        wanted = "null, or with runtime=tpu and runtime=tpu_tf 1 or more devices"
-        fits = self.rehearse is None or (on_tpu and self.rehearse >= 1)
-        check(fits, "runtime.rehearse", wanted, self.rehearse)
+from autoprune.settings.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -50,19 +20,19 @@ class FinetuneSettings:
     What is fine-tuned is the result of a run, or `model.path`, pruned by `plan` if there is one.
 
     Attributes:
-        run: run folder of a search: its pruned model is fine-tuned, its dense model teaches, and what is not given
-            here of data, training, evaluation, target and seed is as it was there.
-        plan: plan for the model of `model.path`, which is pruned by it; the whole model teaches.
+        run (folder): of a search: its pruned model is fine-tuned, its dense model teaches, and data, training,
+            evaluation, target and seed are those of the search unless they are given here.
+        plan (file): `plan.json` for the model of `model.path`, which is pruned by it; the whole model teaches.
         model: `file`, with a path; with a run, which network its data were prepared for.
-        teacher: `.keras` file of a model to learn from besides the labels, with `training.distillation` or
-            `training.feature_distillation` above 0.
-        slice: chips that share a step, such as `2x2`, for the check that it fits; null is one chip.
-        dry_run: for `runtime=tpu` and `tpu_tf`: everything but the steps; the step is compiled for the target and the
-            slice, and what it takes is told.
-        checkpoint_every: steps between states within an epoch; null keeps a state at the end of each epoch.
-        cost: whether the finished model is costed on the target; null: when a target or a run is given.
-        seed: of the order of images, their changes and dropout.
-        resume: run folder of an interrupted fine-tuning to go on with, or null.
+        teacher (file): `.keras` file of a model to learn from besides the labels, with `training.distillation` or
+            `training.feature_distillation` above 0. A run and a plan have one.
+        slice (chips): that share a step, such as `2x2`, for the check that it fits; null is one chip.
+        dry_run (true or false): for `runtime=tpu` and `tpu_tf`: do everything but the steps: compile the step for the
+            target and the slice, and say what it takes.
+        checkpoint_every (steps): between states within an epoch; null keeps a state at the end of each epoch.
+        cost (true or false): whether the finished model is costed on the target; null: when a target or a run is given.
+        seed (seed): of the order of images, their changes and dropout.
+        resume (folder): of an interrupted fine-tuning to go on with, given alone.
     """
 
     run: str | None = None
@@ -73,7 +43,9 @@ class FinetuneSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     target: TargetSettings = field(default_factory=TargetSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    evaluation: EvaluationSettings = field(
+        default_factory=EvaluationSettings, metadata=leave_out("recovery", "recovery_images", "tuning_steps", "score")
+    )
     slice: str | None = None
     dry_run: bool = False
     checkpoint_every: int | None = None

@@ -1,4 +1,4 @@
-"""What commands read that learn policies and replay them."""
+"""Everything that `learn` and `replay` read, one class each."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 from autoprune.settings.budget import BudgetSettings, named_budgets
 from autoprune.settings.checking import check, check_list, check_shares
 from autoprune.settings.commands import ScoringSettings, SearchSettings
-from autoprune.settings.parts import AgentSettings, LimitsSettings, SearcherSettings
+from autoprune.settings.fields import leave_out
+from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
 
 
 @dataclass(frozen=True)
@@ -14,9 +15,9 @@ class AdaptationSettings:
     """What a replay may do besides rolling the policy out.
 
     Attributes:
-        evaluations: plans that may be scored to adapt the policy, beside the one of the policy as it is.
-        scratch: also search from scratch, with an agent of the same kind and as many evaluations.
-        finalists: as `search.finalists`.
+        evaluations (plans): that may be scored to adapt the policy, beside the one of the policy as it is.
+        scratch (true or false): also search from scratch, with an agent of the same kind and as many evaluations.
+        finalists (plans): the best of each search that are fine-tuned, to choose among them after that.
     """
 
     evaluations: int = 0
@@ -33,7 +34,7 @@ class ReplaySettings(ScoringSettings):
     """Everything that `python -m autoprune.replay` reads; the parts are those of a search.
 
     Attributes:
-        policy: folder of the policy, or a run folder that has one.
+        policy (folder): of the policy, or a run folder that has one.
         replay: how the policy may be adapted.
     """
 
@@ -62,8 +63,8 @@ class LearnSettings(ScoringSettings):
     Attributes:
         models: networks that the policy is learnt on: architectures of the zoo, and `.keras` or `.h5` files.
         model: width, input shape and classes of those of the zoo.
-        latencies: budgets of each of them: shares of its dense latency, above 0 and at most 1.
-        memories: likewise of its device memory.
+        latencies (shares): of a network's dense latency, above 0 and at most 1: budgets, each for every network.
+        memories (shares): of a network's device memory: more budgets.
         search: evaluations of each network at each budget.
     """
 
@@ -71,7 +72,7 @@ class LearnSettings(ScoringSettings):
     latencies: list[float] = field(default_factory=lambda: [0.6])
     memories: list[float] = field(default_factory=list)
     agent: AgentSettings = field(default_factory=lambda: AgentSettings("dyna_ppo"))
-    search: LimitsSettings = field(default_factory=LimitsSettings)
+    search: LimitsSettings = field(default_factory=LimitsSettings, metadata=leave_out("finalists", "screen"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

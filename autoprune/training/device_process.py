@@ -11,7 +11,7 @@ from autoprune import errors
 from autoprune.cost.compiler.cost_model import without_training
 from autoprune.models import keras_internals
 from autoprune.models.config import with_dtype
-from autoprune.settings.finetuning import RuntimeSettings
+from autoprune.settings.runtime import RuntimeSettings
 from autoprune.training.checkpoints import CheckpointError
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
 from autoprune.workers import ChildProcess, DeadChildError

@@ -18,7 +18,7 @@ from autoprune.evaluation.accuracy import accuracy
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.records import CostReport, Target
 from autoprune.settings import FinetuneSettings
-from autoprune.settings.finetuning import ON_TPU
+from autoprune.settings.runtime import ON_TPU
 from autoprune.training.base_model import settle
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.course import OnProgress, Position, TrainingError, TrainingRecord

@@ -9,7 +9,7 @@ import keras
 from autoprune.cost.measured.attached_tpu import DEVICE_FILES, MARKS, attached_tpu
 from autoprune.errors import DataError, TargetError
 from autoprune.settings import FinetuneSettings
-from autoprune.settings.finetuning import ON_TPU
+from autoprune.settings.runtime import ON_TPU
 
 
 def check_runtime(

@@ -1,0 +1,82 @@
+"""What `--help` of a command says: every option with its meaning, default and unit."""
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from autoprune.options import SCHEMAS, compose_command, config_groups
+from autoprune.settings.options import list_options
+
+_HOW = """\
+An entry of a group is chosen by its name (model=vgg16), an option set by its path (target.batch_size=8). Lists are
+written [a,b], null is nothing; -m runs every combination of values with commas between them (-m seed=0,1). The values
+below are the defaults of the entries chosen; units stand in parentheses. Flags: --cfg job prints all settings as YAML,
+--version the version, --hydra-help what Hydra adds."""
+
+
+def describe_command(command: str, about: str, arguments: Sequence[str]) -> str:
+    """The help of a command.
+
+    Args:
+        command: its name.
+        about: what it does, in one sentence.
+        arguments: of the command line, checked; overrides among them show in the values.
+
+    Raises:
+        HydraException: Hydra cannot read an override.
+    """
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    config, entries = compose_command(command, overrides)
+    lines = [
+        f"python -m autoprune.{command}: {about}",
+        "",
+        *_wrap(_HOW, ""),
+        *_describe_options(command, config, entries),
+    ]
+    if "experiment" in entries:
+        lines += ["", *_describe_group("experiment", entries["experiment"], "named sets of choices")]
+    return "\n".join(lines) + "\n"
+
+
+def _describe_options(command: str, config: DictConfig, entries: dict[str, str]) -> Iterator[str]:
+    group = None
+    for option in list_options(SCHEMAS[command]):
+        entry = entries.get(option.group, "")
+        if not option.is_read_by(entry):
+            continue
+        if option.group != group:
+            group = option.group
+            yield ""
+            if group in entries:
+                yield from _describe_group(group, entry, "entries")
+        unit = f" ({option.unit})" if option.unit else ""
+        yield f"  {option.name}={write_value(OmegaConf.select(config, option.name))}{unit}"
+        yield from _wrap(option.meaning.replace("`", ""), " " * 6)
+
+
+def _describe_group(group: str, entry: str, what: str) -> Iterator[str]:
+    yield f"{group}={entry or 'null'}"
+    yield from _wrap(f"{what}: {', '.join(config_groups()[group])}", " " * 6)
+
+
+def write_value(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(write_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{write_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "null" if value is None else str(value)
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    width = min(shutil.get_terminal_size((120, 24)).columns, 120)
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)

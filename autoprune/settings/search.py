@@ -1,0 +1,68 @@
+"""What proposes plans and how many it may score: the config groups `searcher` and `agent`, the options of `search`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoprune.settings.checking import check
+
+
+@dataclass(frozen=True)
+class SearcherSettings:
+    """What proposes plans.
+
+    Attributes:
+        name: `rl`, `greedy`, `evolution`, `bayes`, `random`, or a rule set by hand: `uniform`, `uniform_skip`,
+            `uniform_width`.
+    """
+
+    name: str = "rl"
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """The agent of the searcher `rl`.
+
+    Attributes:
+        name: `dyna_ppo`; of Stable-Baselines3 `sac`, `td3`, `ddpg` or `ppo`; of sb3-contrib `tqc` or `recurrent_ppo`.
+        options: keyword arguments of the agent's class in Stable-Baselines3 or sb3-contrib:
+            `+agent.options.learning_rate=3e-4`.
+        warm_up (share): of the evaluations in which actions (off-policy agents) or plans (`dyna_ppo`) are random.
+        net (units): of each hidden layer of actor and critic.
+    """
+
+    name: str = "dyna_ppo"
+    options: dict[str, Any] = field(default_factory=dict)
+    warm_up: float = 0.25
+    net: list[int] = field(default_factory=lambda: [64, 64])
+
+    def __post_init__(self) -> None:
+        check(0 <= self.warm_up <= 1, "agent.warm_up", "a share of the evaluations, from 0 to 1", self.warm_up)
+        wanted = "units of each hidden layer, 1 or more, such as [64,64]"
+        check(all(units >= 1 for units in self.net), "agent.net", wanted, self.net)
+        layered = self.name != "recurrent_ppo" or len(self.net) > 0
+        wanted = "one layer or more with agent=recurrent_ppo, whose LSTM has as many units as the first"
+        check(layered, "agent.net", wanted, self.net)
+
+
+@dataclass(frozen=True)
+class LimitsSettings:
+    """How much a search may do.
+
+    Attributes:
+        evaluations (plans): that each searcher may score; `learn`: for each network at each budget.
+        finalists (plans): the best of each searcher that are fine-tuned; its result is the one that is best then, on
+            the reward split. A score ranks plans as they are before fine-tuning, which is not quite how they end.
+        project (true or false): bring every proposed plan onto the budget before it is scored, as far as predicted
+            costs allow.
+        screen (true or false): leave plans unscored that are predicted to miss the budget, where a searcher can propose
+            another (`searcher=random`).
+    """
+
+    evaluations: int = 60
+    finalists: int = 1
+    project: bool = False
+    screen: bool = False
+
+    def __post_init__(self) -> None:
+        check(self.evaluations >= 1, "search.evaluations", "1 or more", self.evaluations)
+        check(self.finalists >= 1, "search.finalists", "1 or more", self.finalists)

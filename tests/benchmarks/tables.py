@@ -1,0 +1,665 @@
+"""Writes every table of results from the JSON files in `results` to `results/RESULTS.md`.
+
+    python tests/benchmarks/tables.py
+
+Nothing is measured. A test checks that the file is what this script makes. `FILES` says which command made which JSON.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "results"
+OUT = FOLDER / "RESULTS.md"
+HEAD = """\
+# Results
+
+All tables of the benchmarks, made from the JSON files in this folder by `python tests/benchmarks/tables.py`. Each names
+the command that made its JSON. What they mean, and how long they took, is in [the benchmarks' README](../README.md).
+
+Intervals behind `±` are 95 % unless a table says otherwise; `*` marks those that exclude zero (or one, of ratios).
+"""
+Json = Mapping[str, Any]
+
+DATA = "data=fashion_mnist data.reward_size=5000"
+SMALL = f"{DATA} data.train_size=20000"
+HUNDRED_STEPS = "evaluation.tuning_steps=100 evaluation.recovery_images=6400 evaluation.score=accuracy"
+
+
+def recipe(epochs: int) -> str:
+    """The options of training that published comparisons share."""
+    return (
+        f"training.epochs=8 training.batch_size=128 training.fine_tune_epochs={epochs} constraints.multiple_of=4 "
+        "controls=[] uniform_curve=3"
+    )
+
+
+def comparison_command(
+    model: str, target: str, share: str, searchers: str, tuning: int, data: str = SMALL, batch: int = 128
+) -> str:
+    """A published comparison with twenty evaluations of each search and three seeds."""
+    return (
+        f"python -m autoprune.compare model={model} {data} target={target} target.batch_size={batch} "
+        f"latencies=[{share}] seeds=[0,1,2] searchers=[{searchers}] search.evaluations=20 {recipe(tuning)} "
+        f"{HUNDRED_STEPS}"
+    )
+
+
+ALL = "uniform,uniform_skip,random,greedy,evolution,rl"
+MOST = "uniform,uniform_skip,greedy,evolution,rl"
+VGG = "vgg16 model.width=0.25"
+LESS_CURVE = ("uniform_curve=3", "uniform_curve=2")
+# The JSON of each comparison: what was compared, and the command.
+COMPARISONS = {
+    "fashion_small": (
+        "Plain network of a quarter of the width, TPU v5e, 70 %",
+        "python -m autoprune.compare experiment=fashion_small",
+    ),
+    "fashion_small_8": (
+        "Plain network of half the width, TPU v5e, 60 %, eight seeds",
+        "python -m autoprune.compare experiment=fashion_small model.width=0.5 latencies=[0.6] "
+        "seeds=[0,1,2,3,4,5,6,7] controls=[]",
+    ),
+    "fashion_small_60": (
+        "Plain network of half the width, TPU v5e, 60 %, three seeds with controls",
+        "python -m autoprune.compare experiment=fashion_small model.width=0.5 latencies=[0.6] seeds=[0,1,2]",
+    ),
+    "resnet20_v3_45": (
+        "ResNet-20 of half the width, TPU v3, 45 %",
+        comparison_command("resnet20 model.width=0.5", "tpu_v3", "0.45", "uniform_skip,greedy,evolution,rl", 3),
+    ),
+    "resnet20_v3_45_finalists": (
+        "ResNet-20 of half the width, TPU v3, 45 %: an earlier run, with two finalists and earlier code",
+        comparison_command("resnet20 model.width=0.5", "tpu_v3", "0.45", "uniform_skip,greedy,evolution,rl:dyna_ppo", 3)
+        + " search.finalists=2",
+    ),
+    "resnet20_v3_25": ("ResNet-20, TPU v3, 25 %", comparison_command("resnet20", "tpu_v3", "0.25", ALL, 3)),
+    "resnet20_v3_60": ("ResNet-20, TPU v3, 60 %", comparison_command("resnet20", "tpu_v3", "0.6", ALL, 3)),
+    "resnet20_v5e_45": ("ResNet-20, TPU v5e, 45 %", comparison_command("resnet20", "tpu_v5e", "0.45", MOST, 3)),
+    "vgg16_v3_40": (
+        "VGG-16 of a quarter of the width, TPU v3, 40 %",
+        comparison_command(VGG, "tpu_v3", "0.4", ALL, 3),
+    ),
+    "vgg16_v3_40_30": (
+        "VGG-16 of a quarter of the width, TPU v3: the same run at 30 % too",
+        "python -m autoprune.compare resume=FOLDER latencies=[0.4,0.3]",
+    ),
+    "vgg16_v3_finalists": (
+        "VGG-16 of a quarter of the width, TPU v3, 40 and 30 %: an earlier run, with two finalists and earlier code",
+        comparison_command(VGG, "tpu_v3", "0.4,0.3", f"{ALL}:dyna_ppo", 3) + " search.finalists=2",
+    ),
+    "vgg16_v3_30": (
+        "VGG-16 of a quarter of the width, TPU v3, 30 %, 55,000 images: earlier code",
+        f"python -m autoprune.compare model={VGG} {DATA} target=tpu_v3 target.batch_size=128 latencies=[0.3] "
+        f"seeds=[0,1,2] searchers=[{ALL}:dyna_ppo] controls=[dense] uniform_curve=4 training.epochs=8 "
+        "training.batch_size=128 training.fine_tune_epochs=2 constraints.multiple_of=4 search.evaluations=30",
+    ),
+    "vgg16_v3_batch8_85": (
+        "VGG-16 of a quarter of the width, TPU v3 at batch 8, 85 %",
+        comparison_command(VGG, "tpu_v3", "0.85", MOST, 2, batch=8).replace(*LESS_CURVE),
+    ),
+    "mobilenet_v2_v3_60": (
+        "MobileNetV2 of half the width, TPU v3, 60 %",
+        "python -m autoprune.compare model=mobilenet_v2 model.width=0.5 data=fashion_mnist data.reward_size=2500 "
+        "data.train_size=10000 target=tpu_v3 target.batch_size=128 latencies=[0.6] seeds=[0,1,2] "
+        f"searchers=[{MOST}] search.evaluations=15 {recipe(2)} evaluation.tuning_steps=50 "
+        "evaluation.recovery_images=3200 evaluation.score=accuracy",
+    ),
+}
+
+
+def main() -> None:
+    OUT.write_text(render())
+    print(OUT)
+
+
+def render() -> str:
+    """The whole of `RESULTS.md`."""
+    sections = [*_over_cells(), *_comparisons(), *_longer(), *_single()]
+    contents = "\n".join(f"- [{title}](#{anchor(title)})" for title, *_ in sections)
+    parts = [HEAD, f"## Contents\n\n{contents}\n"]
+    for title, file, command, body in sections:
+        commands = "\n".join(f"    {line}" for line in command.splitlines())
+        parts.append(f"## {title}\n\n{body}\n\n[{file}]({file}), made by\n\n{commands}\n")
+    return "\n".join(parts)
+
+
+Section = tuple[str, str, str, str]
+
+
+def anchor(title: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def read(name: str) -> Any:
+    """One of the JSON files."""
+    return json.loads((FOLDER / name).read_text())
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+# ------------------------------------------------------------------ cells of tables
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share, as `12.3 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def mean_percent(interval: Json) -> str:
+    """A share with its interval."""
+    half = "" if interval["low"] is None else f" ± {50 * (interval['high'] - interval['low']):.2f}"
+    return f"{100 * interval['mean']:.2f}{half} %"
+
+
+def points(interval: Json | None, *, counts: bool = False) -> str:
+    """Percentage points with their interval, and over how many cells it is ahead and behind beyond chance."""
+    if interval is None:
+        return "-"
+    half = "" if interval["low"] is None else f" ± {50 * (interval['high'] - interval['low']):.2f}"
+    tail = f" (n = {interval['n']}: +{interval['ahead']}, -{interval['behind']})" if counts else ""
+    return f"{100 * interval['mean'] + 0.0:+.2f}{half}{star(interval, 0)}{tail}"
+
+
+def ratio(entry: Json | None) -> str:
+    """A ratio with its interval."""
+    if entry is None:
+        return "-"
+    ends = "" if entry["low"] is None else f" ({entry['low']:.2f} to {entry['high']:.2f})"
+    return f"{entry.get('bound', '')}{entry['mean']:.2f}{ends}{star(entry, 1)}"
+
+
+def star(interval: Json, none: float) -> str:
+    """`*` where an interval excludes what means no difference."""
+    if interval["low"] is None or interval["low"] == interval["high"]:
+        return ""
+    return "*" if interval["low"] > none or interval["high"] < none else ""
+
+
+def signed(pair: Sequence[float] | None) -> str:
+    """A mean difference and half its interval."""
+    return "-" if pair is None else f"{pair[0]:+.3f} ± {pair[1]:.3f}"
+
+
+# ------------------------------------------------------------------ comparisons
+
+
+def _over_cells() -> list[Section]:
+    """The agent over all comparisons, as published and with plans fine-tuned longer."""
+    columns = ("hand-set uniform", "greedy", "evolution", "random")
+    sections = []
+    for file, option, title in (
+        ("cells.json", "", "All comparisons together"),
+        ("cells_longer.json", " --longer", "All comparisons together, seven of them fine-tuned longer"),
+    ):
+        found = read(file)
+        rows = []
+        for cell in found["cells"]:
+            agent, score = cell["differences"].get("rl", {}), cell["score"]
+            told = "-" if score["spearman"] is None else f"{score['spearman']:.2f} ({score['plans']})"
+            differences = [points(agent.get(name)) for name in columns]
+            rows.append([cell["name"], *differences, ratio(cell["latency"].get("rl")), told])
+        means = found["over_cells"]
+        other = ("hand-set uniform", "rl", "greedy", "evolution", "random")
+        over = [
+            [name, *(points(row["differences"].get(key), counts=True) for key in other), ratio(row["latency"])]
+            for name, row in means.items()
+        ]
+        body = "\n\n".join(
+            [
+                "The agent's test accuracy after fine-tuning less that of each other (points); what latency uniform "
+                "pruning needs for the agent's accuracy, as a multiple of the agent's; and Spearman's correlation of "
+                "score and test accuracy over the plans that searchers ended with (number of plans).",
+                table(["cell", *(f"over {name}" for name in columns), "uniform's latency", "score"], rows),
+                "The mean over the cells, and in how many of them it is ahead or behind beyond chance:",
+                table(["searcher", *(f"over {name}" for name in other), "uniform's latency"], over),
+            ]
+        )
+        sections.append((title, file, f"python tests/benchmarks/cells.py{option}", body))
+    return sections
+
+
+def _comparisons() -> list[Section]:
+    return [
+        (title, f"compare_{name}.json", command, comparison(read(f"compare_{name}.json")))
+        for name, (title, command) in COMPARISONS.items()
+    ]
+
+
+def comparison(record: Json) -> str:
+    """The searchers of one comparison, budget by budget, best first; then its controls."""
+    dense = next(plan["test_accuracy"] for plan in record["tested"].values() if plan["recipe"] == "as it is")
+    lines = [f"Dense network: {percent(dense, 2)}."]
+    if record["dense_tuned"]:
+        lines[0] += f" Fine-tuned like the plans: {mean_percent(record['dense_tuned'])}."
+    rows = sorted(record["rows"], key=lambda row: (-float(row["budget"]), -row["accuracy"]["mean"]))
+    agent = next(row["searcher"] for row in rows if row["searcher"].startswith("rl"))
+    ratios = {(one["searcher"], one["budget"]): one["interval"] | {"bound": one["bound"]} for one in record["ratios"]}
+
+    def difference(searcher: str, reference: str, budget: str) -> Json | None:
+        for one in record["differences"]:
+            if (one["searcher"], one["reference"], one["budget"]) == (searcher, reference, budget):
+                return one["interval"]
+        return None
+
+    def agent_over(searcher: str, budget: str) -> str:
+        found = difference(agent, searcher, budget)
+        turned = difference(searcher, agent, budget)
+        if found is None and turned is not None:
+            low, high = (None if turned[end] is None else -turned[end] for end in ("high", "low"))
+            found = {"mean": -turned["mean"], "low": low, "high": high}
+        return points(found)
+
+    heads = ["budget", "searcher", "test accuracy", "latency", "score", "over hand-set uniform as fast (points)"]
+    heads += ["the agent over it (points)", "uniform's latency at equal accuracy", "speed-up kept"]
+    cells = []
+    for row in rows:
+        searcher, budget = row["searcher"], row["budget"]
+        kept = row["speed_up_kept"]["mean"] if row["speed_up_kept"] else None
+        cells.append(
+            [
+                percent(float(budget), 0),
+                searcher,
+                mean_percent(row["accuracy"]),
+                percent(row["latency"]),
+                f"{row['score']:.3f}",
+                points(difference(searcher, "hand-set uniform", budget)),
+                "-" if searcher == agent else agent_over(searcher, budget),
+                ratio(ratios.get((searcher, budget))),
+                "-" if kept is None else percent(kept, 0),
+            ]
+        )
+    lines.append(table(heads, cells))
+    controls = [
+        [one["searcher"], percent(float(one["budget"]), 0), one["reference"], points(one["interval"])]
+        for one in record["differences"]
+        if one["reference"] in ("from scratch", "dense, tuned", "its highest score") and one["budget"] != "all"
+    ]
+    if controls:
+        lines.append(table(["searcher", "budget", "control", "over it (points)"], controls))
+    return "\n\n".join(lines)
+
+
+def _longer() -> list[Section]:
+    sections = []
+    for path in sorted(FOLDER.glob("longer_*.json")):
+        name = path.stem.removeprefix("longer_")
+        base = "" if name.startswith("mobilenet") else " --base-model RUN/dense.keras"
+        command = (
+            f"KERAS_BACKEND=torch python tests/benchmarks/longer.py compare_{name}.json{base} --base-epochs 8 "
+            "--epochs 3 --batch-size 512 --learning-rate 0.002 --augmentation none --processes 14"
+        )
+        title = f"Fine-tuned longer: {COMPARISONS[name][0]}"
+        sections.append((title, path.name, command, comparison(read(path.name))))
+    return sections
+
+
+# ------------------------------------------------------------------ single benchmarks
+
+
+def _single() -> list[Section]:
+    make = [
+        ("The agent beside other searchers", "agents.json", _AGENTS, agents),
+        ("Where latency can be won", "floors.json", "python tests/benchmarks/floors.py", floors),
+        ("A learned policy on another model", "transfer.json", _TRANSFER, transfer),
+        ("What a score before fine-tuning tells", "fidelity.json", "python tests/benchmarks/fidelity.py", fidelity),
+        ("How much of a score is chance", "score_noise.json", _NOISE, score_noise),
+        (
+            "What feature distillation is worth",
+            "feature_distilling.json",
+            "python tests/benchmarks/feature_distilling.py",
+            feature_distilling,
+        ),
+        ("How well costs are predicted", "surrogate.json", "python tests/benchmarks/surrogate.py", surrogate),
+        (
+            "Compilations that find a uniform plan",
+            "bracketing.json",
+            "python tests/benchmarks/bracketing.py",
+            bracketing,
+        ),
+        (
+            "An iteration of the measuring loop",
+            "measuring_loop.json",
+            "python tests/benchmarks/measuring_loop.py",
+            measuring_loop,
+        ),
+        ("What makes a search quick", "search_speed.json", _SPEED, search_speed),
+        ("Where the time of a search goes", "breakdown.json", _BREAKDOWN, breakdown),
+        ("Passes traced once for all widths", "traced.json", "python tests/benchmarks/traced.py", traced),
+        ("Surgery beside Torch-Pruning", "surgery.json", _SURGERY, surgery),
+        (
+            "All models of keras.applications",
+            "applications.json",
+            "python tests/benchmarks/applications.py",
+            applications,
+        ),
+        ("oneDNN", "onednn.json", "python tests/benchmarks/onednn.py --networks 12", onednn),
+        ("oneDNN without AVX-512", "onednn_without_avx512.json", _ONEDNN, onednn),
+    ]
+    return [(title, file, command, describe(read(file))) for title, file, command, describe in make]
+
+
+_AGENTS = (
+    "python tests/benchmarks/agents.py --searchers uniform random greedy evolution td3 dyna_ppo dyna_ppo+alone "
+    "dyna_ppo+unlearnt --seeds 3 --evaluations 30 --recovery tuning --score likelihood"
+)
+_TRANSFER = "python tests/benchmarks/transfer.py --seeds 3 --evaluations 10"
+_NOISE = (
+    "python tests/benchmarks/score_noise.py --comparison compare_resnet20_v3_45_finalists.json --budget 0.45 --draws 4"
+)
+_SPEED = "python tests/benchmarks/search_speed.py --plans 8"
+_BREAKDOWN = "python tests/benchmarks/breakdown.py --searchers random greedy evolution td3 dyna_ppo --evaluations 20"
+_SURGERY = 'pip install ".[bench]"\npython tests/benchmarks/surgery.py --repetitions 7'
+_ONEDNN = "python tests/benchmarks/onednn.py --networks 8 --out tests/benchmarks/results/onednn_without_avx512.json"
+
+
+def agents(found: Json) -> str:
+    rows = [
+        [
+            name,
+            f"{row['best_mean']:.3f} ± {row['best_std']:.3f}",
+            signed(row.get("over_uniform")),
+            signed(row.get("over_random")),
+            f"{row['curve_mean']:.3f}",
+            f"{row['costed']:.0f}",
+        ]
+        for name, row in sorted(found["summary"].items(), key=lambda item: -item[1]["best_mean"])
+    ]
+    told = found["arguments"]
+    first = (
+        f"The best score within the budget: `{told['model']}` on `{told['data']}`, at most "
+        f"{percent(told['latency'], 0)} of the latency on `{told['target']}`, {told['evaluations']} evaluations, "
+        f"{told['seeds']} seeds. The first `±` is the standard deviation over seeds."
+    )
+    heads = ["searcher", "best within budget", "over uniform", "over random", "mean of best so far", "also compiled"]
+    return f"{first}\n\n{table(heads, rows)}"
+
+
+def floors(found: Sequence[Json]) -> str:
+    ratios = [key for key in found[0] if re.fullmatch(r"0\.\d+", key)]
+    rows = [
+        [
+            f"`{row['network']}`, width {row['width']:g}",
+            f"`{row['target']}`, batch {row['batch']}",
+            f"{1e6 * row['dense_seconds']:.0f} us",
+            *(percent(row[key], 0) for key in ratios),
+        ]
+        for row in found
+    ]
+    first = "The latency of uniform plans as a share of the dense one, by the share of every layer that is kept."
+    return f"{first}\n\n{table(['network', 'target', 'dense', *(f'keep {key}' for key in ratios)], rows)}"
+
+
+def transfer(found: Json) -> str:
+    ways = ("dense", "uniform", "replayed", "adapted", "scratch")
+    rows = [
+        [
+            f"`{name}`" if name != "all" else name,
+            *(f"{row[way]:.3f}" for way in ways),
+            signed(row.get("replayed_over_uniform")),
+            signed(row.get("adapted_over_scratch")),
+        ]
+        for name, row in found["summary"].items()
+    ]
+    heads = ["left out", *ways[:-1], "from scratch", "replayed over uniform", "adapted over scratch"]
+    return f"Scores (likelihood on the reward split) within the budget.\n\n{table(heads, rows)}"
+
+
+def fidelity(found: Json) -> str:
+    signs = found["summary"]["signs"]
+    bands = list(next(iter(signs.values()))["within"])
+    named = {name: row for name, row in signs.items() if not re.search(r"_(500|1000|2000|later)$", name)}
+    rows = [
+        [
+            name,
+            *(f"{row['within'][band]:.2f}" for band in bands),
+            f"{row['mean']:.2f}",
+            f"{row['seconds']:.1f}",
+        ]
+        for name, row in sorted(named.items(), key=lambda item: -item[1]["mean"])
+    ]
+    spread = found["summary"]["spread_of_tested"]
+    images = [
+        [
+            f"{int(size):,}",
+            f"{100 * error:.2f}",
+            *(
+                f"{signs[sign if size == '5000' else f'{sign}_{size}']['mean']:.2f}"
+                for sign in ("tuning_10 likelihood", "tuning_100 accuracy")
+            ),
+        ]
+        for size, error in found["noise_of_split"].items()
+    ]
+    return "\n\n".join(
+        [
+            "Spearman's correlation with the test accuracy after fine-tuning, within bands of equal latency, and the "
+            "seconds that a score takes. A score is named by `evaluation.recovery` (with the steps of tuning) and "
+            "`evaluation.score`; `features` is how alike images are by their features (no option), `predictor` what "
+            "`dyna_ppo` predicts with, taught by the other plans' results. The default is `tuning_10 likelihood`.",
+            table(["score", *(percent(float(band), 0) for band in bands), "mean", "seconds"], rows),
+            "Standard deviation of the test accuracy within a band: "
+            + ", ".join(f"{100 * value:.2f} points at {percent(float(band), 0)}" for band, value in spread.items())
+            + ". By the number of images that the score is taken on:",
+            table(
+                [
+                    "images",
+                    "standard error of an accuracy (points)",
+                    "mean correlation: tuning_10 likelihood",
+                    "tuning_100 accuracy",
+                ],
+                images,
+            ),
+        ]
+    )
+
+
+def score_noise(found: Json) -> str:
+    parts = []
+    for name, row in found.items():
+
+        def told(spread: Json) -> str:
+            return f"{spread['signal'] / spread['noise']:.1f}, {spread['again']:.2f}"
+
+        def lines(entries: Json) -> list[list[str]]:
+            return [
+                [key, *([f"{entry['seconds']:.1f}"] if "seconds" in entry else []), *map(told, scores(entry))]
+                for key, entry in entries.items()
+            ]
+
+        def scores(entry: Json) -> list[Json]:
+            return [entry["likelihood"], entry["accuracy"]]
+
+        both = ["likelihood: signal / noise, order again", "accuracy: signal / noise, order again"]
+        passes = row["seconds_of_a_pass_over_5000_images"]
+        parts += [
+            f"{row['plans']} plans of {name.replace(' ', ' at ')}, {row['draws']} draws. Signal is the standard "
+            "deviation between plans, noise that of one plan between draws (or between parts of the reward split); "
+            "order again is Spearman's correlation between the orders of two draws.",
+            table(["tuning", "seconds", *both], lines(row["tuning"])),
+            table(["images of the reward split", *both], lines(row["reward_split"])),
+            table(
+                ["images at a time", "seconds of a pass over 5,000 images"],
+                [[k, f"{v:.2f}"] for k, v in passes.items()],
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def feature_distilling(found: Json) -> str:
+    summary, t95 = found["summary"], 4.303  # Student's t for three seeds
+    heads = ["weight of features"]
+    for logits in ("0", "0.5"):
+        heads += [f"`training.distillation={logits}`", "gain (points)"]
+    weights = [name.rpartition(" ")[2] for name in summary if name.startswith("logits 0, ")]
+    rows = []
+    for weight in weights:
+        cells = [weight]
+        for logits in ("0", "0.5"):
+            row = summary[f"logits {logits}, features {weight}"]
+            gain = f"{100 * row['gain']:+.2f} ± {100 * t95 * row['error']:.2f}" if weight != "0" else ""
+            cells += [percent(row["test"], 2), gain]
+        rows.append(cells)
+    told = found["arguments"]
+    assert told["seeds"] == 3
+    first = (
+        f"Test accuracy of `{told['model']}` trained on {told['images']:,} images of Fashion-MNIST, every group cut to "
+        f"{told['keep_ratio']:g}, {told['epochs']} epochs of fine-tuning, three seeds. Dense: "
+        f"{percent(summary['dense']['test'], 2)}; pruned, not fine-tuned: {percent(summary['pruned']['test'], 2)}."
+    )
+    return f"{first}\n\n{table(heads, rows)}"
+
+
+def surrogate(found: Json) -> str:
+    learnt = [one["learnt"] for one in next(iter(found["rows"].values()))["surrogate"]]
+    rows = [
+        [
+            name,
+            *(f"{row[key]:.2f}" for key in ("flops", "parameters", "layer_sum")),
+            *(f"{one['spearman']:.3f} ({percent(one['mean_error'])})" for one in row["surrogate"]),
+        ]
+        for name, row in found["rows"].items()
+    ]
+    heads = ["network, target", "FLOPs", "parameters", "sum over layers", *(f"after {count}" for count in learnt)]
+    first = (
+        f"Spearman's correlation with the latency of the whole-model compile over {found['plans']} random plans; for "
+        "the surrogate also its mean error, after learning from so many other plans."
+    )
+    return f"{first}\n\n{table(heads, rows)}"
+
+
+def bracketing(found: Sequence[Json]) -> str:
+    rows = []
+    for row in found:
+        seconds = row["latencies"]
+        rows.append([row["case"], len(seconds), f"{1e6 * seconds[0]:.1f} us", percent(min(seconds) / seconds[0])])
+    first = "The costs of all plans of a hand-set rule, from which tests count the compilations that a search needs."
+    return f"{first}\n\n{table(['case', 'plans', 'widest', 'fastest, of the widest'], rows)}"
+
+
+def measuring_loop(found: Sequence[Json]) -> str:
+    rows = [
+        [
+            f"`{row['chip']}`",
+            f"`{row['network']}`",
+            row["batch"],
+            f"{row['alone']:.1f} us",
+            f"{row['iteration']:.1f} us",
+            f"{100 * (row['iteration'] / row['alone'] - 1):+.1f} %",
+        ]
+        for row in found
+    ]
+    first = "The compiler's estimate of the program alone and as an iteration of the loop that is timed."
+    return f"{first}\n\n{table(['target', 'network', 'batch', 'alone', 'iteration', 'difference'], rows)}"
+
+
+def search_speed(found: Json) -> str:
+    rows = [
+        [name, f"{rate:.1f}", f"{found['over_search'][name]:.2f}"]
+        for name, rate in found["evaluations_per_minute"].items()
+    ]
+    told = found["arguments"]
+    first = f"{told['plans']} random plans of VGG-16 for `{told['target']}`, {found['cores']} cores."
+    last = f"Plans costed by two compiler processes over one: {found['two_processes_over_one']:.2f}."
+    return f"{first}\n\n{table(['way', 'evaluations per minute', 'ratio'], rows)}\n\n{last}"
+
+
+def breakdown(found: Json) -> str:
+    parts = ("accuracy", "recovery", "compiler", "surgery", "surrogate", "journal", "searcher")
+    rows = [
+        [name, f"{row['evaluations_per_minute']:.0f}", *(percent(row["shares"].get(part, 0), 0) for part in parts)]
+        for name, row in found["searchers"].items()
+    ]
+    told = found["arguments"]
+    first = (
+        f"Shares of the wall time; the compiler's is the time waited for it. `{told['model']}` on `{told['data']}`, "
+        f"{told['evaluations']} evaluations, nothing compiled before."
+    )
+    return f"{first}\n\n{table(['searcher', 'evaluations per minute', *parts], rows)}"
+
+
+def traced(found: Json) -> str:
+    rows = [
+        [
+            f"`{name}`",
+            "{:.1f} ({:.1f} to {:.1f})".format(row["eager_over_traced_median"], *row["eager_over_traced_range"]),
+            f"{row['plans_until_tracing_has_paid']:.1f}",
+            f"{row['tracing_seconds']:.1f} s",
+        ]
+        for name, row in found["networks"].items()
+    ]
+    first = (
+        f"How many times as fast a plan is scored as eagerly: median and range of {found['plans']} random plans; after "
+        "how many plans tracing has paid, and what it takes."
+    )
+    return f"{first}\n\n{table(['network', 'times as fast', 'plans', 'tracing'], rows)}"
+
+
+def surgery(found: Json) -> str:
+    speed, size = [], []
+    for network, result in found["networks"].items():
+        for step, row in result["summary"].items():
+            mine, other = (f"{1000 * seconds:.0f} ms" for seconds in row["medians"])
+            speed.append([network, step, mine, other, f"{row['ratio']:.2f}"])
+        counts = result["parameters"]["keras"]
+        for what, row in result["memory"].items():
+            pruned, built = (
+                f"{sorted(row[kind])[len(row[kind]) // 2] / 2**20:.1f} MiB" for kind in ("pruned", "built")
+            )
+            size.append(
+                [network, f"{counts['before']:,}", f"{counts['after']:,}", what, pruned, built, f"{row['ratio']:.3f}"]
+            )
+    first = (
+        f"Half of every group's channels removed by L1 norm; medians of {found['repetitions']} runs, "
+        f"{found['threads']} threads each, the two sides in turns; Torch-Pruning {found['versions']['torch-pruning']}."
+    )
+    return "\n\n".join(
+        [
+            first,
+            table(["network", "step", "autoprune", "compared with", "ratio"], speed),
+            table(["network", "parameters", "pruned", "memory of", "pruned", "built so narrow", "ratio"], size),
+        ]
+    )
+
+
+def applications(found: Json) -> str:
+    rows = []
+    for row in found["rows"]:
+        frozen = "; ".join(f"{count}: {reason}" for reason, count in row["frozen"].items()) or "0"
+        checks = (row["saved_equals"], row["loss_is_finite"], row["restored_equals"])
+        rows.append(
+            [
+                row["model"],
+                row["groups"],
+                frozen,
+                f"{row['parameters']:,}",
+                f"{row['parameters_pruned']:,}",
+                f"{row['max_difference']:.0e}",
+                *("yes" if check else "NO" for check in checks),
+            ]
+        )
+    heads = ["model", "groups", "frozen", "parameters", "pruned", "largest difference"]
+    first = (
+        "Half of every group's channels removed. The largest difference is that between the pruned model's logits and "
+        f"the zeroed original's, relative to the largest logit. Keras {found['keras']} on {found['backend']}."
+    )
+    return f"{first}\n\n{table([*heads, 'loads equal', 'trains', 'restored'], rows)}"
+
+
+def onednn(found: Json) -> str:
+    names = {"on, safe": "on, rerouted"}
+    rows = [
+        [names.get(name, name), f"{row['died']} of {row['processes']}", f"{row['speed_over_off_median']:.2f}"]
+        for name, row in found["summary"].items()
+    ]
+    return table(["oneDNN", "processes that died", "images per second, over oneDNN off"], rows)
+
+
+if __name__ == "__main__":
+    main()
