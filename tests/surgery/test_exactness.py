@@ -17,93 +17,93 @@ NAMES = sorted(TOPOLOGIES)
 COMPILED = ("growing_concatenation", "residual", "vision_transformer")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_pruned_equals_original_with_removed_channels_zeroed(name):
-    model = made(name)
-    images = images_for(model)
-    groups, plan = find_groups(model), uneven_plan(model)
-    expected = zeroed_outputs(model, kept_by_layer(groups, plan), images)
-    report = apply_plan(model, plan)
-    assert report.parameters_after < report.parameters_before
-    for output, wanted in zip(outputs_of(model, images), expected, strict=True):
-        np.testing.assert_allclose(output, wanted, rtol=2e-5, atol=2e-5)
+class Case:
+    """A topology, dense whenever a test begins, with a plan that prunes every group of it."""
+
+    def __init__(self, name):
+        self.model = made(name)
+        self.images = images_for(self.model)
+        self.before = outputs_of(self.model, self.images)
+        self.groups, self.plan = find_groups(self.model), uneven_plan(self.model)
+        self.surgeon = Surgeon(self.model, self.groups)
+        self.snapshot = self.surgeon.snapshot()
+
+    def assert_dense(self):
+        for output, wanted in zip(outputs_of(self.model, self.images), self.before, strict=True):
+            np.testing.assert_array_equal(output, wanted)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_group_can_go_alone(name):
+@pytest.fixture(scope="module", params=NAMES)
+def case(request):
+    """Built once for the tests that leave it as they found it: all of them run on one topology before the next."""
+    return Case(request.param)
+
+
+@pytest.fixture
+def pruned(case):
+    with case.surgeon.pruned(case.plan, case.snapshot) as report:
+        yield report
+    case.assert_dense()
+
+
+def test_pruned_equals_original_with_removed_channels_zeroed(case):
+    expected = zeroed_outputs(case.model, kept_by_layer(case.groups, case.plan), case.images)
+    with case.surgeon.pruned(case.plan, case.snapshot) as report:
+        assert report.parameters_after < report.parameters_before
+        for output, wanted in zip(outputs_of(case.model, case.images), expected, strict=True):
+            np.testing.assert_allclose(output, wanted, rtol=2e-5, atol=2e-5)
+
+
+def test_every_group_can_go_alone(case):
     """What one group leaves of a slice, a split or a shuffle is told apart from what the others leave."""
-    model = made(name)
-    images = images_for(model)
-    groups = find_groups(model)
-    surgeon = Surgeon(model, groups)
-    snapshot = surgeon.snapshot()
-    for group in groups:
+    for group in case.groups:
         if not group.prunable:
             continue
-        plan = make_plan(model, {group.name: 0.6}, importance="random", multiple_of=1, seed=len(group.name))
-        expected = zeroed_outputs(model, kept_by_layer(groups, plan), images)
-        with surgeon.pruned(plan, snapshot):
-            outputs = outputs_of(model, images)
+        plan = make_plan(case.model, {group.name: 0.6}, importance="random", multiple_of=1, seed=len(group.name))
+        expected = zeroed_outputs(case.model, kept_by_layer(case.groups, plan), case.images)
+        with case.surgeon.pruned(plan, case.snapshot):
+            outputs = outputs_of(case.model, case.images)
         for output, wanted in zip(outputs, expected, strict=True):
             np.testing.assert_allclose(output, wanted, rtol=2e-5, atol=2e-5, err_msg=group.name)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_keeping_everything_changes_no_bit(name):
-    model = made(name)
-    images = images_for(model)
-    before = outputs_of(model, images)
-    variables = [id(v) for v in model.variables]
-    report = apply_plan(model, make_plan(model, 1.0))
+def test_keeping_everything_changes_no_bit(case):
+    variables = [id(v) for v in case.model.variables]
+    report = apply_plan(case.model, make_plan(case.model, 1.0))
     assert report.changes == ()
-    assert [id(v) for v in model.variables] == variables
-    for output, wanted in zip(outputs_of(model, images), before, strict=True):
-        np.testing.assert_array_equal(output, wanted)
+    assert [id(v) for v in case.model.variables] == variables
+    case.assert_dense()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_restore_is_bit_exact(name):
-    model = made(name)
-    images = images_for(model)
-    before, summary = outputs_of(model, images), text_of(model)
-    config = model.get_config()
-    surgeon = Surgeon(model)
-    snapshot = surgeon.snapshot()
-    surgeon.apply(uneven_plan(model))
-    for variable in model.variables:  # As recalibration and training do.
+def test_restore_is_bit_exact(case):
+    summary, config = text_of(case.model), case.model.get_config()
+    case.surgeon.apply(case.plan)
+    for variable in case.model.variables:  # As recalibration and training do.
         variable.assign(variable + 1) if "seed" not in variable.path else None
-    surgeon.restore(snapshot)
-    assert text_of(model) == summary
-    assert model.get_config() == config
-    for output, wanted in zip(outputs_of(model, images), before, strict=True):
-        np.testing.assert_array_equal(output, wanted)
+    case.surgeon.restore(case.snapshot)
+    assert text_of(case.model) == summary
+    assert case.model.get_config() == config
+    case.assert_dense()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_model_and_layers_stay_the_same_objects(name):
-    model = made(name)
-    layers = [id(layer) for layer in model.layers]
-    apply_plan(model, uneven_plan(model))
-    assert [id(layer) for layer in model.layers] == layers
+def test_model_and_layers_stay_the_same_objects(case):
+    layers = [id(layer) for layer in case.model.layers]
+    with case.surgeon.pruned(case.plan, case.snapshot):
+        assert [id(layer) for layer in case.model.layers] == layers
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_saved_model_loads_and_gives_the_same(name, tmp_path):
-    model = made(name)
-    images = images_for(model)
-    apply_plan(model, uneven_plan(model))
-    model.save(tmp_path / "pruned.keras")
+def test_saved_model_loads_and_gives_the_same(case, pruned, tmp_path):
+    case.model.save(tmp_path / "pruned.keras")
     loaded = keras.saving.load_model(tmp_path / "pruned.keras")
-    assert loaded.count_params() == model.count_params()
-    for output, wanted in zip(outputs_of(loaded, images), outputs_of(model, images), strict=True):
+    assert loaded.count_params() == case.model.count_params() == pruned.parameters_after
+    for output, wanted in zip(outputs_of(loaded, case.images), outputs_of(case.model, case.images), strict=True):
         np.testing.assert_array_equal(output, wanted)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_everything_derived_from_shapes_is_up_to_date(name):
+@pytest.mark.usefixtures("pruned")
+def test_everything_derived_from_shapes_is_up_to_date(case):
     """A model built anew from the pruned one's config has the same shapes in every place Keras keeps them."""
-    model = made(name)
-    apply_plan(model, uneven_plan(model))
+    model = case.model
     rebuilt = type(model).from_config(model.get_config())
     assert rebuilt.count_params() == model.count_params()
     assert [tuple(w.shape) for w in rebuilt.weights] == [tuple(w.shape) for w in model.weights]
