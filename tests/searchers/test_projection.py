@@ -93,7 +93,7 @@ def test_candidates_are_left_alone_until_something_is_known():
 
 
 def test_only_candidates_over_the_budget_are_turned_away():
-    projector = BudgetProjector(toy.problem(), taught(200))
+    projector = BudgetProjector(toy.problem(), taught(80))
     for candidate in candidates(100):
         over = latency(candidate) / toy.BUDGET - 1
         if abs(over) > 0.1:
@@ -110,7 +110,7 @@ def test_neither_happens_unasked():
 @pytest.mark.parametrize("how", ["project", "screen"])
 def test_random_search_meets_the_budget_more_often(how):
     def share_met(**options):
-        found = toy.search("random", 60, surrogate=taught(200), **options).history.evaluations
+        found = toy.search("random", 60, surrogate=taught(80), **options).history.evaluations
         return np.mean([evaluation.cost.latency <= toy.BUDGET * 1.02 for evaluation in found])
 
     assert share_met(**{how: True}) > 0.9 > 0.75 > share_met()
@@ -127,5 +127,5 @@ def test_the_trial_of_a_projected_proposal_holds_the_projected_candidate():
 def test_agents_see_predictions_once_there_are_some():
     candidate = toy.SPACE.nearest([0.5, 0.25, 1.0, 0.75])
     assert latency_prediction(toy.budgeted(1))(np.array([candidate])) is None
-    (seen,) = latency_prediction(toy.budgeted(1, surrogate=taught(200)))(np.array([candidate]))
+    (seen,) = latency_prediction(toy.budgeted(1, surrogate=taught(80)))(np.array([candidate]))
     assert seen == pytest.approx(latency(candidate) / latency(toy.SPACE.full), rel=0.05)
