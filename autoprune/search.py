@@ -50,7 +50,7 @@ from autoprune.training.finishing import Finished, Finisher, finish_all
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SearchResult:
     """What a search gives.
 
@@ -147,20 +147,28 @@ def run_search(
     save_model(model, folder.pruned)
     save_plan(kept.plan, folder.plan)
     outcome = Outcome(
-        settings,
-        session.cost_model.target,
-        problem,
-        session.planner.all_groups,
-        courses,
-        finished,
-        kept,
-        time.perf_counter() - start,
-        session.evaluator.surrogate.error,
-        means,
-        found,
+        settings=settings,
+        target=session.cost_model.target,
+        problem=problem,
+        groups=session.planner.all_groups,
+        courses=courses,
+        finished=finished,
+        kept=kept,
+        seconds=time.perf_counter() - start,
+        guesses=session.evaluator.surrogate.error,
+        means=means,
+        cautions=found,
     )
     write_outcome(outcome, folder)
-    return SearchResult(model, kept.plan, policy, courses, kept, finished, folder.report)
+    return SearchResult(
+        model=model,
+        plan=kept.plan,
+        policy=policy,
+        history=courses,
+        kept=kept,
+        finished=finished,
+        report=folder.report,
+    )
 
 
 def _finalists(courses: Mapping[str, list[Evaluation]], problem: Problem, count: int) -> dict[str, list[Evaluation]]:
