@@ -123,6 +123,7 @@ def exit_on_error(function: Callable[P, None]) -> Callable[P, None]:
         if not faulthandler.is_enabled():
             faulthandler.enable(sys.__stderr__)
         logging.raiseExceptions = False  # A log that cannot be written ends nothing, and is no reason for a traceback.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # It tells of every retracing and file that it writes.
         try:
             with interrupts.remember():
                 function(*arguments, **options)

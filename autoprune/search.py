@@ -57,7 +57,7 @@ from autoprune.training.finishing import Finished, Finisher, finish_all
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SearchResult:
     """What a search gives.
 
@@ -153,19 +153,27 @@ def run_search(
     save_model(model, folder.pruned)
     save_plan(kept.plan, folder.plan)
     outcome = Outcome(
-        settings,
-        session.cost_model.target,
-        problem,
-        session.planner.all_groups,
-        histories,
-        finished,
-        kept,
-        time.perf_counter() - start,
-        evaluator.surrogate.error,
-        found,
+        settings=settings,
+        target=session.cost_model.target,
+        problem=problem,
+        groups=session.planner.all_groups,
+        histories=histories,
+        finished=finished,
+        kept=kept,
+        seconds=time.perf_counter() - start,
+        guesses=evaluator.surrogate.error,
+        cautions=found,
     )
     write_outcome(outcome, folder)
-    return SearchResult(model, kept.plan, policy, histories, kept, finished, folder.report)
+    return SearchResult(
+        model=model,
+        plan=kept.plan,
+        policy=policy,
+        history=histories,
+        kept=kept,
+        finished=finished,
+        report=folder.report,
+    )
 
 
 def _finalists(histories: Mapping[str, History], problem: Problem, count: int) -> dict[str, list[Evaluation]]:

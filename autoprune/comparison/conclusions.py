@@ -13,7 +13,7 @@ UNIFORM, SCRATCH, DENSE, HIGHEST_SCORE = "hand-set uniform", "from scratch", "de
 ALL = "all"  # Budgets of one kind taken together.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOutcome:
     """A searched plan as it was finished with one seed, and what it is compared with.
 

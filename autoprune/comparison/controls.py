@@ -101,16 +101,16 @@ class ScratchTrainer:
         settle(network, data, settings)
         cost = pending.result()
         return PlanResult(
-            evaluation.key,
-            FROM_SCRATCH,
-            seed,
-            accuracy(network, data.test, batch_size),
-            accuracy(network, data.reward, batch_size),
-            cost.latency,
-            cost.memory.total,
-            cost.flops,
-            cost.parameters,
-            epochs,
+            key=evaluation.key,
+            recipe=FROM_SCRATCH,
+            seed=seed,
+            test_accuracy=accuracy(network, data.test, batch_size),
+            reward_accuracy=accuracy(network, data.reward, batch_size),
+            latency=cost.latency,
+            memory=cost.memory.total,
+            flops=cost.flops,
+            parameters=cost.parameters,
+            epochs=epochs,
         )
 
     def _ask_teacher(self) -> np.ndarray | None:

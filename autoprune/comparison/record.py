@@ -18,7 +18,7 @@ VERSION = 2
 AS_IT_IS, FINE_TUNED, FROM_SCRATCH = "as it is", "fine-tuned", "from scratch"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanResult:
     """A plan that was finished and tested, once.
 
@@ -51,16 +51,16 @@ class PlanResult:
         """What is kept of a finished model."""
         cost = finished.cost
         return cls(
-            finished.evaluation.key,
-            recipe,
-            seed,
-            finished.test_accuracy,
-            finished.reward_accuracy,
-            cost.latency,
-            cost.memory.total,
-            cost.flops,
-            cost.parameters,
-            finished.training.epochs,
+            key=finished.evaluation.key,
+            recipe=recipe,
+            seed=seed,
+            test_accuracy=finished.test_accuracy,
+            reward_accuracy=finished.reward_accuracy,
+            latency=cost.latency,
+            memory=cost.memory.total,
+            flops=cost.flops,
+            parameters=cost.parameters,
+            epochs=finished.training.epochs,
         )
 
     @property

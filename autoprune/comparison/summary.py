@@ -61,15 +61,15 @@ def _outcomes(settings: CompareSettings, record: Record) -> Iterator[SearchOutco
             best = select_finalist(finalists, seed, settings, record)
             uniform = most_accurate([match.evaluation for match in matches.values()], seed, record)
             yield SearchOutcome(
-                cell.searcher,
-                cell.budget,
-                seed,
-                record.find(best.key, FINE_TUNED, seed),
-                None if uniform is None else record.find(uniform.key, FINE_TUNED, seed),
-                None if uniform is None else matches[uniform.key].excess,
-                record.find(best.key, FROM_SCRATCH, seed) if cell.searcher in scratch else None,
-                record.find(finalists[0].key, FINE_TUNED, seed),
-                best.score,
+                searcher=cell.searcher,
+                budget=cell.budget,
+                seed=seed,
+                tested=record.find(best.key, FINE_TUNED, seed),
+                uniform=None if uniform is None else record.find(uniform.key, FINE_TUNED, seed),
+                excess=None if uniform is None else matches[uniform.key].excess,
+                scratch=record.find(best.key, FROM_SCRATCH, seed) if cell.searcher in scratch else None,
+                first=record.find(finalists[0].key, FINE_TUNED, seed),
+                score=best.score,
             )
 
 

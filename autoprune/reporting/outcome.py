@@ -22,7 +22,7 @@ FORMAT = "autoprune.metrics"
 VERSION = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Outcome:
     """A search that has ended.
 
@@ -55,12 +55,12 @@ def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
     """The result table's rows."""
     return [
         ResultRow(
-            done.name,
-            done.test_accuracy,
-            done.reward_accuracy,
-            done.evaluation.accuracy,
-            done.cost,
-            sum(done.plan.widths.values()) / sum(done.plan.sizes.values()),
+            name=done.name,
+            test_accuracy=done.test_accuracy,
+            reward_accuracy=done.reward_accuracy,
+            one_shot_accuracy=done.evaluation.accuracy,
+            cost=done.cost,
+            keep_ratio=sum(done.plan.widths.values()) / sum(done.plan.sizes.values()),
         )
         for done in finished
     ]

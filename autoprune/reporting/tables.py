@@ -8,7 +8,7 @@ from autoprune.records import Budget, CostReport, Evaluation
 from autoprune.reporting.fitting import Column, FittingTable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ResultRow:
     """One line of the result table.
 

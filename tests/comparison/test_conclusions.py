@@ -121,8 +121,19 @@ def finish(record, settings=SETTINGS):
         luck = 0.001 * (job.seed or 0) * (1 if job.evaluation.key == BEST.key else 2)
         accuracy = job.evaluation.accuracy + luck - (0.01 + luck if job.recipe == FROM_SCRATCH else 0)
         cost = job.evaluation.cost
-        numbers = (accuracy, accuracy, cost.latency, cost.memory.total, cost.flops, 1000, 2)
-        record.add_tested(PlanResult(job.evaluation.key, job.recipe, job.seed, *numbers))
+        tested = PlanResult(
+            key=job.evaluation.key,
+            recipe=job.recipe,
+            seed=job.seed,
+            test_accuracy=accuracy,
+            reward_accuracy=accuracy,
+            latency=cost.latency,
+            memory=cost.memory.total,
+            flops=cost.flops,
+            parameters=1000,
+            epochs=2,
+        )
+        record.add_tested(tested)
     if jobs:
         finish(record, settings)  # what depends on the choice among finalists
 

@@ -55,8 +55,19 @@ def finish(record, settings=SETTINGS):
         if job.name not in record.tested:
             reward, test = ENDS[job.evaluation.key, None if job.recipe == AS_IT_IS else job.seed]
             cost = job.evaluation.cost
-            numbers = (test, reward, cost.latency, cost.memory.total, cost.flops, 1000, 2)
-            record.add_tested(PlanResult(job.evaluation.key, job.recipe, job.seed, *numbers))
+            tested = PlanResult(
+                key=job.evaluation.key,
+                recipe=job.recipe,
+                seed=job.seed,
+                test_accuracy=test,
+                reward_accuracy=reward,
+                latency=cost.latency,
+                memory=cost.memory.total,
+                flops=cost.flops,
+                parameters=1000,
+                epochs=2,
+            )
+            record.add_tested(tested)
 
 
 def whole():

@@ -28,9 +28,16 @@ from autoprune.settings import SearcherSettings, SearchSettings
 from autoprune.training.course import TrainingRecord
 
 
-def row(name, ratio, accuracy):
+def row(name, ratio, accuracy, cost=None):
     evaluation = toy.evaluation_of(ratio)
-    return ResultRow(name, accuracy, accuracy, evaluation.accuracy, evaluation.cost, ratio)
+    return ResultRow(
+        name=name,
+        test_accuracy=accuracy,
+        reward_accuracy=accuracy,
+        one_shot_accuracy=evaluation.accuracy,
+        cost=cost or evaluation.cost,
+        keep_ratio=ratio,
+    )
 
 
 DENSE = toy.evaluation_of(1.0)
@@ -50,7 +57,7 @@ def test_a_model_has_a_line_for_each_of_several_targets():
         cost = toy.evaluation_of(1.0).cost
         parts = {"tpu_v5e": replace(cost, latency=latency), "tpu_v3": replace(cost, target=other_target, latency=other)}
         combined = replace(cost, latency=9.0, parts=parts, provenance={"combined": "worst"})
-        return ResultRow(name, 0.97, 0.97, 0.9, combined, 0.5)
+        return row(name, 0.5, 0.97, combined)
 
     other_target = replace(toy.TARGET, name="tpu_v3")
     rows = [joint("dense", 1.0, 4.0), joint("rl", 0.5, 3.0)]
@@ -106,7 +113,18 @@ def test_the_verdict_says_that_a_search_came_to_the_uniform_plan_and_that_traini
     def told(searched):
         finished = [done("dense", 1.0), done("uniform", 0.5), searched]
         settings = SearchSettings(searcher=SearcherSettings("rl"))
-        return verdict(Outcome(settings, toy.TARGET, toy.problem(), (), {}, finished, searched, 1.0))
+        return verdict(
+            Outcome(
+                settings=settings,
+                target=toy.TARGET,
+                problem=toy.problem(),
+                groups=(),
+                histories={},
+                finished=finished,
+                kept=searched,
+                seconds=1.0,
+            )
+        )
 
     assert "The searched plan is the uniform plan" in told(done("rl", 0.5))
     other = told(done("rl", 0.25))
