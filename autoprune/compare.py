@@ -26,7 +26,7 @@ from autoprune.comparing.controls import FromScratch
 from autoprune.comparing.jobs import Job, jobs_of
 from autoprune.comparing.matching import HandSetPlan, costed_families, curve_plans, kind_of, matched
 from autoprune.comparing.record import FINE_TUNED, FROM_SCRATCH
-from autoprune.cost.multi_target import described
+from autoprune.cost.multi_target import describe_target
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
 from autoprune.evaluation.cautions import chance_caution
@@ -90,7 +90,7 @@ def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> R
     if stored and not _compares(stored, settings):
         # Which plans stand against each other depends on what is compared.
         stored = {**stored, "matches": {}, "curve": []}
-    about = {"settings": dataclasses.asdict(settings), "target": described(session.cost_model)}
+    about = {"settings": dataclasses.asdict(settings), "target": describe_target(session.cost_model)}
     return Record(about, lambda data: write_json(folder.comparison, data), stored)
 
 

@@ -24,7 +24,7 @@ class RunningProcess:
 
     Attributes:
         process: the child.
-        requests: that it has been sent.
+        requests: number of requests that it has been sent.
     """
 
     def __init__(self, module: str, environment: Callable[[str], Mapping[str, str]], folder: Path | None) -> None:
