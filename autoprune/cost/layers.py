@@ -21,7 +21,7 @@ class Axis:
     length: int
     owners: tuple[tuple[int, float], ...]
 
-    def left(self, keep_ratios: Sequence[float]) -> float:
+    def remaining_share(self, keep_ratios: Sequence[float]) -> float:
         """Share of the axis that is left at these keep ratios, one per group."""
         return 1 - sum(owned * (1 - keep_ratios[index]) for index, owned in self.owners)
 

@@ -63,7 +63,7 @@ class MemoizedCostModel:
         architecture = architecture_fingerprint(model)
         known = self._known.get(architecture)
         if known is None or (known.done() and known.exception() is not None):
-            known = self._known[architecture] = self._stored_or_new(architecture, model)
+            known = self._known[architecture] = self._load_or_ask(architecture, model)
         return known
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class MemoizedCostModel:
         if self._store is not None:
             self._store.close()
 
-    def _stored_or_new(self, architecture: str, model: Any) -> Future:
+    def _load_or_ask(self, architecture: str, model: Any) -> Future:
         # What one machine has measured says nothing of another.
         key = cache_key(architecture=architecture, target=dataclasses.asdict(self.target), host=platform.node())
         data = self._store.get(key) if self._store else None

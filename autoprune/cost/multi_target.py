@@ -122,7 +122,7 @@ def combine_reports(
     combined = _normalize_weights(shares, weights)
     return dataclasses.replace(
         first,
-        latency=dense[0].latency * _weighted_mean(shares, combined),
+        latency=dense[0].latency * _mean(shares, combined),
         latency_sum=None,
         latency_iqr=None,
         memory=_combine_memory(reports, dense, weights),
@@ -147,7 +147,7 @@ def _normalize_weights(values: Sequence[float], weights: Sequence[float] | None)
     return [weight / sum(weights) for weight in weights]
 
 
-def _weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight)
 
 
@@ -160,7 +160,7 @@ def _combine_memory(
         return dataclasses.replace(reports[0].memory, total=None)
     shares = [total / whole for total, whole in totals]
     # Rounded up: within a limit, every target is.
-    total = math.ceil(totals[0][1] * _weighted_mean(shares, _normalize_weights(shares, weights)) - 1e-6)
+    total = math.ceil(totals[0][1] * _mean(shares, _normalize_weights(shares, weights)) - 1e-6)
     return dataclasses.replace(reports[0].memory, total=total)
 
 

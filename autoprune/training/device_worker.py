@@ -21,7 +21,7 @@ from autoprune.models.own_modules import import_modules
 from autoprune.settings import DataSettings, ModelSettings, TrainingSettings
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.fit import Loop, carry_out
-from autoprune.training.step_check import shared_batch
+from autoprune.training.step_check import split_batch
 from autoprune.training.task import Task
 
 Tell = Callable[[dict[str, Any]], None]
@@ -72,7 +72,7 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
         tell: sends an event; called with the progress of the training.
     """
     settings = TrainingSettings(**request["training"])
-    shared_batch(settings.batch_size, devices.count)
+    split_batch(settings.batch_size, devices.count)
     import_modules(request["modules"])  # which registers a user's own layers
     model_settings = ModelSettings(**request["model_settings"])
     data = load_data(DataSettings(**request["data"]), model_settings)

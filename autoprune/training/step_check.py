@@ -60,7 +60,7 @@ def devices_of(name: str, slice_: str | None) -> int:
     return found
 
 
-def shared_batch(batch_size: int, devices: int) -> int:
+def split_batch(batch_size: int, devices: int) -> int:
     """Images of a batch on each device.
 
     Raises:
@@ -90,7 +90,7 @@ def step_report(model: Any, settings: FinetuneSettings, chip: Chip, devices: int
         SettingsError: the batch cannot be divided among the devices.
         CostError: the compiler refuses the step for another reason than memory.
     """
-    per_device = shared_batch(settings.training.batch_size, devices)
+    per_device = split_batch(settings.training.batch_size, devices)
     dtype = "float32" if settings.runtime.precision == "float32" else "bfloat16"
     asked = devices if devices in device_counts(chip.name) else 1
     with closing(CompilerPool(1)) as pool:

@@ -63,9 +63,15 @@ class CostCache:
     def get(self, key: str) -> dict[str, Any] | None:
         """The result stored under a key, or None."""
         with self._lock:
+            if self._file is None:
+                return None
             try:
-                row = self._row(key)
+                row = self._file.database.execute("SELECT result FROM costs WHERE key = ?", (key,)).fetchone()
                 result = json.loads(zlib.decompress(row[0])) if row else None
+            except sqlite3.Error as error:
+                if not self._start_anew(error):
+                    self._say("read", f"could not be read ({error}); compiling instead")
+                return None
             except (ValueError, TypeError, zlib.error) as error:
                 # SQLite does not check what it reads; the compressed form carries a checksum.
                 self._say("read", f"holds a damaged result ({error}); compiling instead")
@@ -95,16 +101,6 @@ class CostCache:
             if self._file is not None:
                 self._file.database.close()
                 self._file = None
-
-    def _row(self, key: str) -> tuple | None:
-        if self._file is None:
-            return None
-        try:
-            return self._file.database.execute("SELECT result FROM costs WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            if not self._start_anew(error):
-                self._say("read", f"could not be read ({error}); compiling instead")
-            return None
 
     def _write(self, entries: list[tuple[str, float, bytes]]) -> None:
         """Store results and times of use in one transaction, and keep within the limit."""

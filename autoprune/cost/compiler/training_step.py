@@ -77,7 +77,14 @@ class TrainingStepCosts:
             SettingsError: there is no slice of so many devices.
             CostError: the model has several outputs, or an input size that is unknown.
         """
-        topology = _topology(self._chip, devices)
+        known = device_counts(self._chip.name)
+        if devices not in known:
+            raise SettingsError(
+                f"There is no slice of {devices} devices of {self._chip.name}. Known: {', '.join(map(str, known))}; "
+                f"a device is {self._chip.device}."
+            )
+        # The smallest slice, for what lies within one chip; else the slice of exactly so many devices.
+        topology = self._chip.slices.get(devices, self._chip.topology)
         if len(model.outputs) != 1:
             raise CostError(
                 f"A training step is estimated for classifiers with one output; '{model.name}' has "
@@ -93,11 +100,11 @@ class TrainingStepCosts:
             versions=self._versions,
             **conditions,
         )
-        known = self._cache.get(key) if self._cache else None
+        remembered = self._cache.get(key) if self._cache else None
         report: Future = Future()
         parameters = model.count_params()
-        if known is not None:
-            report.set_result(self._report(known, conditions, parameters))
+        if remembered is not None:
+            report.set_result(self._report(remembered, conditions, parameters))
             return report
 
         def finish(answer: Future) -> None:
@@ -204,17 +211,6 @@ def device_counts(target: str) -> list[int]:
     """
     chip = CHIPS[target]
     return sorted({1, chip.devices, *chip.slices})
-
-
-def _topology(chip: Chip, devices: int) -> str:
-    """The smallest slice, for what lies within one chip; else the slice of exactly so many devices."""
-    known = device_counts(chip.name)
-    if devices not in known:
-        raise SettingsError(
-            f"There is no slice of {devices} devices of {chip.name}. Known: {', '.join(map(str, known))}; "
-            f"a device is {chip.device}."
-        )
-    return chip.slices.get(devices, chip.topology)
 
 
 def _training_config(config: Any) -> Iterator[tuple[str, Any]]:

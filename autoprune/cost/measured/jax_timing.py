@@ -56,22 +56,25 @@ def time_on_jax(forward: Callable[[Any, list], Any], state: Any, batch: list, de
     executable = lowered.compile()
     outputs = jax.tree.leaves(jax.block_until_ready(executable(state, batch)))
     # The loop holds inputs and outputs of its own: what is in use is asked before it runs.
-    peak = peak_bytes(device)
-    module = hlo.parse_module(executable.as_text())
-    memory = hlo.memory_of(executable.memory_analysis(), module, len(batch))
+    statistics = device.memory_stats()
+    module, analysis = hlo.parse_module(executable.as_text()), executable.memory_analysis()
+    parts = ("argument", "output", "alias", "temp", "generated_code")
     return JaxTiming(
-        time_loop(loop_runner(forward, state, batch, outputs)),
-        memory,
-        peak,
-        hlo.hbm_traffic(module),
-        analysis_figures(executable.memory_analysis()),
+        timing=time_loop(_compile_loop(forward, state, batch, outputs)),
+        memory=hlo.memory_of(analysis, module, len(batch)),
+        peak=statistics.get("peak_bytes_in_use") if statistics else None,
+        traffic=hlo.hbm_traffic(module),
+        figures={part: getattr(analysis, f"{part}_size_in_bytes") for part in parts},
     )
 
 
-def loop_runner(
+def _compile_loop(
     forward: Callable[[Any, list], Any], state: Any, batch: Sequence[Any], outputs: Sequence[Any]
 ) -> Callable[[int], None]:
-    """The compiled loop: runs so many iterations and waits for the last. Inputs and outputs are its own from now on."""
+    """A function that runs so many iterations of the compiled loop and waits for the last.
+
+    Inputs and outputs are its own from now on.
+    """
     carried = (list(batch), list(outputs))
     loop = jax.jit(make_loop(forward), donate_argnums=(2, 3)).lower(jnp.int32(0), state, *carried).compile()
 
@@ -80,15 +83,3 @@ def loop_runner(
         carried = jax.block_until_ready(loop(np.int32(iterations), state, *carried))
 
     return run
-
-
-def analysis_figures(analysis: Any) -> dict[str, int]:
-    """The parts of a memory analysis, in bytes."""
-    parts = ("argument", "output", "alias", "temp", "generated_code")
-    return {part: getattr(analysis, f"{part}_size_in_bytes") for part in parts}
-
-
-def peak_bytes(device: Any) -> int | None:
-    """The most bytes that have been in use on a device since this process began; None where it does not tell."""
-    statistics = device.memory_stats()
-    return statistics.get("peak_bytes_in_use") if statistics else None
