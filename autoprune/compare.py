@@ -25,7 +25,7 @@ from autoprune.comparison.jobs import Job, jobs_of
 from autoprune.comparison.matching import HandSetPlan, cost_families, curve_plans, kind_of, match_hand_set
 from autoprune.comparison.record import FINE_TUNED, FROM_SCRATCH
 from autoprune.comparison.selection import select_finalist
-from autoprune.cost.multi_target import described
+from autoprune.cost.multi_target import describe_target
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
 from autoprune.evaluation.cautions import chance_caution
@@ -95,7 +95,7 @@ def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> R
     if stored and not _compares(stored, settings):
         # Which plans stand against each other depends on what is compared.
         stored = {**stored, "matches": {}, "curve": []}
-    about = {"settings": dataclasses.asdict(settings), "target": described(session.cost_model)}
+    about = {"settings": dataclasses.asdict(settings), "target": describe_target(session.cost_model)}
     return Record(about, lambda data: write_json(folder.comparison, data), stored)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from autoprune.cost import CostModel
 from autoprune.cost.layers import layer_dependences
-from autoprune.cost.multi_target import asked_targets, described, open_targets
+from autoprune.cost.multi_target import describe_target, open_targets, resolve_targets
 from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset
 from autoprune.evaluation import Evaluator, Journal
@@ -80,7 +80,7 @@ def validate_choices(settings: SearchSettings) -> None:
         TargetError: the target cannot be used here.
         UnknownNameError: a searcher, agent, reward or importance measure does not exist.
     """
-    asked_targets(settings.target)
+    resolve_targets(settings.target)
     REWARDS.get(settings.reward.name)
     IMPORTANCES.get(settings.importance.name)
     SEARCHERS.get(settings.searcher.name).check(settings.agent)
@@ -155,7 +155,7 @@ def _identity(
         "route": route,
         "weights": weights_fingerprint(model),
         "data": data.fingerprint(),
-        "target": described(cost_model),
+        "target": describe_target(cost_model),
         "importance": settings.importance.name,
         "evaluation": dataclasses.asdict(settings.evaluation),
     }

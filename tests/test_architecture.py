@@ -102,6 +102,15 @@ def test_frameworks_are_imported_only_where_it_is_the_job():
     assert users == FRAMEWORK_HOMES
 
 
+def test_children_are_started_in_one_place():
+    """Everything else goes by `autoprune.workers.ChildProcess`, and no child is a fork."""
+    starters = {"subprocess", "multiprocessing"}
+    users = {str(p.relative_to(ROOT)) for p in SOURCES if {n.split(".")[0] for n in imports_of(p)} & starters}
+    assert users == {"autoprune/workers/child.py", "autoprune/workers/process.py"}
+    for path in SOURCES:
+        assert not re.search(r"\bos\.(fork|forkpty|system|popen|spawn\w+|exec\w+)\(", path.read_text()), path
+
+
 def test_nothing_is_unpickled_or_evaluated():
     for path in SOURCES:
         assert not {n.split(".")[0] for n in imports_of(path)} & {"pickle", "cloudpickle", "dill", "shelve"}, path

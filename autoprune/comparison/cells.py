@@ -73,11 +73,11 @@ class Run:
         """The run of a searcher that has used its evaluations, with so many finalists at most, so far apart."""
         objective, history = evaluator.problem.objective, evaluator.history
         return cls(
-            tuple(trial.evaluation.key for trial in history),
-            tuple(trial.reward if objective.met_by(trial.evaluation) else None for trial in history),
-            tuple(trial.seconds for trial in history),
-            evaluator.costed,
-            tuple(objective.finalists(history.evaluations, finalists, apart)),
+            keys=tuple(trial.evaluation.key for trial in history),
+            rewards=tuple(trial.reward if objective.met_by(trial.evaluation) else None for trial in history),
+            seconds=tuple(trial.seconds for trial in history),
+            costed=evaluator.costed,
+            finalists=tuple(objective.finalists(history.evaluations, finalists, apart)),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -14,14 +14,14 @@ class Axis:
     """One channel axis of a layer's kernel.
 
     Attributes:
-        length: of the dense layer.
+        length: channels in the dense layer.
         owners: the prunable groups on it, each as (index of the group, share of the axis that it owns).
     """
 
     length: int
     owners: tuple[tuple[int, float], ...]
 
-    def left(self, keep_ratios: Sequence[float]) -> float:
+    def remaining_share(self, keep_ratios: Sequence[float]) -> float:
         """Share of the axis that is left at these keep ratios, one per group."""
         return 1 - sum(owned * (1 - keep_ratios[index]) for index, owned in self.owners)
 
@@ -31,8 +31,8 @@ class LayerDependence:
     """One layer with operations.
 
     Attributes:
-        path: of the layer.
-        flops: of the dense layer, per image, all calls together.
+        path: path of the layer in its model.
+        flops: operations of the dense layer per image, all calls together.
         axes: channel axes of its kernels, inputs before outputs.
     """
 
@@ -57,7 +57,14 @@ def layer_dependences(model: Any, groups: Sequence[ChannelGroup]) -> tuple[Layer
                 owned = float((member.channels >= 0).mean())
                 axes[member.layer].setdefault((member.name, member.axis), []).append((index, owned))
     return tuple(
-        LayerDependence(path, flops[path], tuple(_axis(layers[path], *key, owners[key]) for key in sorted(owners)))
+        LayerDependence(
+            path,
+            flops[path],
+            tuple(
+                Axis(keras_internals.layer_variable(layers[path], name).shape[axis], tuple(owners[name, axis]))
+                for name, axis in sorted(owners)
+            ),
+        )
         for path, owners in axes.items()
     )
 
@@ -78,7 +85,3 @@ def group_forms(groups: Sequence[ChannelGroup], layers: Sequence[LayerDependence
         )
         for index, group in enumerate(groups)
     }
-
-
-def _axis(layer: Any, name: str, axis: int, owners: Sequence[tuple[int, float]]) -> Axis:
-    return Axis(keras_internals.layer_variable(layer, name).shape[axis], tuple(owners))

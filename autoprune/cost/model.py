@@ -16,8 +16,8 @@ from autoprune.cost.cache import CostCache, cache_key, open_cache, report_from_j
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler.cost_model import CompilerCostModel
 from autoprune.cost.compiler.pool import CompilerPool
-from autoprune.cost.measured.attached_tpu import AttachedCostModel, attached_tpu, why_not_attached
-from autoprune.cost.measured.cpu import HostCostModel
+from autoprune.cost.measured.attached_tpu import AttachedTpuCostModel, find_attached_tpu, why_not_attached
+from autoprune.cost.measured.cpu import CpuCostModel
 from autoprune.errors import TargetError
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.models.keras_internals import check_model
@@ -44,7 +44,7 @@ class CostModel(Protocol):
         ...
 
 
-class Remembering:
+class MemoizedCostModel:
     """Asks another cost model once for each architecture: a measured cost is then one number, not several.
 
     Args:
@@ -63,7 +63,7 @@ class Remembering:
         architecture = architecture_fingerprint(model)
         known = self._known.get(architecture)
         if known is None or (known.done() and known.exception() is not None):
-            known = self._known[architecture] = self._stored(architecture) or self._asked(architecture, model)
+            known = self._known[architecture] = self._load_or_ask(architecture, model)
         return known
 
     def close(self) -> None:
@@ -72,22 +72,17 @@ class Remembering:
         if self._store is not None:
             self._store.close()
 
-    def _key(self, architecture: str) -> str:
+    def _load_or_ask(self, architecture: str, model: Any) -> Future:
         # What one machine has measured says nothing of another.
-        return cache_key(architecture=architecture, target=dataclasses.asdict(self.target), host=platform.node())
-
-    def _stored(self, architecture: str) -> Future | None:
-        data = self._store.get(self._key(architecture)) if self._store else None
-        if data is None:
-            return None
-        answer: Future = Future()
-        answer.set_result(report_from_json(data))
-        return answer
-
-    def _asked(self, architecture: str, model: Any) -> Future:
+        key = cache_key(architecture=architecture, target=dataclasses.asdict(self.target), host=platform.node())
+        data = self._store.get(key) if self._store else None
+        if data is not None:
+            answer: Future = Future()
+            answer.set_result(report_from_json(data))
+            return answer
         answer = self._inner.submit(model)
         if self._store is not None and answer.exception() is None:
-            self._store.put(self._key(architecture), dataclasses.asdict(answer.result()))
+            self._store.put(key, dataclasses.asdict(answer.result()))
         return answer
 
 
@@ -120,7 +115,7 @@ def resolve_target(target: Target) -> Target:
     if name in (*CHIPS, "tpu") and not compiler_available():
         raise TargetError(f"The target {name} cannot be used here. {_no_compiler()} Use target=cpu.")
     if name == "tpu":
-        complaint = why_not_attached(attached_tpu(), keras.backend.backend(), os.environ.get("JAX_PLATFORMS"))
+        complaint = why_not_attached(find_attached_tpu(), keras.backend.backend(), os.environ.get("JAX_PLATFORMS"))
         if complaint:
             raise TargetError(complaint)
     if target.batch_size < 1:
@@ -169,15 +164,17 @@ def open_cost_model(
     if target.name == "cpu":
         if asked == "auto":
             logger.warning("target auto: %s Costs are measured on this host instead.", _no_compiler())
-        return Remembering(HostCostModel(target), CostCache(Path(measured)) if measured else None)
+        return MemoizedCostModel(CpuCostModel(target), CostCache(Path(measured)) if measured else None)
     if target.name == "tpu":
         compilations = open_cache(cache)
 
-        def compiled(described: Target) -> CompilerCostModel:
+        def open_reference(described: Target) -> CompilerCostModel:
             return CompilerCostModel(described, compilations, client, "keras", 1)
 
-        return Remembering(AttachedCostModel(target, compiled), CostCache(Path(measured)) if measured else None)
-    return Remembering(CompilerCostModel(target, open_cache(cache), client, route, processes))
+        return MemoizedCostModel(
+            AttachedTpuCostModel(target, open_reference), CostCache(Path(measured)) if measured else None
+        )
+    return MemoizedCostModel(CompilerCostModel(target, open_cache(cache), client, route, processes))
 
 
 def measure_cost(
@@ -196,7 +193,7 @@ def measure_cost(
             `tpu`, measured on an attached one; `cpu`, measured on this host; or `auto`.
         batch_size: images per call on one device.
         dtype: `bfloat16` or `float32`.
-        cache: as for `open_cost_model`.
+        cache: where compilations are remembered: `auto`, `ro`, `off` or a path, see `open_cost_model`.
 
     Raises:
         ModelError: it is no model, such as the path of one.

@@ -8,7 +8,7 @@ target, and memory likewise: a budget that is a share then holds, with `worst`, 
 import dataclasses
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from autoprune.settings import TargetSettings
 WORST = "worst"
 
 
-class JointCostModel:
+class MultiTargetCostModel:
     """Costs models on several targets; the first model that it is asked for is the dense one.
 
     Args:
         models: one for each target, the first target's first.
-        weights: of the targets, for the weighted mean; None takes the worst.
+        weights: weight of each target in the weighted mean; None takes the worst target.
         client: compiler processes that the models share, to close with them; or None.
 
     Attributes:
@@ -62,8 +62,7 @@ class JointCostModel:
             self._dense = asked
         joint: Future = Future()
         dense = self._dense
-        waiting = _Countdown({*asked, *dense}, lambda: self._answer(joint, asked, dense))
-        waiting.start()
+        _call_when_done({*asked, *dense}, lambda: self._answer(joint, asked, dense))
         return joint
 
     def close(self) -> None:
@@ -83,59 +82,54 @@ class JointCostModel:
                     return
         try:
             reports = [[answer.result() for answer in answers] for answers in (asked, dense)]
-            joint.set_result(joined(*reports, self._weights))
+            joint.set_result(combine_reports(*reports, self._weights))
         except Exception as error:  # noqa: BLE001 - the asker must hear of it, or it waits for ever
             joint.set_exception(CostError(f"The targets' costs cannot be combined: {type(error).__name__}: {error}"))
 
 
-class _Countdown:
-    """Calls something once, when all of some futures are done."""
+def _call_when_done(futures: set[Future], then: Callable[[], None]) -> None:
+    """Call something once, when all of some futures are done."""
+    lock, left = threading.Lock(), len(futures)
 
-    def __init__(self, futures: set[Future], then: Any) -> None:
-        self._futures = futures
-        self._then = then
-        self._left = len(futures)
-        self._lock = threading.Lock()
-
-    def start(self) -> None:
-        for future in self._futures:
-            future.add_done_callback(self._one)
-
-    def _one(self, _: Future) -> None:
-        with self._lock:
-            self._left -= 1
-            last = self._left == 0
+    def count(_: Future) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            last = left == 0
         if last:
-            self._then()
+            then()
+
+    for future in futures:
+        future.add_done_callback(count)
 
 
-def joined(
+def combine_reports(
     reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float] | None = None
 ) -> CostReport:
     """One report of several targets' reports.
 
     Args:
-        reports: of one model on each target, the first target's first.
-        dense: of the dense model, likewise.
-        weights: of the targets, for the weighted mean of shares; None takes the worst share.
+        reports: reports of one model, one for each target, the first target's first.
+        dense: reports of the dense model, in the same order.
+        weights: weight of each target in the weighted mean of shares; None takes the worst share.
 
     Returns:
-        The first target's report with latency = dense latency there x the combined share of the dense latency, total
-        memory likewise, layers' times scaled alike, and what does not combine left out.
+        The first target's report. Latency is the dense latency there x the combined share of the dense latency, and so
+        for the total memory and the layers' times; figures that do not combine are None.
     """
     first = reports[0]
     shares = [report.latency / whole.latency for report, whole in zip(reports, dense, strict=True)]
-    combined = _weights(shares, weights)
+    combined = _normalize_weights(shares, weights)
     return dataclasses.replace(
         first,
         latency=dense[0].latency * _mean(shares, combined),
         latency_sum=None,
         latency_iqr=None,
-        memory=_memory(reports, dense, weights),
+        memory=_combine_memory(reports, dense, weights),
         traffic=None,
         utilisation=None,
         bound=None,
-        layers=_layers(reports, dense, combined),
+        layers=_combine_layers(reports, dense, combined),
         provenance={
             **first.provenance,
             "route": "; ".join(dict.fromkeys(str(report.provenance.get("route", "")) for report in reports)),
@@ -145,7 +139,7 @@ def joined(
     )
 
 
-def _weights(values: Sequence[float], weights: Sequence[float] | None) -> list[float]:
+def _normalize_weights(values: Sequence[float], weights: Sequence[float] | None) -> list[float]:
     """Weights that add up to one; all of it on the worst where there are none."""
     if weights is None:
         worst = max(range(len(values)), key=values.__getitem__)
@@ -157,18 +151,22 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight)
 
 
-def _memory(reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float] | None) -> Memory:
+def _combine_memory(
+    reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float] | None
+) -> Memory:
     """The first target's memory with the combined total; without a total where a target cannot tell it."""
     totals = [(report.memory.total, whole.memory.total) for report, whole in zip(reports, dense, strict=True)]
     if not all(total and whole for total, whole in totals):
         return dataclasses.replace(reports[0].memory, total=None)
     shares = [total / whole for total, whole in totals]
     # Rounded up: within a limit, every target is.
-    total = math.ceil(totals[0][1] * _mean(shares, _weights(shares, weights)) - 1e-6)
+    total = math.ceil(totals[0][1] * _mean(shares, _normalize_weights(shares, weights)) - 1e-6)
     return dataclasses.replace(reports[0].memory, total=total)
 
 
-def _layers(reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float]) -> dict[str, float]:
+def _combine_layers(
+    reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float]
+) -> dict[str, float]:
     """Seconds by layer that add up as the joint latency does: the surrogate learns layer by layer."""
     times: dict[str, float] = {}
     for report, whole, weight in zip(reports, dense, weights, strict=True):
@@ -177,7 +175,7 @@ def _layers(reports: Sequence[CostReport], dense: Sequence[CostReport], weights:
     return times
 
 
-def asked_targets(settings: TargetSettings) -> list[Target]:
+def resolve_targets(settings: TargetSettings) -> list[Target]:
     """The targets that a search is for, checked; the first one first.
 
     Raises:
@@ -201,7 +199,7 @@ def open_targets(settings: TargetSettings, *, measured: str | Path | None = None
 
     Args:
         settings: which targets, cache, route and number of processes.
-        measured: as for `open_cost_model`.
+        measured: file where measured costs are kept, or None; see `open_cost_model`.
 
     Raises:
         TargetError: a target cannot be used here.
@@ -211,15 +209,15 @@ def open_targets(settings: TargetSettings, *, measured: str | Path | None = None
         target = Target(settings.name, settings.batch_size, settings.dtype)
         return open_cost_model(target, **options, processes=settings.processes)
     client = CompilerPool(settings.processes)
-    models = [open_cost_model(target, **options, client=client) for target in asked_targets(settings)]
+    models = [open_cost_model(target, **options, client=client) for target in resolve_targets(settings)]
     weights = (settings.weights or [1.0] * len(models)) if settings.combine == "weighted" else None
-    return JointCostModel(models, weights, client)
+    return MultiTargetCostModel(models, weights, client)
 
 
-def described(cost_model: CostModel) -> Mapping[str, Any]:
+def describe_target(cost_model: CostModel) -> Mapping[str, Any]:
     """What a cost is for, as plain data: the target, and of several targets all of them and how they are combined."""
     data = dataclasses.asdict(cost_model.target)
-    if isinstance(cost_model, JointCostModel):
+    if isinstance(cost_model, MultiTargetCostModel):
         names = [target.name for target in cost_model.targets]
         data = {**data, "name": names, "combine": cost_model.combine}
     return data

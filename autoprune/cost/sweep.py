@@ -40,7 +40,7 @@ def uniform_sweep(
     """Prune every group to each ratio in turn, cost the whole model, and put it back.
 
     Args:
-        model: of the planner; it is as it was at the end, also after an error or Ctrl-C.
+        model: the planner's model; it is as it was at the end, also after an error or Ctrl-C.
         cost_models: one for each target.
         keep_ratios: in (0, 1]; the dense model, 1, comes first whether it is among them or not.
         planner: says which channels go, and which widths are legal.
@@ -61,7 +61,7 @@ def uniform_sweep(
         plan = planner.plan(ratio)
         with surgeon.pruned(plan, snapshot):
             # The compiler gets a copy of the architecture: all plans wait in its line while the model goes on.
-            answers = [_submitted(cost_model, model) for cost_model in cost_models]
+            answers = [_submit(cost_model, model) for cost_model in cost_models]
         waiting.append((ratio, sum(plan.widths.values()) / total, answers))
     failed: dict[int, CostError] = {}
     for done, (ratio, _, answers) in enumerate(waiting, start=1):
@@ -80,7 +80,7 @@ def uniform_sweep(
     ]
 
 
-def _submitted(cost_model: CostModel, model: Any) -> Future:
+def _submit(cost_model: CostModel, model: Any) -> Future:
     """The answer to come; of a model that is refused at once, that error."""
     try:
         return cost_model.submit(model)

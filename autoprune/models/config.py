@@ -1,4 +1,4 @@
-"""A model made anew from its config, as the compiler wants it: in another dtype, and without weights."""
+"""Configs of models: changed for another process, and made into a model again, with or without weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,22 +6,23 @@ from typing import Any
 import keras
 
 from autoprune.errors import ModelError, words_of
-from autoprune.models.own_modules import import_modules
+from autoprune.models import keras_internals
+from autoprune.models.own_modules import import_modules, imported
 
 Modules = Sequence[tuple[str, str | None]]  # See `import_modules`.
 
 
-def shapes_only(config: Any, modules: Modules, dtype: str) -> Any:
+def rebuild_without_weights(config: Any, modules: Modules, dtype: str) -> Any:
     """The model of a config in a dtype. Its variables have shapes and no values.
 
     Raises:
         ModelError: it holds a layer that this process cannot import.
     """
     with keras.StatelessScope(initialize_variables=False):
-        return rebuilt(with_dtype(config, dtype), modules)
+        return rebuild(with_dtype(config, dtype), modules)
 
 
-def rebuilt(config: Any, modules: Modules) -> Any:
+def rebuild(config: Any, modules: Modules) -> Any:
     """The model of a config, once the modules of its layers' classes are imported, which registers them.
 
     Raises:
@@ -60,3 +61,24 @@ def with_dtype(config: Any, dtype: str) -> Any:
         key: policy if key == "dtype" and isinstance(value, dict) else with_dtype(value, dtype)
         for key, value in config.items()
     }
+
+
+def without_training(config: Any) -> Any:
+    """The config of a model without optimiser and losses, nested models included: only inference is compiled."""
+    if isinstance(config, list):
+        return [without_training(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: without_training(value) for key, value in config.items() if key != "compile_config"}
+
+
+def layer_modules(model: Any) -> list[tuple[str, str | None]]:
+    """What another process has to import for a model, as `import_modules` takes it.
+
+    These are the modules that a user has named, and those besides Keras in which the classes of the model's layers were
+    defined; not those of nested models.
+    """
+    own, layers = imported(), keras_internals.layers_by_path(model).values()
+    names = {type(layer).__module__ for layer in layers if not keras_internals.is_graph(layer)}
+    others = names.difference(name for name, _ in own)
+    return [*own, *((name, None) for name in sorted(others) if name.split(".")[0] not in ("keras", "__main__"))]

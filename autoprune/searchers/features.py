@@ -62,7 +62,9 @@ class ModelFeatures:
 
         A layer's operations are proportional to the product of its channel axes.
         """
-        left = sum(layer.flops * math.prod(axis.left(keep_ratios) for axis in layer.axes) for layer in self.layers)
+        left = sum(
+            layer.flops * math.prod(axis.remaining_share(keep_ratios) for axis in layer.axes) for layer in self.layers
+        )
         return left / max(sum(layer.flops for layer in self.layers), 1)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune import errors
-from autoprune.cost.compiler.cost_model import without_training
 from autoprune.models import keras_internals
-from autoprune.models.config import with_dtype
+from autoprune.models.config import with_dtype, without_training
 from autoprune.settings.runtime import RuntimeSettings
 from autoprune.training.checkpoints import CheckpointError
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
@@ -67,11 +66,11 @@ def train_elsewhere(
     """Train in a process of its own, on a TPU or on what rehearses one.
 
     Args:
-        request: as `device_worker.train` takes it.
+        request: what `device_worker.train` takes.
         runtime: which devices.
         folder: what the process writes to standard error, and libtpu's logs, are kept there.
         on_devices: called before the first step with what it runs on; what it raises ends the process.
-        on_progress: as for `train`.
+        on_progress: called with the epochs that are done and the metrics so far, as by `train`.
 
     Raises:
         TrainingProcessError: the process died, or could not open its devices in time; the message has its last words.

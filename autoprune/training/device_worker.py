@@ -15,13 +15,13 @@ import numpy as np
 
 from autoprune.data import load_data
 from autoprune.errors import AutopruneError
-from autoprune.models.config import rebuilt
+from autoprune.models.config import rebuild
 from autoprune.models.files import load_model
 from autoprune.models.own_modules import import_modules
 from autoprune.settings import DataSettings, ModelSettings, TrainingSettings
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.fit import Loop, carry_out
-from autoprune.training.step_check import shared_batch
+from autoprune.training.step_check import split_batch
 from autoprune.training.task import Task
 
 Tell = Callable[[dict[str, Any]], None]
@@ -68,18 +68,18 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
             `modules` (that its layers come from), `model_settings`, `data` and `training` (settings),
             `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `start` (as for `Task`),
             `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
-        devices: that share the batches.
+        devices: the devices that share the batches.
         tell: sends an event; called with the progress of the training.
     """
     settings = TrainingSettings(**request["training"])
-    shared_batch(settings.batch_size, devices.count)
+    split_batch(settings.batch_size, devices.count)
     import_modules(request["modules"])  # which registers a user's own layers
     model_settings = ModelSettings(**request["model_settings"])
     data = load_data(DataSettings(**request["data"]), model_settings)
     teacher = request["teacher"] and np.load(request["teacher"], mmap_mode="r", allow_pickle=False)
     checkpoints = Checkpoints(request["checkpoint"], request["identity"], request["every"])
     with devices.scope():
-        model = rebuilt(request["config"], request["modules"])
+        model = rebuild(request["config"], request["modules"])
         model.set_weights(load_model(request["model"], model_settings).get_weights())
         task = Task(model, data, settings, request["epochs"], None, request["seed"], teacher, request["start"])
         record = carry_out(

@@ -10,11 +10,11 @@ from typing import Any
 import keras
 
 from autoprune.cost import open_cost_model
-from autoprune.cost.compiler.cost_model import layer_modules
 from autoprune.cost.measured.attached_tpu import CHIP_OF_KIND
 from autoprune.data import Dataset
 from autoprune.errors import SettingsError
 from autoprune.evaluation.accuracy import accuracy
+from autoprune.models.config import layer_modules
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.records import CostReport, Target
 from autoprune.settings import FinetuneSettings

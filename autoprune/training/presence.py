@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from autoprune.cost.measured.attached_tpu import DEVICE_FILES, MARKS, attached_tpu
+from autoprune.cost.measured.attached_tpu import DEVICE_FILES, MARKS, find_attached_tpu
 from autoprune.errors import DataError, TargetError
 from autoprune.settings import FinetuneSettings
 from autoprune.settings.runtime import ON_TPU
@@ -32,12 +32,12 @@ def check_runtime(
             "runtime=cpu."
         )
     needs_tpu = runtime.name in ON_TPU and runtime.rehearse is None and not settings.dry_run
-    if needs_tpu and not attached_tpu(folder, environment):
+    if needs_tpu and not find_attached_tpu(folder, environment):
         raise TargetError(
             f"runtime={runtime.name} needs a TPU attached to this host, and there is none: no device file "
             f"{' or '.join(f'{folder}/{pattern}' for pattern in DEVICE_FILES)}, and neither {' nor '.join(MARKS)} is "
             f"set. runtime={runtime.name} dry_run=true does everything but the steps, and says what a step takes on "
-            "target=tpu_v5e slice=2x2, or another; runtime.rehearse=4 runs the steps on make-believe devices of this "
+            "target=tpu_v5e slice=2x2, or another; runtime.rehearse=4 runs the steps on simulated devices of this "
             "host's processor; runtime=cpu trains here."
         )
     if needs_tpu and keras.backend.backend() == "jax" and environment.get("JAX_PLATFORMS") != "cpu":

@@ -11,7 +11,7 @@ from typing import Any
 from autoprune.cost.cache import open_cache
 from autoprune.cost.chips import CHIPS, Chip
 from autoprune.cost.compiler.pool import CompilerPool
-from autoprune.cost.compiler.training_step import TrainingStepCosts, known_devices
+from autoprune.cost.compiler.training_step import TrainingStepCosts, device_counts
 from autoprune.cost.model import compiler_available, resolve_target
 from autoprune.errors import DoesNotFitError, SettingsError, TargetError
 from autoprune.records import Target, TrainingStepReport
@@ -60,7 +60,7 @@ def devices_of(name: str, slice_: str | None) -> int:
     return found
 
 
-def shared_batch(batch_size: int, devices: int) -> int:
+def split_batch(batch_size: int, devices: int) -> int:
     """Images of a batch on each device.
 
     Raises:
@@ -90,9 +90,9 @@ def step_report(model: Any, settings: FinetuneSettings, chip: Chip, devices: int
         SettingsError: the batch cannot be divided among the devices.
         CostError: the compiler refuses the step for another reason than memory.
     """
-    per_device = shared_batch(settings.training.batch_size, devices)
+    per_device = split_batch(settings.training.batch_size, devices)
     dtype = "float32" if settings.runtime.precision == "float32" else "bfloat16"
-    asked = devices if devices in known_devices(chip.name) else 1
+    asked = devices if devices in device_counts(chip.name) else 1
     with closing(CompilerPool(1)) as pool:
         target = Target(chip.name, per_device, dtype)
         with closing(TrainingStepCosts(target, open_cache(settings.target.cache), pool)) as costs:

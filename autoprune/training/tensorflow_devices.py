@@ -27,7 +27,7 @@ class TensorFlowDevices:
     """
 
     def __init__(self, rehearse: int | None) -> None:
-        self._strategy = _tpu_strategy() if rehearse is None else _mirrored(rehearse)
+        self._strategy = _tpu_strategy() if rehearse is None else _cpu_strategy(rehearse)
         self.count = self._strategy.num_replicas_in_sync
         self.kind = "TPU core" if rehearse is None else "cpu"
 
@@ -46,7 +46,7 @@ def _tpu_strategy() -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
-def _mirrored(count: int) -> tf.distribute.Strategy:
+def _cpu_strategy(count: int) -> tf.distribute.Strategy:
     (processor,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
     return tf.distribute.MirroredStrategy([f"/cpu:{number}" for number in range(count)])
@@ -71,18 +71,18 @@ class StrategyLoop:
         optimizer.build(course.network.trainable_variables)
         with safe_convolutions(task.model):
             course.begin(optimizer, batches)
-            train = self._training(task, course.network, optimizer)
-            judge = self._judging(task, course.network)
+            train = self._make_training_function(task, course.network, optimizer)
+            judge = self._make_accuracy_function(task, course.network)
             while not course.ended:
                 self._epoch(task, course, batches, train)
                 if course.failure is None:
-                    course.epoch_done({"val_accuracy": judge(self._distributed(reward))})
+                    course.epoch_done({"val_accuracy": judge(self._distribute(reward))})
 
     def _epoch(self, task: Task, course: Course, batches: Any, train: Any) -> None:
         """Run what is left of the course's epoch."""
         first = course.position.step
         batches.begin(course.position.epoch, first)
-        iterator = iter(self._distributed(batches))
+        iterator = iter(self._distribute(batches))
         total = 0.0
         while course.position.step < course.steps and course.failure is None:
             done = course.position.step
@@ -90,7 +90,7 @@ class StrategyLoop:
             total += float(train(iterator, tf.constant(count)))
             course.step_done(done + count, {"loss": total / (done + count - first)})
 
-    def _training(self, task: Task, network: Any, optimizer: Any) -> Any:
+    def _make_training_function(self, task: Task, network: Any, optimizer: Any) -> Any:
         """A compiled function of an iterator and a number of steps, which gives the sum of their losses."""
         loss_of, strategy = task.loss(), self._strategy
 
@@ -115,7 +115,7 @@ class StrategyLoop:
 
         return train
 
-    def _judging(self, task: Task, network: Any) -> Any:
+    def _make_accuracy_function(self, task: Task, network: Any) -> Any:
         """A function of distributed batches, which gives the accuracy."""
         metric, strategy = task.metric(), self._strategy
 
@@ -134,7 +134,7 @@ class StrategyLoop:
 
         return judge
 
-    def _distributed(self, batches: Any) -> Any:
+    def _distribute(self, batches: Any) -> Any:
         """A data set of batches, each to be divided among the devices."""
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF

@@ -54,10 +54,10 @@ class ChildProcess:
     Any thread may ask; requests wait for each other. As a context manager it is ended at the end of the block.
 
     Args:
-        module: that the child imports; its `make_handler()` gives a function of a request and of `tell`, which sends an
-            event, that returns the answer. An exception of that function ends the child.
-        name: of the child in messages, such as `compiler process`.
-        environment: gives the variables of the child, of its folder. PYTHONPATH is added.
+        module: name of a module that the child imports. Its `make_handler()` returns what answers: a function of a
+            request and of `tell`, which sends an event. An exception of that function ends the child.
+        name: what messages call the child, such as `compiler process`.
+        environment: returns the child's environment variables, given its folder. PYTHONPATH is added.
         start_timeout: seconds from the start until the module is imported.
         folder: where the child's log `stderr.txt` is kept; None makes a scratch folder that goes with the child.
         resident_limit: bytes of memory; a child that holds more after an answer is replaced before the next request.
@@ -172,7 +172,7 @@ class ChildProcess:
         with self._state:
             # `end` takes the same lock: a process is either never made or killed.
             if self._ended or _exiting.is_set():
-                raise self._ended_error()
+                raise self._end_error()
             if self._running is not None:
                 return self._running
             try:
@@ -192,7 +192,7 @@ class ChildProcess:
         Raises:
             DeadChildError: no message came, or what came is none.
         """
-        with _killed_after(timeout, running.process) as late:
+        with _kill_after(timeout, running.process) as late:
             try:
                 if line is not None:
                     # Within the time as well: a child that hangs does not read, and a pipe takes 64 kB.
@@ -205,7 +205,7 @@ class ChildProcess:
             except (OSError, ValueError):  # its pipes are closed, perhaps by `stop` in another thread
                 what = f"died before it could {task}."
         if self._ended or self._running is not running:
-            raise self._ended_error()
+            raise self._end_error()
         if late.is_set():
             what = f"took longer than {timeout:g} s to {task}."
         words = running.last_words()
@@ -216,12 +216,12 @@ class ChildProcess:
         message = f"The {self._name} {what} Its last words: {words}"
         raise DeadChildError(message, task=task, last_words=words, retry=not late.is_set())
 
-    def _ended_error(self) -> DeadChildError:
+    def _end_error(self) -> DeadChildError:
         return DeadChildError(f"The {self._name} has been ended.")
 
 
 @contextlib.contextmanager
-def _killed_after(timeout: float | None, process: subprocess.Popen) -> Iterator[threading.Event]:
+def _kill_after(timeout: float | None, process: subprocess.Popen) -> Iterator[threading.Event]:
     """Within it a process is killed after so many seconds; the event tells that it was."""
     late = threading.Event()
     if timeout is None:

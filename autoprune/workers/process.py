@@ -24,7 +24,7 @@ class RunningProcess:
 
     Attributes:
         process: the child.
-        requests: that it has been sent.
+        requests: number of requests that it has been sent.
     """
 
     def __init__(self, module: str, environment: Callable[[str], Mapping[str, str]], folder: Path | None) -> None:
@@ -127,15 +127,11 @@ def remove_abandoned_scratch() -> None:
     """Remove the scratch folders of processes that no longer exist, and so could not do it themselves."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*-*"):
         owner = folder.name.removeprefix(_SCRATCH_PREFIX).split("-")[0]
-        if owner.isdecimal() and not _exists(int(owner)):
+        if not owner.isdecimal():
+            continue
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _exists(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+        except (PermissionError, OverflowError):  # somebody else's process, or none of ours
+            continue

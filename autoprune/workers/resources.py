@@ -10,7 +10,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def available_memory() -> float:
     """Bytes that can be taken without pushing something else out; infinite where the system does not say."""
-    return min([_free_memory(), *(_left_in(folder) for folder in _control_groups())])
+    return min([_free_memory(), *(_room_in(folder) for folder in _control_groups())])
 
 
 def usable_cores() -> int:
@@ -35,7 +35,7 @@ def _control_groups() -> Iterator[Path]:
             yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(_CGROUPS))
 
 
-def _left_in(group: Path) -> float:
+def _room_in(group: Path) -> float:
     """Bytes below the memory limit of a control group; file pages that can be dropped count as free."""
     limit, used = _text(group / "memory.max"), _text(group / "memory.current")
     if not limit.isdecimal() or not used.isdecimal():

@@ -38,20 +38,20 @@ def compare(chip_name: str, network: str, batch_size: int) -> dict:
 
     from autoprune.cost.chips import CHIPS as KNOWN
     from autoprune.cost.compiler import hlo, topology
-    from autoprune.cost.compiler.cost_model import layer_modules, without_training
     from autoprune.cost.compiler.programs import inference_program
-    from autoprune.cost.measured.timing import looped
+    from autoprune.cost.measured.timing import make_loop
     from autoprune.models import zoo
+    from autoprune.models.config import layer_modules, without_training
 
     chip = KNOWN[chip_name]
     model = zoo.build(network, None, None)
     config = without_training(keras.saving.serialize_keras_object(model))
     request = {"config": config, "modules": layer_modules(model), "batch_size": batch_size, "dtype": "bfloat16"}
     program = inference_program(request)
-    devices = topology.described(chip.topology, chip.options)[:1]
-    state, batch = topology.placed(program.state, program.batch, devices)
+    devices = topology.describe_devices(chip.topology, chip.options)[:1]
+    state, batch = topology.place_arguments(program.state, program.batch, devices)
     outputs = jax.tree.leaves(jax.eval_shape(program.function, state, batch))
-    count, outputs = topology.placed(jax.ShapeDtypeStruct((), "int32"), outputs, devices)
+    count, outputs = topology.place_arguments(jax.ShapeDtypeStruct((), "int32"), outputs, devices)
 
     def microseconds(compiled: jax.stages.Compiled, of: str | None = None) -> float:
         module = hlo.parse_module(compiled.as_text())
@@ -63,7 +63,7 @@ def compare(chip_name: str, network: str, batch_size: int) -> dict:
         return 1e6 * sum(seconds for _, seconds in walked)
 
     alone = microseconds(jax.jit(program.function).lower(state, batch).compile())
-    loop = jax.jit(looped(program.function), donate_argnums=(2, 3)).lower(count, state, batch, outputs).compile()
+    loop = jax.jit(make_loop(program.function), donate_argnums=(2, 3)).lower(count, state, batch, outputs).compile()
     iteration = microseconds(loop, "while")
     row = {"chip": chip_name, "network": network, "batch": batch_size, "alone": alone, "iteration": iteration}
     print(row, f"{iteration / alone - 1:+.1%}", flush=True)

@@ -7,7 +7,7 @@ from keras import layers
 from plans import uneven_plan
 
 from autoprune.models import keras_internals
-from autoprune.models.config import rebuilt
+from autoprune.models.config import rebuild
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan
@@ -101,7 +101,7 @@ def test_what_is_saved_loads_without_the_class(name, tmp_path):
     for copy in (
         keras.saving.load_model(tmp_path / "pruned.keras"),
         keras.models.clone_model(model),
-        rebuilt(keras_internals.graph_config(model), []),
+        rebuild(keras_internals.graph_config(model), []),
     ):
         assert [tuple(w.shape) for w in copy.weights] == [tuple(v.shape) for v in graph_weights(model)]
         assert type(copy).__module__.startswith("keras.")

@@ -19,7 +19,7 @@ from processes import gone, wait_until
 
 from autoprune import finetune
 from autoprune.errors import DoesNotFitError, SettingsError
-from autoprune.models.config import rebuilt
+from autoprune.models.config import rebuild
 from autoprune.models.files import load_model, save_model
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (
@@ -205,7 +205,7 @@ def test_environment_of_the_process(monkeypatch):
 
 def test_a_copy_in_mixed_precision_gives_float32(search):
     model = load_model(search.dense)
-    copy = rebuilt(in_precision(model, "mixed_bfloat16"), [])
+    copy = rebuild(in_precision(model, "mixed_bfloat16"), [])
     copy.set_weights(model.get_weights())
     policies = [layer.dtype_policy.name for layer in copy.layers]
     assert policies[-1] == "float32"

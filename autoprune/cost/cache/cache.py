@@ -58,14 +58,20 @@ class CostCache:
         self._used: dict[str, float] = {}
         self._said: set[str] = set()
         self._paused_until = 0.0
-        self._file = cache_file.opened(path, read_only)
+        self._file = cache_file.open_file(path, read_only)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The result stored under a key, or None."""
         with self._lock:
+            if self._file is None:
+                return None
             try:
-                row = self._row(key)
+                row = self._file.database.execute("SELECT result FROM costs WHERE key = ?", (key,)).fetchone()
                 result = json.loads(zlib.decompress(row[0])) if row else None
+            except sqlite3.Error as error:
+                if not self._start_anew(error):
+                    self._say("read", f"could not be read ({error}); compiling instead")
+                return None
             except (ValueError, TypeError, zlib.error) as error:
                 # SQLite does not check what it reads; the compressed form carries a checksum.
                 self._say("read", f"holds a damaged result ({error}); compiling instead")
@@ -96,16 +102,6 @@ class CostCache:
                 self._file.database.close()
                 self._file = None
 
-    def _row(self, key: str) -> tuple | None:
-        if self._file is None:
-            return None
-        try:
-            return self._file.database.execute("SELECT result FROM costs WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            if not self._begun_anew(error):
-                self._say("read", f"could not be read ({error}); compiling instead")
-            return None
-
     def _write(self, entries: list[tuple[str, float, bytes]]) -> None:
         """Store results and times of use in one transaction, and keep within the limit."""
         if time.monotonic() < self._paused_until:
@@ -117,7 +113,7 @@ class CostCache:
                 self._transact(self._file.database, entries)
             except sqlite3.Error as error:
                 # Damage found while writing: the result goes to the new file.
-                if self._begun_anew(error):
+                if self._start_anew(error):
                     continue
                 self._paused_until = time.monotonic() + _PAUSE_SECONDS
                 self._say("write", f"could not be written ({error}); new compilations are not remembered meanwhile")
@@ -137,7 +133,7 @@ class CostCache:
             if database.in_transaction:
                 database.execute("ROLLBACK")
 
-    def _begun_anew(self, error: sqlite3.Error) -> bool:
+    def _start_anew(self, error: sqlite3.Error) -> bool:
         """After damage that shows only in use: whether the file was set aside and another one is in its place."""
         if self._read_only or self._file is None or not cache_file.is_unusable(error):
             return False
@@ -148,7 +144,7 @@ class CostCache:
             cache_file.set_aside(self.path, file.inode, error)
         except OSError:
             return False
-        self._file = cache_file.opened(self.path, self._read_only)
+        self._file = cache_file.open_file(self.path, self._read_only)
         return self._file is not None
 
     def _say(self, kind: str, what: str) -> None:

@@ -41,23 +41,23 @@ class CacheFile:
     inode: int
 
 
-def opened(path: Path, read_only: bool) -> CacheFile | None:
+def open_file(path: Path, read_only: bool) -> CacheFile | None:
     """The file, or None with a warning when there can be none."""
     try:
         if read_only:
             if not path.exists():
                 logger.info("there is no cost cache at %s yet", path)
                 return None
-            return _connected_to_read(path)
+            return _connect_read_only(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         found = path.stat().st_ino if path.exists() else None
         try:
-            return _connected(path)
+            return _connect(path)
         except sqlite3.DatabaseError as error:
             if not is_unusable(error):
                 raise
             set_aside(path, found, error)
-            return _connected(path)
+            return _connect(path)
     except (OSError, sqlite3.Error) as error:
         logger.warning("no cost cache at %s (%s); every compilation is done anew", path, error)
         return None
@@ -113,10 +113,10 @@ def drop_oldest(database: sqlite3.Connection) -> None:
     database.execute(f"DELETE FROM costs WHERE key IN ({oldest})", (max(1, count // 50),))
 
 
-def _connected(path: Path) -> CacheFile:
+def _connect(path: Path) -> CacheFile:
     # Transactions are begun by hand: another process must see a table and its version, or neither.
     database = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False, isolation_level=None)
-    with _closed_on_error(database):
+    with _close_on_error(database):
         # Before anything is changed in what may be somebody else's; in one transaction, or it sees half of what another
         # process makes at this moment.
         database.execute("BEGIN")
@@ -144,18 +144,18 @@ def _connected(path: Path) -> CacheFile:
         return CacheFile(database, path.stat().st_ino)
 
 
-def _connected_to_read(path: Path) -> CacheFile:
+def _connect_read_only(path: Path) -> CacheFile:
     """A connection that makes no file: what SQLite keeps beside a file is used when it is there."""
     live = all(path.with_name(path.name + suffix).exists() for suffix in _SIDE_FILES)
     address = f"{path.absolute().as_uri()}?mode=ro" + ("" if live else "&immutable=1")
     database = sqlite3.connect(address, uri=True, timeout=_LOCK_SECONDS, check_same_thread=False, isolation_level=None)
-    with _closed_on_error(database):
+    with _close_on_error(database):
         _check(database)
         return CacheFile(database, path.stat().st_ino)
 
 
 @contextlib.contextmanager
-def _closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
+def _close_on_error(database: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:

@@ -14,11 +14,11 @@ _TOO_LARGE = (
 )
 
 
-def refusal(error: BaseException) -> dict[str, Any]:
-    """An answer that says why there is no result; `error_of` reads it."""
+def encode_error(error: BaseException) -> dict[str, Any]:
+    """An answer that says why there is no result; `decode_error` reads it."""
     if isinstance(error, RouteError):
         return {"error": str(error), "kind": "route"}
-    words = said(error)
+    words = describe_error(error)
     for pattern in _TOO_LARGE:
         if found := pattern.search(words):
             needed, available = (float(found[n]) * _UNITS[found[n + 1]] for n in (1, 3))
@@ -26,7 +26,7 @@ def refusal(error: BaseException) -> dict[str, Any]:
     return {"error": f"The TPU compiler refused the model: {words}", "kind": "refused"}
 
 
-def error_of(answer: dict[str, Any]) -> CostError:
+def decode_error(answer: dict[str, Any]) -> CostError:
     """The error that a refusal stands for."""
     kind = answer.get("kind")
     if kind == "route":
@@ -41,7 +41,7 @@ def error_of(answer: dict[str, Any]) -> CostError:
     return CostError(answer["error"])
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in its own words, without what JAX appends to all of them."""
     words = without_escape_codes("".join(traceback.format_exception_only(error))).strip()
     return words.split("\n--------------------\n")[0][:4000]

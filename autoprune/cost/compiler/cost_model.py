@@ -15,8 +15,8 @@ from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.cost.flops import flops_per_layer
 from autoprune.errors import CostError, RouteError
 from autoprune.models import keras_internals
+from autoprune.models.config import layer_modules, without_training
 from autoprune.models.fingerprint import inference_fingerprint
-from autoprune.models.own_modules import imported
 from autoprune.records import CostReport, Memory, Target
 
 logger = logging.getLogger(__name__)
@@ -36,9 +36,9 @@ class _Counts:
     """What is counted of a model when it is submitted; it may have changed when the answer comes.
 
     Attributes:
-        parameters: of the model.
-        flops: per image of every layer that has some, by path.
-        paths: of all operations, as the worker numbers them.
+        parameters: number of values of all weights.
+        flops: operations per image, by path of every layer that has some.
+        paths: paths of all operations, in the order in which the worker numbers them.
     """
 
     parameters: int
@@ -98,19 +98,19 @@ class CompilerCostModel:
         """
         check_static(model)
         if self.route is not None:
-            return self._asked(model, self.route)
-        answer = self._asked(model, "keras")
+            return self._ask(model, self.route)
+        answer = self._ask(model, "keras")
         if not isinstance(answer.exception(), RouteError) or keras.backend.backend() != "tensorflow":
             self.route = "keras"
             return answer
-        other = self._asked(model, "tensorflow")
+        other = self._ask(model, "tensorflow")
         if isinstance(other.exception(), RouteError):
-            return _failed(RouteError(f"{answer.exception()} By another route: {other.exception()}"))
+            return _failure(RouteError(f"{answer.exception()} By another route: {other.exception()}"))
         logger.info("the compiler is given what TensorFlow traces: %s", answer.exception())
         self.route = "tensorflow"
         return other
 
-    def _asked(self, model: Any, route: str) -> Future:
+    def _ask(self, model: Any, route: str) -> Future:
         """A future of the report, from the cache or the compiler."""
         counts = _Counts.of(model)
         key = self._key(model, route)
@@ -129,10 +129,12 @@ class CompilerCostModel:
                 self._cache.put(key, answer.result())
             report.set_result(self._report(answer.result(), counts, route))
 
+        if self._client is None:
+            self._client = CompilerPool(self._processes, accelerator_type=self._chip.accelerator_type)
         try:
-            self._running_client().submit(self._request(model, route)).add_done_callback(finish)
+            self._client.submit(self._request(model, route)).add_done_callback(finish)
         except RouteError as error:
-            return _failed(error)
+            return _failure(error)
         return report
 
     def close(self) -> None:
@@ -142,11 +144,6 @@ class CompilerCostModel:
             self._client = None
         if self._cache is not None:
             self._cache.close()
-
-    def _running_client(self) -> CompilerPool:
-        if self._client is None:
-            self._client = CompilerPool(self._processes, accelerator_type=self._chip.accelerator_type)
-        return self._client
 
     def _key(self, model: Any, route: str) -> str:
         return cache_key(
@@ -166,9 +163,12 @@ class CompilerCostModel:
         config, modules = without_training(keras_internals.graph_config(model)), layer_modules(model)
         if route == "tensorflow":
             # TensorFlow is imported where it is needed only: models may be costed under Keras on JAX.
-            from autoprune.cost.compiler.tensorflow_program import exported
+            from autoprune.cost.compiler.tensorflow_program import export_forward_pass
 
-            return {**exported(config, modules, self.target.batch_size, self.target.dtype), **self._conditions()}
+            return {
+                **export_forward_pass(config, modules, self.target.batch_size, self.target.dtype),
+                **self._conditions(),
+            }
         return {"program": "inference", "config": config, "modules": modules, **self._conditions()}
 
     def _conditions(self) -> dict[str, Any]:
@@ -220,28 +220,7 @@ def _times(kernels: list[Any], counts: _Counts) -> dict[str, float]:
     return times
 
 
-def layer_modules(model: Any) -> list[tuple[str, str | None]]:
-    """What another process has to import for a model, as `import_modules` takes it.
-
-    These are the modules that a user has named, and those besides Keras in which the classes of the model's layers were
-    defined; not those of nested models.
-    """
-    own, layers = imported(), keras_internals.layers_by_path(model).values()
-    names = {type(layer).__module__ for layer in layers if not keras_internals.is_graph(layer)}
-    others = names.difference(name for name, _ in own)
-    return [*own, *((name, None) for name in sorted(others) if name.split(".")[0] not in ("keras", "__main__"))]
-
-
-def without_training(config: Any) -> Any:
-    """The config of a model without optimiser and losses, nested models included: only inference is compiled."""
-    if isinstance(config, list):
-        return [without_training(item) for item in config]
-    if not isinstance(config, dict):
-        return config
-    return {key: without_training(value) for key, value in config.items() if key != "compile_config"}
-
-
-def _failed(error: CostError) -> Future:
+def _failure(error: CostError) -> Future:
     answer: Future = Future()
     answer.set_exception(error)
     return answer

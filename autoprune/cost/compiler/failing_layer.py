@@ -8,7 +8,7 @@ import keras
 from autoprune.models import keras_internals
 
 
-def first_refused(model: Any, works: Callable[[Any], bool]) -> str:
+def find_failing_layer(model: Any, works: Callable[[Any], bool]) -> str:
     """Path of the first operation, in data-flow order, without which the model would not have failed.
 
     Args:
@@ -29,5 +29,5 @@ def first_refused(model: Any, works: Callable[[Any], bool]) -> str:
             high = middle
     operation = nodes[low].operation
     if keras_internals.is_graph(operation) and not works(operation):
-        return f"{operation.name}/{first_refused(operation, works)}"
+        return f"{operation.name}/{find_failing_layer(operation, works)}"
     return operation.name

@@ -66,25 +66,25 @@ def parse_module(text: str) -> Module:
         elif line.startswith("}"):
             current = None
         elif current is not None and " = " in line:
-            current.append(_instruction(line))
+            current.append(_parse_instruction(line))
     if not entry:
         raise ValueError("the module has no entry computation")
     layout = re.search(r"entry_computation_layout=\{\((.*?)\)->", text)
-    return Module(computations, entry, tuple(_split(layout[1])) if layout else ())
+    return Module(computations, entry, tuple(_split_shapes(layout[1])) if layout else ())
 
 
-def _instruction(line: str) -> Instruction:
+def _parse_instruction(line: str) -> Instruction:
     """Split `[ROOT] %name = shape opcode(operands), attributes`."""
     left, right = line.strip().removeprefix("ROOT ").split(" = ", 1)
-    end = _closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
+    end = _find_closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
     shape, rest = right[:end], right[end:].lstrip()
     opening = rest.index("(")
-    closing = _closing(rest, opening)
+    closing = _find_closing(rest, opening)
     operands = tuple(re.findall(r"%([\w.\-]+)", rest[opening + 1 : closing]))
     return Instruction(left.lstrip("%"), shape, rest[:opening], operands, rest[closing + 1 :])
 
 
-def _closing(text: str, opening: int) -> int:
+def _find_closing(text: str, opening: int) -> int:
     """Index of the parenthesis that closes the one at `opening`."""
     depth = 0
     for index in range(opening, len(text)):
@@ -94,7 +94,7 @@ def _closing(text: str, opening: int) -> int:
     raise ValueError(f"unbalanced parentheses in: {text[:120]}")
 
 
-def _split(shapes: str) -> Iterator[str]:
+def _split_shapes(shapes: str) -> Iterator[str]:
     """Shapes of a parameter list, split at the commas outside brackets."""
     shapes = re.sub(r"/\*.*?\*/", "", shapes)
     depth, start = 0, 0
@@ -107,17 +107,17 @@ def _split(shapes: str) -> Iterator[str]:
         yield shapes[start:].strip()
 
 
-def padded_bytes(shape: str) -> int:
+def bytes_with_padding(shape: str) -> int:
     """Bytes that an array, or a tuple of arrays, takes when its tiles are filled up.
 
-    >>> padded_bytes("bf16[3,3,64,100]{3,2,1,0:T(8,128)(2,1)}")  # 100 lanes are padded to 128
+    >>> bytes_with_padding("bf16[3,3,64,100]{3,2,1,0:T(8,128)(2,1)}")  # 100 lanes are padded to 128
     147456
     """
     return sum(_array_bytes(*match.groups()) for match in _ARRAY.finditer(shape))
 
 
 def hbm_bytes(shape: str) -> int:
-    """As `padded_bytes`, without the arrays whose layout places them in memory on the chip."""
+    """As `bytes_with_padding`, without the arrays whose layout places them in memory on the chip."""
     return sum(_array_bytes(*match.groups()) for match in _ARRAY.finditer(shape) if not _ON_CHIP.search(match[0]))
 
 
@@ -144,7 +144,7 @@ def memory_of(analysis: Any, module: Module, inputs: int) -> Memory:
         module: its text, parsed; its last parameters are the inputs.
         inputs: how many these are.
     """
-    entering = sum(padded_bytes(shape) for shape in module.parameters[-inputs:])
+    entering = sum(bytes_with_padding(shape) for shape in module.parameters[-inputs:])
     weights = analysis.argument_size_in_bytes - entering
     activations = entering + analysis.output_size_in_bytes - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
     code = analysis.generated_code_size_in_bytes
@@ -175,7 +175,7 @@ def walk_schedule(module: Module, clock: float, bandwidth: float) -> list[tuple[
         clock: cycles per second.
         bandwidth: bytes per second of the copies.
     """
-    moved = _copied_bytes(module)
+    moved = _copy_bytes(module)
 
     def visit(computation: str, now: float, engine: float) -> tuple[float, float, list[tuple[Instruction, float]]]:
         ready: dict[str, float] = {}
@@ -205,7 +205,7 @@ def hbm_traffic(module: Module) -> int:
 
     A kernel that reads only part of an operand is counted with the whole; loops are counted as often as they run.
     """
-    moved = _copied_bytes(module)
+    moved = _copy_bytes(module)
 
     def visit(computation: str) -> int:
         instructions = module.computations[computation]
@@ -229,7 +229,7 @@ def hbm_traffic(module: Module) -> int:
     return visit(module.entry)
 
 
-def communicated_bytes(module: Module) -> int:
+def collective_bytes(module: Module) -> int:
     """Bytes that come back to one device from operations over all devices, such as the sum of gradients.
 
     Loops are counted as often as they run. The compiler estimates no cycles for these instructions.
@@ -241,16 +241,16 @@ def communicated_bytes(module: Module) -> int:
             inner = [visit(name) for name in _control_flow(instruction)]
             total += _trips(instruction) * max(inner, default=0)
             if instruction.opcode in _COLLECTIVES:
-                total += padded_bytes(instruction.shape)
+                total += bytes_with_padding(instruction.shape)
         return total
 
     return visit(module.entry)
 
 
-def _copied_bytes(module: Module) -> dict[str, int]:
+def _copy_bytes(module: Module) -> dict[str, int]:
     """What each asynchronous copy moves, by the name of its start: the shape of its `-done` tells."""
     return {
-        instruction.operands[0]: padded_bytes(instruction.shape)
+        instruction.operands[0]: bytes_with_padding(instruction.shape)
         for instructions in module.computations.values()
         for instruction in instructions
         if instruction.opcode.endswith("-done") and instruction.operands

@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
-from autoprune.cost.compiler.compiler_errors import error_of
+from autoprune.cost.compiler.compiler_errors import decode_error
 from autoprune.errors import CostError
 from autoprune.workers import ChildProcess, DeadChildError
 from autoprune.workers.resources import available_memory, usable_cores
@@ -112,8 +112,12 @@ class CompilerPool:
             if self._closed:
                 raise CostError("The compiler pool is closed.")
             self._waiting.append((request, future))
-            if len(self._waiting) > self._idle and self._may_grow():
-                self._grow()
+            if len(self._waiting) > self._idle:
+                # The memory of a process that has only just been started is still counted as free.
+                to_come = sum(not process.settled for process, _ in self._workers) + 1
+                room = len(self._workers) < self.processes and available_memory() >= to_come * BYTES_PER_PROCESS
+                if room or not self._workers:
+                    self._grow()
             self._changed.notify()
         return future
 
@@ -127,18 +131,11 @@ class CompilerPool:
             process.end()
         for _, future in waiting:
             if future.set_running_or_notify_cancel():
-                future.set_exception(_closed_before())
+                future.set_exception(_closing_error())
         for _, thread in self._workers:
             # A thread that runs somebody's callback, such as this very one, is not waited for without end.
             if thread is not threading.current_thread():
                 thread.join(_JOIN_SECONDS)
-
-    def _may_grow(self) -> bool:
-        if not self._workers:
-            return True
-        # The memory of a process that has only just been started is still counted as free.
-        to_come = sum(not process.settled for process, _ in self._workers) + 1
-        return len(self._workers) < self.processes and available_memory() >= to_come * BYTES_PER_PROCESS
 
     def _grow(self) -> None:
         """One more process, with the thread that supervises it; the process itself starts with its first request."""
@@ -156,8 +153,14 @@ class CompilerPool:
 
     def _serve(self, process: ChildProcess) -> None:
         """Body of a thread: requests in order until the pool is closed."""
-        while (entry := self._next()) is not None:
-            request, future = entry
+        while True:
+            with self._changed:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._idle -= 1
+                if self._closed:
+                    break
+                request, future = self._waiting.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -169,14 +172,6 @@ class CompilerPool:
             else:
                 future.set_result(result)
         process.end()
-
-    def _next(self) -> tuple[dict[str, Any], Future] | None:
-        """The request that has waited longest, once there is one; None when the pool is closed."""
-        with self._changed:
-            self._idle += 1
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            self._idle -= 1
-            return None if self._closed else self._waiting.popleft()
 
     def _ask(self, process: ChildProcess, request: dict[str, Any]) -> dict[str, Any]:
         """A process that died is replaced once; what the compiler itself refuses is final, and so is a time-out.
@@ -190,7 +185,7 @@ class CompilerPool:
                 break
             except DeadChildError as error:
                 if self._closed:
-                    raise _closed_before() from None
+                    raise _closing_error() from None
                 if not error.retry:
                     raise CostError(str(error)) from None
                 if last_try:
@@ -202,9 +197,9 @@ class CompilerPool:
         with self._changed:
             self._answers += 1
         if "error" in answer:
-            raise error_of(answer)
+            raise decode_error(answer)
         return answer["result"]
 
 
-def _closed_before() -> CostError:
+def _closing_error() -> CostError:
     return CostError("The compiler pool was closed before the model was compiled.")

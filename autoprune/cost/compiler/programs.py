@@ -14,7 +14,7 @@ import keras
 from jax.extend import mlir
 
 from autoprune.models import keras_internals
-from autoprune.models.config import shapes_only
+from autoprune.models.config import rebuild_without_weights
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Program:
     """A function of two arguments, which `jax.jit` traces.
 
     Attributes:
-        function: of state and batch.
+        function: takes state and batch.
         state: `jax.ShapeDtypeStruct` of what lies on every device, such as the weights, in any structure.
-        batch: likewise of what has one entry per example on its first axis.
-        paths: of the model's operations, whose scopes the function's operations are traced in.
+        batch: `jax.ShapeDtypeStruct` of what has one entry per example on its first axis, in any structure.
+        paths: paths of the model's operations, which are the scopes that the function's operations are traced in.
         donated: whether the function's results may take the place of its state.
     """
 
@@ -45,7 +45,7 @@ def inference_program(request: dict[str, Any]) -> Program:
     Raises:
         ModelError: the model cannot be rebuilt in this process.
     """
-    model = shapes_only(request["config"], request["modules"], request["dtype"])
+    model = rebuild_without_weights(request["config"], request["modules"], request["dtype"])
     return forward_pass(model, request["batch_size"])
 
 
@@ -64,7 +64,7 @@ def forward_pass(model: Any, batch_size: int) -> Program:
     )
 
 
-def exported_program(request: dict[str, Any]) -> Program:
+def hlo_program(request: dict[str, Any]) -> Program:
     """A forward pass that another process has traced with TensorFlow, as `tensorflow_program.py` describes it.
 
     Args:
@@ -72,10 +72,10 @@ def exported_program(request: dict[str, Any]) -> Program:
             (how many of the arguments come before the inputs), `paths`.
     """
 
-    def shaped(described: list[Any]) -> list[jax.ShapeDtypeStruct]:
+    def to_shapes(described: list[Any]) -> list[jax.ShapeDtypeStruct]:
         return [jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for shape, dtype in described]
 
-    arguments, outputs, count = shaped(request["arguments"]), shaped(request["outputs"]), request["state"]
+    arguments, outputs, count = to_shapes(request["arguments"]), to_shapes(request["outputs"]), request["state"]
 
     def template(*_: Any) -> list[jax.Array]:
         return [jnp.zeros(output.shape, output.dtype) for output in outputs]

@@ -1,7 +1,7 @@
 """Route by TensorFlow: what the compiler is given of layers that exist in TensorFlow only.
 
 The forward pass is traced here, in the asking process, and leaves it as an HLO module; the worker (`programs.py`,
-`exported_program`) turns that into StableHLO and compiles it for the described chip. Layers need not be importable
+`hlo_program`) turns that into StableHLO and compiles it for the described chip. Layers need not be importable
 elsewhere. Kernels come out slightly different from those of Keras on JAX: figures of the two routes do not compare.
 """
 
@@ -13,29 +13,29 @@ import tensorflow as tf
 
 from autoprune.errors import RouteError, words_of
 from autoprune.models import keras_internals
-from autoprune.models.config import Modules, shapes_only
+from autoprune.models.config import Modules, rebuild_without_weights
 
 
-def exported(config: Any, modules: Modules, batch_size: int, dtype: str) -> dict[str, Any]:
+def export_forward_pass(config: Any, modules: Modules, batch_size: int, dtype: str) -> dict[str, Any]:
     """The request for the compilation of a model's forward pass.
 
     Args:
         config: the serialised model.
         modules: those that its layers come from.
         batch_size: images per call.
-        dtype: of weights and computation.
+        dtype: dtype of weights and computation, such as `bfloat16`.
 
     Raises:
         RouteError: Keras cannot rebuild the model from its config, or XLA cannot express one of its operations.
     """
     try:
-        model = shapes_only(config, modules, dtype)
-        return {"program": "exported", **_traced(model, batch_size)}
+        model = rebuild_without_weights(config, modules, dtype)
+        return {"program": "exported", **_trace(model, batch_size)}
     except Exception as error:  # whatever the layers of a model raise
         raise RouteError(f"TensorFlow cannot hand the model to the compiler: {words_of(error, 1500)}") from error
 
 
-def _traced(model: Any, batch_size: int) -> dict[str, Any]:
+def _trace(model: Any, batch_size: int) -> dict[str, Any]:
     trainable, others = model.trainable_variables, model.non_trainable_variables
     first, state = len(trainable), len(trainable) + len(others)
     structure = keras_internals.input_structure(model)

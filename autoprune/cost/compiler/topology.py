@@ -8,19 +8,19 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from autoprune.cost.compiler.compiler_errors import refusal
+from autoprune.cost.compiler.compiler_errors import encode_error
 
 # Of a program that cannot be printed: without the reduction on SparseCores, of which libtpu prints what it cannot read.
 _PRINTABLE = {"xla_tpu_enable_sparse_core_collective_offload_all_reduce": False}
 
 
-def described(topology: str, options: dict[str, Any]) -> tuple[Any, ...]:
+def describe_devices(topology: str, options: dict[str, Any]) -> tuple[Any, ...]:
     """The devices of a topology that libtpu knows by name."""
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
 
 
-def placed(state: Any, batch: Any, devices: Sequence[Any]) -> tuple[Any, Any]:
+def place_arguments(state: Any, batch: Any, devices: Sequence[Any]) -> tuple[Any, Any]:
     """Shapes of state and batch with their devices: every device has the whole state and its share of the batch."""
     if len(devices) == 1:
         whole = shared = SingleDeviceSharding(devices[0])
@@ -51,6 +51,6 @@ def available_memory(device: Any) -> int | None:
     try:
         jax.jit(lambda x: x + 1).lower(huge).compile()
     except Exception as error:  # noqa: BLE001 - the refusal is the answer
-        available = refusal(error).get("available")
+        available = encode_error(error).get("available")
         return None if available is None else round(available)
     return None

@@ -7,7 +7,7 @@ import keras
 
 from autoprune.cost.compiler.programs import Program, abstract
 from autoprune.models import keras_internals
-from autoprune.models.config import shapes_only
+from autoprune.models.config import rebuild_without_weights
 from autoprune.models.head import loss_for
 
 
@@ -25,7 +25,7 @@ def training_step_program(request: dict[str, Any]) -> Program:
         ModelError: the model cannot be rebuilt in this process.
     """
     policy = "mixed_bfloat16" if request["dtype"] == "bfloat16" else request["dtype"]
-    model = shapes_only(request["config"], request["modules"], policy)
+    model = rebuild_without_weights(request["config"], request["modules"], policy)
     optimizer = keras.optimizers.get(request["optimizer"])
     with keras.StatelessScope(initialize_variables=False):
         optimizer.build(model.trainable_variables)

@@ -11,11 +11,12 @@ import keras
 
 from autoprune.cost.cache import CostCache, cache_key, open_cache
 from autoprune.cost.chips import CHIPS, Chip
-from autoprune.cost.compiler.cost_model import layer_modules, without_training
+from autoprune.cost.compiler.cost_model import check_static
 from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.cost.model import resolve_target
 from autoprune.errors import CostError, DoesNotFitError, SettingsError, TargetError
 from autoprune.models import keras_internals
+from autoprune.models.config import layer_modules, without_training
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.models.keras_internals import check_model
 from autoprune.records import Target, TrainingMemory, TrainingStepReport
@@ -50,7 +51,10 @@ class TrainingStepCosts:
             raise TargetError(
                 f"A training step is estimated for a TPU by name, such as tpu_v5e. Received: target={self.target.name}"
             )
-        _check_optimizer(optimizer)
+        try:
+            keras.optimizers.get(optimizer)
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"Keras knows no optimizer '{optimizer}'. It says: {str(error)[:300]}") from error
         self._optimizer = optimizer
         self._chip = CHIPS[self.target.name]
         self._cache = cache
@@ -63,7 +67,7 @@ class TrainingStepCosts:
         Args:
             model: a built Functional or Sequential classifier with one output and static input sizes.
             devices: JAX devices that share the step: 1, those of one chip, or as many as a slice has
-                (`known_devices`).
+                (`device_counts`).
 
         Returns:
             A future of a `TrainingStepReport`; its exception is a `CostError`. A step that does not fit in a device's
@@ -73,22 +77,34 @@ class TrainingStepCosts:
             SettingsError: there is no slice of so many devices.
             CostError: the model has several outputs, or an input size that is unknown.
         """
-        topology = _topology(self._chip, devices)
-        _check_trainable(model)
+        known = device_counts(self._chip.name)
+        if devices not in known:
+            raise SettingsError(
+                f"There is no slice of {devices} devices of {self._chip.name}. Known: {', '.join(map(str, known))}; "
+                f"a device is {self._chip.device}."
+            )
+        # The smallest slice, for what lies within one chip; else the slice of exactly so many devices.
+        topology = self._chip.slices.get(devices, self._chip.topology)
+        if len(model.outputs) != 1:
+            raise CostError(
+                f"A training step is estimated for classifiers with one output; '{model.name}' has "
+                f"{len(model.outputs)}."
+            )
+        check_static(model)
         config = without_training(keras_internals.graph_config(model))
         conditions = self._conditions(devices, topology)
         key = cache_key(
             step=STEP_VERSION,
             model=architecture_fingerprint(model),
-            trained_with=list(_trained_with(config)),
+            trained_with=list(_training_config(config)),
             versions=self._versions,
             **conditions,
         )
-        known = self._cache.get(key) if self._cache else None
+        remembered = self._cache.get(key) if self._cache else None
         report: Future = Future()
         parameters = model.count_params()
-        if known is not None:
-            report.set_result(self._report(known, conditions, parameters))
+        if remembered is not None:
+            report.set_result(self._report(remembered, conditions, parameters))
             return report
 
         def finish(answer: Future) -> None:
@@ -96,7 +112,7 @@ class TrainingStepCosts:
             if error is not None and not isinstance(error, DoesNotFitError):
                 report.set_exception(error)
                 return
-            figures = _too_large(error) if error is not None else _figures(answer.result(), self._chip)
+            figures = _figures(error or answer.result(), self._chip)
             if self._cache:
                 self._cache.put(key, figures)
             report.set_result(self._report(figures, conditions, parameters))
@@ -166,9 +182,9 @@ def training_step_cost(
         target: `tpu_v2`, `tpu_v3`, `tpu_v4`, `tpu_v5e`, `tpu_v5p`, `tpu_v6e` or `tpu7x`.
         batch_size: examples per step on one JAX device: a chip, or one of two cores on v2, v3 and tpu7x.
         dtype: `bfloat16` computes in mixed precision; `float32` does not. Weights and slots are float32.
-        devices: JAX devices that share the step (`known_devices`), each with a batch of its own.
+        devices: JAX devices that share the step (`device_counts`), each with a batch of its own.
         optimizer: a name that Keras knows.
-        cache: as for `open_cost_model`.
+        cache: where compilations are remembered: `auto`, `ro`, `off` or a path, see `open_cost_model`.
         client: compiler processes to share; they stay open.
 
     Returns:
@@ -187,7 +203,7 @@ def training_step_cost(
         return stack.enter_context(closing(costs)).submit(model, devices).result()
 
 
-def known_devices(target: str) -> list[int]:
+def device_counts(target: str) -> list[int]:
     """Numbers of JAX devices that a step can be estimated for: one, those of one chip, and those of slices.
 
     Args:
@@ -197,51 +213,24 @@ def known_devices(target: str) -> list[int]:
     return sorted({1, chip.devices, *chip.slices})
 
 
-def _topology(chip: Chip, devices: int) -> str:
-    """The smallest slice, for what lies within one chip; else the slice of exactly so many devices."""
-    known = known_devices(chip.name)
-    if devices not in known:
-        raise SettingsError(
-            f"There is no slice of {devices} devices of {chip.name}. Known: {', '.join(map(str, known))}; "
-            f"a device is {chip.device}."
-        )
-    return chip.slices.get(devices, chip.topology)
-
-
-def _check_optimizer(name: str) -> None:
-    try:
-        keras.optimizers.get(name)
-    except (ValueError, TypeError) as error:
-        raise SettingsError(f"Keras knows no optimizer '{name}'. It says: {str(error)[:300]}") from error
-
-
-def _check_trainable(model: Any) -> None:
-    if len(model.outputs) != 1:
-        raise CostError(
-            f"A training step is estimated for classifiers with one output; '{model.name}' has {len(model.outputs)}."
-        )
-    for tensor in model.inputs:
-        if any(size is None for size in tensor.shape[1:]):
-            raise CostError(
-                f"The cost of '{model.name}' depends on its input size, which is not fixed: {tuple(tensor.shape)}."
-            )
-
-
-def _trained_with(config: Any) -> Iterator[tuple[str, Any]]:
+def _training_config(config: Any) -> Iterator[tuple[str, Any]]:
     """Every regulariser, constraint and `trainable` flag of a config, in order."""
     if isinstance(config, list):
         for item in config:
-            yield from _trained_with(item)
+            yield from _training_config(item)
     elif isinstance(config, dict):
         for key, value in config.items():
             if key.endswith(_TRAINED_WITH):
                 yield key, value
             else:
-                yield from _trained_with(value)
+                yield from _training_config(value)
 
 
-def _figures(result: dict[str, Any], chip: Chip) -> dict[str, Any]:
-    """The figures of a report, from what a worker answers."""
+def _figures(result: dict[str, Any] | DoesNotFitError, chip: Chip) -> dict[str, Any]:
+    """The figures of a report, from a worker's answer or from the compiler's refusal of a step for its size."""
+    if isinstance(result, DoesNotFitError):
+        unknown = dict.fromkeys(("latency", "latency_sum", "memory", "communicated"))
+        return {"fits": False, "needed": round(result.needed), "capacity": round(result.available), **unknown}
     memory = {"state": result["weights"], **{name: result[name] for name in ("activations", "code", "total")}}
     capacity = result["available"] or int(chip.hbm / chip.devices)
     return {
@@ -253,9 +242,3 @@ def _figures(result: dict[str, Any], chip: Chip) -> dict[str, Any]:
         "capacity": capacity,
         "communicated": result["communicated"],
     }
-
-
-def _too_large(error: DoesNotFitError) -> dict[str, Any]:
-    """The figures of a step that the compiler refused for its size."""
-    unknown = dict.fromkeys(("latency", "latency_sum", "memory", "communicated"))
-    return {"fits": False, "needed": round(error.needed), "capacity": round(error.available), **unknown}

@@ -11,16 +11,16 @@ import jax
 import keras
 
 from autoprune.cost.compiler import hlo, topology
-from autoprune.cost.compiler.compiler_errors import refusal, said
-from autoprune.cost.compiler.failing_layer import first_refused
-from autoprune.cost.compiler.programs import Program, exported_program, forward_pass, inference_program, wide_integers
+from autoprune.cost.compiler.compiler_errors import describe_error, encode_error
+from autoprune.cost.compiler.failing_layer import find_failing_layer
+from autoprune.cost.compiler.programs import Program, forward_pass, hlo_program, inference_program, wide_integers
 from autoprune.cost.compiler.training_program import training_step_program
 from autoprune.errors import ModelError, RouteError
-from autoprune.models.config import shapes_only
+from autoprune.models.config import rebuild_without_weights
 
 PROGRAMS: dict[str, Callable[[dict[str, Any]], Program]] = {
     "inference": inference_program,
-    "exported": exported_program,
+    "exported": hlo_program,
     "training step": training_step_program,
 }
 
@@ -45,7 +45,7 @@ class Compiler:
             operations over all devices) and `available` (HBM that a program may take); `kernels`, each as the positions
             of the layers in it and its seconds.
         """
-        program, lowered = self._lowered(request)
+        program, lowered = self._lower(request)
         compiled = lowered.compile()
         module = hlo.parse_module(topology.text_of(lowered, compiled))
         steps = hlo.walk_schedule(module, request["clock"], request["bandwidth"])
@@ -55,12 +55,12 @@ class Compiler:
             "latency_sum": hlo.total_cycles(module) / request["clock"],
             **dataclasses.asdict(memory),
             "traffic": hlo.hbm_traffic(module),
-            "communicated": hlo.communicated_bytes(module),
+            "communicated": hlo.collective_bytes(module),
             "available": self._available_memory(request),
             "kernels": kernels(module, steps, program.paths),
         }
 
-    def _lowered(self, request: dict[str, Any]) -> tuple[Program, Any]:
+    def _lower(self, request: dict[str, Any]) -> tuple[Program, Any]:
         """The program of a request, traced for its device.
 
         Raises:
@@ -69,43 +69,43 @@ class Compiler:
         try:
             with wide_integers(request):
                 program = PROGRAMS[request["program"]](request)
-                return program, self._traced(program, request)
+                return program, self._trace(program, request)
         except ModelError as error:
             raise RouteError(str(error)) from error
         except Exception as error:  # whatever the layers of a model raise
-            raise RouteError(f"The model cannot be traced by Keras on JAX: {said(error)}") from error
+            raise RouteError(f"The model cannot be traced by Keras on JAX: {describe_error(error)}") from error
 
-    def _traced(self, program: Program, request: dict[str, Any]) -> Any:
-        devices = self._described(request)[: request.get("devices", 1)]
-        state, batch = topology.placed(program.state, program.batch, devices)
+    def _trace(self, program: Program, request: dict[str, Any]) -> Any:
+        devices = self._describe(request)[: request.get("devices", 1)]
+        state, batch = topology.place_arguments(program.state, program.batch, devices)
         return jax.jit(program.function, donate_argnums=(0,) if program.donated else ()).lower(state, batch)
 
-    def blamed(self, request: dict[str, Any]) -> str:
+    def name_failing_layer(self, request: dict[str, Any]) -> str:
         """The layer for which an inference request was refused, in words; empty when there is none to name."""
 
         def works(part: Any) -> bool:
             try:
-                self._traced(forward_pass(part, request["batch_size"]), request).compile()
+                self._trace(forward_pass(part, request["batch_size"]), request).compile()
             except Exception:  # noqa: BLE001 - any refusal is what is looked for
                 return False
             return True
 
         try:
-            model = shapes_only(request["config"], request["modules"], request["dtype"])
-            return f" The first layer that is refused: '{first_refused(model, works)}'."
+            model = rebuild_without_weights(request["config"], request["modules"], request["dtype"])
+            return f" The first layer that is refused: '{find_failing_layer(model, works)}'."
         except Exception:  # noqa: BLE001 - a model that cannot be rebuilt has no layers here
             return ""
 
-    def _described(self, request: dict[str, Any]) -> tuple[Any, ...]:
+    def _describe(self, request: dict[str, Any]) -> tuple[Any, ...]:
         name = request["topology"]
         if name not in self._devices:
-            self._devices[name] = topology.described(name, request["options"])
+            self._devices[name] = topology.describe_devices(name, request["options"])
         return self._devices[name]
 
     def _available_memory(self, request: dict[str, Any]) -> int | None:
         name = request["topology"]
         if name not in self._available:
-            self._available[name] = topology.available_memory(self._described(request)[0])
+            self._available[name] = topology.available_memory(self._describe(request)[0])
         return self._available[name]
 
 
@@ -118,13 +118,13 @@ def kernels(module: hlo.Module, steps: list[tuple[hlo.Instruction, float]], path
     times: dict[tuple[int, ...], float] = {}
     for instruction, delay in steps:
         if delay > 0:
-            found = (_layer(scope, positions) for scope in hlo.kernel_layers(module, instruction))
+            found = (_position_of_layer(scope, positions) for scope in hlo.kernel_layers(module, instruction))
             key = tuple(sorted({position for position in found if position is not None}))
             times[key] = times.get(key, 0.0) + delay
     return [[list(key), delay] for key, delay in times.items()]
 
 
-def _layer(scope: str, positions: dict[str, int]) -> int | None:
+def _position_of_layer(scope: str, positions: dict[str, int]) -> int | None:
     """Position of the innermost layer that a scope names."""
     parts = scope.removeprefix("call_exported/").split("/")
     for length in range(len(parts), 0, -1):
@@ -138,10 +138,10 @@ def answer(compiler: Compiler, request: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"result": compiler.compile(request)}
     except Exception as error:  # noqa: BLE001 - whatever the model or the compiler raises goes to the asker
-        refused = refusal(error)
+        refused = encode_error(error)
         # A request that names no program has no model either.
         if request.get("program") == "inference" and refused["kind"] != "memory":
-            refused["error"] += compiler.blamed(request)
+            refused["error"] += compiler.name_failing_layer(request)
         return refused
     finally:
         jax.clear_caches()

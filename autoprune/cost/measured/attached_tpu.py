@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.cost.chips import CHIPS
-from autoprune.cost.compiler.compiler_errors import error_of
-from autoprune.cost.compiler.cost_model import check_static, layer_modules, without_training
+from autoprune.cost.compiler.compiler_errors import decode_error
+from autoprune.cost.compiler.cost_model import check_static
 from autoprune.cost.flops import count_flops
 from autoprune.errors import CostError
 from autoprune.models import keras_internals
+from autoprune.models.config import layer_modules, without_training
 from autoprune.records import CostReport, Memory, Target
 from autoprune.workers import ChildProcess, DeadChildError
 
@@ -41,7 +42,7 @@ DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*")
 MARKS = ("TPU_NAME", "TPU_WORKER_ID")
 
 
-def attached_tpu(folder: Path = Path("/dev"), environment: Mapping[str, str] = os.environ) -> str:
+def find_attached_tpu(folder: Path = Path("/dev"), environment: Mapping[str, str] = os.environ) -> str:
     """What shows that a TPU is attached to this host, such as `/dev/accel0`; empty when nothing does.
 
     Args:
@@ -59,7 +60,7 @@ def why_not_attached(found: str, backend: str, platforms: str | None) -> str:
 
     Args:
         found: what `attached_tpu` found.
-        backend: of Keras in this process.
+        backend: Keras's backend in this process.
         platforms: value of JAX_PLATFORMS in this process.
     """
     if not found:
@@ -83,7 +84,7 @@ def self_check(live: Memory, compiled: Memory) -> str:
     return "; ".join(f"{part} {a} on the device, {b} when only compiled" for part, a, b in pairs if a != b) or "equal"
 
 
-class AttachedCostModel:
+class AttachedTpuCostModel:
     """Measures models on a device that is attached to this host, each in a fresh process.
 
     Args:
@@ -141,10 +142,10 @@ class AttachedCostModel:
         }
         answer = ask_fresh_process(request, self._platform, self._timeout)
         if "result" not in answer:
-            raise error_of(answer)
+            raise decode_error(answer)
         result = answer["result"]
         name = self._chip_of_kind.get(result["device"])
-        return self._report(model, result, self._checked(model, result, name), name)
+        return self._report(model, result, self._check_estimate(model, result, name), name)
 
     def _report(self, model: Any, result: dict[str, Any], check: str, name: str | None) -> CostReport:
         flops = count_flops(model, self.target.batch_size)
@@ -175,7 +176,7 @@ class AttachedCostModel:
             },
         )
 
-    def _checked(self, model: Any, result: dict[str, Any], name: str | None) -> str:
+    def _check_estimate(self, model: Any, result: dict[str, Any], name: str | None) -> str:
         """The self-check's outcome; a difference is a warning, for the measurement holds all the same."""
         if name is None:
             return f"not done: no chip is described for the device '{result['device']}'"
@@ -202,7 +203,7 @@ def ask_fresh_process(request: dict[str, Any], platform: str, timeout: float) ->
     """The answer of a process that is started for one request. It and its scratch folder are gone afterwards.
 
     Args:
-        request: as `attached_tpu_worker.measure` takes it.
+        request: what `attached_tpu_worker.measure` takes.
         platform: JAX's name of the kind of device, the only one that the process may use.
         timeout: seconds that the process may take to start, and then to answer, before it is killed.
 
@@ -212,7 +213,7 @@ def ask_fresh_process(request: dict[str, Any], platform: str, timeout: float) ->
     with ChildProcess(
         "autoprune.cost.measured.attached_tpu_worker",
         name=f"process that measures on the {platform} device",
-        environment=functools.partial(attached_environment, platform),
+        environment=functools.partial(device_environment, platform),
         start_timeout=timeout,
     ) as process:
         try:
@@ -223,7 +224,7 @@ def ask_fresh_process(request: dict[str, Any], platform: str, timeout: float) ->
         return answer
 
 
-def attached_environment(platform: str, scratch: str) -> dict[str, str]:
+def device_environment(platform: str, scratch: str) -> dict[str, str]:
     """Environment of a process that uses an attached device: Keras on JAX, and that device alone.
 
     Args:

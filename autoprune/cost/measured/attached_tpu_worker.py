@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from autoprune.cost.compiler.compiler_errors import refusal, said
+from autoprune.cost.compiler.compiler_errors import describe_error, encode_error
 from autoprune.cost.compiler.programs import inference_program
-from autoprune.cost.measured.jax_timing import run_live
+from autoprune.cost.measured.jax_timing import time_on_jax
 from autoprune.cost.measured.timing import example_inputs
 from autoprune.errors import CostError, ModelError, RouteError
 
@@ -23,7 +23,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Rebuild a model from its config, give it random weights on the device, and measure its forward pass.
 
     Args:
-        request: as for `inference_program`, and `platform`: JAX's name of the kind of device.
+        request: what `inference_program` takes, and `platform`: JAX's name of the kind of device.
 
     Returns:
         `latency` and `iqr` in seconds, `runs`, `lengths` of the two loops; in bytes `memory` (weights, activations,
@@ -37,13 +37,13 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     try:
         device = jax.devices(request["platform"])[0]
     except RuntimeError as error:
-        raise CostError(f"JAX cannot open a {request['platform']} device: {said(error)}") from error
+        raise CostError(f"JAX cannot open a {request['platform']} device: {describe_error(error)}") from error
     try:
         program = inference_program(request)
     except ModelError as error:
         raise RouteError(str(error)) from error
     batch = example_inputs([(leaf.shape, leaf.dtype.name) for leaf in program.batch])
-    result = run_live(program.function, random_weights(program.state, device), batch, device)
+    result = time_on_jax(program.function, random_weights(program.state, device), batch, device)
     memory, timing = result.memory, result.timing
     return {
         "latency": timing.latency,
@@ -105,11 +105,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"result": measure(request)}
     except RouteError as error:
-        return refusal(error)
+        return encode_error(error)
     except CostError as error:
         return {"error": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever the model or the compiler raises goes to the asker
-        return refusal(error)
+        return encode_error(error)
 
 
 def make_handler() -> Callable[[dict[str, Any], Any], dict[str, Any]]:

@@ -15,13 +15,13 @@ import keras
 import numpy as np
 
 from autoprune.cost.flops import count_flops
-from autoprune.cost.measured.timing import Timing, example_inputs, looped, measured
+from autoprune.cost.measured.timing import Timing, example_inputs, make_loop, time_loop
 from autoprune.errors import CostError
 from autoprune.models import keras_internals
 from autoprune.records import CostReport, Memory, Target
 
 
-class HostCostModel:
+class CpuCostModel:
     """Times models on the machine it runs on.
 
     Args:
@@ -54,7 +54,9 @@ class HostCostModel:
         if backend not in _BACKENDS:
             raise CostError(f"The target cpu needs the TensorFlow or JAX backend of Keras. Received: {backend}")
         timing, activations = _BACKENDS[backend](model, batch)
-        weights = sum(int(np.prod(w.shape)) * np.dtype(_numpy_dtype(w.dtype)).itemsize for w in model.weights)
+        # NumPy has no bfloat16; its size is float16's.
+        sizes = [np.dtype("float16" if w.dtype == "bfloat16" else w.dtype).itemsize for w in model.weights]
+        weights = sum(int(np.prod(w.shape)) * size for w, size in zip(model.weights, sizes, strict=True))
         total = None if activations is None else weights + activations
         return CostReport(
             target=self.target,
@@ -75,7 +77,7 @@ class HostCostModel:
         )
 
 
-def _on_tensorflow(model: Any, batch: list[np.ndarray]) -> tuple[Timing, None]:
+def _measure_with_tensorflow(model: Any, batch: list[np.ndarray]) -> tuple[Timing, None]:
     """The timing, and no word on memory: TensorFlow does not pass on what XLA says of it."""
     import tensorflow as tf
 
@@ -88,20 +90,20 @@ def _on_tensorflow(model: Any, batch: list[np.ndarray]) -> tuple[Timing, None]:
     inputs = [tf.constant(array) for array in batch]
     outputs = forward.get_concrete_function([], inputs).structured_outputs
     carried = [inputs, [tf.zeros(output.shape, output.dtype) for output in outputs]]
-    loop = tf.function(looped(forward), jit_compile=True, autograph=False)
+    loop = tf.function(make_loop(forward), jit_compile=True, autograph=False)
 
     def run(iterations: int) -> None:
         for array in loop(tf.constant(iterations, tf.int32), [], *carried)[1]:
             array.numpy()  # waits
 
-    return measured(run), None
+    return time_loop(run), None
 
 
-def _on_jax(model: Any, batch: list[np.ndarray]) -> tuple[Timing, int]:
+def _measure_with_jax(model: Any, batch: list[np.ndarray]) -> tuple[Timing, int]:
     """The timing, and the bytes of inputs, outputs and temporaries."""
     import jax
 
-    from autoprune.cost.measured.jax_timing import run_live
+    from autoprune.cost.measured.jax_timing import time_on_jax
 
     structure = keras_internals.input_structure(model)
 
@@ -110,17 +112,12 @@ def _on_jax(model: Any, batch: list[np.ndarray]) -> tuple[Timing, int]:
 
     state = tuple([v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables))
     # The processor, also where JAX has something faster.
-    result = run_live(forward, state, batch, jax.devices("cpu")[0])
+    result = time_on_jax(forward, state, batch, jax.devices("cpu")[0])
     return result.timing, result.memory.activations
 
 
 _BACKENDS: dict[str, Callable[[Any, list[np.ndarray]], tuple[Timing, int | None]]] = {
-    "tensorflow": _on_tensorflow,
-    "jax": _on_jax,
+    "tensorflow": _measure_with_tensorflow,
+    "jax": _measure_with_jax,
 }
 _DISTRIBUTIONS = {"tensorflow": "tensorflow", "jax": "jax"}
-
-
-def _numpy_dtype(dtype: str) -> str:
-    # NumPy has no bfloat16; its size is float16's.
-    return "float16" if dtype == "bfloat16" else dtype

@@ -1,4 +1,4 @@
-"""Measures a forward pass on a device that JAX has: this host's processor, or an attached TPU."""
+"""Times a forward pass on a device that JAX has: this host's processor, or an attached TPU."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from autoprune.cost.compiler import hlo
-from autoprune.cost.compiler.compiler_errors import said
-from autoprune.cost.measured.timing import Timing, looped, measured
+from autoprune.cost.compiler.compiler_errors import describe_error
+from autoprune.cost.measured.timing import Timing, make_loop, time_loop
 from autoprune.errors import RouteError
 from autoprune.records import Memory
 
 
 @dataclass(frozen=True)
-class LiveResult:
+class JaxTiming:
     """What was measured, and what the compiler says of the program that ran.
 
     Attributes:
-        timing: of one forward pass.
+        timing: latency of one forward pass.
         memory: the executable's own figures, in bytes; `total` is their sum.
         peak: the most bytes that were in use on the device until the forward pass had run once; None where the device
             does not tell.
@@ -35,14 +35,14 @@ class LiveResult:
     figures: dict[str, int]
 
 
-def run_live(forward: Callable[[Any, list], Any], state: Any, batch: list, device: Any) -> LiveResult:
+def time_on_jax(forward: Callable[[Any, list], Any], state: Any, batch: list, device: Any) -> JaxTiming:
     """Compile a forward pass for a device and measure it there.
 
     Args:
-        forward: of weights, in any structure, and a list of inputs.
+        forward: takes weights, in any structure, and a list of inputs.
         state: the weights.
         batch: the inputs.
-        device: of JAX; weights and inputs are placed there before anything is timed.
+        device: JAX's device; weights and inputs are placed there before anything is timed.
 
     Raises:
         RouteError: Keras cannot trace it on JAX.
@@ -52,43 +52,34 @@ def run_live(forward: Callable[[Any, list], Any], state: Any, batch: list, devic
     try:
         lowered = jax.jit(forward).lower(state, batch)
     except Exception as error:  # whatever the layers of a model raise
-        raise RouteError(f"The model cannot be traced by Keras on JAX: {said(error)}") from error
+        raise RouteError(f"The model cannot be traced by Keras on JAX: {describe_error(error)}") from error
     executable = lowered.compile()
     outputs = jax.tree.leaves(jax.block_until_ready(executable(state, batch)))
     # The loop holds inputs and outputs of its own: what is in use is asked before it runs.
-    peak = peak_bytes(device)
-    module = hlo.parse_module(executable.as_text())
-    memory = hlo.memory_of(executable.memory_analysis(), module, len(batch))
-    return LiveResult(
-        measured(loop_runner(forward, state, batch, outputs)),
-        memory,
-        peak,
-        hlo.hbm_traffic(module),
-        analysis_figures(executable.memory_analysis()),
+    statistics = device.memory_stats()
+    module, analysis = hlo.parse_module(executable.as_text()), executable.memory_analysis()
+    parts = ("argument", "output", "alias", "temp", "generated_code")
+    return JaxTiming(
+        timing=time_loop(_compile_loop(forward, state, batch, outputs)),
+        memory=hlo.memory_of(analysis, module, len(batch)),
+        peak=statistics.get("peak_bytes_in_use") if statistics else None,
+        traffic=hlo.hbm_traffic(module),
+        figures={part: getattr(analysis, f"{part}_size_in_bytes") for part in parts},
     )
 
 
-def loop_runner(
+def _compile_loop(
     forward: Callable[[Any, list], Any], state: Any, batch: Sequence[Any], outputs: Sequence[Any]
 ) -> Callable[[int], None]:
-    """The compiled loop: runs so many iterations and waits for the last. Inputs and outputs are its own from now on."""
+    """A function that runs so many iterations of the compiled loop and waits for the last.
+
+    Inputs and outputs are its own from now on.
+    """
     carried = (list(batch), list(outputs))
-    loop = jax.jit(looped(forward), donate_argnums=(2, 3)).lower(jnp.int32(0), state, *carried).compile()
+    loop = jax.jit(make_loop(forward), donate_argnums=(2, 3)).lower(jnp.int32(0), state, *carried).compile()
 
     def run(iterations: int) -> None:
         nonlocal carried
         carried = jax.block_until_ready(loop(np.int32(iterations), state, *carried))
 
     return run
-
-
-def analysis_figures(analysis: Any) -> dict[str, int]:
-    """The parts of a memory analysis, in bytes."""
-    parts = ("argument", "output", "alias", "temp", "generated_code")
-    return {part: getattr(analysis, f"{part}_size_in_bytes") for part in parts}
-
-
-def peak_bytes(device: Any) -> int | None:
-    """The most bytes that have been in use on a device since this process began; None where it does not tell."""
-    statistics = device.memory_stats()
-    return statistics.get("peak_bytes_in_use") if statistics else None

@@ -48,7 +48,7 @@ class Timing:
         return {"runs": self.runs, "loop_lengths": "{} and {}".format(*self.lengths)}
 
 
-def measured(run: Callable[[int], Any], clock: Callable[[], float] = time.perf_counter) -> Timing:
+def time_loop(run: Callable[[int], Any], clock: Callable[[], float] = time.perf_counter) -> Timing:
     """Time the iteration of a loop by the slope between two lengths.
 
     For a fast model it takes `PAIRS` times `SPAN` or little more, for a slow one `SECONDS` and one pair at most, and
@@ -68,7 +68,7 @@ def measured(run: Callable[[int], Any], clock: Callable[[], float] = time.perf_c
         return clock() - start
 
     run(1)  # whatever is made at the first call
-    short, long = loop_lengths(_rough(seconds))
+    short, long = loop_lengths(_estimate_seconds(seconds))
     begun = clock()
     slopes: list[float] = []
     while len(slopes) < PAIRS and (len(slopes) < FEWEST_PAIRS or clock() - begun < SECONDS):
@@ -95,7 +95,7 @@ def loop_lengths(rough: float) -> tuple[int, int]:
     return short, short + max(1, math.ceil(SPAN / rough))
 
 
-def _rough(seconds: Callable[[int], float]) -> float:
+def _estimate_seconds(seconds: Callable[[int], float]) -> float:
     """Seconds of one iteration, at most; from a loop that takes half of `SPAN` or more.
 
     The fastest of three runs: one that other work holds up would make the loops too short for all that follows.
@@ -108,7 +108,7 @@ def _rough(seconds: Callable[[int], float]) -> float:
     return taken / iterations
 
 
-def looped(forward: Callable[[Any, list], Any]) -> Callable[..., tuple[list, list]]:
+def make_loop(forward: Callable[[Any, list], Any]) -> Callable[..., tuple[list, list]]:
     """A function that runs a forward pass so many times in a loop on the device, to be compiled by the backend.
 
     Each iteration writes one element of every input, in place: 1 if the first elements of the last outputs add up to
@@ -119,7 +119,7 @@ def looped(forward: Callable[[Any, list], Any]) -> Callable[..., tuple[list, lis
     v3 or v5e, an iteration of VGG-16 takes the same time as the plain program within 5 %, by the compiler's estimate.
 
     Args:
-        forward: of the weights, in any structure, and a list of inputs; gives any structure of outputs.
+        forward: takes the weights, in any structure, and a list of inputs; returns any structure of outputs.
 
     Returns:
         A function of the number of iterations (an int32 of the backend), the weights, the inputs, and as many arrays
@@ -128,7 +128,7 @@ def looped(forward: Callable[[Any, list], Any]) -> Callable[..., tuple[list, lis
 
     def run(count: Any, state: Any, batch: list, outputs: list) -> tuple[list, list]:
         def iteration(_: Any, carry: tuple[list, list]) -> tuple[list, list]:
-            inputs = [_marked(array, carry[1]) for array in carry[0]]
+            inputs = [_mark(array, carry[1]) for array in carry[0]]
             return inputs, list(keras.tree.flatten(forward(state, inputs)))
 
         return keras.ops.fori_loop(0, count, iteration, (list(batch), list(outputs)))
@@ -136,7 +136,7 @@ def looped(forward: Callable[[Any, list], Any]) -> Callable[..., tuple[list, lis
     return run
 
 
-def _marked(array: Any, outputs: list) -> Any:
+def _mark(array: Any, outputs: list) -> Any:
     """An input whose first element depends on the first element of every output; NaN counts as 0."""
     total = sum(keras.ops.cast(output[(0,) * len(output.shape)], "float32") for output in outputs)
     mark = keras.ops.reshape(keras.ops.cast(total > 0, array.dtype), (1,) * len(array.shape))

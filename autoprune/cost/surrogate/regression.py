@@ -16,6 +16,7 @@ import numpy as np
 OWN, NEAR, TILE = 0, 1, 2
 SCALES = {OWN: (0.5, 1.0, 2.0, 4.0), NEAR: (2.0, 6.0, 1e3), TILE: (1.0, 3.0, 1e3)}
 NOISES = (1e-3, 1e-2, 1e-1)
+_INITIAL = (1.0, 6.0, 3.0, NOISES[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Fit:
         points: (n, d), the features of the examples, divided by their length scales.
         weights: (n,) of the examples.
         scales: (d,) length scales.
-        mean: of the quantity over the examples.
+        mean: mean of the quantity over the examples.
         choice: the length scales by kind, and the noise; for the next fit to keep.
     """
 
@@ -42,24 +43,20 @@ def fit(features: np.ndarray, kinds: Sequence[int], values: np.ndarray, choice: 
 
     Args:
         features: (n, d).
-        kinds: of each feature: `OWN`, `NEAR` or `TILE`.
+        kinds: (d,) kind of each feature: `OWN`, `NEAR` or `TILE`.
         values: (n,) of the quantity.
         choice: length scales and noise to use; None chooses them.
     """
     mean, spread = float(values.mean()), float(values.std())
     if spread <= 1e-9 * abs(mean) or features.shape[1] == 0:
         empty = np.zeros((len(values), features.shape[1]))
-        return Fit(empty, np.zeros(len(values)), np.ones(features.shape[1]), mean, choice or _start())
+        return Fit(empty, np.zeros(len(values)), np.ones(features.shape[1]), mean, choice or _INITIAL)
     target = (values - mean) / spread
     kinds = np.asarray(kinds)
-    choice = choice or _chosen(features, kinds, target)
+    choice = choice or _choose_scales(features, kinds, target)
     scales = _scales(kinds, choice)
-    weights = _solved(features / scales, target, choice[-1])[0]
+    weights = _solve(features / scales, target, choice[-1])[0]
     return Fit(features / scales, weights * spread, scales, mean, choice)
-
-
-def _start() -> tuple[float, float, float, float]:
-    return (1.0, 6.0, 3.0, NOISES[0])
 
 
 def _scales(kinds: np.ndarray, choice: tuple) -> np.ndarray:
@@ -68,13 +65,13 @@ def _scales(kinds: np.ndarray, choice: tuple) -> np.ndarray:
     return choice[0] * relative[kinds]
 
 
-def _chosen(features: np.ndarray, kinds: np.ndarray, target: np.ndarray) -> tuple:
+def _choose_scales(features: np.ndarray, kinds: np.ndarray, target: np.ndarray) -> tuple:
     """One kind after the other, twice over, the value of least leave-one-out error."""
-    choice, errors = list(_start()), {}
+    choice, errors = list(_INITIAL), {}
 
     def error(candidate: tuple) -> float:
         if candidate not in errors:
-            weights, diagonal = _solved(features / _scales(kinds, candidate), target, candidate[-1])
+            weights, diagonal = _solve(features / _scales(kinds, candidate), target, candidate[-1])
             errors[candidate] = float(np.mean((weights / diagonal) ** 2))
         return errors[candidate]
 
@@ -86,7 +83,7 @@ def _chosen(features: np.ndarray, kinds: np.ndarray, target: np.ndarray) -> tupl
     return tuple(choice)
 
 
-def _solved(points: np.ndarray, target: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+def _solve(points: np.ndarray, target: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the examples and diagonal of the inverted kernel matrix; their ratio is the leave-one-out error."""
     squared = (points**2).sum(1)
     kernel = matern(squared[:, None] + squared[None] - 2 * points @ points.T)
@@ -105,7 +102,7 @@ class Stack:
 
     Args:
         fits: with any numbers of features.
-        columns: for each fit, where its features lie in the vector that is asked for.
+        columns: for each fit, the positions of its features in the vector that is asked for.
     """
 
     def __init__(self, fits: Sequence[Fit], columns: Sequence[Sequence[int]]) -> None:

@@ -44,7 +44,7 @@ class GuessError:
     Attributes:
         count: guesses compared, at most the latest 50.
         latency: mean error of the latency, relative to the truth.
-        memory: likewise of the memory; None where the target does not tell it.
+        memory: mean error of the memory, relative to the truth; None where the target does not tell it.
         spearman: rank correlation of guessed and true latencies.
     """
 
@@ -171,7 +171,7 @@ class _Space:
 
     Attributes:
         terms: for each layer, by path, the columns of its features and their kinds.
-        whole: likewise for what belongs to no layer.
+        whole: columns and kinds of the features for what belongs to no layer.
     """
 
     def __init__(self, sizes: np.ndarray, layers: Sequence[LayerDependence]) -> None:

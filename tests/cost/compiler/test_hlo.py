@@ -40,7 +40,7 @@ ENTRY %main (a: bf16[64,100], b: f32[8]) -> bf16[8] {
     ],
 )
 def test_padded_bytes_counts_whole_tiles(shape, expected):
-    assert hlo.padded_bytes(shape) == expected
+    assert hlo.bytes_with_padding(shape) == expected
 
 
 def test_parameters_are_the_entry_layout():

@@ -7,7 +7,7 @@ from topologies import made
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.compiler.cost_model import ROUTES
-from autoprune.cost.compiler.failing_layer import first_refused
+from autoprune.cost.compiler.failing_layer import find_failing_layer
 from autoprune.errors import CostError, DoesNotFitError, RouteError
 from autoprune.models import zoo
 from autoprune.planning import make_plan
@@ -112,7 +112,7 @@ def test_the_first_refused_layer_is_found_in_nested_models():
         }
         return "bad" not in names
 
-    assert first_refused(model, works) == "inner/bad"
+    assert find_failing_layer(model, works) == "inner/bad"
 
 
 def test_a_model_that_does_not_fit_is_an_answer(opened):

@@ -7,7 +7,7 @@ from topologies import made
 
 from autoprune import training_step_cost
 from autoprune.cost.chips import CHIPS
-from autoprune.cost.compiler.training_step import known_devices
+from autoprune.cost.compiler.training_step import device_counts
 from autoprune.errors import CostError, SettingsError, TargetError
 
 # One scalar takes a tile of 128 numbers of 4 bytes.
@@ -81,8 +81,8 @@ def test_devices_of_a_slice_exchange_gradients(step_of, dtype, share):
 
 
 def test_larger_slices_and_cores_of_a_chip(step_of):
-    assert known_devices("tpu_v5e") == [1, 4, 16, 64, 256]
-    assert known_devices("tpu_v3")[:3] == [1, 2, 8]
+    assert device_counts("tpu_v5e") == [1, 4, 16, 64, 256]
+    assert device_counts("tpu_v3")[:3] == [1, 2, 8]
     large = step_of(dense(), devices=16)
     assert (large.chips, large.provenance["topology"]) == (16, "v5e:4x4")
     core, chip = step_of(dense(), "tpu_v3"), step_of(dense(), "tpu_v3", devices=2)

@@ -20,12 +20,12 @@ from autoprune.cost.chips import CHIPS
 from autoprune.cost.measured import attached_tpu as attached
 from autoprune.cost.measured.attached_tpu import (
     CHIP_OF_KIND,
-    AttachedCostModel,
-    attached_tpu,
+    AttachedTpuCostModel,
+    find_attached_tpu,
     self_check,
     why_not_attached,
 )
-from autoprune.cost.measured.timing import FEWEST_PAIRS, PAIRS, SECONDS, SPAN, loop_lengths, looped, measured
+from autoprune.cost.measured.timing import FEWEST_PAIRS, PAIRS, SECONDS, SPAN, loop_lengths, make_loop, time_loop
 from autoprune.cost.model import resolve_target
 from autoprune.errors import CostError, TargetError
 from autoprune.records import Memory, Target
@@ -42,8 +42,8 @@ class FakeLoop:
         self.now += self.overhead + iterations * self.iteration + self.hiccups(len(self.calls))
         self.calls.append(iterations)
 
-    def measured(self):
-        return measured(self.run, lambda: self.now)
+    def time_loop(self):
+        return time_loop(self.run, lambda: self.now)
 
 
 # ------------------------------------------------------------------ the protocol
@@ -53,7 +53,7 @@ class FakeLoop:
 @pytest.mark.parametrize("iteration", [1e-6, 2.5e-4, 0.02, 0.7, 20.0])
 def test_what_a_call_costs_is_not_in_the_latency(overhead, iteration):
     loop = FakeLoop(overhead, iteration)
-    timing = loop.measured()
+    timing = loop.time_loop()
     assert timing.latency == pytest.approx(iteration, rel=1e-6)
     assert timing.iqr == pytest.approx(0, abs=1e-6 * iteration)
     affordable = PAIRS * (SPAN + iteration + 2 * overhead) < SECONDS / 2
@@ -64,23 +64,23 @@ def test_what_a_call_costs_is_not_in_the_latency(overhead, iteration):
 
 
 def test_a_third_of_disturbed_runs_leaves_the_median():
-    timing = FakeLoop(1e-4, 1e-3, lambda call: 0.05 if call % 6 == 5 else 0.0).measured()
+    timing = FakeLoop(1e-4, 1e-3, lambda call: 0.05 if call % 6 == 5 else 0.0).time_loop()
     assert timing.latency == pytest.approx(1e-3, rel=1e-6)
     assert timing.iqr > 0
 
 
 def test_a_first_run_that_is_held_up_does_not_shorten_the_loops():
-    timing = FakeLoop(1e-4, 1e-4, lambda call: 0.1 if call < 2 else 0.0).measured()
+    timing = FakeLoop(1e-4, 1e-4, lambda call: 0.1 if call < 2 else 0.0).time_loop()
     assert (timing.lengths[1] - timing.lengths[0]) * 1e-4 > SPAN / 2
 
 
 def test_loops_that_take_no_longer_are_no_measurement():
     with pytest.raises(CostError, match="cannot be timed: .* iterations took"):
-        FakeLoop(1e-3, 0.0).measured()
+        FakeLoop(1e-3, 0.0).time_loop()
     ever_slower = FakeLoop(1.0, 0.01)
     ever_slower.hiccups = lambda call: -0.5 if ever_slower.calls and call % 2 else 0.0
     with pytest.raises(CostError, match="Other work on the device"):
-        measured(lambda n: ever_slower.run(0 if len(ever_slower.calls) > 4 else n), lambda: ever_slower.now)
+        time_loop(lambda n: ever_slower.run(0 if len(ever_slower.calls) > 4 else n), lambda: ever_slower.now)
 
 
 def test_lengths_suit_the_model():
@@ -99,7 +99,9 @@ def test_every_iteration_needs_the_one_before(dtype):
 
     start = [ops.ones((2, 3), dtype)]
     for count in (0, 1, 2, 5):
-        inputs, outputs = looped(flipped)(ops.convert_to_tensor(count, "int32"), 1.0, start, [ops.zeros((2, 3), dtype)])
+        inputs, outputs = make_loop(flipped)(
+            ops.convert_to_tensor(count, "int32"), 1.0, start, [ops.zeros((2, 3), dtype)]
+        )
         values = ops.convert_to_numpy(ops.cast(inputs[0], "int32"))
         assert values[0, 0] == (1 if count == 0 else (count - 1) % 2)
         assert values.sum() == 5 + values[0, 0]
@@ -207,7 +209,7 @@ def scratch(tmp_path, monkeypatch):
 
 
 def on_processor(**options):
-    return AttachedCostModel(Target("tpu", 4), platform="cpu", **options)
+    return AttachedTpuCostModel(Target("tpu", 4), platform="cpu", **options)
 
 
 def test_a_fresh_process_measures(scratch):
@@ -290,7 +292,7 @@ def test_layer_of_the_script_itself_is_refused(scratch):
 
 def test_device_that_is_not_there_is_named(scratch):
     with pytest.raises(CostError, match="JAX cannot open a nonesuch device"):
-        AttachedCostModel(Target("tpu", 4), platform="nonesuch").submit(made("plain")).result()
+        AttachedTpuCostModel(Target("tpu", 4), platform="nonesuch").submit(made("plain")).result()
 
 
 def test_model_without_a_fixed_input_size_is_refused_before_a_process_is_started():
@@ -322,7 +324,7 @@ def v5e_says(monkeypatch, compiler):
     def report(model, memory):
         answer = {"result": {**ANSWER, "memory": dataclasses.astuple(memory)}}
         monkeypatch.setattr(attached, "ask_fresh_process", lambda *_: answer)
-        monkeypatch.setattr("autoprune.cost.model.attached_tpu", lambda: "/dev/accel0")
+        monkeypatch.setattr("autoprune.cost.model.find_attached_tpu", lambda: "/dev/accel0")
         cost_model = open_cost_model(Target("tpu", 8), cache=None, client=compiler)
         try:
             return cost_model.submit(model).result(timeout=300)
@@ -371,7 +373,7 @@ def test_self_check_that_cannot_be_made_costs_no_measurement(monkeypatch):
 
     answer = {"result": {**ANSWER, "memory": [1, 2, 3, 6]}}
     monkeypatch.setattr(attached, "ask_fresh_process", lambda *_: answer)
-    report = AttachedCostModel(Target("tpu", 8), lambda target: Refusing()).submit(made("plain")).result()
+    report = AttachedTpuCostModel(Target("tpu", 8), lambda target: Refusing()).submit(made("plain")).result()
     assert report.provenance["self_check"] == "not done: no compiler today"
     assert report.latency == 2e-5
 
@@ -384,7 +386,7 @@ def test_every_chip_is_known_by_its_device():
 
 
 def test_without_a_tpu_the_target_is_refused_at_once(monkeypatch):
-    monkeypatch.setattr("autoprune.cost.model.attached_tpu", lambda: "")
+    monkeypatch.setattr("autoprune.cost.model.find_attached_tpu", lambda: "")
     with pytest.raises(TargetError, match=r"/dev/accel.*/dev/vfio.*TPU_NAME.*Choose tpu_v5e or another generation"):
         resolve_target(Target("tpu"))
     with pytest.raises(TargetError, match="attached to this host, and there is none"):
@@ -392,7 +394,7 @@ def test_without_a_tpu_the_target_is_refused_at_once(monkeypatch):
 
 
 def test_with_a_tpu_the_target_is_what_was_asked_and_auto_stays_an_estimate(monkeypatch):
-    monkeypatch.setattr("autoprune.cost.model.attached_tpu", lambda: "/dev/accel0")
+    monkeypatch.setattr("autoprune.cost.model.find_attached_tpu", lambda: "/dev/accel0")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert resolve_target(Target("tpu", 8)) == Target("tpu", 8, "bfloat16")
     assert resolve_target(Target("auto")).name != "tpu"
@@ -403,14 +405,14 @@ def test_device_files_show_a_tpu(tmp_path, name):
     (tmp_path / "vfio").mkdir()
     (tmp_path / "vfio" / "vfio").touch()  # there wherever devices can be passed through
     (tmp_path / "accel").mkdir()  # of accelerators by others
-    assert attached_tpu(tmp_path, {}) == ""
+    assert find_attached_tpu(tmp_path, {}) == ""
     (tmp_path / name).touch()
-    assert attached_tpu(tmp_path, {}) == str(tmp_path / name)
+    assert find_attached_tpu(tmp_path, {}) == str(tmp_path / name)
 
 
 def test_variables_of_a_tpu_vm_show_a_tpu(tmp_path):
-    assert attached_tpu(tmp_path, {"TPU_WORKER_ID": "0"}) == "TPU_WORKER_ID"
-    assert attached_tpu(tmp_path, {"TPU_NAME": ""}) == ""
+    assert find_attached_tpu(tmp_path, {"TPU_WORKER_ID": "0"}) == "TPU_WORKER_ID"
+    assert find_attached_tpu(tmp_path, {"TPU_NAME": ""}) == ""
 
 
 def test_a_process_that_keeps_the_tpu_for_itself_is_told_so():
