@@ -53,7 +53,9 @@ def layer_dependences(model: Any, groups: Sequence[ChannelGroup]) -> tuple[Layer
     axes: dict[str, dict[tuple[str, int], list[tuple[int, float]]]] = {path: {} for path in flops}
     for index, group in enumerate(groups):
         for member in group.members:
-            if member.layer in axes and member.name.endswith("kernel") and not member.is_attribute:
+            # A depthwise kernel only follows its input; a layer of one's own may have another name for its kernel.
+            of_kernel = member.name.endswith("kernel") or member.role in ("produces", "consumes")
+            if member.layer in axes and of_kernel and not member.is_attribute:
                 owned = float((member.channels >= 0).mean())
                 axes[member.layer].setdefault((member.name, member.axis), []).append((index, owned))
     return tuple(

@@ -9,7 +9,7 @@ import numpy as np
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import consume, count_weights
-from autoprune.layers.kind import LayerKind, Shape
+from autoprune.layers.kind import LayerKind, Sizes
 from autoprune.layers.registry import layer_kind
 from autoprune.models import keras_internals
 
@@ -52,7 +52,7 @@ class MultiHeadAttention(LayerKind):
         scores = [Channels(1, heads)] if len(call.outputs) > 1 else []
         return [features, *scores]
 
-    def flops(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Mapping[str, int]:
+    def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> Mapping[str, int]:
         """Projections by their name, and the two products of attention over all axes as the layer's own."""
         queries = int(np.prod(inputs[0][1:-1]))
         keys = int(np.prod(inputs[min(1, len(inputs) - 1)][1:-1]))

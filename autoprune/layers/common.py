@@ -1,6 +1,5 @@
 """Questions that several kinds ask of a call, and what several note in the same way."""
 
-import functools
 import math
 import sys
 from collections.abc import Iterable
@@ -42,7 +41,9 @@ def mixes_channels(activation: Any) -> str:
     for root, *inner in (path.split(".") for path in _PLACES):
         if root not in sys.modules:
             continue
-        place = functools.reduce(lambda found, name: getattr(found, name, None), inner, sys.modules[root])
+        place: Any = sys.modules[root]
+        for name in inner:
+            place = getattr(place, name, None)
         if any(getattr(place, name, None) is activation for name in ELEMENTWISE_FUNCTIONS):
             return ""
     return str(getattr(activation, "__name__", type(activation).__name__))

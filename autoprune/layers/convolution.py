@@ -18,7 +18,7 @@ from autoprune.layers.common import (
     on_axis,
     produce,
 )
-from autoprune.layers.kind import LayerKind, Shape
+from autoprune.layers.kind import LayerKind, Sizes
 from autoprune.layers.registry import layer_kind
 from autoprune.models import keras_internals
 from autoprune.records import Member
@@ -40,11 +40,11 @@ class AnyConvolution(LayerKind):
         ids = produce(call, "kernel", out_axis, "filters")
         return check_activation(call, Channels(axis, ids))
 
-    def flops(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """At every output position the whole kernel."""
         return 2 * self._pixels(layer, outputs[0]) * count_weights(layer)
 
-    def _pixels(self, layer: Any, shape: Shape) -> int:
+    def _pixels(self, layer: Any, shape: Sizes) -> int:
         """Number of positions in space of a tensor, whose batch axis is 1."""
         return math.prod(shape) // shape[self.channel_axis(layer, len(shape))]
 
@@ -102,8 +102,7 @@ class Convolution(AnyConvolution):
             ids = call.bind("kernel", -1, "produces", np.tile(call.new(outputs), layer.groups))
         else:
             firsts = couple_runs(call, channels.ids, layer.groups)
-            role = "follows" if inputs == 1 else "produces"
-            ids = call.bind("kernel", -1, role, np.repeat(firsts, outputs))
+            ids = call.bind("kernel", -1, "follows" if inputs == 1 else "produces", np.repeat(firsts, outputs))
             call.bind_attribute("groups", firsts)
         if layer.use_bias:
             call.bind("bias", 0, "follows", ids)
@@ -177,7 +176,7 @@ class TransposedConvolution(AnyConvolution):
         """Reads with the last axis, makes with the one before."""
         return self._convolve(call, in_axis=-1, out_axis=-2)
 
-    def flops(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """Every input position is multiplied by the whole kernel."""
         return 2 * self._pixels(layer, inputs[0]) * count_weights(layer)
 
@@ -227,7 +226,7 @@ class SeparableConvolution(AnyConvolution):
         call.bind("pointwise_kernel", -2, "consumes", ids)
         return check_activation(call, Channels(axis, produce(call, "pointwise_kernel", -1, "filters")))
 
-    def flops(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """Both kernels at every output position."""
         size = count_weights(layer, "depthwise_kernel") + count_weights(layer, "pointwise_kernel")
         return 2 * self._pixels(layer, outputs[0]) * size

@@ -10,7 +10,7 @@ import numpy as np
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import check_activation, consume, is_left_whole, on_axis, produce
-from autoprune.layers.kind import LayerKind, Shape
+from autoprune.layers.kind import LayerKind, Sizes
 from autoprune.layers.registry import layer_kind
 
 
@@ -28,7 +28,7 @@ class Dense(LayerKind):
         consume(call, "kernel", 0, on_axis(call, rank - 1, "the dense layer"))
         return check_activation(call, Channels(rank - 1, produce(call, "kernel", 1, "units")))
 
-    def flops(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """The whole kernel at every position."""
         return 2 * math.prod(outputs[0]) * inputs[0][-1]
 

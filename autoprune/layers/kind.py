@@ -1,7 +1,7 @@
 """What is known of a kind of layer, in one class; `registry.py` holds the classes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -9,8 +9,9 @@ from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.records import Member
 
-Shape = tuple[int | None, ...]
+Sizes = tuple[int, ...]
 Flops = int | Mapping[str, int]
+S = TypeVar("S", bound=int | None)
 
 
 class LayerKind:
@@ -102,7 +103,7 @@ class LayerKind:
         """
         raise NotImplementedError
 
-    def shape_within(self, shape: Shape) -> Shape:
+    def shape_within(self, shape: tuple[S, ...]) -> tuple[S, ...]:
         """Of a wrapper: the shape in which the wrapped layer sees a tensor of this shape."""
         return shape
 

@@ -35,8 +35,12 @@ class ElementwiseMerge(LayerKind):
             return None
         rank = len(call.outputs[0].shape)
         # Axes are compared from the right, as broadcasting does.
-        aligned = [c and (c.axis + rank - len(t.shape), c.ids) for t, c in zip(call.inputs, call.channels, strict=True)]
-        axes = {entry[0] for entry in aligned if entry and len(entry[1]) > 1} or {e[0] for e in aligned if e}
+        aligned = [
+            (channels.axis + rank - len(tensor.shape), channels.ids)
+            for tensor, channels in zip(call.inputs, call.channels, strict=True)
+            if channels is not None
+        ]
+        axes = {own_axis for own_axis, ids in aligned if len(ids) > 1} or {own_axis for own_axis, _ in aligned}
         if len(axes) > 1:
             call.freeze(f"meets channels on another axis in '{call.path}'")
             return None
@@ -44,7 +48,7 @@ class ElementwiseMerge(LayerKind):
         size = call.outputs[0].shape[axis]
         # Inputs that span the channel axis; a single channel that is broadcast along it is frozen.
         spanning = []
-        for own_axis, ids in filter(None, aligned):
+        for own_axis, ids in aligned:
             if own_axis == axis and len(ids) == size:
                 spanning.append(ids)
             else:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import keras
 
 from autoprune.errors import ModelError
-from autoprune.layers.kind import LayerKind, Shape
+from autoprune.layers.kind import LayerKind, Sizes
 from autoprune.models import keras_internals
 from autoprune.registry import entering
 
@@ -79,7 +79,7 @@ def list_kinds() -> dict[type | str, LayerKind]:
     return dict(_KINDS)
 
 
-def call_flops(operation: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> dict[str, int]:
+def call_flops(operation: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> dict[str, int]:
     """Operations of one call on one image, by path within the operation; its own path is empty.
 
     Args:
@@ -109,6 +109,6 @@ def open_widths(operation: Any) -> Mapping[str, Any]:
     kind = kind_of(operation)
     if kind is None:
         return {}
-    registered = next((base for base in type(operation).__mro__ if base in _KINDS), type(operation))
+    registered: Any = next((base for base in type(operation).__mro__ if base in _KINDS), type(operation))
     same = type(operation).call is registered.call
     return kind.open_widths(operation) if same else kind.open_widths_of_subclass(operation)

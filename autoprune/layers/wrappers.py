@@ -7,7 +7,7 @@ import keras
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.kind import LayerKind, Shape
+from autoprune.layers.kind import LayerKind, S, Sizes
 from autoprune.layers.registry import call_flops, exact_kind_of, layer_kind
 from autoprune.models import keras_internals
 
@@ -15,7 +15,7 @@ from autoprune.models import keras_internals
 class Wrapper(LayerKind):
     """What all wrappers have in common: `layer.layer` does the work, and sees tensors as `shape_within` says."""
 
-    def flops(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Mapping[str, int]:
+    def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> Mapping[str, int]:
         """Those of the wrapped layer, by its name."""
         inside = call_flops(layer.layer, *([self.shape_within(s) for s in shapes] for shapes in (inputs, outputs)))
         return {"/".join(filter(None, (layer.layer.name, path))): count for path, count in inside.items()}
@@ -55,12 +55,12 @@ class TimeDistributed(Wrapper):
         _, result = self._ask_within(call, inner)
         return None if result is None else Channels(result.axis + 1, result.ids)
 
-    def flops(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Mapping[str, int]:
+    def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> Mapping[str, int]:
         """Those of the wrapped layer, as many times as there are frames."""
         frames = inputs[0][1] or 1
         return {path: frames * count for path, count in super().flops(layer, inputs, outputs).items()}
 
-    def shape_within(self, shape: Shape) -> Shape:
+    def shape_within(self, shape: tuple[S, ...]) -> tuple[S, ...]:
         """Without the time."""
         return (shape[0], *shape[2:])
 

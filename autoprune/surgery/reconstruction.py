@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 
 from autoprune.errors import PlanError
-from autoprune.layers import exact_kind_of
+from autoprune.layers import LayerKind, exact_kind_of
 from autoprune.models import keras_internals
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.calibration import CalibrationData, as_calibration, check_images
@@ -89,7 +89,7 @@ class _Consumer:
 
     Attributes:
         path: of the first layer that holds the kernel, for messages.
-        layers: all layers that hold it.
+        layers: all layers that hold it, each with its kind.
         variable: the kernel, (*window, inputs, outputs).
         stays: (inputs,) whether an input stays.
         outputs: (outputs,) whether an output stays.
@@ -99,7 +99,7 @@ class _Consumer:
     """
 
     path: str
-    layers: list[Any]
+    layers: list[tuple[Any, LayerKind]]
     variable: Any
     stays: np.ndarray
     outputs: np.ndarray
@@ -141,15 +141,16 @@ class _Consumer:
 def _find_consumers(surgeon: Surgeon, plan: Plan, seed: int) -> list[_Consumer]:
     """Every kernel that can be fitted, in the order of the groups."""
     layers = keras_internals.layers_by_path(surgeon.model)
-    holders: dict[int, list[Any]] = {}
+    holders: dict[int, list[tuple[Any, LayerKind]]] = {}
     for layer in {id(layer): layer for layer in layers.values()}.values():
-        if _can_be_fitted(layer):
-            holders.setdefault(id(keras_internals.layer_variable(layer, "kernel")), []).append(layer)
+        kind = exact_kind_of(layer)
+        if kind is not None and kind.has_patches(layer):
+            holders.setdefault(id(keras_internals.layer_variable(layer, "kernel")), []).append((layer, kind))
     consumers = []
     for number, ((path, name), masks) in enumerate(slices_for(surgeon.groups, plan).variables.items()):
-        if name != "kernel" or not _can_be_fitted(layers[path]):
-            continue
         variable = keras_internals.layer_variable(layers[path], name)
+        if name != "kernel" or all(layer is not layers[path] for layer, _ in holders.get(id(variable), ())):
+            continue
         rank = len(variable.shape)
         if any(len(mask) != variable.shape[axis] for axis, mask in masks.items()):
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
@@ -168,18 +169,12 @@ def _find_consumers(surgeon: Surgeon, plan: Plan, seed: int) -> list[_Consumer]:
     return consumers
 
 
-def _can_be_fitted(layer: Any) -> bool:
-    """Whether a layer is of a kind that says what it multiplies its kernel with."""
-    kind = exact_kind_of(layer)
-    return kind is not None and kind.has_patches(layer)
-
-
 def _collect_patches(model: Any, consumers: Sequence[_Consumer], data: CalibrationData, positions: int) -> None:
     """Run the whole model once and show each consumer the patches that enter its layers."""
-    of_layer = {id(layer): consumer for consumer in consumers for layer in consumer.layers}
+    of_layer = {id(layer): (consumer, kind) for consumer in consumers for layer, kind in consumer.layers}
 
     def observe(layer: Any, x: Any) -> None:
-        consumer, kind = of_layer[id(layer)], exact_kind_of(layer)
+        consumer, kind = of_layer[id(layer)]
         limit = len(x) * positions
 
         def draw(count: int) -> np.ndarray:
@@ -188,6 +183,6 @@ def _collect_patches(model: Any, consumers: Sequence[_Consumer], data: Calibrati
         values = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
         consumer.add(kind.patches(layer, values, draw).astype(np.float64))
 
-    watched = [layer for consumer in consumers for layer in consumer.layers]
+    watched = [layer for consumer in consumers for layer, _ in consumer.layers]
     if watched:
         observe_inputs(model, watched, (images for images, _ in data.batches()), observe)

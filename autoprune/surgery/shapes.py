@@ -138,7 +138,8 @@ def _refresh_outputs(node: Any, changed: set[int]) -> None:
 def _in_order(pending: list[Any]) -> list[Any]:
     """Calls, each after those of them whose outputs it reads."""
     made_here = {id(tensor) for node in pending for tensor in node.outputs}
-    ordered, done = [], set()
+    ordered: list[Any] = []
+    done: set[int] = set()
     while pending:
         waiting = []
         for node in pending:

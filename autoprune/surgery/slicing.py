@@ -37,8 +37,7 @@ def slices_for(groups: Iterable[ChannelGroup], plan: Plan) -> Slices:
         keeps[plan.kept[group.name]] = True
         keeps[-1] = True
         for member in group.members:
-            role = member.role if member.is_attribute else "variable"
-            key = (member.layer, member.name, member.axis, role)
+            key = (member.layer, member.name, member.axis, member.role if member.is_attribute else "variable")
             mask = keeps[member.channels]
             masks[key] = masks[key] & mask if key in masks else mask
     slices = Slices()

@@ -147,7 +147,7 @@ class Surgeon:
         if not changes:
             return [], "none", [], []
         self._set_attributes(slices)
-        paths = {path for path, *_ in (*slices.variables, *slices.values, *slices.counts)}
+        paths = {path for path, _ in (*slices.variables, *slices.values)} | {path for path, *_ in slices.counts}
         edited = self._with_owners(paths)
         update_derived(edited.values())
         optimizer = refresh_optimizer(self.model, masks)

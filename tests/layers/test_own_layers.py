@@ -11,6 +11,7 @@ from topologies import head, images_for, randomise
 
 import autoprune
 from autoprune.cost.flops import count_flops, flops_per_layer
+from autoprune.cost.layers import layer_dependences
 from autoprune.errors import ModelError
 from autoprune.evaluation.passes import Passes
 from autoprune.layers import kind_of, registry
@@ -166,6 +167,35 @@ def test_its_operations_are_counted_before_and_after():
     autoprune.apply_plan(model, autoprune.make_plan(model, 0.5, multiple_of=1))
     assert flops_per_layer(model)["mixer"] == 2 * 16 * 3 * 4
     assert count_flops(model, 2) == 2 * sum(flops_per_layer(model).values())
+
+
+class Projection(layers.Layer):
+    """Has another name for its kernel than Keras's own layers."""
+
+    def build(self, shape):
+        self.matrix = self.add_weight(shape=(shape[-1], 4), name="matrix")
+
+    def call(self, x):
+        return ops.matmul(x, self.matrix)
+
+
+def test_its_operations_shrink_with_its_channels_whatever_its_variable_is_called():
+    @autoprune.layer_kind(Projection)
+    class ProjectionKind(autoprune.LayerKind):
+        def channels(self, call):
+            call.bind("matrix", 0, "consumes", call.channels[0].ids)
+            return autoprune.Channels(3, call.bind("matrix", 1, "produces"))
+
+        def flops(self, layer, inputs, outputs):
+            return 2 * inputs[0][-1] * math.prod(outputs[0])
+
+    image = keras.Input((4, 4, 2))
+    x = Projection(name="projection")(layers.Conv2D(6, 1, name="conv")(image))
+    model = keras.Model(image, head(layers.GlobalAveragePooling2D()(x)))
+    groups = [group for group in autoprune.find_groups(model) if group.prunable]
+    (found,) = [layer for layer in layer_dependences(model, groups) if layer.path == "projection"]
+    assert found.flops == 2 * 16 * 6 * 4
+    assert [(axis.length, axis.left((0.5, 0.25))) for axis in found.axes] == [(6, 0.5), (4, 0.25)]
 
 
 def test_importance_is_read_from_what_enters_it():

@@ -9,9 +9,11 @@ from topologies import TOPOLOGIES, fitted, images_for, made
 
 from autoprune.cost.flops import flops_per_layer
 from autoprune.graph import find_groups
+from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan
 
+PLAIN = (int, list, tuple)
 NAMES = sorted(TOPOLOGIES)
 # Trained by a compiled function; the others eagerly, which needs no compilation and takes the same steps.
 COMPILED = ("growing_concatenation", "residual", "vision_transformer")
@@ -100,15 +102,26 @@ def test_saved_model_loads_and_gives_the_same(case, pruned, tmp_path):
         np.testing.assert_array_equal(output, wanted)
 
 
+def numbers_of(operation):
+    """Every attribute that is made of whole numbers."""
+    values = {name: list(v) if type(v).__name__ == "TensorShape" else v for name, v in vars(operation).items()}
+    flat = {name: keras.tree.flatten(value) for name, value in values.items() if type(value) in PLAIN}
+    return {name: values for name, values in flat.items() if values and all(type(value) is int for value in values)}
+
+
 @pytest.mark.usefixtures("pruned")
 def test_everything_derived_from_shapes_is_up_to_date(case):
-    """A model built anew from the pruned one's config has the same shapes in every place Keras keeps them."""
+    """A model built anew from the pruned one's config has the same shapes and numbers in every place it keeps them."""
     model = case.model
     rebuilt = type(model).from_config(model.get_config())
     assert rebuilt.count_params() == model.count_params()
     assert [tuple(w.shape) for w in rebuilt.weights] == [tuple(w.shape) for w in model.weights]
     assert text_of(rebuilt) == text_of(model)
     assert flops_per_layer(rebuilt) == flops_per_layer(model)
+    ours_by_path, theirs_by_path = (keras_internals.operations_by_path(m) for m in (model, rebuilt))
+    for path in ours_by_path.keys() & theirs_by_path.keys():
+        ours, theirs = numbers_of(ours_by_path[path]), numbers_of(theirs_by_path[path])
+        assert {name: ours[name] for name in theirs if name in ours} == theirs, path
     for ours, theirs in zip(model.layers, rebuilt.layers, strict=True):
         assert ours.get_build_config() == theirs.get_build_config(), ours.name
         ours_axes = getattr(ours.input_spec, "axes", None)
