@@ -1,4 +1,4 @@
-"""Writes every table of results from the JSON files in `results` to `results/RESULTS.md`.
+"""Writes every table of results from the JSON files in `results` to `results/RESULTS.md`, and one to the first README.
 
     python tests/benchmarks/tables.py
 
@@ -13,6 +13,8 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "results"
 OUT = FOLDER / "RESULTS.md"
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- results: made by tests/benchmarks/tables.py -->\n", "<!-- end of results -->\n"
 HEAD = """\
 # Results
 
@@ -112,7 +114,22 @@ COMPARISONS = {
 
 def main() -> None:
     OUT.write_text(render())
-    print(OUT)
+    before, _, rest = README.read_text().partition(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{summary()}\n\n{END}{rest.partition(END)[2]}")
+    print(f"{OUT}\n{README}")
+
+
+def summary() -> str:
+    """The table of the first README: the agent over all comparisons, with means as published and fine-tuned longer."""
+    columns = ("hand-set uniform", "greedy", "evolution", "random")
+    rows = []
+    for cell in read("cells.json")["cells"]:
+        agent = cell["differences"]["rl"]
+        rows.append([cell["name"], *(points(agent.get(name)) for name in columns), ratio(cell["latency"]["rl"])])
+    for file, name in (("cells.json", "mean"), ("cells_longer.json", "mean, seven cells fine-tuned longer")):
+        agent = read(file)["over_cells"]["rl"]
+        rows.append([name, *(points(agent["differences"][key]) for key in columns), ratio(agent["latency"])])
+    return table(["network, target, budget", *(f"over {name}" for name in columns), "uniform's latency"], rows)
 
 
 def render() -> str:
