@@ -47,7 +47,7 @@ from autoprune.training.finishing import Finisher
 
 logger = logging.getLogger(__name__)
 
-# What is compared, not how: a comparison may be given more of it later, and keeps what it has done.
+# Fields that may be extended on resume; what was finished before is kept.
 EXTENSIBLE = ("searchers", "latencies", "memories", "seeds", "controls", "uniform_curve")
 
 
@@ -182,7 +182,7 @@ def _families(settings: CompareSettings, session: Session, record: Record) -> li
 def _search(
     settings: CompareSettings, session: Session, problems: Mapping[str, Problem], record: Record, folder: RunFolder
 ) -> None:
-    """Every cell that has not been searched yet; what one searcher learns of costs, no other is told."""
+    """Every cell that has not been searched yet; each searcher starts from the same surrogate."""
     evaluator, taught = session.evaluator, session.evaluator.surrogate
     watches = {budget: SignalWatch(problem.objective) for budget, problem in problems.items()}
     for cell in cells_of(settings):

@@ -4,7 +4,7 @@ One line of JSON each: it says what devices it has, waits for `begin`, tells its
 the training or an error. The weights are in the checkpoint. It holds Keras on JAX or on TensorFlow, by KERAS_BACKEND;
 `device_process.py` is the other end. Started by `python -m autoprune.training.device_worker`.
 
-Neither kind has run on a TPU yet: both have run on make-believe devices made of processors.
+Neither kind has run on a TPU yet: both have run on simulated devices made of processors.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def opened(request: dict[str, Any]) -> Devices:
     """The devices of this process's backend.
 
     Args:
-        request: `rehearse`: so many make-believe devices, or None for a TPU.
+        request: `rehearse`: so many simulated devices, or None for a TPU.
     """
     if keras.backend.backend() == "jax":
         from autoprune.training.jax_devices import JaxDevices

@@ -37,7 +37,7 @@ def check_runtime(
             f"runtime={runtime.name} needs a TPU attached to this host, and there is none: no device file "
             f"{' or '.join(f'{folder}/{pattern}' for pattern in DEVICE_FILES)}, and neither {' nor '.join(MARKS)} is "
             f"set. runtime={runtime.name} dry_run=true does everything but the steps, and says what a step takes on "
-            "target=tpu_v5e slice=2x2, or another; runtime.rehearse=4 runs the steps on make-believe devices of this "
+            "target=tpu_v5e slice=2x2, or another; runtime.rehearse=4 runs the steps on simulated devices of this "
             "host's processor; runtime=cpu trains here."
         )
     if needs_tpu and keras.backend.backend() == "jax" and environment.get("JAX_PLATFORMS") != "cpu":
