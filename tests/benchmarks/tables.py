@@ -616,8 +616,8 @@ def traced(found: Json) -> str:
     ]
     first = (
         f"How many times as fast a plan is scored as eagerly: median and range of {found['plans']} random plans; after "
-        "how many plans tracing has paid, and what it takes. Images of 8x8 (`small_resnet`), 28x28 (the other networks of "
-        "the zoo; `vgg16` of a quarter, `resnet20` and `mobilenet_v2` of half the width) and 32x32 (networks of "
+        "how many plans tracing has paid, and what it takes. Images of 8x8 (`small_resnet`), 28x28 (the other networks "
+        "of the zoo; `vgg16` of a quarter, `resnet20` and `mobilenet_v2` of half the width) and 32x32 (networks of "
         "`keras.applications`)."
     )
     return f"{first}\n\n{table(['network', 'times as fast', 'plans', 'tracing'], rows)}"
