@@ -75,6 +75,12 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(TEXTS[path]), link
 
 
+def test_pictures_are_small():
+    pictures = [page.parent / link for page in PAGES for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", TEXTS[page])]
+    assert pictures
+    assert all(path.stat().st_size < 200_000 for path in pictures)
+
+
 def test_every_page_can_be_reached_from_the_first():
     reached, left = set(), [ROOT / "README.md"]
     while left:
