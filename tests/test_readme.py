@@ -9,7 +9,7 @@ from places import ROOT
 
 from autoprune.envs.observation import FEATURES
 from autoprune.errors import SettingsError
-from autoprune.options import checked, config_groups
+from autoprune.options import check_arguments, config_groups
 
 PAGES = sorted(
     path
@@ -130,7 +130,7 @@ def test_commands_have_options_that_exist(words, tmp_path, monkeypatch):
     assert (ROOT / "autoprune" / f"{command}.py").is_file()
     options = list(words[words.index("-m") + 2 :])
     try:
-        checked(command, options)
+        check_arguments(command, options)
         refused = ""
     except SettingsError as error:
         refused = str(error)
