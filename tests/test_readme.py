@@ -149,6 +149,13 @@ def test_scripts_exist_and_know_the_options_that_are_shown():
                 assert f'"{option}"' in source, f"{script} {option}"
 
 
+def test_files_that_are_named_exist():
+    folders = ("autoprune", "envs", "tests")
+    files = [str(path.relative_to(ROOT)) for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
+    for name in set(re.findall(r"`([\w/]+\.py)`", ALL)) - {"my_layers.py"}:  # a module of the reader's own
+        assert any(f"/{file}".endswith(f"/{name}") for file in files), name
+
+
 def test_every_benchmark_is_listed():
     listed = set(re.findall(r"^\| `python tests/benchmarks/(\w+)\.py`", ALL, re.MULTILINE))
     scripts = {path.stem for path in (ROOT / "tests" / "benchmarks").glob("*.py")}
