@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from autoprune import __version__
 from autoprune.errors import AutopruneError
 from autoprune.option_help import describe_command
-from autoprune.options import checked, hydra_words
+from autoprune.options import check_arguments, describe_hydra_error
 from autoprune.reporting import interrupts
 from autoprune.reporting.run_folder import RunFolder
 
@@ -84,7 +84,7 @@ def run_command(command: str) -> int:
         sys.stdout.write(f"autoprune {__version__}\n")
         return 0
     try:
-        sys.argv[1:] = checked(command, arguments)
+        sys.argv[1:] = check_arguments(command, arguments)
         # Hydra tells of an error itself, and ends, unless it is asked for the whole of it.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         if {"--help", "-h"} & set(arguments):
@@ -155,7 +155,7 @@ def tell_error(error: Exception, folder: Path | None) -> int:
         The exit code.
     """
     if isinstance(error, HydraException | OmegaConfBaseException):
-        sys.stderr.write(f"{hydra_words(error)}\n")
+        sys.stderr.write(f"{describe_hydra_error(error)}\n")
         return REFUSED
     # Also where one of our errors was made of it: a journal on a full disk is not damaged.
     refused = _machine_refusal(error)

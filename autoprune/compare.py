@@ -191,7 +191,7 @@ def _families(settings: CompareSettings, session: Session, record: Record) -> li
 def _search(
     settings: CompareSettings, session: Session, problems: Mapping[str, Problem], record: Record, folder: RunFolder
 ) -> None:
-    """Every cell that has not been searched yet; what one searcher learns of costs, no other is told."""
+    """Every cell that has not been searched yet; each searcher starts from the same surrogate."""
     guards = {budget: ConstantRewardGuard(problem.objective) for budget, problem in problems.items()}
     for cell in cells_of(settings):
         if cell.name in record.runs:

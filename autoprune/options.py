@@ -52,18 +52,18 @@ _FLAGS += ("--shell-completion", "--config-path", "--config-name", "--config-dir
 _SHORT_FLAGS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 
 
-def checked(command: str, arguments: Sequence[str]) -> list[str]:
+def check_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     """The arguments of a command as Hydra can read them, after what can be known to be wrong has been refused.
 
     Raises:
         SettingsError: an option does not exist, cannot be read, or has a value that it cannot have.
     """
     sweeping = any(argument in _SWEEPING for argument in arguments)
-    arguments = [_expanded(argument) for argument in arguments]
+    arguments = [_expand_home(argument) for argument in arguments]
     complaint = _wrong_flag(arguments) or check_overrides(command, arguments)
     if complaint:
         raise SettingsError(complaint)
-    readable = [_quoted(argument, sweeping) for argument in arguments]
+    readable = [_quote_path(argument, sweeping) for argument in arguments]
     # With flags of Hydra's own the config may be another one, or no single one.
     if not any(argument.startswith("-") for argument in readable):
         _check_values(command, readable)
@@ -79,7 +79,7 @@ def _check_values(command: str, overrides: Sequence[str]) -> None:
     try:
         config, _ = compose_command(command, overrides)
     except HydraException as error:
-        raise SettingsError(hydra_words(error)) from error
+        raise SettingsError(describe_hydra_error(error)) from error
     if OmegaConf.select(config, "resume") is not None:
         return  # All settings are the folder's.
     try:
@@ -88,7 +88,7 @@ def _check_values(command: str, overrides: Sequence[str]) -> None:
         return  # An interpolation of what Hydra knows of a job that runs.
 
 
-def hydra_words(error: Exception) -> str:
+def describe_hydra_error(error: Exception) -> str:
     """What Hydra says of an error, and how values are quoted where it could not read one."""
     words = str(error)
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -101,22 +101,22 @@ def hydra_words(error: Exception) -> str:
     return words
 
 
-def _path_of(argument: str) -> tuple[str, str]:
+def _split_path(argument: str) -> tuple[str, str]:
     """Key and value of an option whose value is a path as it was typed; empty for any other."""
     key, _, value = argument.partition("=")
     typed = value not in ("", "null") and value[0] not in _QUOTES and "${" not in value
     return (key, value) if typed and key.lstrip("+") in _PATHS else ("", "")
 
 
-def _expanded(argument: str) -> str:
+def _expand_home(argument: str) -> str:
     """The argument with the user's home folder in place of `~`, which the shell leaves as it is after `=`."""
-    key, value = _path_of(argument)
+    key, value = _split_path(argument)
     return f"{key}={os.path.expanduser(value)}" if key else argument
 
 
-def _quoted(argument: str, sweeping: bool) -> str:
+def _quote_path(argument: str, sweeping: bool) -> str:
     """The argument with its path in quotes: Hydra has other uses for many signs that occur in names of files."""
-    key, value = _path_of(argument)
+    key, value = _split_path(argument)
     if not key:
         return argument
     if not os.path.exists(value):
@@ -125,12 +125,12 @@ def _quoted(argument: str, sweeping: bool) -> str:
         if key.lstrip("+") in _LISTS and value[0] == "[" and value[-1] == "]":
             if any(sign in value for sign in _QUOTES):
                 return argument  # Whoever quotes some of it quotes all that needs it.
-            items = [_in_quotes(item.strip()) for item in value[1:-1].split(",") if item.strip()]
+            items = [_quote(item.strip()) for item in value[1:-1].split(",") if item.strip()]
             return f"{key}=[{','.join(items)}]"
-    return f"{key}={_in_quotes(value)}"
+    return f"{key}={_quote(value)}"
 
 
-def _in_quotes(path: str) -> str:
+def _quote(path: str) -> str:
     return QuotedString(os.path.expanduser(path), Quote.single).with_quotes()
 
 
@@ -139,7 +139,7 @@ def _wrong_flag(arguments: Sequence[str]) -> str:
     for argument in arguments:
         flag = argument.split("=")[0]
         if flag.startswith("-") and flag not in (*_FLAGS, *_SHORT_FLAGS):
-            return f"There is no option '{flag}'. {_near(flag, _FLAGS)}"
+            return f"There is no option '{flag}'. {_suggest(flag, _FLAGS)}"
     return ""
 
 
@@ -167,7 +167,7 @@ def _wrong_choice(choices: Sequence[tuple[str, str]], groups: Mapping[str, Seque
         if group == "model" and value.startswith("["):
             return f"One model at a time. A policy of several: python -m autoprune.learn models={value}"
         if group in groups and value not in groups[group] and _is_name(value):
-            return f"There is no {group} '{value}'. {_near(value, groups[group])}"
+            return f"There is no {group} '{value}'. {_suggest(value, groups[group])}"
     return ""
 
 
@@ -178,7 +178,7 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
         own, entries = compose_command(command)
         for key in chosen:
             if key not in own and key != "experiment":
-                return f"There is no option '{key}'. {_near(key, _keys(own))}"
+                return f"There is no option '{key}'. {_suggest(key, _keys(own))}"
         config = own
         if chosen:
             config, entries = compose_command(command, [f"{key}={value}" for key, value in chosen.items()])
@@ -195,7 +195,7 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
         if key not in known and not key.startswith("hydra"):
             if any(key.startswith(f"{free}.") for free in ("agent.options",)):
                 return f"'{key}' is not set yet: write +{key}=..."
-            return f"There is no option '{key}'. {_near(key, known)}"
+            return f"There is no option '{key}'. {_suggest(key, known)}"
     return _unread_option(command, choices, entries)
 
 
@@ -257,7 +257,7 @@ def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
-def _near(wrong: str, known: Sequence[str]) -> str:
+def _suggest(wrong: str, known: Sequence[str]) -> str:
     """The near names, and all of them when they are few."""
     known = sorted(set(known))
     near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)

@@ -18,7 +18,7 @@ from running import command
 from autoprune import __version__, cli
 from autoprune.__main__ import main as package_main
 from autoprune.errors import JournalError, SettingsError
-from autoprune.options import checked
+from autoprune.options import check_arguments
 
 COMMANDS = sorted(path.stem for path in (ROOT / "autoprune").glob("*.py") if "def main(config" in path.read_text())
 
@@ -64,7 +64,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_the_way_to_get_it():
     if importlib.util.find_spec("hydra_plugins") is not None:
         pytest.skip("a launcher is installed")
     with pytest.raises(SettingsError, match=r'hydra/launcher=ray needs .*pip install "\.\[ray\]"'):
-        checked("search", ["-m", "hydra/launcher=ray", "seed=0,1"])
+        check_arguments("search", ["-m", "hydra/launcher=ray", "seed=0,1"])
 
 
 def test_the_package_itself_lists_its_commands(tmp_path):
@@ -90,30 +90,30 @@ NAMES = ("run=3/m.keras", "model (1).keras", "größe.keras", "x,y.keras", "[a].
 
 @pytest.mark.parametrize("name", [*NAMES, "a{b}$.keras", "back\\slash'.keras", "-1.keras", "true"])
 def test_a_path_is_what_was_typed(name):
-    given = checked("measure", ["model=file", f"model.path={name}"])
+    given = check_arguments("measure", ["model=file", f"model.path={name}"])
     with initialize_config_module("autoprune.conf", version_base="1.3"):
         assert compose("measure", overrides=given).model.path == name
 
 
 def test_paths_in_a_list_and_of_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    given = checked("measure", ["model=file", "model.path=[~/a b.keras, größe.keras]"])
+    given = check_arguments("measure", ["model=file", "model.path=[~/a b.keras, größe.keras]"])
     with initialize_config_module("autoprune.conf", version_base="1.3"):
         paths = compose("measure", overrides=given).model.path
     assert paths == [f"{tmp_path}/a b.keras", "größe.keras"]
-    asked = checked("measure", ["model=file", "model.path=['x,y.keras',\"b c.keras\"]"])
+    asked = check_arguments("measure", ["model=file", "model.path=['x,y.keras',\"b c.keras\"]"])
     with initialize_config_module("autoprune.conf", version_base="1.3"):
         assert compose("measure", overrides=asked).model.path == ["x,y.keras", "b c.keras"]
     (tmp_path / "settings.json").touch()
-    assert checked("search", ["resume=~"]) == [f"resume='{tmp_path}'"]
+    assert check_arguments("search", ["resume=~"]) == [f"resume='{tmp_path}'"]
 
 
 def test_a_comma_parts_the_values_of_a_sweep_unless_a_file_is_named_so(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     asked = ["-m", "model=file", "model.path=x,y.keras"]
-    assert checked("measure", asked)[-1] == "model.path=x,y.keras"
+    assert check_arguments("measure", asked)[-1] == "model.path=x,y.keras"
     (tmp_path / "x,y.keras").touch()
-    assert checked("measure", asked)[-1] == "model.path='x,y.keras'"
+    assert check_arguments("measure", asked)[-1] == "model.path='x,y.keras'"
 
 
 # ------------------------------------------------------------------ how commands end

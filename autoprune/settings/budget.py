@@ -135,7 +135,7 @@ def check_budget(budget: BudgetSettings, reward: RewardSettings, *, several: boo
     check(enough, "budget", f"a latency or memory limit; only reward={FLOORED[0]} needs none", "none")
 
 
-def named_budgets(latencies: Sequence[float], memories: Sequence[float]) -> dict[str, BudgetSettings]:
+def name_budgets(latencies: Sequence[float], memories: Sequence[float]) -> dict[str, BudgetSettings]:
     """Budgets that each limit one thing, by what they are called in names and tables.
 
     Args:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from autoprune.settings.budget import BudgetSettings, check_budget, named_budgets
+from autoprune.settings.budget import BudgetSettings, check_budget, name_budgets
 from autoprune.settings.checking import check, check_list, check_seed, check_shares
 from autoprune.settings.constraints import Constraints
 from autoprune.settings.data import DataSettings
@@ -122,7 +122,7 @@ class CompareSettings(ScoringSettings):
     @property
     def budgets(self) -> dict[str, BudgetSettings]:
         """The budgets by what they are called in names and tables."""
-        return named_budgets(self.latencies, self.memories)
+        return name_budgets(self.latencies, self.memories)
 
     def search_settings(
         self, searcher: str | None = None, budget: str | None = None, seed: int | None = None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autoprune.settings.budget import BudgetSettings, named_budgets
+from autoprune.settings.budget import BudgetSettings, name_budgets
 from autoprune.settings.checking import check, check_list, check_shares
 from autoprune.settings.commands import ScoringSettings, SearchSettings
 from autoprune.settings.fields import leave_out
@@ -85,7 +85,7 @@ class LearnSettings(ScoringSettings):
     @property
     def budgets(self) -> dict[str, BudgetSettings]:
         """The budgets by what they are called in names and tables."""
-        return named_budgets(self.latencies, self.memories)
+        return name_budgets(self.latencies, self.memories)
 
     def search_settings(self, model: str | None = None, budget: str | None = None) -> SearchSettings:
         """The settings of one of the problems, or of what all budgets of a model share.

@@ -1,6 +1,6 @@
 """The one function that makes settings from Hydra's config."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,6 +8,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from autoprune.errors import SettingsError
 from autoprune.registry import suggestion
+from autoprune.settings.options import part_type
 
 S = TypeVar("S")
 
@@ -28,7 +29,7 @@ def _build(schema: type[S], data: dict[str, Any], prefix: str) -> S:
     for key in data:
         if key not in known:
             raise SettingsError(f"There is no option '{prefix}{key}'. {suggestion(key, known)}")
-    parts = {name: _nested_type(schema, name) for name in known}
+    parts = {name: part_type(item) for name, item in known.items()}
     values = {}
     for key, value in data.items():
         if parts[key] is not None:
@@ -54,10 +55,3 @@ def _options(value: Any, part: type, key: str) -> dict[str, Any]:
         options = ", ".join(f"{key}.{item.name}" for item in fields(part))
         raise SettingsError(f"'{key}' has parts: give one or more of {options}. Received: {key}={value}")
     return value
-
-
-def _nested_type(schema: type, name: str) -> type | None:
-    """The dataclass of a part, or None for a plain value."""
-    default = next(item for item in fields(schema) if item.name == name)
-    made = default.default_factory() if callable(default.default_factory) else default.default
-    return type(made) if is_dataclass(made) else None

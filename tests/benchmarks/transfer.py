@@ -5,8 +5,8 @@
 For each of four architectures (plain, residual, depthwise, concatenating) a policy is learnt on the other three and
 replayed on it: as it is, which takes one evaluation, and adapted with as many evaluations as a search from scratch by
 the same agent has. Beside these stands uniform pruning at the same budget. All share one base model and one evaluator
-of each architecture, so that a plan has one score whoever proposes it; what a searcher learns of costs, no other is
-told. The figure compared is the score within the latency budget, before fine-tuning.
+of each architecture, so that a plan has one score whoever proposes it; each searcher starts
+from the same surrogate. The figure compared is the score within the latency budget, before fine-tuning.
 
 Results go to `tests/benchmarks/results/transfer.json` as they come; a second call goes on where the first one stopped.
 """
