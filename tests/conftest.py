@@ -12,15 +12,45 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 from autoprune import quiet  # noqa: F401 - imports TensorFlow without its greetings
 
-# Machines are shared: how long an example takes says nothing of the code.
-hypothesis.settings.register_profile("shared", deadline=None)
+# Machines are shared: how long an example takes says nothing of the code. The same examples each time: a test that
+# fails does so for everybody. `--hypothesis-profile=nightly` looks for new ones.
+hypothesis.settings.register_profile("shared", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("shared")
+
+# A process has a file at a time: the longest come first, so that none of them is left for the end.
+LONGEST = (
+    *("surgery/test_backends.py", "commands/test_search.py", "commands/test_compare.py", "commands/test_replay.py"),
+    *("training/test_devices.py", "cost/test_pool.py", "surgery/test_applications.py", "commands/test_finetune.py"),
+    *("surgery/test_exactness.py", "surgery/test_keras_hub.py", "cost/test_cache_survives.py"),
+    *("models/test_safe_convolutions.py", "commands/test_measure.py", "surgery/test_random_graphs.py"),
+)
+# Fixtures that take long: whole runs of a command, made once for all tests of a file that look at what they leave, and
+# the folders of compiler and device processes, of which each test starts its own.
+COSTLY = {"finished", "learnt", "adapted", "whole", "scratch"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what follows from a test's fixtures and place, and put the longest files first."""
+    ranks = {}
+    for item in items:
+        if "compiler" in item.fixturenames:
+            item.add_marker("compiler")
+        if COSTLY.intersection(item.fixturenames):
+            item.add_marker("slow")
+        if {"command", "run_in", "running", "started", "subprocess"}.intersection(vars(item.module)):
+            item.add_marker("subprocess")
+        place = f"{item.path.parent.name}/{item.path.name}"
+        ranks[item] = LONGEST.index(place) if place in LONGEST else len(LONGEST)
+    items.sort(key=ranks.get)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Tests neither read nor fill the user's cache, but share one among themselves."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Tests neither read nor fill the user's cache, but share one among themselves, in however many processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("AUTOPRUNE_CACHE")
     os.environ["AUTOPRUNE_CACHE"] = str(folder)
     yield folder

@@ -4,14 +4,11 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_module
-from running import command, run_in
+from running import command, kill_after, run_in, started
 
 from autoprune import cli
 from autoprune.errors import SettingsError, UnknownNameError
@@ -31,7 +28,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One whole comparison, for all tests that look at what it leaves."""
-    return run_in(tmp_path_factory.mktemp("compare"), *TINY, module="compare")
+    return run_in(tmp_path_factory.mktemp("compare"), *TINY, module="compare", fresh=True)
 
 
 def comparison_of(folder):
@@ -146,22 +143,26 @@ def test_a_comparison_that_has_ended_is_not_done_again(finished, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-@pytest.mark.usefixtures("hears_ctrl_c")
 def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path):
     """Ctrl-C while it searches with one seed, then a kill while it fine-tunes, with the second one given as well."""
-    first = started(*TINY, "seeds=[0]", cwd=tmp_path)
-    stop(first, tmp_path, lambda data: len(data["runs"]) >= 2, signal.SIGINT)
-    said = first.stdout.read().decode()
-    first.stdout.close()
+
+    def reached(part, count):
+        def far_enough():
+            files = tmp_path.glob("outputs/compare/*/*/comparison.json")
+            return any(len(json.loads(path.read_text())[part]) >= count for path in files)
+
+        return far_enough
+
+    first = started(*TINY, "seeds=[0]", module="compare", cwd=tmp_path)
+    said = kill_after(first, reached("runs", 2), signal.SIGINT)
     assert first.returncode == 130
     assert "python -m autoprune.compare resume=" in said
     assert "Traceback" not in said
     (folder,) = [path.parent for path in tmp_path.glob("outputs/compare/*/*/comparison.json")]
     searched = comparison_of(folder)["runs"]
 
-    second = started(f"resume={folder}", "seeds=[0,1]", cwd=tmp_path)
-    stop(second, tmp_path, lambda data: len(data["tested"]) >= 4, signal.SIGKILL)
-    second.stdout.close()
+    second = started(f"resume={folder}", "seeds=[0,1]", module="compare", cwd=tmp_path)
+    kill_after(second, reached("tested", 4))
     tuned = comparison_of(folder)
     assert not tuned["ended"]
     assert {name: tuned["runs"][name] for name in searched} == searched
@@ -203,28 +204,6 @@ def test_what_is_refused_leaves_a_comparison_that_has_ended(finished, tmp_path):
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
-def started(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, "-m", "autoprune.compare", *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def stop(process, folder, reached, sign):
-    """Wait until a running comparison has come so far, then end it."""
-    end = time.monotonic() + 300
-    while time.monotonic() < end and process.poll() is None:
-        for path in folder.glob("outputs/compare/*/*/comparison.json"):
-            if reached(json.loads(path.read_text())):
-                process.send_signal(sign)
-                process.wait(timeout=120)
-                return
-        time.sleep(0.02)
-    raise AssertionError("the comparison ended before it could be stopped")
-
-
 # ------------------------------------------------------------------ bad input
 
 
@@ -263,6 +242,7 @@ def test_legal_widths_stay_what_they_were(finished, tmp_path):
     assert "expected memories left empty, as this comparison was begun. Received: [0.9]. Begin a comparison" in said
 
 
+@pytest.mark.slow
 def test_a_floor_that_nothing_meets_is_answered_with_what_can_be_had(tmp_path):
     few = ["searchers=[uniform,random]", "seeds=[0]", "controls=[]", "search.evaluations=2", "search.finalists=1"]
     floor = ["reward=latency_at_accuracy", "reward.accuracy_floor=1", "evaluation.recovery=none", "training.epochs=6"]
@@ -279,6 +259,7 @@ def test_resume_takes_no_other_option(finished):
     assert "give resume=FOLDER alone, or with searchers, latencies, memories, seeds" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_an_impossible_budget_is_answered_before_anything_is_searched(tmp_path):
     arguments = [argument for argument in TINY if not argument.startswith("latencies")]
     done = command(*arguments, "latencies=[0.9,0.01]", module="compare", cwd=tmp_path)

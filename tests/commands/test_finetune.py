@@ -5,15 +5,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 from finished_search import SETTINGS, finished_search
-from processes import wait_until
-from running import command, run_in
+from running import command, kill_after, run_in, started
 
 from autoprune.cli import INTERRUPTED
 from autoprune.data import load_data
@@ -30,7 +27,7 @@ def search(tmp_path_factory):
 def whole(search, tmp_path_factory):
     """A fine-tuning from its beginning to its end, and what it printed."""
     folder = tmp_path_factory.mktemp("whole")
-    return run_in(folder, f"run={search.path}", "cost=false", "checkpoint_every=4", module="finetune")
+    return run_in(folder, f"run={search.path}", "cost=false", "checkpoint_every=4", module="finetune", fresh=True)
 
 
 def metrics_of(folder):
@@ -80,10 +77,11 @@ def test_curves_and_report_belong_to_it(whole):
 
 def test_killed_twice_and_resumed_twice_it_ends_with_the_same_bits(whole, search, tmp_path):
     options = [f"run={search.path}", "cost=false", "checkpoint_every=4"]
-    kill_after(started(tmp_path, *options), tmp_path, steps=3)
+    kill_after(started(*options, module="finetune", cwd=tmp_path), lambda: steps_below(tmp_path) >= 3)
     (folder,) = [path.parent for path in tmp_path.glob("outputs/finetune/*/*/.hydra")]
     first = position(folder)
-    kill_after(started(tmp_path, f"resume={folder}"), tmp_path, steps=first + 9)
+    second = started(f"resume={folder}", module="finetune", cwd=tmp_path)
+    kill_after(second, lambda: steps_below(tmp_path) >= first + 9)
     assert position(folder) > first
     assert not (folder / "report.html").exists()
     done = command(f"resume={folder}", module="finetune", cwd=tmp_path)
@@ -96,10 +94,11 @@ def test_killed_twice_and_resumed_twice_it_ends_with_the_same_bits(whole, search
     np.testing.assert_allclose(ours["training"]["losses"], theirs["training"]["losses"], rtol=1e-5)
 
 
-@pytest.mark.usefixtures("hears_ctrl_c")
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(search, tmp_path):
-    process = started(tmp_path, f"run={search.path}", "training.fine_tune_epochs=4", "cost=false")
-    said = kill_after(process, tmp_path, steps=15, sign=signal.SIGINT)
+    options = (f"run={search.path}", "training.fine_tune_epochs=4", "cost=false")
+    process = started(*options, module="finetune", cwd=tmp_path)
+    said = kill_after(process, lambda: steps_below(tmp_path) >= 15, signal.SIGINT)
     assert process.returncode == INTERRUPTED, said
     (folder,) = [path.parent for path in tmp_path.glob("outputs/finetune/*/*/.hydra")]
     assert "Interrupted. The last checkpoint is in" in said
@@ -110,38 +109,15 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(search, tmp_path
     assert "Traceback" not in said
 
 
-def started(folder, *options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "autoprune.finetune", *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def position(folder):
     """Steps that the newest checkpoint holds; there are 15 in an epoch."""
     newest = Checkpoints(folder / "checkpoint.safetensors", {}).newest()
     return 15 * newest.position["epoch"] + newest.position["step"] if newest else 0
 
 
-def kill_after(process, folder, steps, sign=signal.SIGKILL):
-    """Wait until so many steps of a running fine-tuning are kept, then kill it; what it printed."""
-
-    def far_enough():
-        return any(
-            position(path.parent) >= steps for path in folder.glob("outputs/finetune/*/*/checkpoint.safetensors")
-        )
-
-    try:
-        assert wait_until(lambda: far_enough() or process.poll() is not None, 300)
-        assert process.poll() is None
-        process.send_signal(sign)
-        return process.communicate(timeout=60)[0]
-    finally:
-        process.kill()
-        process.communicate()
+def steps_below(folder):
+    """Steps that the newest checkpoint of the fine-tuning in a working folder holds."""
+    return sum(position(path.parent) for path in folder.glob("outputs/finetune/*/*/checkpoint.safetensors"))
 
 
 def test_what_has_ended_is_not_done_again(whole, tmp_path):
@@ -171,6 +147,7 @@ def test_a_checkpoint_of_other_settings_is_refused(whole, tmp_path):
     assert "is of another training: training changed since" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_file_with_a_named_recipe_and_a_target(search, tmp_path):
     options = (f"plan={search.plan}", f"model.path={search.dense}", "data.reward_size=0.25", "training=rewinding")
     options += ("training.epochs=4", "training.fine_tune_epochs=1", "target=tpu_v5e", "target.batch_size=8")

@@ -5,11 +5,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import keras
 import pytest
-from running import command, run_in
+from running import command, kill_after, run_in, started
 
 import autoprune
 from autoprune.cli import INTERRUPTED
@@ -27,9 +26,10 @@ from autoprune.settings import (
 )
 
 
+@pytest.mark.slow
 def test_one_model_on_every_generation(tmp_path):
     folder, done = run_in(
-        tmp_path, "model=resnet20", "model.width=0.5", "target=all", "target.batch_size=8", module="measure"
+        tmp_path, "model=resnet20", "model.width=0.5", "target=all", "target.batch_size=8", module="measure", fresh=True
     )
     reports = json.loads((folder / "costs.json").read_text())
     assert [report["target"]["name"] for report in reports] == list(CHIPS)
@@ -106,6 +106,7 @@ def test_nothing_that_could_be_costed_is_an_error(files):
     assert "does not fit" in row["error"]
 
 
+@pytest.mark.slow
 def test_training_steps_on_one_device_and_a_slice(files):
     options = ("model=file", "model.path=[dense.keras,twins.keras]", "target=tpu_v5e", "target.batch_size=16")
     folder, done = run_in(files, *options, "training_step=true", module="measure")
@@ -136,18 +137,11 @@ def test_training_step_that_does_not_fit_says_what_it_needs(files):
     assert done.stdout.count("does not fit") >= 2
 
 
-@pytest.mark.usefixtures("hears_ctrl_c")
+@pytest.mark.slow
 def test_interrupted_command_keeps_the_rows_that_are_finished(tmp_path):
     options = ("model=resnet20", "model.width=0.25", "target=all", "target.batch_size=8", "target.cache=off")
-    arguments = [sys.executable, "-m", "autoprune.measure", *options]
-    with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            while process.poll() is None and not list(tmp_path.glob("outputs/measure/*/*/costs.json")):
-                time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
-        finally:
-            process.kill()
+    process = started(*options, module="measure", cwd=tmp_path)
+    kill_after(process, lambda: list(tmp_path.glob("outputs/measure/*/*/costs.json")), signal.SIGINT)
     assert process.returncode == INTERRUPTED
     (costs,) = tmp_path.glob("outputs/measure/*/*/costs.json")
     rows = json.loads(costs.read_text())
@@ -233,6 +227,7 @@ def test_public_names_exist():
         autoprune.nonsense  # noqa: B018
 
 
+@pytest.mark.slow
 def test_search_from_python_prunes_the_model_in_place(tmp_path):
     data = load_data(DataSettings(reward_size=0.25))
     keras.utils.set_random_seed(0)

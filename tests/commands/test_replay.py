@@ -1,16 +1,11 @@
 """`python -m autoprune.learn` and `python -m autoprune.replay`, as a user runs them: one policy, networks new to it."""
 
 import json
-import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 
 import pytest
-from running import command, run_in
+from running import command, kill_after, run_in, started
 
 # Few widths, so that few plans are compiled.
 QUICK = ["training.epochs=1", "training.fine_tune_epochs=1", "constraints.multiple_of=32"]
@@ -22,13 +17,13 @@ ADAPT = ["model=small_densenet", "replay.evaluations=2", "replay.scratch=true", 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
     """A policy of two networks."""
-    return run_in(tmp_path_factory.mktemp("learn"), *LEARN, module="learn")
+    return run_in(tmp_path_factory.mktemp("learn"), *LEARN, module="learn", fresh=True)
 
 
 @pytest.fixture(scope="module")
 def adapted(learnt, tmp_path_factory):
     """The policy on a network of another topology, adapted with two evaluations, beside a search from scratch."""
-    return run_in(tmp_path_factory.mktemp("replay"), f"policy={learnt[0]}/policy", *ADAPT, module="replay")
+    return run_in(tmp_path_factory.mktemp("replay"), f"policy={learnt[0]}/policy", *ADAPT, module="replay", fresh=True)
 
 
 def metrics_of(folder):
@@ -68,12 +63,7 @@ def test_the_policy_says_what_it_was_learnt_on(learnt):
 
 
 def test_a_killed_training_goes_on_to_the_policy_of_a_longer_one(learnt, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autoprune.learn", *LEARN, "search.evaluations=2"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = started(*LEARN, "search.evaluations=2", module="learn", cwd=tmp_path)
     # Two dense models and some plans.
     kill_after(process, lambda: sum(map(evaluations_in, tmp_path.glob("outputs/learn/*/*/*/evaluations.sqlite"))) >= 4)
     (folder,) = [p.parent for p in tmp_path.glob("outputs/learn/*/*/.hydra")]
@@ -84,18 +74,6 @@ def test_a_killed_training_goes_on_to_the_policy_of_a_longer_one(learnt, tmp_pat
         assert [e["key"] for e in lesson["course"]] == [e["key"] for e in other["course"]]
     weights = [(place / "policy" / "actor.safetensors").read_bytes() for place in (folder, learnt[0])]
     assert weights[0] == weights[1]
-
-
-def kill_after(process, happened):
-    """Wait until something has happened in a run, then kill it with all that it has started."""
-    end = time.monotonic() + 300
-    while time.monotonic() < end and process.poll() is None:
-        if happened():
-            process.send_signal(signal.SIGKILL)
-            process.wait(timeout=120)
-            return
-        time.sleep(0.02)
-    raise AssertionError("the run ended before it could be killed")
 
 
 def evaluations_in(journal):
@@ -153,13 +131,7 @@ def test_an_adapted_policy_is_stored_as_its_own_agents(adapted, learnt):
 
 def test_a_killed_replay_goes_on_for_longer_without_the_policy_it_was_given(adapted, learnt, tmp_path):
     shutil.copytree(learnt[0] / "policy", tmp_path / "given")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autoprune.replay", f"policy={tmp_path}/given", *ADAPT, "replay.evaluations=1"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=dict(os.environ),
-    )
+    process = started(f"policy={tmp_path}/given", *ADAPT, "replay.evaluations=1", module="replay", cwd=tmp_path)
     kill_after(process, lambda: sum(map(evaluations_in, tmp_path.glob("outputs/replay/*/*/evaluations.sqlite"))) >= 4)
     shutil.rmtree(tmp_path / "given")
     (folder,) = [p.parent for p in tmp_path.glob("outputs/replay/*/*/.hydra")]

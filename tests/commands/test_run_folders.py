@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from processes import killed, started
-from running import commands
+from running import command
 
 from autoprune import cli
 from autoprune.errors import BudgetError, FolderError, SettingsError
@@ -160,12 +160,14 @@ def test_nothing_is_written_before_a_folder_is_known_to_be_the_runs_own(tmp_path
     (folder.path / ".hydra/config.yaml").write_text("seed: 3\n")
     before = contents(folder.path)
     asked = f"hydra.run.dir={folder.path}"
-    ends = commands([["seed=4", asked], ["seed=4", f"resume={folder.path}"], [f"resume={folder.path}", f"{asked}2"]])
-    for (status, said), reason in zip(
-        ends, ("seed is 3 there, 4 here", "Received: seed", "without hydra.run.dir"), strict=True
+    for arguments, reason in (
+        (["seed=4", asked], "seed is 3 there, 4 here"),
+        (["seed=4", f"resume={folder.path}"], "Received: seed"),
+        ([f"resume={folder.path}", f"{asked}2"], "without hydra.run.dir"),
     ):
-        assert status == 2
-        assert reason in " ".join(said.split())
+        done = command(*arguments)
+        assert done.returncode == 2
+        assert reason in " ".join(done.stderr.split())
     assert contents(folder.path) == before
 
 

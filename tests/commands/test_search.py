@@ -1,28 +1,28 @@
 """`python -m autoprune.search`, as a user runs it."""
 
 import json
-import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 
 import keras
 import numpy as np
 import pytest
 from events import curves_in
-from running import command, commands, run_in
+from running import command, kill_after, run_in, started
 
-QUICK = ["experiment=quick", "search.evaluations=5", "search.finalists=2"]
+# Few images and widths: it is trained and compiled for seconds.
+SMALL = ["experiment=quick", "data.train_size=500", "training.epochs=3", "constraints.multiple_of=16"]
+QUICK = [*SMALL, "search.evaluations=5", "search.finalists=2"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One whole search, for all tests that look at what it leaves."""
-    return run_in(tmp_path_factory.mktemp("search"), *QUICK)
+    return run_in(tmp_path_factory.mktemp("search"), *QUICK, fresh=True)
 
 
 def metrics_of(folder):
@@ -179,7 +179,7 @@ def test_the_saved_model_needs_nothing_of_autoprune(finished, tmp_path, digits):
 
 def test_a_search_that_is_extended_is_the_longer_search(finished, tmp_path):
     """With the same seed; until then what it has found stays, and what it has scored is not scored again."""
-    folder, _ = run_in(tmp_path, *QUICK[:1], *QUICK[2:], "search.evaluations=3")
+    folder, _ = run_in(tmp_path, *SMALL, "search.finalists=2", "search.evaluations=3")
     assert len(course_of(folder)) == 3
     before = evaluations_in(folder)
     done = command(f"resume={folder}", "search.evaluations=5", cwd=tmp_path)
@@ -199,22 +199,16 @@ def evaluations_in(folder):
 @pytest.mark.slow
 def test_two_steered_searches_at_once(tmp_path):
     """One cache, plans projected, widths learnt from the staircase: both end, with the same course, on legal widths."""
-    arguments = [*QUICK[:1], "search.evaluations=3", "search.project=true", "training.epochs=1"]
+    arguments = ["experiment=quick", "search.evaluations=3", "search.project=true", "training.epochs=1"]
     arguments += ["constraints.widths=staircase", "constraints.staircase_points=3"]
     processes = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        with open(tmp_path / name / "output.txt", "w") as output:
-            started = subprocess.Popen(
-                [sys.executable, "-m", "autoprune.search", *arguments],
-                cwd=tmp_path / name,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "AUTOPRUNE_CACHE": str(tmp_path / "cache")},
-            )
-        processes.append(started)
-    for process, name in zip(processes, ("one", "two"), strict=True):
-        assert process.wait(timeout=900) == 0, (tmp_path / name / "output.txt").read_text()
+        cache = {"AUTOPRUNE_CACHE": str(tmp_path / "cache")}
+        processes.append(started(*arguments, cwd=tmp_path / name, environment=cache))
+    for process in processes:
+        said = process.communicate(timeout=900)
+        assert process.returncode == 0, said
     one, two = (next(tmp_path.glob(f"{name}/outputs/search/*/*/metrics.json")).parent for name in ("one", "two"))
     assert course_of(one) == course_of(two)
     assert len(list(tmp_path.glob("cache/*.sqlite"))) == 1
@@ -225,13 +219,7 @@ def test_two_steered_searches_at_once(tmp_path):
 
 
 def test_killed_and_resumed_search_equals_the_uninterrupted_one(finished, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autoprune.search", *QUICK],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    kill_after(process, tmp_path, evaluations=8)
+    kill_after(started(*QUICK, cwd=tmp_path), lambda: evaluations_below(tmp_path) >= 8)
     (folder,) = [p.parent for p in tmp_path.glob("outputs/search/*/*/.hydra")]
     assert not (folder / "metrics.json").exists()
     done = command(f"resume={folder}", cwd=tmp_path)
@@ -241,17 +229,8 @@ def test_killed_and_resumed_search_equals_the_uninterrupted_one(finished, tmp_pa
     assert metrics_of(folder)["rows"] == metrics_of(finished[0])["rows"]
 
 
-def kill_after(process, folder, evaluations, sign=signal.SIGKILL):
-    """Wait until a running search has done so many evaluations, then kill it."""
-    end = time.monotonic() + 300
-    while time.monotonic() < end and process.poll() is None:
-        for journal in folder.glob("outputs/search/*/*/evaluations.sqlite"):
-            if count_evaluations(journal) >= evaluations:
-                process.send_signal(sign)
-                process.wait(timeout=120)
-                return
-        time.sleep(0.02)
-    raise AssertionError("the search ended before it could be killed")
+def evaluations_below(folder):
+    return sum(map(count_evaluations, folder.glob("outputs/search/*/*/evaluations.sqlite")))
 
 
 def count_evaluations(journal):
@@ -262,17 +241,10 @@ def count_evaluations(journal):
         return 0
 
 
-@pytest.mark.usefixtures("hears_ctrl_c")
+@pytest.mark.slow
 def test_ctrl_c_says_where_and_how_to_go_on(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autoprune.search", *QUICK],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    kill_after(process, tmp_path, evaluations=3, sign=signal.SIGINT)
-    said = process.stdout.read().decode()
-    process.stdout.close()
+    process = started(*QUICK, cwd=tmp_path)
+    said = kill_after(process, lambda: evaluations_below(tmp_path) >= 3, sign=signal.SIGINT)
     assert process.returncode == 130
     assert "Interrupted. Every evaluation so far is in" in said
     assert "python -m autoprune.search resume=" in said
@@ -329,6 +301,7 @@ def own_files(tmp_path_factory, digits):
     return folder
 
 
+@pytest.mark.slow
 def test_own_model_and_data(own_files, tmp_path):
     arguments = ["model=file", f"model.path={own_files}/X.keras", "data=npz", f"data.path={own_files}/Y.npz"]
     folder, _ = run_in(tmp_path, *arguments, "search.evaluations=5", "training.epochs=2", "budget.latency=0.95")
@@ -379,14 +352,14 @@ BAD_INPUT = [
 def refusals(tmp_path_factory):
     """What each of the bad inputs is answered, and the folder in which."""
     folder = tmp_path_factory.mktemp("bad")
-    return folder, commands([arguments for arguments, _ in BAD_INPUT], cwd=folder)
+    return folder, [command(*arguments, cwd=folder) for arguments, _ in BAD_INPUT]
 
 
 @pytest.mark.parametrize("number", range(len(BAD_INPUT)), ids=[message for _, message in BAD_INPUT])
 def test_bad_input_gets_a_clear_error(refusals, number):
-    status, printed = refusals[1][number]
-    assert status == 2
-    said = " ".join(printed.split())
+    done = refusals[1][number]
+    assert done.returncode == 2
+    said = " ".join((done.stdout + done.stderr).split())
     assert BAD_INPUT[number][1] in said
     assert "Traceback" not in said
 
@@ -422,6 +395,7 @@ def test_data_that_do_not_fit_the_model(tmp_path, own_files):
     assert "takes (8, 8, 1)" in done.stderr
 
 
+@pytest.mark.slow
 def test_budget_below_what_is_possible_names_the_range(tmp_path):
     done = command("experiment=quick", "budget.latency=0.01", cwd=tmp_path)
     assert done.returncode == 2

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from running import run_in
 
 
+@pytest.mark.slow
 def test_the_budget_holds_on_every_target(tmp_path, compiler):
     from autoprune.cost import measure_cost
     from autoprune.models.files import load_model

@@ -6,13 +6,12 @@ Keras on JAX with `DataParallel` stands for `runtime=tpu`, a loop under `Mirrore
 import contextlib
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import running
 from finished_search import finished_search
 from keras import layers
 from processes import gone, wait_until
@@ -146,13 +145,15 @@ def test_the_number_of_devices_makes_no_difference_under_a_strategy(without_norm
 def test_the_process_ends_with_the_one_that_started_it(search, tmp_path):
     """Also when that is killed, which frees the devices for what goes on."""
     options = (f"run={search.path}", "runtime=tpu", "runtime.rehearse=1", "training.fine_tune_epochs=200")
-    command = [sys.executable, "-m", "autoprune.finetune", *options, "training.epochs=200"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            assert wait_until(lambda: list(tmp_path.glob("outputs/finetune/*/*/checkpoint.safetensors")), 200)
-            (worker,) = children_of(process.pid)
-        finally:
-            process.kill()
+    process = running.started(*options, "training.epochs=200", module="finetune", cwd=tmp_path)
+    workers = []
+
+    def at_work():
+        workers[:] = children_of(process.pid)
+        return list(tmp_path.glob("outputs/finetune/*/*/checkpoint.safetensors"))
+
+    running.kill_after(process, at_work)
+    (worker,) = workers
     assert wait_until(lambda: gone(worker), 20)
 
 
