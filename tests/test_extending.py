@@ -2,15 +2,19 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
+import toy
 from places import ROOT
 from topologies import made
 
+import autoprune
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.model import target_names
 from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import Budget
+from autoprune.searchers import SEARCHERS
 from autoprune.searchers.rewards import REWARDS, Outcomes
 from autoprune.settings import RewardSettings
 
@@ -26,7 +30,7 @@ def examples(title):
 @pytest.fixture
 def undo(monkeypatch):
     """Entries of a test are taken out of the tables again."""
-    for registry in (IMPORTANCES, REWARDS):
+    for registry in (IMPORTANCES, REWARDS, SEARCHERS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     known = dict(CHIPS)
     yield
@@ -59,3 +63,36 @@ def test_a_chip(undo):
     chip = CHIPS["tpu_v5e_half"]
     assert chip.slices[4] == "v5e:2x2"
     assert chip.utilisation(49e12, 1.0) == 0.5
+
+
+def test_a_searcher(undo):
+    exec(examples("A searcher"), {})
+    evaluator = toy.search("climb", 21)
+    assert evaluator.used == 21
+    assert evaluator.history.best.reward >= evaluator.history[0].reward
+    assert set(evaluator.history.sources) == {"anchor", "climb"}
+
+
+def test_a_layer():
+    class Scale(keras.layers.Layer):
+        def build(self, shape):
+            self.dim = shape[-1]
+            self.factor = self.add_weight(shape=(self.dim,), initializer="random_normal")
+            self.table = make_table(self.dim)
+
+        def call(self, x):
+            return x * self.factor
+
+    def make_table(size):
+        return list(range(size))
+
+    names = {"autoprune": autoprune, "Scale": Scale, "make_table": make_table}
+    exec(examples("A layer"), names)
+    image = keras.Input((4, 4, 3))
+    x = Scale(name="scale")(keras.layers.Conv2D(8, 3, name="made")(image))
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+    report = autoprune.apply_plan(model, autoprune.make_plan(model, 0.5, multiple_of=1))
+    scale = model.get_layer("scale")
+    assert scale.factor.shape == (4,)
+    assert (scale.dim, scale.table) == (4, [0, 1, 2, 3])
+    assert "made" not in report.left_alone
