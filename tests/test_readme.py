@@ -7,7 +7,7 @@ import shlex
 import pytest
 from places import ROOT
 
-from autoprune.envs.observation import FEATURES
+from autoprune.envs.episode import FEATURES
 from autoprune.errors import SettingsError
 from autoprune.options import check_arguments, config_groups
 
