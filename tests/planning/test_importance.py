@@ -312,28 +312,29 @@ def test_positions_of_grouped_convolutions_count_for_their_channel():
 # ------------------------------------------------------------------ all of them
 
 
-@pytest.mark.parametrize("importance", list(IMPORTANCES))
 @pytest.mark.parametrize("name", sorted(TOPOLOGIES))
-def test_every_importance_scores_every_group(name, importance):
-    model = made(name)
-    if importance == "taylor" and len(model.outputs) > 1:
-        pytest.skip("taylor needs one output")
+def test_every_importance_scores_every_group(name):
     if keras.backend.backend() == "jax" and name in ("raw_spatial_operations", "words"):
         pytest.skip("Keras 3.15 cannot run the model under JAX: strided raw pooling, attention with narrower values")
-    planner = Planner(model, importance=importance, data=some_data(model))
-    for group in planner.groups:
-        assert planner.scores[group.name].shape == (group.size,)
-        assert np.isfinite(planner.scores[group.name]).all()
-        assert (planner.scores[group.name] >= 0).all()
-
-
-@pytest.mark.parametrize("importance", list(IMPORTANCES))
-@pytest.mark.parametrize("name", ["residual", "growing_concatenation"])
-def test_same_seed_same_scores(name, importance):
     model = made(name)
-    first, second = (Planner(model, importance=importance, seed=4, data=some_data(model)).scores for _ in range(2))
-    for group, scores in first.items():
-        np.testing.assert_array_equal(second[group], scores)
+    for importance in IMPORTANCES:
+        if importance == "taylor" and len(model.outputs) > 1:
+            continue  # It needs one output.
+        planner = Planner(model, importance=importance, data=some_data(model))
+        for group in planner.groups:
+            scores = planner.scores[group.name]
+            assert scores.shape == (group.size,), (importance, group.name)
+            assert np.isfinite(scores).all(), (importance, group.name)
+            assert (scores >= 0).all(), (importance, group.name)
+
+
+@pytest.mark.parametrize("name", ["residual", "growing_concatenation"])
+def test_same_seed_same_scores(name):
+    model = made(name)
+    for importance in IMPORTANCES:
+        first, second = (Planner(model, importance=importance, seed=4, data=some_data(model)).scores for _ in range(2))
+        for group, scores in first.items():
+            np.testing.assert_array_equal(second[group], scores, err_msg=f"{importance}: {group}")
 
 
 def with_dead_channel():
