@@ -21,8 +21,8 @@ hypothesis.settings.load_profile("shared")
 # A process has a file at a time: the longest come first, so that none of them is left for the end.
 LONGEST = (
     *("surgery/test_backends.py", "commands/test_search.py", "commands/test_compare.py", "commands/test_replay.py"),
-    *("training/test_devices.py", "cost/test_pool.py", "surgery/test_applications.py", "commands/test_finetune.py"),
-    *("surgery/test_exactness.py", "surgery/test_keras_hub.py", "cost/test_cache_survives.py"),
+    *("training/test_devices.py", "compiler/test_pool.py", "surgery/test_applications.py", "commands/test_finetune.py"),
+    *("surgery/test_exactness.py", "surgery/test_keras_hub.py", "cache/test_cache_survives.py"),
     *("models/test_safe_convolutions.py", "commands/test_measure.py", "surgery/test_random_graphs.py"),
 )
 # Fixtures that take long: whole runs of a command, made once for all tests of a file that look at what they leave, and

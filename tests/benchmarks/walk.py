@@ -3,7 +3,7 @@
     python tests/benchmarks/walk.py
 
 The last `env.step` of an episode on `plain_cnn`, in which the plan is pruned, scored, costed and put back, is traced:
-files of autoprune that run, calls that go from one package to another, and calls of each function that turns keep ratios
+files of autoprune that run, calls from one package to another, and calls of each function that turns keep ratios
 into widths or back, with the package that called it. The dense model is evaluated before, so that nothing is built or
 traced for the first time. Results go to `tests/benchmarks/results/walk.json`.
 """

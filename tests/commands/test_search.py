@@ -128,7 +128,7 @@ def test_of_two_finalists_the_better_after_fine_tuning_is_each_searchers_plan(fi
 
 def test_the_policy_can_be_loaded(finished):
     from autoprune.envs import ENV_ID
-    from autoprune.envs.observation import FEATURES
+    from autoprune.envs.episode import FEATURES
     from autoprune.searchers.policy import load_policy
 
     policy = load_policy(finished[0] / "policy", FEATURES, ENV_ID)
