@@ -15,7 +15,7 @@ from autoprune.errors import SettingsError, UnknownNameError
 from autoprune.options import check_overrides
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import interruptible, open_run
-from autoprune.session import check_names
+from autoprune.session import validate_choices
 from autoprune.settings import AgentSettings, CompareSettings
 
 TINY = [
@@ -341,12 +341,12 @@ def test_lists_that_cannot_be(options, message):
 def test_names_that_do_not_exist(searcher, message):
     settings = CompareSettings(searchers=[searcher], controls=[])
     with pytest.raises(UnknownNameError, match=re.escape(message)):
-        check_names(settings.search_settings(searcher))
+        validate_choices(settings.search_settings(searcher))
 
 
 def test_options_belong_to_the_agent_that_they_were_given_for():
     settings = CompareSettings(agent=AgentSettings("td3", {"tau": 0.1}), searchers=["rl", "rl:ppo"])
-    check_names(settings.search_settings("rl"))
-    check_names(settings.search_settings("rl:ppo"))
+    validate_choices(settings.search_settings("rl"))
+    validate_choices(settings.search_settings("rl:ppo"))
     assert settings.search_settings("rl").agent.options == {"tau": 0.1}
     assert settings.search_settings("rl:ppo").agent.options == {}

@@ -14,7 +14,7 @@ from autoprune.errors import DataError
 from autoprune.evaluation.cautions import chance_caution, data_cautions, gap_caution
 from autoprune.reporting.outcome import cautions
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.session import opened
+from autoprune.session import open_session
 from autoprune.settings import SearchSettings
 
 generator = np.random.default_rng(0)
@@ -121,12 +121,12 @@ def test_bad_news_comes_before_the_first_compilation(tmp_path, messages):
     folder, settings = RunFolder.make(tmp_path), SearchSettings()
     with (
         pytest.raises(DataError, match="different scales"),
-        opened(classifier(), data(factor=255), settings, folder, Compiler()),
+        open_session(classifier(), data(factor=255), settings, folder, Compiler()),
     ):
         pass
     untrained = classifier()
     untrained.layers[-1].kernel.assign(keras.ops.zeros_like(untrained.layers[-1].kernel))
-    with pytest.raises(NotYet), opened(untrained, data(test=50), settings, folder, Compiler()):
+    with pytest.raises(NotYet), open_session(untrained, data(test=50), settings, folder, Compiler()):
         pass
     assert "there is nothing to preserve" in messages()
     assert "only 50 test images" in messages()

@@ -19,7 +19,7 @@ from autoprune.models.feature_distilling import (
 from autoprune.models.files import load_model, save_model
 from autoprune.planning import Planner, make_plan
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.session import opened
+from autoprune.session import open_session
 from autoprune.settings import (
     Constraints,
     DataSettings,
@@ -217,7 +217,7 @@ def test_a_search_is_refused_before_it_begins(few, tmp_path):
     settings = SearchSettings(training=FEATURES)
     with (
         pytest.raises(ModelError, match="Set training.feature_distillation=0, or give the model its classifier"),
-        opened(summed(), few, settings, RunFolder.make(tmp_path)),
+        open_session(summed(), few, settings, RunFolder.make(tmp_path)),
     ):
         pass
     assert not (tmp_path / "evaluations.sqlite").exists()
