@@ -28,7 +28,6 @@ def _leave_out_working_folder() -> None:
 _leave_out_working_folder()
 
 import importlib  # noqa: E402 - not from the working folder
-import types  # noqa: E402
 from typing import Any  # noqa: E402
 
 __version__ = "0.1.0"
@@ -50,8 +49,8 @@ _HOMES = {
     "load_plan": "autoprune.planning.plan_file",
     "make_plan": "autoprune.planning",
     "measure_cost": "autoprune.cost",
+    "prune": "autoprune.pipeline.search",
     "save_plan": "autoprune.planning.plan_file",
-    "search": "autoprune.search",
     "training_step_cost": "autoprune.cost",
 }
 
@@ -63,18 +62,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'autoprune' has no attribute '{name}'")
     importlib.import_module("autoprune.quiet")
     return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-class _Package(types.ModuleType):
-    """`autoprune.search` is a function, and the command of that name a module, which would take its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a module that is imported does not hide a public name."""
-        if name not in _HOMES or not isinstance(value, types.ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def _choose_defaults() -> None:

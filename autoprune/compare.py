@@ -29,6 +29,16 @@ from autoprune.cost.multi_target import describe_target
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
 from autoprune.evaluation.cautions import chance_caution
+from autoprune.pipeline.session import (
+    Session,
+    announce,
+    load_or_train_dense,
+    open_session,
+    pose_problem,
+    run_searcher,
+    searcher_builder,
+    validate_choices,
+)
 from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.curves import Curves
@@ -39,16 +49,6 @@ from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.problem import nothing_found
 from autoprune.searchers.uniform import hand_set_candidates, is_hand_set
-from autoprune.session import (
-    Session,
-    announce,
-    load_or_train_dense,
-    open_session,
-    pose_problem,
-    run_searcher,
-    searcher_builder,
-    validate_choices,
-)
 from autoprune.settings import CompareSettings
 from autoprune.training.course import OnProgress
 from autoprune.training.finishing import Finisher

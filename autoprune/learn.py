@@ -24,6 +24,14 @@ from autoprune.cost.multi_target import open_targets
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.models.zoo import check_known
+from autoprune.pipeline.session import (
+    Session,
+    announce,
+    load_or_train_dense,
+    open_session,
+    pose_problem,
+    validate_choices,
+)
 from autoprune.records import Evaluation
 from autoprune.reporting.console import CONSOLE, Stage, stage
 from autoprune.reporting.curves import Curves
@@ -32,7 +40,6 @@ from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.resuming import run_or_resume
 from autoprune.searchers import BudgetedEvaluator, Problem, Trial
 from autoprune.searchers.policy import Policy, save_policy, training_record
-from autoprune.session import Session, announce, load_or_train_dense, open_session, pose_problem, validate_choices
 from autoprune.settings import LearnSettings
 
 logger = logging.getLogger(__name__)

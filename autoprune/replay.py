@@ -23,12 +23,13 @@ from omegaconf import DictConfig
 from autoprune.data import Dataset, load_data
 from autoprune.envs import ENV_ID
 from autoprune.envs.episode import FEATURES
+from autoprune.pipeline.search import SearchResult, run_search
+from autoprune.pipeline.session import load_or_train_dense, searcher_builder, validate_choices
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import run_or_resume
-from autoprune.search import SearchResult, run_search, show_result
+from autoprune.search import show_result
 from autoprune.searchers import BudgetedEvaluator, Problem
 from autoprune.searchers.policy import Policy, load_policy, save_policy
-from autoprune.session import load_or_train_dense, searcher_builder, validate_choices
 from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def replay_model(
         scratch: also search from scratch with as many evaluations.
 
     Raises:
-        AutopruneError: as `autoprune.search.search_model`.
+        AutopruneError: as `autoprune.pipeline.search.search_model`.
     """
     # Imported here: torch takes seconds.
     from autoprune.rl.transfer import PolicyTransfer

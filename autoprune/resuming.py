@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from autoprune import cli
 from autoprune.errors import AutopruneError, FolderError, SettingsError
-from autoprune.evaluation.journal import count_requests
+from autoprune.pipeline.runs import RUNS, check_extension, read_origin, write_origin
 from autoprune.reporting import interrupts
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import (
@@ -23,37 +22,11 @@ from autoprune.reporting.run_folder import (
     describe_differences,
     differences,
     read_files,
-    write_json,
 )
-from autoprune.settings import SearchSettings, from_config
+from autoprune.settings import from_config
 
 S = TypeVar("S")  # Settings of a command.
 R = TypeVar("R")  # What it returns.
-
-FORMAT = "autoprune.run"
-VERSION = 1
-
-FROM_PYTHON = "autoprune.search()"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunKind:
-    """How the runs of a command are told of, and how they can be resumed.
-
-    Attributes:
-        noun: what one is called.
-        report: name of the file that is written last: a run that has it is finished. Empty where a run that is taken up
-            is done again.
-        kept: what an interrupted one leaves.
-        extensible: settings that may be given anew beside `resume`.
-        uncounted: evaluations of each searcher that the setting for their number leaves out.
-    """
-
-    noun: str
-    report: str = ""
-    kept: str = ""
-    extensible: tuple[str, ...] = ()
-    uncounted: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,29 +36,6 @@ class CompletedRun(Generic[S, R]):
     settings: S
     folder: RunFolder
     result: R
-
-
-_EVALUATIONS = "Every evaluation so far"
-# Of whatever leaves a run folder.
-RUNS = {
-    "search": RunKind(noun="search", report="report.html", kept=_EVALUATIONS, extensible=("search.evaluations",)),
-    # The plan of the policy as it came is scored beside those that adapt it.
-    "replay": RunKind(
-        noun="replay", report="report.html", kept=_EVALUATIONS, extensible=("replay.evaluations",), uncounted=1
-    ),
-    "learn": RunKind(noun="training", report="metrics.json", kept=_EVALUATIONS, extensible=("search.evaluations",)),
-    "compare": RunKind(
-        noun="comparison",
-        report="comparison.html",
-        kept="Everything that was done",
-        # What is compared. How it is compared stays, or what is there already could not stand beside what comes.
-        extensible=("searchers", "latencies", "memories", "seeds", "controls", "uniform_curve"),
-    ),
-    "finetune": RunKind(noun="fine-tuning", report="report.html", kept="The last checkpoint"),
-    "measure": RunKind(noun="measurement"),
-    "export": RunKind(noun="export"),
-    FROM_PYTHON: RunKind(noun="search from Python"),
-}
 
 
 def run_or_resume(
@@ -156,14 +106,14 @@ def open_run(
     with folder.hold():
         known = resume is not None or folder.settings.exists()
         if resume is not None:
-            _origin(folder, command)
+            read_origin(folder, command)
             # Whether they can be depends on the folder's other settings, not on the defaults.
             settings = folder.load_settings(schema, {name: OmegaConf.select(config, name) for name in anew})
         elif known:
             _check_same(folder, settings, command)
             settings = folder.load_settings(schema)
         else:
-            _write_origin(folder, command, files=read_files(absolute_settings(settings)))
+            write_origin(folder, command, files=read_files(absolute_settings(settings)))
             folder.save_settings(settings)
         cli.save_config(config, folder.path / (".hydra/resumed" if known else ".hydra"))
         try:
@@ -174,69 +124,11 @@ def open_run(
             raise
 
 
-@contextmanager
-def open_run_from_python(
-    path: str | Path | None, settings: SearchSettings, fingerprints: Mapping[str, str]
-) -> Iterator[RunFolder]:
-    """The run folder of a call from Python, locked within the block.
-
-    Args:
-        path: None makes a new one.
-        settings: of the search. A folder that is given again may get more evaluations than it had.
-        fingerprints: of model and data, which the settings do not name.
-
-    Raises:
-        FolderError: another process works in the folder, or it holds a run of something else.
-        SettingsError: the folder's search has had more evaluations.
-    """
-    folder = RunFolder.make(path) if path else RunFolder.make_new(time.strftime("outputs/search/%Y-%m-%d/%H-%M-%S"))
-    asked = {k: v for k, v in absolute_settings(settings).items() if k not in ("model", "data", "resume")}
-    with folder.hold():
-        origin = _origin(folder, FROM_PYTHON)
-        if folder.settings.exists():
-            raise FolderError(f"'{folder.path}' holds a run of a command. Give another folder.")
-        found = differences(origin.get("settings", asked), asked)
-        found |= differences(origin.get("files", fingerprints), fingerprints)
-        if found.keys() - {"search.evaluations"}:
-            raise FolderError(
-                f"'{folder.path}' holds a search of something else: {describe_differences(found)}. Give another "
-                "folder, or none, and one is made."
-            )
-        check_extension("evaluations", settings.search.evaluations, folder)
-        _write_origin(folder, FROM_PYTHON, settings=asked, files=fingerprints)
-        yield folder
-
-
 def _forget_if_nothing_was_done(folder: RunFolder, command: str) -> None:
     """Take back what says that a folder is a run's when that was refused at once: corrected settings may have it."""
     about = {folder.settings, folder.origin, folder.lock, folder.path / ".hydra", folder.path / f"{command}.log"}
     if set(folder.path.iterdir()) <= about:
         shutil.rmtree(folder.path)
-
-
-def _write_origin(folder: RunFolder, command: str, **others: Any) -> None:
-    write_json(folder.origin, {"format": FORMAT, "version": VERSION, "command": command, **others})
-
-
-def _origin(folder: RunFolder, command: str) -> dict[str, Any]:
-    """What is known of how a folder was begun; empty for a new one, or one of an older version.
-
-    Raises:
-        FolderError: it was begun by another command.
-    """
-    try:
-        origin = json.loads(folder.origin.read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise FolderError(f"'{folder.origin}' is damaged: {error}. Take another folder.") from error
-    if origin.get("command") != command:
-        theirs = RUNS.get(origin.get("command"), RunKind(noun="run"))
-        raise FolderError(
-            f"'{folder.path}' is the folder of a {theirs.noun}, which a {RUNS[command].noun} cannot go on with. Take "
-            "another folder."
-        )
-    return origin
 
 
 def _options_beside_resume(resume: str, path: Path, command: str) -> set[str]:
@@ -266,7 +158,7 @@ def _check_same(folder: RunFolder, settings: Any, command: str) -> None:
     Raises:
         FolderError: saying what differs, and the ways out.
     """
-    kind, origin, asked = RUNS[command], _origin(folder, command), absolute_settings(settings)
+    kind, origin, asked = RUNS[command], read_origin(folder, command), absolute_settings(settings)
     try:
         stored = absolute_settings(folder.load_settings(type(settings)))
     except SettingsError as error:
@@ -289,24 +181,6 @@ def _check_same(folder: RunFolder, settings: Any, command: str) -> None:
         f"'{folder.path}' holds a {kind.noun} of something else: {'; '.join(told)}.\n{ways}\n"
         "Or take another folder: hydra.run.dir=FOLDER, or leave it out, and one is made."
     )
-
-
-def check_extension(name: str, asked: int, folder: RunFolder, *, uncounted: int = 0) -> None:
-    """Refuse fewer evaluations than the run of a folder has had.
-
-    Args:
-        name: of the setting.
-        asked: its value.
-        folder: of the run, which has a journal, or folders with one each.
-        uncounted: evaluations of each searcher that the setting leaves out.
-
-    Raises:
-        SettingsError: there are more.
-    """
-    journals = [folder.journal, *folder.path.glob(f"*/{folder.journal.name}")]
-    done = max(count_requests(journal) for journal in journals) - uncounted
-    if asked < done:
-        raise SettingsError(f"{name} must be {done} or more: so many are done in '{folder.path}'. Received: {asked}")
 
 
 def is_finished(command: str, settings: Any, folder: RunFolder) -> bool:

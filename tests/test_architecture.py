@@ -7,20 +7,9 @@ from pathlib import Path
 from places import ROOT
 
 FLOW = (
-    *(
-        "errors",
-        "registry",
-        "records",
-        "settings",
-        "workers",
-        "models",
-        "data",
-        "layers",
-        "graph",
-        "planning",
-        "surgery",
-    ),
-    *("cost", "evaluation", "searchers", "training", "comparison", "reporting", "envs", "rl", "session", "commands"),
+    *("errors", "registry", "records", "settings", "workers", "models", "data", "layers", "graph", "planning"),
+    *("surgery", "cost", "evaluation", "searchers", "training", "comparison", "reporting", "envs", "rl", "pipeline"),
+    "commands",
 )
 COMMANDS = {
     "__main__",

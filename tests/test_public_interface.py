@@ -23,13 +23,17 @@ def small():
     return keras.Sequential([keras.Input((8, 8, 1)), a, b, layers.GlobalMaxPooling2D(), layers.Dense(10)])
 
 
-def test_search_is_a_function_with_its_signature_also_once_the_command_is_imported():
-    module = importlib.import_module("autoprune.search")
-    assert inspect.isfunction(autoprune.search)
-    assert autoprune.search is module.search
-    names = list(inspect.signature(autoprune.search).parameters)
+def test_the_entry_from_python_has_a_signature_that_tells_what_to_give():
+    names = list(inspect.signature(autoprune.prune).parameters)
     assert names[:5] == ["model", "data", "target", "batch_size", "latency"]
-    assert "batch_size: images per inference call" in pydoc.render_doc(autoprune.search, renderer=pydoc.plaintext)
+    assert "batch_size: images per inference call" in pydoc.render_doc(autoprune.prune, renderer=pydoc.plaintext)
+
+
+def test_importing_commands_hides_no_public_name():
+    for command in ("search", "replay", "learn", "compare", "finetune", "measure", "export"):
+        importlib.import_module(f"autoprune.{command}")
+    for name in autoprune.__all__:
+        assert not inspect.ismodule(getattr(autoprune, name)), name
 
 
 @pytest.mark.parametrize("name", OF_MODELS)
@@ -44,7 +48,7 @@ def test_a_path_in_place_of_a_model_is_answered_with_how_to_load_it(name, digits
 
 
 def test_all_functions_that_take_a_model_are_known():
-    assert {"apply_plan", "export_model", "find_groups", "make_plan", "measure_cost", "search"} <= set(OF_MODELS)
+    assert {"apply_plan", "export_model", "find_groups", "make_plan", "measure_cost", "prune"} <= set(OF_MODELS)
 
 
 def test_what_is_no_plan_and_what_are_no_data_is_answered_with_where_they_come_from():
@@ -53,7 +57,7 @@ def test_what_is_no_plan_and_what_are_no_data_is_answered_with_where_they_come_f
     with pytest.raises(PlanError, match="from autoprune.make_plan or autoprune.load_plan. Received: dict"):
         autoprune.apply_plan(small(), {})
     with pytest.raises(DataError, match="autoprune.data.from_arrays.*Received: tuple"):
-        autoprune.search(small(), ("x", "y"))
+        autoprune.prune(small(), ("x", "y"))
 
 
 def test_results_are_short_to_look_at(digits):
@@ -78,14 +82,14 @@ def test_each_search_has_a_folder_of_its_own_unless_it_is_to_go_on_in_one(digits
         training=TrainingSettings(fine_tune_epochs=1),
     )
     asked = {"target": "tpu_v5e", "batch_size": 64, "latency": 0.9, "settings": settings}
-    one, two = (autoprune.search(small(), digits, evaluations=2, **asked) for _ in range(2))
+    one, two = (autoprune.prune(small(), digits, evaluations=2, **asked) for _ in range(2))
     keys = lambda result: [trial.evaluation.key for trial in result.history["random"]]  # noqa: E731
     assert one.report.parent != two.report.parent
     assert one.report.is_file()
     assert two.report.is_file()
     assert keys(one) == keys(two)
     assert len(repr(one)) < 500
-    more = autoprune.search(small(), digits, evaluations=3, folder=one.report.parent, **asked)
+    more = autoprune.prune(small(), digits, evaluations=3, folder=one.report.parent, **asked)
     assert more.report == one.report
     assert keys(more)[:2] == keys(one)
     assert len(more.history["random"]) == 3

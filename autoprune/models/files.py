@@ -205,7 +205,7 @@ def _explain(contents: _Contents, settings: ModelSettings, error: Exception) -> 
         return (
             f"the class '{name}' is not known. Say which module registers it, with keras.saving."
             f"register_keras_serializable, and it is imported first: model.modules=[{module or 'my_layers'}]. From "
-            "Python, import it, load the model and call autoprune.search. Subclassed models cannot be pruned: they "
+            "Python, import it, load the model and call autoprune.prune. Subclassed models cannot be pruned: they "
             "have no graph."
         )
     words = str(error).rsplit("Exception encountered: ", 1)[-1].split("Full object config:")[0].strip()[:600]

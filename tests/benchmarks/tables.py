@@ -349,6 +349,7 @@ def _single() -> list[Section]:
         ),
         ("What makes a search quick", "search_speed.json", _SPEED, search_speed),
         ("Where the time of a search goes", "breakdown.json", _BREAKDOWN, breakdown),
+        ("How far a step of the environment goes", "walk.json", "python tests/benchmarks/walk.py", walk),
         ("Passes traced once for all widths", "traced.json", "python tests/benchmarks/traced.py", traced),
         ("Surgery beside Torch-Pruning", "surgery.json", _SURGERY, surgery),
         (
@@ -602,6 +603,17 @@ def breakdown(found: Json) -> str:
         f"{told['evaluations']} evaluations, nothing compiled before."
     )
     return f"{first}\n\n{table(['searcher', 'evaluations per minute', *parts], rows)}"
+
+
+def walk(found: Json) -> str:
+    rows = [
+        ["files of autoprune that run", found["files"]],
+        ["calls from one package to another", found["package_switches"]],
+        ["calls within autoprune", found["calls"]],
+        *([f"conversions: `{name}`", count] for name, count in found["conversions"].items()),
+    ]
+    first = "The last step of an episode on `plain_cnn`: the plan is pruned, scored, costed and put back."
+    return f"{first}\n\n{table(['what', 'how many'], rows)}"
 
 
 def traced(found: Json) -> str:

@@ -25,12 +25,12 @@ from agents import difference
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost.multi_target import open_targets
 from autoprune.data import load_data
+from autoprune.pipeline.session import Session, open_session, pose_problem
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.rl.multi_task import MultiTaskTrainer
 from autoprune.rl.transfer import PolicyTransfer
 from autoprune.searchers import SEARCHERS, BudgetedEvaluator, Problem
 from autoprune.searchers.policy import training_record
-from autoprune.session import Session, open_session, pose_problem
 from autoprune.settings import (
     AgentSettings,
     BudgetSettings,

@@ -13,9 +13,9 @@ from running import command, kill_after, run_in, started
 from autoprune import cli
 from autoprune.errors import SettingsError, UnknownNameError
 from autoprune.options import check_overrides
+from autoprune.pipeline.session import validate_choices
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import interruptible, open_run
-from autoprune.session import validate_choices
 from autoprune.settings import AgentSettings, CompareSettings
 
 TINY = [

@@ -242,7 +242,7 @@ def test_search_from_python_prunes_the_model_in_place(tmp_path):
         target=TargetSettings(batch_size=64, cache=None),
         search=LimitsSettings(4),
     )
-    result = autoprune.search(model, data, target="tpu_v5e", latency=0.9, folder=tmp_path / "run", settings=settings)
+    result = autoprune.prune(model, data, target="tpu_v5e", latency=0.9, folder=tmp_path / "run", settings=settings)
     assert result.model is model
     assert result.finished[0].cost.target == Target("tpu_v5e", 64)
     assert model.count_params() < before

@@ -23,7 +23,7 @@ SETTINGS = CompareSettings(**CHOICES, controls=["scratch:rl", "dense"])
 
 def flat(ratio, rule="uniform", slower=1.0):
     cost = toy.evaluation_of(ratio).cost
-    return HandSetPlan(rule, dict.fromkeys(toy.NAMES, ratio), replace(cost, latency=slower * cost.latency))
+    return HandSetPlan(rule, toy.SPACE.nearest(ratio), replace(cost, latency=slower * cost.latency))
 
 
 FAMILY = [flat(ratio) for ratio in RATIOS]
@@ -48,7 +48,7 @@ def test_the_hand_set_plan_may_be_one_per_cent_slower():
 
 def test_the_best_rule_stands_for_all_of_them():
     whole = {"a": 1.0, "b": 0.5, "c": 1.0, "d": 0.25}
-    skip = HandSetPlan("uniform_skip", whole, toy.evaluation_of(whole).cost)
+    skip = HandSetPlan("uniform_skip", toy.SPACE.nearest(whole), toy.evaluation_of(whole).cost)
     (match,) = match_hand_set(toy.ToyEvaluator(), [*FAMILY, skip], BEST, "latency")
     assert match.rule == "uniform"
     searched = replace(BEST, cost=replace(BEST.cost, latency=0.52))
@@ -72,10 +72,13 @@ def test_memory_is_matched_under_a_memory_budget():
 
 def test_curve_leaves_out_the_dense_plan_and_what_is_slow_for_nothing():
     family = [*FAMILY[:3], flat(0.625, slower=2.0), *FAMILY[4:], flat(0.5, "uniform_skip")]
-    ratios = [plan.keep_ratios["a"] for plan in curve_plans(family, 9, 0.3)]
-    assert ratios == [0.875, 0.75, 0.5, 0.375, 0.25]
-    assert [plan.keep_ratios["a"] for plan in curve_plans(family, 9, 0.4)] == ratios[:-1]
-    assert [plan.keep_ratios["a"] for plan in curve_plans(family, 3, 0.3)] == [0.875, 0.5, 0.25]
+
+    def ratios(count, lowest):
+        return [toy.SPACE.keep_ratios(plan.candidate)[0] for plan in curve_plans(family, count, lowest)]
+
+    assert ratios(9, 0.3) == [0.875, 0.75, 0.5, 0.375, 0.25]
+    assert ratios(9, 0.4) == [0.875, 0.75, 0.5, 0.375]
+    assert ratios(3, 0.3) == [0.875, 0.5, 0.25]
     assert curve_plans(family, 0, 0.3) == []
 
 

@@ -74,7 +74,7 @@ def whole():
     """A comparison as the command goes through it: finalists, then what depends on the choice."""
     record = record_of()
     finish(record)
-    family = [HandSetPlan("uniform", plan.keep_ratios, plan.cost) for plan in (DENSE, *UNIFORM)]
+    family = [HandSetPlan("uniform", toy.SPACE.nearest(plan.keep_ratios), plan.cost) for plan in (DENSE, *UNIFORM)]
     for cell in cells_of(SETTINGS):
         if cell.searcher == "rl":
             best = select_finalist((FIRST, SECOND), *cell.seeds, SETTINGS, record)

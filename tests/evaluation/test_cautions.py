@@ -12,9 +12,9 @@ from autoprune.data import from_arrays
 from autoprune.data.splits import Split
 from autoprune.errors import DataError
 from autoprune.evaluation.cautions import chance_caution, data_cautions, gap_caution
+from autoprune.pipeline.session import open_session
 from autoprune.reporting.outcome import cautions
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.session import open_session
 from autoprune.settings import SearchSettings
 
 generator = np.random.default_rng(0)

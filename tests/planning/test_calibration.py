@@ -220,10 +220,8 @@ def test_a_planner_goes_on_when_the_model_is_restored():
 
 
 def test_a_search_reads_importance_from_a_seeded_part_of_the_training_split(monkeypatch, digits, tmp_path):
-    import sys
-
-    import autoprune.search  # noqa: F401 - the name `autoprune.search` is a function to the outside
-    from autoprune import session
+    from autoprune.pipeline import session
+    from autoprune.pipeline.search import search_model
     from autoprune.reporting.run_folder import RunFolder
     from autoprune.settings import ImportanceSettings, SearchSettings
 
@@ -237,7 +235,7 @@ def test_a_search_reads_importance_from_a_seeded_part_of_the_training_split(monk
     model = keras.Sequential([keras.Input(digits.input_shape), layers.Flatten(), layers.Dense(10)])
     settings = SearchSettings(importance=ImportanceSettings("taylor", reduction="max", images=40), seed=3)
     with pytest.raises(PlanError, match="seen"):
-        sys.modules["autoprune.search"].search_model(model, digits, settings, RunFolder.make(tmp_path))
+        search_model(model, digits, settings, RunFolder.make(tmp_path))
     assert given[0]["importance"] == settings.importance
     data = given[0]["data"]
     assert len(data) == 40

@@ -7,10 +7,10 @@ import pytest
 import toy
 
 from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.pipeline.session import validate_choices
 from autoprune.rl.agents import AGENTS
 from autoprune.rl.searcher import RlSearcher, play, real_episodes
 from autoprune.searchers import SEARCHERS
-from autoprune.session import validate_choices
 from autoprune.settings import AgentSettings, SearcherSettings, SearchSettings, TargetSettings
 
 INSTALL = r'pip install "\.\[search\]"'

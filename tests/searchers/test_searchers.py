@@ -8,12 +8,12 @@ import pytest
 import toy
 
 from autoprune.errors import BudgetError, SettingsError, UnknownNameError
+from autoprune.pipeline.session import run_searcher, searcher_builder
 from autoprune.records import Budget
 from autoprune.rl.agents import AGENTS
 from autoprune.searchers import SEARCHERS, AskTellSearcher, EvaluationsSpent, Proposal
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.problem import absolute
-from autoprune.session import run_searcher, searcher_builder
 from autoprune.settings import AgentSettings, BudgetSettings, LimitsSettings, SearcherSettings, SearchSettings
 
 

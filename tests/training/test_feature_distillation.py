@@ -17,9 +17,9 @@ from autoprune.models.feature_distilling import (
     teachings,
 )
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline.session import open_session
 from autoprune.planning import Planner, make_plan
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.session import open_session
 from autoprune.settings import (
     Constraints,
     DataSettings,

@@ -1,0 +1,224 @@
+"""A search from a model and a budget to a smaller model, with the evidence, and from Python: `autoprune.prune`."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autoprune.data import Dataset
+from autoprune.errors import BudgetError, DataError
+from autoprune.models.files import save_model
+from autoprune.models.fingerprint import architecture_fingerprint, weights_fingerprint
+from autoprune.models.keras_internals import check_model
+from autoprune.pipeline.runs import open_run_from_python
+from autoprune.pipeline.session import (
+    BuildSearcher,
+    announce,
+    open_session,
+    pose_problem,
+    run_searcher,
+    searcher_builder,
+    validate_choices,
+)
+from autoprune.planning.plan_file import save_plan
+from autoprune.records import Evaluation, Plan, Target
+from autoprune.reporting.console import training_stage, visible_logging
+from autoprune.reporting.curves import Curves
+from autoprune.reporting.outcome import Outcome, cautions, write_outcome
+from autoprune.reporting.run_folder import RunFolder
+from autoprune.searchers import History, Problem
+from autoprune.searchers.constant_rewards import ConstantRewardGuard
+from autoprune.searchers.objective import DISTINCT
+from autoprune.searchers.policy import Policy, save_policy, training_record
+from autoprune.searchers.problem import nothing_found
+from autoprune.searchers.uniform import is_hand_set
+from autoprune.settings import BudgetSettings, SearcherSettings, SearchSettings
+from autoprune.training.finishing import Finished, Finisher, finish_all
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SearchResult:
+    """What a search gives.
+
+    Attributes:
+        model: the pruned and fine-tuned model: the very object that was given, smaller. It is not compiled: call
+            `model.compile` to train or evaluate it.
+        plan: the plan that was applied.
+        policy: what the agent learnt; None for searchers that learn nothing.
+        history: every searcher's trials in order.
+        kept: the finished plan that the model holds, the best on the reward split.
+        finished: the dense model, the best uniform plan and the searched plan, each as finished.
+        report: the HTML report.
+    """
+
+    model: Any
+    plan: Plan = field(repr=False)
+    policy: Policy | None = field(repr=False)
+    history: Mapping[str, History] = field(repr=False)
+    kept: Finished
+    finished: tuple[Finished, ...] = field(repr=False)
+    report: Path
+
+
+def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder) -> SearchResult:
+    """Search for a plan, apply it in place, fine-tune, and write the run folder.
+
+    Raises:
+        AutopruneError: model, data, target or budget cannot be used; the message says which and why.
+    """
+    validate_choices(settings)
+    builders = {
+        "uniform": searcher_builder(replace(settings, searcher=SearcherSettings("uniform"))),
+        settings.searcher.name: searcher_builder(settings, folder.tensorboard),
+    }
+    return run_search(model, data, settings, folder, builders)
+
+
+def run_search(
+    model: Any,
+    data: Dataset,
+    settings: SearchSettings,
+    folder: RunFolder,
+    builders: Mapping[str, BuildSearcher],
+) -> SearchResult:
+    """Let searchers search by the same problem with the same number of evaluations, and finish what each has found.
+
+    Args:
+        model: the dense model; it becomes the best of what is found.
+        data: its data.
+        settings: of the search; `settings.searcher.name` is the searcher that the report is about.
+        folder: the run folder.
+        builders: what builds the searchers, by name, in their order.
+
+    Raises:
+        AutopruneError: as `search_model`.
+    """
+    start = time.perf_counter()
+    with open_session(model, data, settings, folder) as session:
+        announce(session, settings, [settings.budget])
+        problem = pose_problem(session, settings, surrogate=session.surrogate)
+        histories, policy, guard = {}, None, ConstantRewardGuard(problem.objective)
+        for name, build in builders.items():
+            # All learn from the costs of hand-set plans.
+            surrogate = session.surrogate if is_hand_set(name) else None
+            searcher, evaluator = run_searcher(name, build, problem, session, settings, guard, surrogate=surrogate)
+            histories[name] = evaluator.history
+        if searcher.policy is not None:
+            record = training_record(settings, [model.name], session.cost_model.target)
+            policy = replace(searcher.policy, record=record)
+        finisher = Finisher(model, session.planner, data, cost_model=session.cost_model, settings=settings)
+        epochs = max(settings.training.after_pruning, 1)
+        finished, kept = finish_all(
+            finisher,
+            problem.objective,
+            _finalists(histories, problem, settings.search.finalists),
+            lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
+        )
+    found = cautions(finished, kept, data, session.cautions)
+    for caution in found:
+        if caution not in session.told:
+            logger.warning(caution)
+    # Of a search that had ended with fewer evaluations, the result stands until here. The report comes back last.
+    folder.report.unlink(missing_ok=True)
+    if policy is not None:
+        save_policy(policy, folder.policy)
+    save_model(model, folder.pruned)
+    save_plan(kept.plan, folder.plan)
+    outcome = Outcome(
+        settings=settings,
+        target=session.cost_model.target,
+        problem=problem,
+        groups=session.planner.all_groups,
+        histories=histories,
+        finished=finished,
+        kept=kept,
+        seconds=time.perf_counter() - start,
+        guesses=evaluator.surrogate.error,
+        cautions=found,
+    )
+    write_outcome(outcome, folder)
+    return SearchResult(
+        model=model,
+        plan=kept.plan,
+        policy=policy,
+        history=histories,
+        kept=kept,
+        finished=finished,
+        report=folder.report,
+    )
+
+
+def _finalists(histories: Mapping[str, History], problem: Problem, count: int) -> dict[str, list[Evaluation]]:
+    """Each searcher's best plans within the budget; one that found none is left out, with a warning."""
+    finalists = {}
+    for name, history in histories.items():
+        found = problem.objective.finalists(history.evaluations, count, 0.0 if is_hand_set(name) else DISTINCT)
+        if found:
+            finalists[name] = found
+        else:
+            logger.warning("%s found no plan that may be a result in %d evaluations", name, len(history))
+    if not finalists:
+        raise BudgetError(nothing_found(problem, [history.evaluations for history in histories.values()]))
+    return finalists
+
+
+def prune(  # noqa: PLR0913 - each is one thing that a user sets
+    model: Any,
+    data: Dataset,
+    *,
+    target: str | Target | None = None,
+    batch_size: int | None = None,
+    latency: float | str | None = None,
+    memory: float | str | None = None,
+    evaluations: int | None = None,
+    folder: str | Path | None = None,
+    settings: SearchSettings | None = None,
+) -> SearchResult:
+    """Prune a model in place to a budget, by search.
+
+    Args:
+        model: a built Functional or Sequential classifier. It is changed.
+        data: a `Dataset`, from `autoprune.data.load_data` or made of arrays with `autoprune.data.from_arrays`.
+        target: a name as for `measure_cost`, or a `Target` with batch size and dtype.
+        batch_size: images per inference call on one device.
+        latency: limit as a share of the dense latency, or a time per batch such as "200us"; a limit that is given
+            replaces both of the settings.
+        memory: limit as a share of the dense model's device memory, or bytes such as "12MiB".
+        evaluations: plans that each searcher may score.
+        folder: run folder; by default a new one in `outputs/search`. The same folder, model, data and settings go on
+            with an interrupted search, or with more evaluations; what was scored there is not scored again.
+        settings: everything that is not given; by default batch 128 in bfloat16, 60 % of the latency, 60 evaluations.
+
+    Raises:
+        AutopruneError: model, data, target, budget or folder cannot be used; the message says which and why.
+    """
+    check_model(model)
+    if not isinstance(data, Dataset):
+        raise DataError(
+            "Expected a data set: autoprune.data.from_arrays(x_train, y_train, x_test, y_test), or one from "
+            f"autoprune.data.load_data. Received: {type(data).__name__}"
+        )
+    settings = settings or SearchSettings()
+    if isinstance(target, Target):
+        settings = replace(settings, target=replace(settings.target, **dataclasses.asdict(target)))
+    elif target is not None:
+        settings = replace(settings, target=replace(settings.target, name=target))
+    if batch_size is not None:
+        settings = replace(settings, target=replace(settings.target, batch_size=batch_size))
+    if latency is not None or memory is not None:
+        settings = replace(settings, budget=BudgetSettings(latency, memory))
+    if evaluations is not None:
+        settings = replace(settings, search=replace(settings.search, evaluations=evaluations))
+    fingerprints = {
+        "model": architecture_fingerprint(model),
+        "weights": weights_fingerprint(model),
+        "data": data.fingerprint(),
+    }
+    with visible_logging(), open_run_from_python(folder, settings, fingerprints) as run_folder:
+        logger.info("run folder: %s", run_folder.path)
+        return search_model(model, data, settings, run_folder)
