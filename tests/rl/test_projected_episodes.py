@@ -1,0 +1,90 @@
+"""With plans projected onto the budget, an agent learns from the episode of the plan that it is paid for."""
+
+import numpy as np
+import pytest
+import torch
+import toy
+from stable_baselines3.common.callbacks import BaseCallback
+
+from autoprune.envs.episode import retrace, roll_out
+from autoprune.rl.agents import build_agent, check_agent
+from autoprune.rl.searcher import Relabeling, real_episodes
+from autoprune.settings import AgentSettings
+
+STEPS = len(toy.NAMES)
+
+
+class Knowing:
+    """Predictions that are always right."""
+
+    ready, error = True, None
+
+    def predict_all(self, values):
+        return values / toy.SIZE @ np.array(toy.TIME), None
+
+    def observe(self, values, cost):
+        pass
+
+
+class Rollouts(BaseCallback):
+    """Keeps what the buffer of an on-policy agent holds when it learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        buffer = self.model.rollout_buffer
+        parts = buffer.observations, buffer.actions, buffer.values, buffer.log_probs, buffer.returns
+        self.kept.append([part[:, 0].copy() for part in parts])
+        observations, actions = torch.as_tensor(buffer.observations[:, 0]), torch.as_tensor(buffer.actions[:, 0])
+        with torch.no_grad():
+            self.thought = self.model.policy.evaluate_actions(observations, actions)
+
+
+def learn(name, episodes, *callbacks):
+    evaluator = toy.budgeted(episodes + 1, surrogate=Knowing(), project=True)
+    real = real_episodes(evaluator)
+    settings = AgentSettings(name)
+    agent = build_agent(check_agent(settings), settings, real, steps=STEPS, episodes=episodes + 1, seed=0)
+    agent.learn(episodes * STEPS, callback=[Relabeling(real.context), *callbacks])
+    return agent, real.context, evaluator.history
+
+
+def check_episode(context, trial, observations, actions):
+    replayed = iter(actions)
+    assert roll_out(context, lambda observation: np.array([next(replayed)])) == trial.candidate
+    np.testing.assert_allclose(observations, retrace(context, actions), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["td3", "sac"])
+def test_a_replay_buffer_holds_the_episodes_of_the_evaluated_plans(name):
+    agent, context, history = learn(name, 9)
+    buffer = agent.replay_buffer
+    for number, trial in enumerate(history):
+        places = slice(number * STEPS, (number + 1) * STEPS)
+        check_episode(context, trial, buffer.observations[places, 0], buffer.actions[places, 0, 0].tolist())
+        np.testing.assert_array_equal(buffer.next_observations[places, 0][:-1], buffer.observations[places, 0][1:])
+        assert buffer.rewards[places, 0].sum() == pytest.approx(trial.reward)
+    budget = toy.problem().budget
+    assert all(budget.met_by(evaluation.cost) for evaluation in history.evaluations), "they were projected"
+
+
+def test_an_on_policy_agent_learns_from_them_with_what_it_thinks_of_them():
+    rollouts = Rollouts()
+    _, context, history = learn("ppo", 6, rollouts)
+    assert len(rollouts.kept) == 2
+    number = 0
+    for observations, actions, *_, returns in rollouts.kept:
+        for start in range(0, len(actions), STEPS):
+            places = slice(start, start + STEPS)
+            check_episode(context, history[number], observations[places], actions[places, 0].tolist())
+            np.testing.assert_allclose(returns[places], history[number].reward, rtol=1e-5)
+            number += 1
+    values, log_probabilities = rollouts.kept[-1][2:4]
+    thought_values, thought_log_probabilities, _ = rollouts.thought  # Of the last rollout.
+    np.testing.assert_allclose(values, thought_values[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(log_probabilities, thought_log_probabilities, rtol=1e-4)
