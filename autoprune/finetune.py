@@ -96,7 +96,7 @@ def complete_settings(settings: FinetuneSettings, said: Sequence[str]) -> Finetu
     """The settings with what they leave open: from the run, where there is one.
 
     Args:
-        settings: of the command line.
+        settings: what the command line asks for.
         said: names of the options that were given there, such as `training.epochs`.
 
     Raises:

@@ -258,7 +258,7 @@ class TrainingStepReport:
         capacity: bytes that a program may take on one device, by the compiler's word.
         communicated: bytes that each device gets from operations over all devices: the sum of the gradients, and the
             statistics of batch normalisation; 0 on one device, None when the compiler refused the step.
-        parameters: of the model.
+        parameters: number of the model's parameters.
         provenance: where the figures come from: library versions, topology, clock.
     """
 

@@ -76,7 +76,7 @@ class Registry(Generic[T]):
         """Enter what is imported when it is first asked for.
 
         Args:
-            name: of the entry.
+            name: name that it is asked for by.
             place: `module:attribute`.
         """
         self._places[name] = place

@@ -52,8 +52,8 @@ def run_or_resume(
     Ctrl-C is answered with what is kept and how to go on.
 
     Args:
-        config: of the command line.
-        schema: of the command's settings.
+        config: what the command line and the config files compose.
+        schema: class of the command's settings.
         command: its name, one of `RUNS`.
         run: the command itself.
         complete: fills in what new settings leave open.
@@ -88,8 +88,8 @@ def open_run(
     The folder keeps the settings that it has until those that are given anew beside `resume` are saved.
 
     Args:
-        config: of the command line.
-        schema: of the command's settings.
+        config: what the command line and the config files compose.
+        schema: class of the command's settings.
         command: its name, one of `RUNS`.
         complete: fills in what new settings leave open.
 

@@ -63,7 +63,7 @@ class EpisodeContext:
 
     Attributes:
         space: whose dimensions are decided, one a step.
-        features: of its dimensions.
+        features: what is known of each dimension.
         latency_budget: share of the dense latency, 1 without a limit.
         memory_budget: share of the dense memory, 1 without a limit.
         anchor: keep ratio of action 0: where uniform pruning meets the budget.
@@ -143,8 +143,8 @@ def advance(context: EpisodeContext, state: EpisodeState, actions: np.ndarray) -
     """The episodes after these actions have decided the next dimension.
 
     Args:
-        context: of the episodes.
-        state: of the episodes.
+        context: what the episodes are about.
+        state: where the episodes are.
         actions: (m,) or (m, 1) in [-1, 1], see `MEANING`; values outside are clipped.
 
     Raises:

@@ -24,7 +24,7 @@ class ChannelPruningEnv(gymnasium.Env):
     the dense one. Never put two environments on one model in different processes or threads.
 
     Args:
-        context: of the episodes.
+        context: what the episodes are about.
         objective: what plans are paid for.
         evaluate_many: evaluates plans: prunes in place, measures, restores.
     """

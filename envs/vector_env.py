@@ -22,12 +22,12 @@ class PruningVecEnv(VecEnv):
     """Episodes side by side, all at the same dimension.
 
     Args:
-        context: of the episodes.
+        context: what the episodes are about.
         pay: called with the candidates of episodes that have ended.
         count: number of episodes at a time.
 
     Attributes:
-        context: as given.
+        context: what the episodes are about, as given.
         candidates: (m, dimensions) of the episodes that have ended last.
     """
 

@@ -18,15 +18,15 @@ class SearchOutcome:
     """A searched plan as it was finished with one seed, and what it is compared with.
 
     Attributes:
-        searcher: that found it.
-        budget: that it keeps.
-        seed: of its fine-tuning.
+        searcher: name of the searcher that found it.
+        budget: name of the budget that it keeps, as in `CompareSettings.budgets`.
+        seed: seed of its fine-tuning.
         tested: the finished plan.
         uniform: the hand-set plan that is as cheap, finished with the same seed; None if there is none.
         excess: by how much that costs more, as a share; None likewise.
         scratch: the same network trained from scratch; None where it was not.
         first: the finalist of the highest reward in the search, which would stand here had it been the only one.
-        score: of the plan in the search.
+        score: score of the plan in the search, from 0 to 1.
     """
 
     searcher: str

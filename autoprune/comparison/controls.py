@@ -67,7 +67,7 @@ class ScratchTrainer:
 
         Args:
             name: whose plan it is, for messages.
-            evaluation: of the plan.
+            evaluation: the plan, as it was evaluated.
             seed: of the new weights and the training.
             on_progress: called as the training goes on.
 

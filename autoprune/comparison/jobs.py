@@ -17,7 +17,7 @@ class Job:
 
     Attributes:
         whose: for the terminal.
-        evaluation: of the plan.
+        evaluation: the plan, as it was evaluated.
         recipe: `as it is`, `fine-tuned` or `from scratch`.
         seed: of the training; None where there is none.
     """

@@ -40,7 +40,7 @@ class HandSetPlan:
 
     Attributes:
         rule: such as `uniform`.
-        candidate: of the search space.
+        candidate: the plan as a candidate of the search space.
         cost: on the target.
     """
 
@@ -59,7 +59,7 @@ def cost_families(
     """Every plan of the rules with its cost, each rule's from wide to narrow.
 
     Args:
-        evaluator: of the dense model.
+        evaluator: costs plans; its model is dense.
         rules: names of hand-set searchers.
         observe: called with the number of plans that are done.
         surrogate: learns from the costs; None leaves them alone.
@@ -100,8 +100,8 @@ class Match:
     """The hand-set plan that stands against a searched one.
 
     Attributes:
-        rule: that it follows.
-        evaluation: of it.
+        rule: name of the rule that it follows.
+        evaluation: the plan's evaluation.
         excess: by how much it costs more than the searched plan, as a share; below 0 it costs less.
     """
 
@@ -127,7 +127,7 @@ def match_hand_set(
     The widest plans of each rule are scored, as any plan is, and charged to nobody: the highest scores are the best.
 
     Args:
-        evaluator: of the dense model.
+        evaluator: evaluates plans; its model is dense.
         plans: from `cost_families`.
         searched: the plan to match.
         kind: what is matched, `latency` or `memory`.

@@ -23,7 +23,7 @@ class PlanResult:
     """A plan that was finished and tested, once.
 
     Attributes:
-        key: of the plan.
+        key: hash of the plan, as `Evaluation.key`.
         recipe: `as it is`, `fine-tuned` or `from scratch`.
         seed: of the training; None where there was none.
         test_accuracy: on the test split.
@@ -31,7 +31,7 @@ class PlanResult:
         latency: of the finished model, in seconds per batch.
         memory: bytes of device memory; None where the target cannot tell.
         flops: per batch.
-        parameters: of the finished model.
+        parameters: number of parameters that the finished model has.
         epochs: of the training that chose the weights; 0 where there was none, or where it diverged.
     """
 

@@ -15,8 +15,8 @@ def select_finalist(
 
     Args:
         finalists: of one searcher, or those that stand against it.
-        seed: of their fine-tuning.
-        settings: of the comparison.
+        seed: seed that they were fine-tuned with.
+        settings: reward and seeds of the comparison.
         record: what was finished.
 
     Returns:
@@ -35,7 +35,7 @@ def most_accurate(plans: Sequence[Evaluation], seed: int, record: Record) -> Eva
 
     Args:
         plans: hand-set ones that stand against a searched plan: as fast, so that accuracy alone tells them apart.
-        seed: of their fine-tuning.
+        seed: seed that they were fine-tuned with.
         record: what was finished.
 
     Returns:

@@ -26,7 +26,7 @@ class Interval:
     """A mean and its 95 % interval.
 
     Attributes:
-        mean: of the values.
+        mean: mean of the values, in their unit.
         low: lower end of the interval; None with fewer than two values.
         high: upper end, likewise.
         count: how many values there are.

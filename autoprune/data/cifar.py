@@ -21,7 +21,7 @@ class _Variant:
 
     Attributes:
         title: for messages.
-        keras_module: that loads it.
+        keras_module: name of the module in `keras.datasets` that loads it.
         folder: of the binary version's archive.
         train: files of the training images.
         test: file of the test images.

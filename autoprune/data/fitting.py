@@ -28,7 +28,7 @@ def preparation_for(
     Args:
         settings: what was asked for.
         model: which model the images are for, if that is known.
-        images: of the data set.
+        images: (n, height, width, channels) images of the data set.
         white: what white is in images in memory, None if that is not known.
 
     Raises:

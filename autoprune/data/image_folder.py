@@ -44,7 +44,7 @@ class FileSource:
 
     Args:
         folder: that their names are relative to.
-        names: of the files.
+        names: paths of the image files.
         sizes: bytes of each.
     """
 

@@ -157,9 +157,9 @@ def from_arrays(
         x_train: (n, *input shape) images as the model takes them.
         y_train: (n,) class numbers from 0 or booleans, or (n, classes) one-hot.
         x_test: likewise, for the final report alone.
-        y_test: likewise.
+        y_test: (m,) labels of the test images.
         reward_size: size of the reward split; a number below 1 is a share of the training images.
-        seed: of the reward split.
+        seed: seed that the reward split is drawn with.
 
     Raises:
         DataError: labels or images cannot be used, or are too few.

@@ -23,8 +23,8 @@ class _Attribute:
     """An attribute that follows the channels and is read when the operation runs.
 
     Attributes:
-        operation: that has it.
-        name: of the attribute.
+        operation: layer or operation that has it.
+        name: name of the attribute.
         places: of the numbers in an attribute that is a tuple; (-1,) for a plain integer, and none for an attribute
             that holds a value for each channel.
         axes: of the latter, those along which the channels lie.

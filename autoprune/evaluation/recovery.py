@@ -31,7 +31,7 @@ class ShortTuning:
         batch_size: images per step.
         learning_rate: of the first step; it falls to zero along a cosine.
         weight: of the teacher beside the labels, see `DistillationLoss`.
-        temperature: of the teacher.
+        temperature: what the teacher's logits are divided by.
     """
 
     def __init__(

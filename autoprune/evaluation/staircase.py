@@ -59,7 +59,7 @@ def staircase_widths(
     """The widths of every group that are faster than all wider ones, the rest of the model being dense.
 
     Args:
-        evaluator: of the dense model.
+        evaluator: costs plans; its model is dense.
         steps: from `staircase_steps`.
         surrogate: learns from the costs.
         memory: also keep widths that take less device memory than all wider ones.

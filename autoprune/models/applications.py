@@ -74,7 +74,7 @@ def build(
     pooling and an untrained dense layer after it.
 
     Args:
-        name: of the network, as in Keras.
+        name: name of the network in `keras.applications`.
         shape: (height, width, 3) of an image, or None for the network's own.
         classes: number of classes, or None for the 1,000 of ImageNet.
         weights: None for new ones, `imagenet` for Keras's, which it downloads, or a `.weights.h5` file for this very

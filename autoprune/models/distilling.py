@@ -102,7 +102,7 @@ class DistillationLoss(keras.losses.Loss):
     their place. The square keeps the gradients of the soft term as large as the hard one's (section 2 of the paper).
 
     Args:
-        weight: of the teacher, from 0 to 1.
+        weight: share of the loss that goes to the teacher, from 0 to 1.
         temperature: above 0; the larger, the more the teacher's small probabilities count.
         from_logits: what the student puts out.
         smoothing: of the labels, see `hard_loss`.

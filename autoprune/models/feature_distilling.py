@@ -69,7 +69,7 @@ def check_features(model: Any) -> None:
     """Refuse a model whose features cannot be distilled, before anything is computed.
 
     Raises:
-        ModelError: as for `WithFeatures`.
+        ModelError: the model has no features that can be found, see `WithFeatures`.
     """
     WithFeatures(model)
 
@@ -87,7 +87,7 @@ def teachings(model: Any, images: Any, batch_size: int = 256, *, features: bool 
         (n, c) float32 logarithms of probabilities; with features (n, c + d): behind them d numbers, flattened.
 
     Raises:
-        ModelError: as for `WithFeatures`.
+        ModelError: the model has no features that can be found, see `WithFeatures`.
     """
     if not features:
         return predicted_log_probabilities(model, images, batch_size)

@@ -51,7 +51,7 @@ def load_model(path: str | Path, settings: ModelSettings | None = None) -> Any:
     models in HDF5, whatever they are called.
 
     Args:
-        path: of the file.
+        path: path of a `.keras` or `.h5` file.
         settings: which modules to import first, and whether code in the file may run; by default none, and no.
 
     Raises:
@@ -91,7 +91,7 @@ class _Contents:
     """What a file holds.
 
     Attributes:
-        config: of the model.
+        config: the model's config, as Keras saves it.
         version: of the Keras that has written it; empty if the file does not say.
         load: makes the model of it.
     """

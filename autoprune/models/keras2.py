@@ -179,7 +179,7 @@ def _fill(layer: Any, config: Mapping[str, Any], group: Any, filled: dict[int, i
     Args:
         layer: of the new model, or that model.
         config: of the layer as the file has it; its layers are in the order in which the file counts them.
-        group: of the file, for this layer.
+        group: the layer's group in the weights file.
         filled: gets the number of weights of every layer, by identity.
     """
     own = {key: np.asarray(value) for key, value in group.get("vars", {}).items()}

@@ -52,7 +52,7 @@ def _import(name: str, folder: str) -> None:
     """Import a module from a folder, or from wherever Python finds it.
 
     Raises:
-        ModelError: as `import_modules`.
+        ModelError: there is no such module, it fails, or another one of that name is in use.
     """
     base = Path(folder, *name.split("."))
     own = [path.resolve() for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]

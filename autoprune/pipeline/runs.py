@@ -131,7 +131,7 @@ def check_extension(name: str, asked: int, folder: RunFolder, *, uncounted: int 
     """Refuse fewer evaluations than the run of a folder has had.
 
     Args:
-        name: of the setting.
+        name: name of the setting for the number of evaluations.
         asked: its value.
         folder: of the run, which has a journal, or folders with one each.
         uncounted: evaluations of each searcher that the setting leaves out.

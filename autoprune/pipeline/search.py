@@ -96,7 +96,7 @@ def run_search(
         builders: what builds the searchers, by name, in their order.
 
     Raises:
-        AutopruneError: as `search_model`.
+        AutopruneError: model, data, target or budget cannot be used, or no plan may be a result.
     """
     start = time.perf_counter()
     with open_session(model, data, settings, folder) as session:

@@ -107,7 +107,7 @@ def open_session(
     Args:
         model: the dense model.
         data: its data.
-        settings: of the searches.
+        settings: settings that all its searches share.
         folder: where the journal is.
         shared: costs several models; it stays open. None opens one for the settings' targets.
 

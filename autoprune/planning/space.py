@@ -25,7 +25,7 @@ class Dimension:
     """One decision of the search space: how many channels of a group stay.
 
     Attributes:
-        name: of the group.
+        name: name of the channel group.
         options: channels that may stay, ascending; the last is all of them.
         order: the group's channels, the most important first.
     """
@@ -72,7 +72,7 @@ class SearchSpace:
 
     Attributes:
         dimensions, minimum: as given.
-        names: of the dimensions.
+        names: name of each dimension, in their order.
         sizes: (dimensions,) values of the options that keep everything.
         full: the candidate that keeps everything.
         free: positions of the dimensions that have a choice.

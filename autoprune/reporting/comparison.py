@@ -31,8 +31,8 @@ class TextTable:
 
     Attributes:
         title: above it.
-        headers: of the columns.
-        rows: of cells.
+        headers: titles of the columns.
+        rows: cells of each row, as many as there are columns.
         caption: what the figures are.
         ranks: of the columns, as `Column.rank`.
     """

@@ -149,7 +149,7 @@ def stage(name: str, total: int, unit: str = "") -> Iterator[Stage]:
     """A progress bar for the length of the block; it stays where it was when the block ends.
 
     Args:
-        name: of the stage.
+        name: name of the stage on the terminal.
         total: steps that make it whole.
         unit: what the steps are, such as `evaluations`.
     """

@@ -69,8 +69,8 @@ class Curves:
 
         Args:
             evaluation: the plan as it was scored.
-            number: of the evaluation, from 1.
-            objective: of the search.
+            number: number of the evaluation in its search, from 1.
+            objective: says what the evaluation is paid.
             best: of all plans so far the best that may be a result, if there is one.
         """
         figures = {"search/reward": objective.reward(evaluation), "search/score": evaluation.score}
@@ -87,7 +87,7 @@ class Curves:
 
         Args:
             done: epochs done; 0 for the model as it came.
-            logs: as `train` tells them.
+            logs: losses and accuracies by name, as `train` gives them to `on_progress`.
         """
         if "val_accuracy" in logs:
             names = {"loss": "training/loss", "val_accuracy": "training/accuracy"}

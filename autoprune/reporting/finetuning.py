@@ -154,9 +154,9 @@ def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:
     """How long a training would take at least, in words.
 
     Args:
-        report: of one step.
+        report: what one step costs on the target.
         images: in the training split.
-        epochs: of the training.
+        epochs: number of epochs that the training has.
     """
     steps = images // report.global_batch_size
     chips = f"{report.chips:g} chip{'' if report.chips == 1 else 's'} of {report.target.name}"

@@ -20,7 +20,7 @@ class Report:
     """Everything the report shows.
 
     Attributes:
-        title: of the page.
+        title: heading of the page.
         verdict: one sentence on the outcome.
         cautions: what a reader should know before trusting it.
         rows: of the result table, the dense model first.

@@ -174,7 +174,7 @@ class RunFolder:
         """The settings that the run was begun with.
 
         Args:
-            schema: of the command.
+            schema: class of the command's settings.
             anew: options that take the place of the folder's.
 
         Raises:

@@ -111,7 +111,7 @@ def opening_words(name: str, dense: Evaluation, budgets: Sequence[Budget], score
     """What a search starts from, what it may spend, and what it maximises.
 
     Args:
-        name: of the model.
+        name: name of the dense model.
         dense: evaluation of the dense model.
         budgets: absolute limits, one for each search.
         score: a name of `SCORES`.

@@ -213,7 +213,7 @@ def settings_of(policy: Policy, settings: AgentSettings | None = None) -> AgentS
     """The agent that can go on from a stored policy: of the kind and with the layers that it was learnt with.
 
     Args:
-        policy: as it was loaded.
+        policy: a loaded policy, whose record names its agent.
         settings: warm-up, and the options where it is the same agent; None is the default.
 
     Raises:

@@ -18,7 +18,7 @@ def clone_behavior(agent: BaseAlgorithm, context: EpisodeContext, actions: Seque
 
     Args:
         agent: with the actor and critic of an on-policy algorithm of Stable-Baselines3.
-        context: of the episode.
+        context: what the episode is about.
         actions: one for each step, from -1 to 1.
         steps: of the agent's own optimiser.
     """

@@ -54,7 +54,7 @@ class MultiTaskTrainer:
 
         Args:
             tasks: the evaluators of the problems, each with as many evaluations as it may take.
-            seed: of the agent.
+            seed: seed of the agent and of what it draws.
         """
         with one_thread():
             train = self._train_in_imagination if self._kind.imagines else self._train_on_evaluations

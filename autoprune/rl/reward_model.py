@@ -59,7 +59,7 @@ class RewardModel:
         evaluator: whose history is learnt from, and whose problem is searched.
 
     Attributes:
-        evaluator: as given.
+        evaluator: the searcher's evaluator, with its history, problem and surrogate.
     """
 
     def __init__(self, evaluator: BudgetedEvaluator) -> None:

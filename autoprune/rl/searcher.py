@@ -60,7 +60,7 @@ class RlSearcher:
         problem: what is searched for.
         evaluator: evaluates its episodes.
         settings: which agent, its options.
-        seed: of the agent.
+        seed: seed of the agent and of what it draws.
         log_folder: where TensorBoard files go, or None.
         start: a stored policy of this kind of agent that it begins as; None begins knowing nothing.
 
@@ -206,7 +206,7 @@ class Relabeling(BaseCallback):
     keeps its own episodes: what it remembered of others is not known.
 
     Args:
-        context: of the episodes.
+        context: what the episodes are about.
     """
 
     def __init__(self, context: EpisodeContext) -> None:

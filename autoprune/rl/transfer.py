@@ -35,7 +35,7 @@ class PolicyTransfer:
         problem: what is searched for.
         evaluator: evaluates its plans.
         replayed: the policy, as it was loaded.
-        seed: of the adaptation.
+        seed: seed of the agent that adapts.
         settings: warm-up of the adaptation, and options of the agent.
         log_folder: where TensorBoard files of the adaptation go, or None.
 

@@ -25,7 +25,7 @@ def find_widest(count: int, overrun: Overrun, observe: Callable[[int], None] | N
     plans on both sides are not over it by more than `MARGIN` says.
 
     Args:
-        count: of plans, 1 or more.
+        count: number of plans, 1 or more.
         overrun: costs one of them.
         observe: called after each costing with how many plans may still have to be costed, at most.
     """

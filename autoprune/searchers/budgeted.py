@@ -58,7 +58,7 @@ class BudgetedEvaluator:
 
     Args:
         evaluator: what makes the evaluations.
-        problem: that is searched.
+        problem: search space, objective and budget.
         name: of the searcher, under which the evaluations are noted.
         evaluations: how many it may have.
         surrogate: predicts costs, and learns from every cost that is found here; None predicts nothing.

@@ -21,7 +21,7 @@ class GroupFeatures:
     """One prunable group.
 
     Attributes:
-        name: of the group.
+        name: name of the channel group.
         size: channels.
         unit: positions of an axis that each channel stands for.
         pixels: positions of the tensor that carries the channels (1 after global pooling).

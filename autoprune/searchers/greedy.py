@@ -73,8 +73,8 @@ def _exchange(
 
     Args:
         evaluator: costs candidates.
-        losses: of every option.
-        trials: of what was evaluated.
+        losses: score that every option of every dimension loses.
+        trials: what was evaluated, by candidate.
         over: candidates that were compiled and miss the budget; more are added.
         predicting: leaves out candidates that are predicted to miss it.
     """

@@ -13,7 +13,7 @@ class Memory:
     """Rewards by the candidate that was proposed.
 
     Args:
-        space: of the candidates.
+        space: search space that the candidates come from.
         evaluator: says what is promising.
     """
 

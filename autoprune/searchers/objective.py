@@ -109,7 +109,7 @@ def least_accuracy(settings: RewardSettings, dense_accuracy: float) -> float | N
     """What a plan must reach under a reward with a floor; None without.
 
     Args:
-        settings: of the reward.
+        settings: name and floor of the reward.
         dense_accuracy: of the dense model on the same images, or its score for the floor of scores.
     """
     return settings.accuracy_floor * dense_accuracy if settings.name in FLOORED else None
@@ -123,9 +123,9 @@ def best_finished(
     It is the most accurate one; under a reward with a floor the fastest of those that are above it, if any are.
 
     Args:
-        settings: of the reward.
+        settings: name and floor of the reward.
         accuracies: on the reward split after fine-tuning, one or more.
-        latencies: of the finished models.
+        latencies: seconds per batch of the finished models.
         dense_accuracy: of the dense model, on the same images.
     """
     least = least_accuracy(settings, dense_accuracy)

@@ -180,7 +180,7 @@ def training_record(
     """How a policy was trained: it is stored with the policy, and tells later which agent can go on from it.
 
     Args:
-        settings: of the search.
+        settings: settings of the search that trained it.
         models: names of the models.
         target: what their cost was for.
         budgets: on which it was trained; None is that of the settings.

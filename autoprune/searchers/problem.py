@@ -74,7 +74,7 @@ def build_problem(
     narrowest found above the floor.
 
     Args:
-        evaluator: of the dense model.
+        evaluator: evaluates and costs candidates; its model is dense.
         settings: limits, as shares of the dense model's cost or in seconds and bytes.
         reward: what plans are paid for; None is the default.
         surrogate: learns from the costs that are found; None leaves them alone.

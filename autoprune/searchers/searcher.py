@@ -70,7 +70,7 @@ class SearcherKind(Protocol):
         Args:
             problem: what is searched for.
             evaluator: evaluates its proposals.
-            seed: of whatever it draws.
+            seed: seed of whatever the searcher draws.
             agent: for those that train one.
             log_folder: where an agent's TensorBoard files go, or None.
         """
@@ -138,7 +138,7 @@ class AskTellKind:
     """A searcher that is written as a generator.
 
     Args:
-        name: of the searcher.
+        name: name of the searcher, for messages.
         function: makes the proposals.
         library: that it imports, of the optional extra `search`; empty for none.
     """
@@ -171,7 +171,7 @@ def ask_tell(name: str, library: str = "") -> Callable[[ProposalFunction], Propo
     """Decorator that enters a generator of proposals among the searchers.
 
     Args:
-        name: of the searcher.
+        name: name of the searcher, its option on the command line.
         library: that it imports and that only the optional extra `search` installs.
 
     Raises:

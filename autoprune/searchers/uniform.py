@@ -60,7 +60,7 @@ def hand_set_candidates(name: str, space: SearchSpace) -> list[Candidate]:
 
     Args:
         name: `uniform`, `uniform_skip` or `uniform_width`.
-        space: of the candidates.
+        space: search space that the candidates come from.
 
     Raises:
         UnknownNameError: there is no such rule.

@@ -122,7 +122,7 @@ def check_budget(budget: BudgetSettings, reward: RewardSettings, *, several: boo
 
     Args:
         budget: the limits.
-        reward: of the search.
+        reward: the search's reward, which may need no limit.
         several: whether it is for several targets at once.
 
     Raises:

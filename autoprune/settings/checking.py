@@ -21,7 +21,7 @@ def check_list(option: str, values: Sequence[Hashable], told_apart: Sequence[Has
 
     Args:
         option: its name, for messages.
-        values: of the option.
+        values: what the option was given.
         told_apart: for each value what must differ from the others'.
         empty: whether it may be.
 

@@ -12,7 +12,7 @@ def extra(module: str, needed_by: str, name: str) -> ModuleType:
     Args:
         module: what is imported, such as `tensorflow_datasets`.
         needed_by: the option that asks for it, such as `data=tfds`.
-        name: of the extra.
+        name: name of the optional extra.
 
     Raises:
         SettingsError: it is not installed; the message has the command.

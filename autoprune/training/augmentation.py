@@ -105,7 +105,7 @@ def change_for(settings: TrainingSettings, shape: tuple[int, ...]) -> Change | N
 
     Args:
         settings: `augmentation` and its layers.
-        shape: of one image.
+        shape: (height, width, channels) of one image.
 
     Raises:
         DataError: these are no images.

@@ -38,7 +38,7 @@ class Checkpoints:
     """The newest state of one training.
 
     Args:
-        path: of the file.
+        path: path of the checkpoint file.
         identity: everything that the training depends on besides the weights it began with, as plain data; a
             checkpoint with another one is refused.
         every: steps between states within an epoch; None keeps one at the end of each epoch only.

@@ -58,7 +58,7 @@ class Position:
         epoch: whole epochs done.
         step: steps done of the next one.
         loss: mean training loss of these steps.
-        losses: of whole epochs.
+        losses: mean training loss of each whole epoch.
         accuracies: on the reward split after each.
         best_epoch: from 1; 0 for none yet that is as good as the start.
         stopped: why it ended before its last epoch.
@@ -97,7 +97,7 @@ class Course:
     Attributes:
         network: in training: what a loop runs.
         position: where it is.
-        steps: of one epoch.
+        steps: number of steps in one epoch.
         failure: the loss that is not a number; None while it is one.
     """
 
@@ -133,7 +133,7 @@ class Course:
 
         Args:
             optimizer: of the model's trainable variables.
-            batches: of an epoch.
+            batches: number of batches in an epoch.
 
         Raises:
             CheckpointError: the checkpoint cannot be read, or is of another training.

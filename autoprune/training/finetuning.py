@@ -41,7 +41,7 @@ class FineTuned:
         record: how the training went.
         before: accuracy on the reward split before the first step.
         after: accuracy on the reward split of the result.
-        test_accuracy: of the result, taken once.
+        test_accuracy: the result's accuracy on the test split, taken once.
         cost: of the result on the target, if asked for.
         diverged: why the training stopped, when its loss became no number; empty otherwise.
     """
@@ -69,11 +69,11 @@ def fine_tuned(
     When the loss becomes no number, the weights are those of the best epoch before, with a warning.
 
     Args:
-        model: as `started` gives it.
+        model: the model that training starts from, as `started` gives it.
         data: trained, judged and tested on its splits.
         settings: recipe and runtime.
         files: what it begins with; checkpoints are kept beside them.
-        on_progress: as for `train`.
+        on_progress: called with epochs done and logs, see `train`.
 
     Raises:
         AutopruneError: as the runtime raises it; the message says what to do.

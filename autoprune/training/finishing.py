@@ -31,7 +31,7 @@ class Finalist:
     """One of the plans of a searcher that were fine-tuned for one of them to be chosen.
 
     Attributes:
-        key: of the plan.
+        key: hash of the plan, as `Evaluation.key`.
         score: in the search.
         reward_accuracy: on the reward split, after fine-tuning.
         latency: of the finished model, in seconds per batch.
@@ -55,7 +55,7 @@ class Finished:
         training: the fine-tuning.
         reward_accuracy: on the reward split, after fine-tuning.
         test_accuracy: on the test split, after fine-tuning.
-        cost: of the finished model.
+        cost: what the finished model costs on the target.
         weights: its weights, to come back to it.
         finalists: those that it was chosen from, itself too, in the order of `Objective.finalists`; empty where it was
             the only one.
@@ -113,7 +113,7 @@ class Finisher:
 
         Args:
             name: whose plan it is.
-            evaluation: of the plan.
+            evaluation: the plan, as it was evaluated.
             on_progress: called as the fine-tuning goes on.
             seed: of the fine-tuning; None is that of the settings.
             whole_too: also fine-tune a plan that keeps everything.
@@ -211,7 +211,7 @@ def finish_all(
     interrupts this leaves the model dense.
 
     Args:
-        finisher: of the dense model.
+        finisher: fine-tunes plans; its model is dense.
         objective: what the search was for; it has the dense model's evaluation.
         finalists: each searcher's best evaluations within the budget, by name; at least one each.
         progress: from a finalist's name to what shows its fine-tuning.

@@ -67,7 +67,7 @@ def carry_out(
 
     Args:
         task: what is trained, and how.
-        on_progress: as for `train`.
+        on_progress: called with epochs done and logs, see `train`.
         checkpoints: where its states are kept; with one there, the training goes on from it, and ends with the same
             weights as without the interruption, where the device computes the same twice. None keeps none.
         loop: runs the steps; None is Keras's `fit` on the devices of this process.

@@ -18,7 +18,7 @@ def check_runtime(
     """Refuse a runtime whose device is not here, before anything is computed.
 
     Args:
-        settings: of the fine-tuning.
+        settings: what the fine-tuning asks for.
         folder: where device files lie.
         environment: variables, some of which only a TPU VM sets.
 

@@ -14,7 +14,7 @@ def cosine(peak: float, steps: int, warm_up: float) -> Schedule:
 
     Args:
         peak: the highest learning rate.
-        steps: of the whole training.
+        steps: number of steps in the whole training.
         warm_up: share of the steps in which it rises.
     """
     rising = round(warm_up * steps)
@@ -55,8 +55,8 @@ def fine_tuning_schedule(settings: TrainingSettings, epochs: int, steps: int) ->
 
     Args:
         settings: `schedule` and what belongs to it.
-        epochs: of the fine-tuning.
-        steps: of one epoch.
+        epochs: number of epochs that fine-tuning takes.
+        steps: number of steps in one epoch.
     """
     if settings.schedule == "rewinding":
         whole = cosine(settings.learning_rate, settings.epochs * steps, settings.warm_up)

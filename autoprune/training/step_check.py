@@ -104,9 +104,9 @@ def check_step(model: Any, settings: FinetuneSettings, attached: str | None, dev
 
     Args:
         model: to be trained.
-        settings: of the fine-tuning.
+        settings: what the fine-tuning asks for.
         attached: name of the attached chip; None for a rehearsal, which is checked for the target.
-        devices: that share a batch.
+        devices: number of devices that share a batch.
 
     Raises:
         DoesNotFitError: it would not fit in a device's memory.

@@ -129,7 +129,7 @@ class Task:
         """AdamW with the task's schedule.
 
         Args:
-            steps: of one epoch.
+            steps: number of steps in one epoch.
         """
         settings = self.settings
         if self.learning_rate is None:

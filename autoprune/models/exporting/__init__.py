@@ -80,9 +80,9 @@ def random_examples(model: Any, shape: Sequence[int] | None = None, count: int =
     """Inputs of random numbers in the structure that the model takes, always the same.
 
     Args:
-        model: that takes them.
+        model: model that takes the examples.
         shape: of one example, for a model of one input that leaves its size open.
-        count: of examples.
+        count: number of examples, 1 or more.
 
     Raises:
         ExportError: an input has a size that is left open.

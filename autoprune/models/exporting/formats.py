@@ -23,8 +23,8 @@ class Format:
     """One format.
 
     Attributes:
-        name: of the format.
-        filename: of what is written.
+        name: name by which the format is asked for.
+        filename: name of the file or folder that is written.
         write: writes a model to a path.
         run: loads what is at a path and gives its outputs, flat. It is called with the path, inputs in the structure of
             the model's, and their names, flat.
