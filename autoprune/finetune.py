@@ -43,7 +43,7 @@ from autoprune.settings import (
     TrainingSettings,
     from_config,
 )
-from autoprune.training.finetuning import FineTuned, fine_tuned, placed
+from autoprune.training.finetuning import FineTuned, fine_tuned, on_device
 from autoprune.training.presence import check_images, check_runtime
 from autoprune.training.starting import StartFiles, started
 from autoprune.training.step_check import chip_for, devices_of, does_not_fit, step_report
@@ -60,7 +60,7 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
     start = time.perf_counter()
     check_runtime(settings)
     files, starting = FinetuneFiles(folder), StartFiles(folder.path)
-    with placed(settings):
+    with on_device(settings):
         data = load_data(settings.data, settings.model)
         check_images(settings, len(data.train))
         model = started(settings, data, starting)

@@ -78,7 +78,7 @@ class ScratchTrainer:
         settings, data = self._settings, self._data
         batch_size = settings.evaluation.batch_size
         teacher = self._ask_teacher()
-        with self._surgeon.pruned(
+        with self._surgeon.pruning(
             self._planner.space.plan(self._planner.space.find(evaluation.widths)), self._snapshot
         ):
             pending = self._cost_model.submit(self._model)

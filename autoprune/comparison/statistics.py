@@ -71,7 +71,7 @@ def student_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, len(array))
 
 
-def paired_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
+def interval_of_pairs(first: Sequence[float], second: Sequence[float]) -> Interval:
     """The mean of first - second, pair by pair.
 
     Raises:
@@ -220,7 +220,7 @@ def joint_bound(bounds: Sequence[str]) -> str:
     return kinds.pop() if len(kinds) == 1 else BETWEEN
 
 
-def speed_up_kept(dense: Point, pruned: Point) -> float:
+def real_speed_up(dense: Point, pruned: Point) -> float:
     """How much of the speed-up that FLOPs promise is real: (latency before / after) / (FLOPs before / after).
 
     Args:

@@ -106,7 +106,7 @@ def _row(plans: Sequence[SearchOutcome], dense: PlanResult, evaluations: float) 
     known = dense.memory is not None and all(done.memory is not None for done in tested)
     hand_set = is_hand_set(plans[0].searcher)
     kept = [
-        statistics.speed_up_kept((dense.latency, dense.flops), (done.latency, done.flops))
+        statistics.real_speed_up((dense.latency, dense.flops), (done.latency, done.flops))
         for done in tested
         if done.flops
     ]
@@ -145,7 +145,7 @@ def _differences(settings: CompareSettings, record: Record, outcomes: Sequence[S
                 plans = _of(outcomes, searcher, budgets)
                 pairs = [(plan.tested, of(plan)) for plan in plans if searcher != reference and of(plan) is not None]
                 if pairs:
-                    interval = statistics.paired_interval(*zip(*_accuracies(pairs), strict=True))
+                    interval = statistics.interval_of_pairs(*zip(*_accuracies(pairs), strict=True))
                     yield Difference(searcher, reference, budget, kind, interval)
 
 

@@ -59,7 +59,7 @@ def uniform_sweep(
     waiting = []
     for ratio in sorted({1.0, *keep_ratios}, reverse=True):
         plan = planner.plan(ratio)
-        with surgeon.pruned(plan, snapshot):
+        with surgeon.pruning(plan, snapshot):
             # The compiler gets a copy of the architecture: all plans wait in its line while the model goes on.
             answers = [_submit(cost_model, model) for cost_model in cost_models]
         waiting.append((ratio, sum(plan.widths.values()) / total, answers))

@@ -74,23 +74,23 @@ def _from_keras(variant: _Variant) -> tuple[Labelled, Labelled]:
             "of https://www.cs.toronto.edu/~kriz/cifar.html, and name its folder with "
             f"data.dir=FOLDER/{variant.folder}."
         ) from error
-    train, test = (Labelled(_scaled(images), labels.ravel().astype(np.int64)) for images, labels in (train, test))
+    train, test = (Labelled(_scale(images), labels.ravel().astype(np.int64)) for images, labels in (train, test))
     return train, test
 
 
 def _from_files(folder: Path, variant: _Variant) -> tuple[Labelled, Labelled]:
     inner = folder / variant.folder
     folder = inner if inner.is_dir() else folder
-    return _joined(folder, variant.train, variant), _joined(folder, (variant.test,), variant)
+    return _join(folder, variant.train, variant), _join(folder, (variant.test,), variant)
 
 
-def _joined(folder: Path, names: Sequence[str], variant: _Variant) -> Labelled:
+def _join(folder: Path, names: Sequence[str], variant: _Variant) -> Labelled:
     parts = [read_binary(folder / name, variant.labels, variant.classes) for name in names]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Labelled(_scaled(images), labels)
+    return Labelled(_scale(images), labels)
 
 
-def _scaled(images: np.ndarray) -> np.ndarray:
+def _scale(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / np.float32(255)
 
 

@@ -30,17 +30,17 @@ def _from_keras() -> tuple[Labelled, Labelled]:
             f"Fashion-MNIST is not in Keras's cache and could not be downloaded ({error}). Put the four files "
             "train-images-idx3-ubyte.gz, ... in a folder and name it with data.dir=FOLDER."
         ) from error
-    train, test = (Labelled(_scaled(images), labels.astype(np.int64)) for images, labels in (train, test))
+    train, test = (Labelled(_scale(images), labels.astype(np.int64)) for images, labels in (train, test))
     return train, test
 
 
 def _read_split(folder: Path, prefix: str) -> Labelled:
     images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz")
-    return Labelled(_scaled(images), labels.astype(np.int64))
+    return Labelled(_scale(images), labels.astype(np.int64))
 
 
-def _scaled(images: np.ndarray) -> np.ndarray:
+def _scale(images: np.ndarray) -> np.ndarray:
     return (images[..., np.newaxis] / 255).astype(np.float32)
 
 

@@ -46,16 +46,16 @@ def preparation_for(
     if in_memory:
         own = applications_shape(model) if application and white is not None else None
         if images.ndim != 4:
-            return _left_alone(settings, images)
+            return _refuse_image_options(settings, images)
         shape = _shape(settings, own, images.shape[1:])
         if way == usual and shape == images.shape[1:]:
             return None
     else:
         shape = _shape(settings, None if model is None else input_shape_of(model), (None, None, 3))
-    return Preparation(_known(shape, settings, way), settings.crop_to_aspect_ratio, way)
+    return Preparation(_check_shape(shape, settings, way), settings.crop_to_aspect_ratio, way)
 
 
-def _left_alone(settings: DataSettings, images: np.ndarray) -> None:
+def _refuse_image_options(settings: DataSettings, images: np.ndarray) -> None:
     """Refuse options that are for images only."""
     if settings.image_size is not None or settings.preprocessing != "auto":
         raise DataError(
@@ -91,7 +91,7 @@ def _shape(
     )
 
 
-def _known(shape: tuple[int | None, ...], settings: DataSettings, way: str) -> tuple[int, int, int]:
+def _check_shape(shape: tuple[int | None, ...], settings: DataSettings, way: str) -> tuple[int, int, int]:
     """The shape, once it is sure that images can be brought to it."""
     if None in shape:
         raise DataError(

@@ -72,11 +72,11 @@ class FileSource:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decode an image file, see `decoded`."""
-    return decoded(path, f"'{path}'")
+    """Decode an image file, see `decode_image`."""
+    return decode_image(path, f"'{path}'")
 
 
-def decoded(file: Path | BinaryIO, name: str) -> np.ndarray:
+def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
     """Decode an image; of several frames the first.
 
     Args:
@@ -136,7 +136,7 @@ def _load(folder: Path) -> RawData:
             f"'{train}' and '{test}' hold different classes: only one of them has {_some(apart)}. Each class needs a "
             "folder of the same name in both."
         )
-    return RawData(_labelled(train, _files(train)), _labelled(test, _files(test)), classes=len(classes))
+    return RawData(_label(train, _files(train)), _label(test, _files(test)), classes=len(classes))
 
 
 def _without_test(folder: Path) -> RawData:
@@ -145,10 +145,10 @@ def _without_test(folder: Path) -> RawData:
     if len(files) < 5:
         raise DataError(f"'{folder}' holds {len(files)} images: too few to set a test split aside. {_EXPECTED}")
     train, test = ([files[row] for row in rows] for rows in fifth_aside(len(files)))
-    return RawData(_labelled(folder, train), _labelled(folder, test), classes=len(_classes(folder)))
+    return RawData(_label(folder, train), _label(folder, test), classes=len(_classes(folder)))
 
 
-def _labelled(folder: Path, files: Sequence[_File]) -> Labelled:
+def _label(folder: Path, files: Sequence[_File]) -> Labelled:
     source = FileSource(folder, [file.name for file in files], [file.size for file in files])
     return Labelled(source, np.array([file.label for file in files], np.int64))
 

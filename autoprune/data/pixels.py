@@ -68,7 +68,7 @@ class Preparation:
         """One image of any size, from 0 to 255, with the channels and the size wanted."""
         height, width, channels = self.shape
         image = with_channels(pixels.astype(np.float32), channels)
-        return resized(image, (height, width), crop=self.crop)
+        return resize(image, (height, width), crop=self.crop)
 
     def scaled(self, batch: np.ndarray) -> np.ndarray:
         """(n, *shape) float32 from 0 to 255, with the values wanted. The batch may be changed."""
@@ -100,7 +100,7 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     )
 
 
-def resized(image: np.ndarray, size: tuple[int, int], *, crop: bool = False) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], *, crop: bool = False) -> np.ndarray:
     """Bilinear interpolation between the centres of pixels, as `keras.utils.image_dataset_from_directory` does it.
 
     In NumPy, so that a data set is the same on every backend and in every thread.
@@ -111,15 +111,15 @@ def resized(image: np.ndarray, size: tuple[int, int], *, crop: bool = False) -> 
         crop: cut the longer side first, equally at both ends, so that nothing is distorted.
     """
     if crop:
-        image = _cropped(image, size)
+        image = _crop(image, size)
     if image.shape[:2] == tuple(size):
         return image
     (top, bottom, down), (left, right, along) = (_between(n, m) for n, m in zip(image.shape[:2], size, strict=True))
-    rows = _mixed(image[top], image[bottom], down[:, None, None])
-    return _mixed(np.take(rows, left, axis=1), np.take(rows, right, axis=1), along[None, :, None])
+    rows = _mix(image[top], image[bottom], down[:, None, None])
+    return _mix(np.take(rows, left, axis=1), np.take(rows, right, axis=1), along[None, :, None])
 
 
-def _mixed(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
     """`first` with a share of `second`. In place of the second."""
     second -= first
     second *= share
@@ -136,7 +136,7 @@ def _between(count: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return first, second, (place - before).astype(np.float32)
 
 
-def _cropped(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The largest part around the middle that has the aspect ratio of the size."""
     (height, width), (wanted_height, wanted_width) = image.shape[:2], size
     kept_height = max(min(height, width * wanted_height // wanted_width), 1)

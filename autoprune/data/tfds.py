@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.data.image_folder import decoded
+from autoprune.data.image_folder import decode_image
 from autoprune.data.splits import DATASETS, Labelled, RawData
 from autoprune.data.streaming import DECODING_THREADS
 from autoprune.errors import DataError
@@ -54,7 +54,7 @@ class RecordSource:
             content = self._records[number][self._image]
         except Exception as error:
             raise DataError(f"Record {number} of {self._identity[:80]} cannot be read: {error}") from error
-        return decoded(io.BytesIO(content), f"number {number} of {self._identity[:80]}")
+        return decode_image(io.BytesIO(content), f"number {number} of {self._identity[:80]}")
 
 
 @DATASETS.add("tfds")
@@ -78,16 +78,16 @@ def load(settings: DataSettings) -> RawData:
 def _split(tfds: ModuleType, settings: DataSettings, split: str) -> tuple[Labelled, int]:
     """One split and the number of classes."""
     # Prepared by the first call, which tells the keys; the second leaves images encoded.
-    info = _opened(tfds, settings, split).dataset_info
+    info = _open(tfds, settings, split).dataset_info
     image, label = _keys(tfds, info)
-    records = _opened(tfds, settings, split, {image: tfds.decode.SkipDecoding()})
+    records = _open(tfds, settings, split, {image: tfds.decode.SkipDecoding()})
     sizes = {name: (list(part.shard_lengths), part.num_bytes) for name, part in sorted(info.splits.items())}
     identity = f"{info.full_name} {split} of {sizes}"
     labels = _labels(records, label, identity)
     return Labelled(RecordSource(records, image, identity), labels), info.features[label].num_classes
 
 
-def _opened(tfds: ModuleType, settings: DataSettings, split: str, decoders: dict[str, Any] | None = None) -> Any:
+def _open(tfds: ModuleType, settings: DataSettings, split: str, decoders: dict[str, Any] | None = None) -> Any:
     """The records of a split.
 
     Raises:

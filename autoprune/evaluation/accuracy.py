@@ -22,10 +22,10 @@ def accuracy(model: Any, split: Split, batch_size: int = 256, run: Callable[...,
         batch_size: images per forward pass.
         run: called in place of the model, which is run eagerly otherwise.
     """
-    return float(np.mean(predicted_classes(model, split, batch_size, run) == split.labels))
+    return float(np.mean(predict_classes(model, split, batch_size, run) == split.labels))
 
 
-def predicted_classes(
+def predict_classes(
     model: Any, split: Split, batch_size: int = 256, run: Callable[..., Any] | None = None
 ) -> np.ndarray:
     """(n,) class numbers that the model predicts; a single number counts as class 1 from even odds up."""

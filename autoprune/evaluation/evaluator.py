@@ -20,7 +20,7 @@ from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import Signals, read_signals
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Candidate, Planner, SearchSpace
 from autoprune.records import CostReport, Evaluation, Plan
 from autoprune.settings import EvaluationSettings
@@ -109,12 +109,12 @@ class Evaluator:
         Raises:
             CostError: a model cannot be costed.
         """
-        waiting = [self._submitted(self.space.plan(candidate)) for candidate in candidates]
+        waiting = [self._submit(self.space.plan(candidate)) for candidate in candidates]
         for pending in waiting:
             yield pending.result()
 
-    def _submitted(self, plan: Plan) -> Future:
-        with self._surgeon.pruned(plan, self._snapshot):
+    def _submit(self, plan: Plan) -> Future:
+        with self._surgeon.pruning(plan, self._snapshot):
             return self._cost_model.submit(self.model)
 
     def _score(self, plan: Plan) -> Evaluation:
@@ -123,7 +123,7 @@ class Evaluator:
         pruned = {name for name, ratio in plan.keep_ratios.items() if ratio < 1}
         self._look_at_dense()
         try:
-            with self._pruned(plan):
+            with self._prune(plan):
                 pending = self._cost_model.submit(self.model)
                 signals = self._signals(pruned)
             cost = pending.result()
@@ -178,10 +178,10 @@ class Evaluator:
         """Ask the dense model, which the model is between plans, what is needed of it; once."""
         settings, data = self._settings, self._data
         if settings.score == "agreement" and self._dense is None:
-            self._dense = predicted_log_probabilities(self.model, data.reward.images, settings.batch_size)
+            self._dense = predict_log_probabilities(self.model, data.reward.images, settings.batch_size)
         if settings.recovery == "tuning" and self._tuning is None:
             some = data.train.head(settings.recovery_images)
-            teacher = predicted_log_probabilities(self.model, some.images, settings.batch_size)
+            teacher = predict_log_probabilities(self.model, some.images, settings.batch_size)
             self._tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
         if self._passes is None:
             few = (data.train.images[:8],)
@@ -190,10 +190,10 @@ class Evaluator:
             self._passes = Passes(self.model, self.planner.all_groups, *few)
 
     @contextmanager
-    def _pruned(self, plan: Plan) -> Iterator[None]:
+    def _prune(self, plan: Plan) -> Iterator[None]:
         """The model is pruned within the block, its layers fitted anew where that is asked for."""
         if self._settings.recovery != "reconstruction":
-            with self._surgeon.pruned(plan, self._snapshot):
+            with self._surgeon.pruning(plan, self._snapshot):
                 yield
             return
         try:

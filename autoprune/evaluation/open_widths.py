@@ -102,7 +102,7 @@ class OpenWidths:
         return [attribute.spec() for attribute in self._attributes]
 
     @contextmanager
-    def held(self, tensors: Sequence[tf.Tensor]) -> Iterator[None]:
+    def holding(self, tensors: Sequence[tf.Tensor]) -> Iterator[None]:
         """Within the block the model can be run by variables of open lengths, with these tensors for `attributes`."""
         with ExitStack() as stack:
             for attribute, tensor in zip(self._attributes, tensors, strict=True):

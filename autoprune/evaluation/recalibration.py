@@ -37,7 +37,7 @@ def recalibrate(
     Returns:
         The number of batch norms recalibrated.
     """
-    norms = recalibrated_layers(model)
+    norms = layers_to_recalibrate(model)
     if not norms:
         return 0
     collect = collect or partial(_collect, model, norms)
@@ -47,7 +47,7 @@ def recalibrate(
     return len(norms)
 
 
-def recalibrated_layers(model: Any) -> list[Any]:
+def layers_to_recalibrate(model: Any) -> list[Any]:
     """The batch norms that learn: a frozen one keeps its statistics."""
     return [layer for layer in keras_internals.layers_by_path(model).values() if _is_batch_norm(layer)]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from autoprune.data import Split
 from autoprune.models import keras_internals
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.distilling import predict_log_probabilities
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_signals(
         whole.append(keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(outputs), axis=1)))
         return outputs
 
-    found = predicted_log_probabilities(model, split.images, batch_size, watched).astype(np.float64)
+    found = predict_log_probabilities(model, split.images, batch_size, watched).astype(np.float64)
     broken = len(split) - int(np.concatenate(whole).sum())
     # An argmax is always some class, and of a row that is NaN in one place the right class may have a probability.
     if broken:

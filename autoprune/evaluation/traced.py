@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from autoprune.errors import words_of
 from autoprune.evaluation.open_widths import OpenWidths
-from autoprune.evaluation.recalibration import collecting, recalibrated_layers
+from autoprune.evaluation.recalibration import collecting, layers_to_recalibrate
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.records import ChannelGroup
@@ -44,7 +44,7 @@ class TracedNetwork:
         self, model: Any, groups: Sequence[ChannelGroup], loss: Callable[[Any, Any], Any] | None = None
     ) -> None:
         self._model = model
-        self._norms = recalibrated_layers(model)
+        self._norms = layers_to_recalibrate(model)
         self._loss = loss
         self._trained, self._others = model.trainable_variables, model.non_trainable_variables
         self._widths = OpenWidths(model, groups)
@@ -117,7 +117,7 @@ class TracedNetwork:
     @contextmanager
     def _holding(self, counts: Values, trained: Values, others: Values) -> Iterator[keras.StatelessScope]:
         pairs = [*zip(self._trained, trained, strict=True), *zip(self._others, others, strict=True)]
-        with self._widths.held(counts), keras_internals.stand_in(pairs) as scope:
+        with self._widths.holding(counts), keras_internals.stand_in(pairs) as scope:
             yield scope
 
     def _run(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:

@@ -27,16 +27,16 @@ def class_log_probabilities(outputs: Any, *, from_logits: bool) -> Any:
     """
     outputs = keras.ops.cast(outputs, "float32")
     if outputs.shape[-1] == 1:
-        logit = outputs if from_logits else keras.ops.log(_clipped(outputs)) - keras.ops.log(_clipped(1 - outputs))
+        logit = outputs if from_logits else keras.ops.log(_clip(outputs)) - keras.ops.log(_clip(1 - outputs))
         return keras.ops.concatenate([keras.ops.log_sigmoid(-logit), keras.ops.log_sigmoid(logit)], axis=-1)
-    return keras.ops.log_softmax(outputs, axis=-1) if from_logits else keras.ops.log(_clipped(outputs))
+    return keras.ops.log_softmax(outputs, axis=-1) if from_logits else keras.ops.log(_clip(outputs))
 
 
-def _clipped(probabilities: Any) -> Any:
+def _clip(probabilities: Any) -> Any:
     return keras.ops.clip(probabilities, 1e-7, 1.0)
 
 
-def predicted_log_probabilities(
+def predict_log_probabilities(
     model: Any, images: np.ndarray, batch_size: int = 256, run: Callable[..., Any] | None = None
 ) -> np.ndarray:
     """(n, classes) float32 logarithms of a model's probabilities for images in inference mode.

@@ -14,7 +14,7 @@ import numpy as np
 
 from autoprune.errors import ModelError
 from autoprune.models import keras_internals
-from autoprune.models.distilling import class_log_probabilities, predicted_log_probabilities
+from autoprune.models.distilling import class_log_probabilities, predict_log_probabilities
 from autoprune.models.head import classifier_input, gives_logits
 
 # Below it the length of a row counts as none.
@@ -90,7 +90,7 @@ def teachings(model: Any, images: Any, batch_size: int = 256, *, features: bool 
         ModelError: the model has no features that can be found, see `WithFeatures`.
     """
     if not features:
-        return predicted_log_probabilities(model, images, batch_size)
+        return predict_log_probabilities(model, images, batch_size)
     network, outputs, from_logits = WithFeatures(model), model.outputs[0].shape[-1], gives_logits(model)
     told = np.empty((0, 0), np.float32)
     for start in range(0, len(images), batch_size):

@@ -149,7 +149,7 @@ def _canonical_dict(value: dict, names: dict[str, str]) -> dict:
             if item in names:
                 result[key] = names[item]
         elif key == "keras_history" or (key in ("input_layers", "output_layers") and item):
-            result[key] = _renamed(item, names)
+            result[key] = _number_references(item, names)
         elif key == "dtype" and isinstance(item, dict):
             continue
         else:
@@ -157,12 +157,12 @@ def _canonical_dict(value: dict, names: dict[str, str]) -> dict:
     return result
 
 
-def _renamed(item: Any, names: dict[str, str]) -> Any:
+def _number_references(item: Any, names: dict[str, str]) -> Any:
     """References to layers, `[name, call, output]`, in any nesting, by number."""
     if isinstance(item, str):
         return names.get(item, item)
     if isinstance(item, (list, tuple)):
-        return [_renamed(part, names) for part in item]
+        return [_number_references(part, names) for part in item]
     if isinstance(item, dict):
-        return {key: _renamed(part, names) for key, part in item.items()}
+        return {key: _number_references(part, names) for key, part in item.items()}
     return item

@@ -34,14 +34,14 @@ _MODELS = {"Functional": "keras.src.models.functional", "Model": "keras", "Seque
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
 
 
-def cured(config: Any) -> Any:
+def convert_config(config: Any) -> Any:
     """The config of a model as Keras 3 knows it; what cannot be cured stays as it is."""
     parts = list(_parts(config))
     named = [part for part in parts if isinstance(part, dict) and isinstance(part.get("name"), str)]
     renamed = {part["name"]: _new_name(part["name"]) for part in named if "/" in part["name"]}
     sequences = {part["config"]["name"] for part in parts if _is_sequential(part)}
     first = {part[0] for part in parts if _is_reference(part) and part[1] == 0}
-    return _cured(config, renamed, sequences - first)
+    return _convert(config, renamed, sequences - first)
 
 
 def _new_name(name: str) -> str:
@@ -66,7 +66,7 @@ def _is_reference(part: Any) -> bool:
     return isinstance(part, list) and len(part) in (3, 4) and [type(item) for item in part[:3]] == [str, int, int]
 
 
-def _cured(config: Any, renamed: Mapping[str, str], counted: Collection[str]) -> Any:
+def _convert(config: Any, renamed: Mapping[str, str], counted: Collection[str]) -> Any:
     """Any part of a config.
 
     Args:
@@ -75,11 +75,11 @@ def _cured(config: Any, renamed: Mapping[str, str], counted: Collection[str]) ->
         counted: Sequential models whose calls are numbered from 1, as in Keras 2, and from 0 in Keras 3.
     """
     if isinstance(config, list):
-        items = [_cured(item, renamed, counted) for item in config]
+        items = [_convert(item, renamed, counted) for item in config]
         return [items[0], items[1] - 1, *items[2:]] if _is_reference(config) and config[0] in counted else items
     if not isinstance(config, dict):
         return renamed.get(config, config) if isinstance(config, str) else config
-    result = {key: _cured(value, renamed, counted) for key, value in config.items()}
+    result = {key: _convert(value, renamed, counted) for key, value in config.items()}
     for key in ("input_layers", "output_layers"):
         if isinstance(result.get(key), list) and [_is_reference(item) for item in result[key]] == [True]:
             result[key] = result[key][0]  # Keras 2 did not tell one from a list of one.
@@ -120,7 +120,7 @@ def load_archive(path: Path, *, safe_mode: bool) -> Any:
         config = json.loads(archive.read("config.json"))
         weights = io.BytesIO(archive.read("model.weights.h5"))
     config["compile_config"] = None
-    model = keras.saving.deserialize_keras_object(cured(config), safe_mode=safe_mode)
+    model = keras.saving.deserialize_keras_object(convert_config(config), safe_mode=safe_mode)
     with h5py.File(weights, "r") as file:
         filled: dict[int, int] = {}
         _fill(model, config, file, filled)
@@ -144,7 +144,7 @@ def load_hdf5(path: Path, *, safe_mode: bool) -> Any:
             config = hdf5_config(file)
             if config is None:
                 raise ModelError("it holds weights alone")
-            file.attrs["model_config"] = json.dumps(cured(config)).encode()
+            file.attrs["model_config"] = json.dumps(convert_config(config)).encode()
             group = file["model_weights"]
             named = [name for name in _names(group, "layer_names") if _names(group[name], "weight_names")]
             stored = [_new_name(name) for name in named]

@@ -1,6 +1,6 @@
 """Modules of a user's own, imported because they register layers and what is known of them.
 
-A process that is started for such a model finds them where this one found them: `imported` says where.
+A process that is started for such a model finds them where this one found them: `list_imported` says where.
 """
 
 import importlib
@@ -31,7 +31,7 @@ def import_modules(modules: Iterable[tuple[str, str | None]]) -> None:
         _IMPORTED[name] = (folder, _file(name))
 
 
-def imported() -> list[tuple[str, str]]:
+def list_imported() -> list[tuple[str, str]]:
     """The modules that were imported with a folder, and the folder, in their order.
 
     Not those whose files are gone, nor those whose name another module has by now: that one came without a folder.

@@ -66,7 +66,7 @@ def check_known(name: str) -> None:
         raise UnknownNameError(f"There is no {ARCHITECTURES.kind} '{name}'. {suggestion(name, known)}")
 
 
-def _scaled(channels: int, width: float) -> int:
+def _scale(channels: int, width: float) -> int:
     """The number of channels times the width factor, at least 1."""
     return max(1, round(channels * width))
 
@@ -91,11 +91,11 @@ def _residual_network(
     name: str, stages: tuple[int, ...], blocks: int, shape: tuple[int, ...], classes: int, width: float
 ) -> Any:
     image = keras.Input(shape, name="image")
-    x = _conv_bn(image, _scaled(stages[0], width), "stem")
+    x = _conv_bn(image, _scale(stages[0], width), "stem")
     for stage, channels in enumerate(stages, start=1):
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
-            x = _residual_block(x, _scaled(channels, width), f"stage{stage}_block{block}", stride=stride)
+            x = _residual_block(x, _scale(channels, width), f"stage{stage}_block{block}", stride=stride)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name=name)
 
@@ -115,7 +115,7 @@ def _plain_cnn(shape: tuple[int, ...], classes: int, width: float) -> Any:
     image = x = keras.Input(shape, name="image")
     for stage, channels in enumerate((64, 128, 256), start=1):
         for number in (1, 2):
-            x = _conv_bn(x, _scaled(channels, width), f"conv{stage}_{number}")
+            x = _conv_bn(x, _scale(channels, width), f"conv{stage}_{number}")
         if stage < 3:
             x = layers.MaxPooling2D(padding="same", name=f"pool{stage}")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
@@ -131,14 +131,14 @@ def _vgg16(shape: tuple[int, ...], classes: int, width: float) -> Any:
     image = x = keras.Input(shape, name="image")
     for stage, (channels, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), start=1):
         for number in range(1, count + 1):
-            x = _conv_bn(x, _scaled(channels, width), f"conv{stage}_{number}")
+            x = _conv_bn(x, _scale(channels, width), f"conv{stage}_{number}")
         x = layers.MaxPooling2D(padding="same", name=f"pool{stage}")(x)
     x = layers.Flatten(name="flatten")(x)
-    x = layers.Dense(_scaled(512, width), activation="relu", name="hidden")(x)
+    x = layers.Dense(_scale(512, width), activation="relu", name="hidden")(x)
     return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="vgg16")
 
 
-def _inverted_residual(x: Any, channels: int, name: str, *, expansion: int, stride: int) -> Any:
+def _mobile_block(x: Any, channels: int, name: str, *, expansion: int, stride: int) -> Any:
     """A 1x1 convolution up, a depthwise one, a 1x1 convolution down; a shortcut where the shape stays."""
     inner = x
     if expansion > 1:
@@ -157,13 +157,13 @@ def _mobilenet_v2(shape: tuple[int, ...], classes: int, width: float) -> Any:
     the place of ReLU6.
     """
     image = keras.Input(shape, name="image")
-    x = _conv_bn(image, _scaled(32, width), "stem")
+    x = _conv_bn(image, _scale(32, width), "stem")
     stages = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
     for stage, (expansion, channels, count, stride) in enumerate(stages, start=1):
         for block in range(1, count + 1):
             name, steps = f"stage{stage}_block{block}", stride if block == 1 else 1
-            x = _inverted_residual(x, _scaled(channels, width), name, expansion=expansion, stride=steps)
-    x = _conv_bn(x, _scaled(1280, width), "head", kernel=1)
+            x = _mobile_block(x, _scale(channels, width), name, expansion=expansion, stride=steps)
+    x = _conv_bn(x, _scale(1280, width), "head", kernel=1)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="mobilenet_v2")
 
@@ -171,10 +171,10 @@ def _mobilenet_v2(shape: tuple[int, ...], classes: int, width: float) -> Any:
 def _small_mobilenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
     """A stem and four inverted residuals, 32-32-64-64 channels expanded by six: a MobileNetV2 for very small images."""
     image = keras.Input(shape, name="image")
-    x = _conv_bn(image, _scaled(32, width), "stem")
+    x = _conv_bn(image, _scale(32, width), "stem")
     for number, (channels, stride) in enumerate(((32, 1), (32, 1), (64, 2), (64, 1)), start=1):
-        x = _inverted_residual(x, _scaled(channels, width), f"block{number}", expansion=6, stride=stride)
-    x = _conv_bn(x, _scaled(256, width), "head", kernel=1)
+        x = _mobile_block(x, _scale(channels, width), f"block{number}", expansion=6, stride=stride)
+    x = _conv_bn(x, _scale(256, width), "head", kernel=1)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="small_mobilenet")
 
@@ -185,13 +185,13 @@ def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
     After Huang et al., 2017 (arXiv 1608.06993), with normalisation behind the convolutions.
     """
     image = keras.Input(shape, name="image")
-    x = _conv_bn(image, _scaled(64, width), "stem")
+    x = _conv_bn(image, _scale(64, width), "stem")
     for block, channels in enumerate((64, 96), start=1):
         if block > 1:
-            x = _conv_bn(x, _scaled(128, width), f"transition{block - 1}", kernel=1)
+            x = _conv_bn(x, _scale(128, width), f"transition{block - 1}", kernel=1)
             x = layers.AveragePooling2D(2, padding="same", name=f"pool{block - 1}")(x)
         for number in range(1, 4):
-            new = _conv_bn(x, _scaled(channels, width), f"block{block}_conv{number}")
+            new = _conv_bn(x, _scale(channels, width), f"block{block}_conv{number}")
             x = layers.Concatenate(name=f"block{block}_concat{number}")([x, new])
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="small_densenet")

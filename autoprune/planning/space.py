@@ -56,7 +56,7 @@ class Dimension:
         within = np.flatnonzero(np.array(self.options) <= keep_ratio * self.size + 1e-9)
         return int(within[-1]) if len(within) else 0
 
-    def kept(self, option: int) -> np.ndarray:
+    def select(self, option: int) -> np.ndarray:
         """Sorted indices of the channels that stay."""
         return np.sort(self.order[: self.options[option]])
 
@@ -115,7 +115,7 @@ class SearchSpace:
         return Plan(
             model=self._model,
             sizes={dimension.name: dimension.size for dimension in self.dimensions},
-            kept={dimension.name: dimension.kept(option) for dimension, option in pairs},
+            kept={dimension.name: dimension.select(option) for dimension, option in pairs},
             importance=self._importance,
         )
 
@@ -185,7 +185,7 @@ class SearchSpace:
         """The inverse of `around`."""
         return [offset_of(ratio, anchor, self.minimum) for ratio in self.keep_ratios(candidate).tolist()]
 
-    def shifted(self, candidate: Candidate, shifts: np.ndarray) -> np.ndarray:
+    def shift(self, candidate: Candidate, shifts: np.ndarray) -> np.ndarray:
         """(m, dimensions) Candidates on the line from keeping everything, through one, to the least.
 
         Args:

@@ -109,7 +109,7 @@ def _recurrent_ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[s
     return {**options, "policy_kwargs": {**options["policy_kwargs"], "lstm_hidden_size": settings.net[0]}}
 
 
-def _contributed(name: str, agent: str) -> type[BaseAlgorithm]:
+def _contrib(name: str, agent: str) -> type[BaseAlgorithm]:
     """A class of sb3-contrib.
 
     Raises:
@@ -139,10 +139,10 @@ AGENTS.add("dyna_ppo")(
     AgentKind(lambda: PPO, _dyna_ppo, _on_policy_actor, squash=False, activation="tanh", imagines=True)
 )
 # Truncated quantile critics (Kuznetsov et al., 2020, arXiv 2005.04269): SAC with a distribution for a critic.
-TQC = partial(_contributed, "TQC", "tqc")
+TQC = partial(_contrib, "TQC", "tqc")
 AGENTS.add("tqc")(AgentKind(TQC, _sac, _gaussian_actor, squash=True, activation="relu"))
 # PPO whose actor and critic each have an LSTM, which carries what was done to earlier groups.
-RECURRENT = partial(_contributed, "RecurrentPPO", "recurrent_ppo")
+RECURRENT = partial(_contrib, "RecurrentPPO", "recurrent_ppo")
 AGENTS.add("recurrent_ppo")(
     AgentKind(RECURRENT, _recurrent_ppo, None, squash=False, activation="tanh", policy="MlpLstmPolicy")
 )

@@ -140,7 +140,7 @@ class Dyna:
     def _first(self) -> Candidate:
         """A candidate that is predicted to use the budget and not to miss it, before there is much to predict by."""
         candidates = self._policy_candidates() if self._trained else self._random_candidates()
-        predictions, known = self._reward_model.predict(candidates), self._known()
+        predictions, known = self._reward_model.predict(candidates), self._evaluated_candidates()
         # The first draw of the best kind there is; new ones before known ones.
         seen = np.array([tuple(candidate) in known for candidate in candidates.tolist()])
         worth = (predictions.within > 0.5) * 2 + (predictions.used > USED) * 1 - seen * 4
@@ -153,7 +153,7 @@ class Dyna:
         draws = draws + self._generator.uniform(-0.3, 0.5, (DRAWS, 1))
         return np.array([self._space.around(self._problem.anchor, offsets) for offsets in draws])
 
-    def _known(self) -> set[Candidate]:
+    def _evaluated_candidates(self) -> set[Candidate]:
         return {trial.candidate for trial in self._evaluator.history}
 
     def _most_promising(self) -> tuple[Candidate, str]:
@@ -207,7 +207,7 @@ class Dyna:
             # The error of predicted costs to reckon with near the candidates that the search has come to: too little
             # keeps it from some that are predicted too slow, too much wastes compilations on some that are.
             doubt = max(1.25 * float(np.mean(self._errors[-JUDGED:])), LEAST_DOUBT)
-        predictions, known = self._reward_model.predict(candidates, doubt), self._known() | self._over
+        predictions, known = self._reward_model.predict(candidates, doubt), self._evaluated_candidates() | self._over
         new = np.array([tuple(candidate) not in known for candidate in candidates.tolist()])
         return np.where(new, self._reward_model.improvement(predictions) + 1e-9 * predictions.able, -np.inf)
 

@@ -18,7 +18,7 @@ from autoprune.errors import SettingsError
 from autoprune.rl.agents import attach, build_agent, check_agent, write_events
 from autoprune.rl.dyna import Dyna, imagine
 from autoprune.rl.reward_model import RewardModel
-from autoprune.rl.searcher import Relabeling, latency_prediction, learned_policy, one_thread, play, real_episodes
+from autoprune.rl.searcher import Relabeling, latency_prediction, one_thread, play, policy_of, real_episodes
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent
 from autoprune.searchers.policy import Policy
 from autoprune.settings import AgentSettings
@@ -59,7 +59,7 @@ class MultiTaskTrainer:
         with one_thread():
             train = self._train_in_imagination if self._kind.imagines else self._train_on_evaluations
             agent = train(tasks, seed)
-            policy = learned_policy(self._kind, agent)
+            policy = policy_of(self._kind, agent)
             for task in tasks:
                 with suppress(EvaluationsSpent):
                     play(agent, real_episodes(task))

@@ -110,14 +110,14 @@ class RewardModel:
         rewards, met, deviations, used, within = (
             np.broadcast_to(each, len(candidates)) for each in (*found, 1 + excess, within)
         )
-        return Predictions(rewards, met, deviations, used, within, self._reached(odds, unsure))
+        return Predictions(rewards, met, deviations, used, within, self._probability_of_floor(odds, unsure))
 
     def improvement(self, predictions: Predictions) -> np.ndarray:
         """(m,) Expected improvements over the best so far; of none, over the dense model's score at no score at all."""
         best = self.evaluator.history.best
         return predictions.improvement(0.0 if best is None else best.reward)
 
-    def _reached(self, odds: np.ndarray, unsure: np.ndarray) -> np.ndarray | float:
+    def _probability_of_floor(self, odds: np.ndarray, unsure: np.ndarray) -> np.ndarray | float:
         """(m,) Probability that a score is at the floor or above it, from (m,) log-odds and their deviations."""
         floor = self._problem.objective.floor
         if floor is None:

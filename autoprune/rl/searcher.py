@@ -94,7 +94,7 @@ class RlSearcher:
         """
         with one_thread(), suppress(EvaluationsSpent):
             agent = self._train_in_imagination() if self._kind.imagines else self._train_on_evaluations()
-            self.policy = learned_policy(self._kind, agent)
+            self.policy = policy_of(self._kind, agent)
             if self.policy is None:
                 logger.info("%s has a memory: its policy is not stored, its plans are", self._settings.name)
             if self._evaluator.needs_anchor:
@@ -163,7 +163,7 @@ def latency_prediction(evaluator: BudgetedEvaluator) -> PredictLatency:
     return predict
 
 
-def learned_policy(kind: AgentKind, agent: BaseAlgorithm) -> Policy | None:
+def policy_of(kind: AgentKind, agent: BaseAlgorithm) -> Policy | None:
     """What an agent has learnt, without a record of its training; None where its actor cannot be stored."""
     actor = read_actor(kind, agent)
     return None if actor is None else Policy(**actor, features=FEATURES, meaning=MEANING, environment=ENV_ID)

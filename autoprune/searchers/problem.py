@@ -113,11 +113,11 @@ def build_problem(
                 return None
         return objective.budget.overrun(seen[-1][1])
 
-    def told(left: int) -> None:
+    def tell(left: int) -> None:
         if observe is not None and len(seen) > 1:
             observe(*seen[-1], left)
 
-    widest = find_widest(len(uniform), overrun, told)
+    widest = find_widest(len(uniform), overrun, tell)
     if widest is None:
         raise BudgetError(_impossible(settings, objective, seen, evaluator))
     within = uniform[widest:]
@@ -219,7 +219,7 @@ def _refuse_slack(settings: BudgetSettings, objective: Objective) -> None:
     for name, limit in settings.limits.items():
         taken = _taken(name, dense)
         if not limit.is_share and limit.absolute(taken) >= taken:
-            amounts[name] = f"budget.{name}={limit}: the dense model takes {limit.told(taken, taken)}"
+            amounts[name] = f"budget.{name}={limit}: the dense model takes {limit.describe(taken, taken)}"
     if not amounts:
         return
     met = "; ".join(amounts.values())
@@ -238,24 +238,23 @@ def _impossible(settings: BudgetSettings, objective: Objective, seen: Costed, ev
     for name, limit in settings.limits.items():
         taken = _taken(name, dense)
         least = min(_taken(name, cost) for _, cost in seen)
-        lines.append(
-            f"{name} {limit} was asked for, {limit.told(least, taken)} to {limit.told(taken, taken)} is possible"
-        )
+        possible = f"{limit.describe(least, taken)} to {limit.describe(taken, taken)}"
+        lines.append(f"{name} {limit} was asked for, {possible} is possible")
     told = "shares of the dense model: " if all(limit.is_share for limit in settings.limits.values()) else ""
     ratio, cost = min(seen, key=lambda pair: objective.budget.overrun(pair[1]))
     together = ""
     if len(lines) > 1:
         limits = settings.limits.items()
-        parts = (f"{name} {limit.told(_taken(name, cost), _taken(name, dense))}" for name, limit in limits)
+        parts = (f"{name} {limit.describe(_taken(name, cost), _taken(name, dense))}" for name, limit in limits)
         together = f" The nearest to both, keep ratio {ratio:.3f}, has {' and '.join(parts)}."
     return (
         f"No uniform plan of this model meets the budget on {_where(dense)} ({told}{'; '.join(lines)}).{together}"
-        f"{_held(objective.budget, ratio, cost, evaluator)} Raise the budget, or allow narrower layers with "
+        f"{_describe_hold(objective.budget, ratio, cost, evaluator)} Raise the budget, or allow narrower layers with "
         "constraints.min_keep_ratio and constraints.multiple_of."
     )
 
 
-def _held(budget: Budget, ratio: float, cost: CostReport, evaluator: Evaluator) -> str:
+def _describe_hold(budget: Budget, ratio: float, cost: CostReport, evaluator: Evaluator) -> str:
     """What holds the latency and the memory that a uniform plan has too much of: layers, with what is left of them."""
     told = ""
     if budget.latency is not None and cost.latency > budget.latency and cost.layers:

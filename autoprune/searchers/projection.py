@@ -47,7 +47,7 @@ class BudgetProjector:
         """
         if not self._able:
             return candidate
-        line = self._space.shifted(candidate, self._shifts)
+        line = self._space.shift(candidate, self._shifts)
         within = np.flatnonzero(self._excess(line) <= -self._margin())
         return tuple(line[within[0] if len(within) else -1].tolist())
 

@@ -104,6 +104,6 @@ def _ends_whole(ratio: float, space: SearchSpace) -> Candidate:
 
 
 @HAND_SET.add("uniform_width")
-def _rounded_down(ratio: float, space: SearchSpace) -> Candidate:
+def _round_down(ratio: float, space: SearchSpace) -> Candidate:
     """For each group the widest legal keep ratio that is not above the one given, or else its least."""
     return tuple(dimension.at_most(ratio) for dimension in space.dimensions)

@@ -41,7 +41,7 @@ class Limit:
         """In seconds or bytes, for a dense model that takes so many."""
         return self.value * (dense if self.is_share else self.factor)
 
-    def told(self, amount: float, dense: float) -> str:
+    def describe(self, amount: float, dense: float) -> str:
         """Seconds or bytes in the way that the limit was asked for, such as `0.254` or `20.4us`.
 
         Rounded up, so that it can be asked for in turn: of what is possible, a little less may not be.

@@ -102,7 +102,7 @@ class CompareSettings(ScoringSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_list("searchers", self.searchers, [self._made_by(searcher) for searcher in self.searchers])
+        check_list("searchers", self.searchers, [self._searcher_and_agent(searcher) for searcher in self.searchers])
         for searcher in self.searchers:
             kind, colon, agent = searcher.partition(":")
             named = bool(agent) and kind == "rl" if colon else bool(kind)
@@ -149,7 +149,7 @@ class CompareSettings(ScoringSettings):
         _, _, name = searcher.partition(":")
         return self.agent if name in ("", self.agent.name) else replace(self.agent, name=name, options={})
 
-    def _made_by(self, searcher: str) -> str:
+    def _searcher_and_agent(self, searcher: str) -> str:
         """The searcher with its agent, so that one that is named in two ways is found."""
         return f"rl:{self.agent.name}" if searcher == "rl" else searcher
 

@@ -30,10 +30,10 @@ def refresh_optimizer(model: Any, masks: Mapping[int, Mapping[int, np.ndarray]])
     scalars = sum(1 for variable in optimizer.variables if len(variable.shape) == 0)
     if sliceable + scalars < len(optimizer.variables):
         model.optimizer = keras_internals.fresh_optimizer(
-            model, optimizer, keras_internals.tracked_variables(optimizer)
+            model, optimizer, keras_internals.variables_of_optimizer(optimizer)
         )
         return "reset"
-    for variable in keras_internals.tracked_variables(optimizer):
+    for variable in keras_internals.variables_of_optimizer(optimizer):
         for slot in slots[id(variable)] if id(variable) in masks else []:
             keras_internals.replace_value(slot, take(keras_internals.array_of(slot), masks[id(variable)]))
     keras_internals.renew_identities(optimizer)
@@ -42,7 +42,7 @@ def refresh_optimizer(model: Any, masks: Mapping[int, Mapping[int, np.ndarray]])
 
 def _slots(optimizer: Any) -> dict[int, list[Any]]:
     """By `id` of a model variable, the slots that can be sliced as it was: those of as many axes, none of size 1."""
-    variables = keras_internals.tracked_variables(optimizer)
+    variables = keras_internals.variables_of_optimizer(optimizer)
     slots: dict[int, list[Any]] = {id(variable): [] for variable in variables}
     for aligned in keras_internals.slot_lists(optimizer):
         for variable, slot in zip(variables, aligned, strict=True):

@@ -79,7 +79,7 @@ class Surgeon:
         return SurgeryReport(tuple(changes), left, before, after, optimizer, tuple(plain), tuple(lost))
 
     @contextmanager
-    def pruned(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
+    def pruning(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
         """The model is pruned within the block and exactly as in the snapshot after it."""
         report = self.apply(plan, snapshot)
         try:

@@ -61,7 +61,7 @@ class KerasLayers:
         """
         changed = images
         for layer in self._layers:
-            reseed(layer.variables, generator)
+            renew_seeds(layer.variables, generator)
             changed = layer(changed, training=True)
         changed = keras.ops.convert_to_numpy(changed)
         if changed.shape != images.shape:
@@ -72,7 +72,7 @@ class KerasLayers:
         return changed.astype(np.float32, copy=False)
 
 
-def reseed(variables: Sequence[Any], generator: np.random.Generator) -> None:
+def renew_seeds(variables: Sequence[Any], generator: np.random.Generator) -> None:
     """Set every seed among a layer's or model's variables to one that is drawn: what follows depends on it alone."""
     for variable in variables:
         if variable.path.endswith("seed_generator_state"):

@@ -47,7 +47,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     shape, classes = tuple(chosen.input_shape or data.input_shape), chosen.classes or data.classes
     if is_ready(chosen, classes):
         return build_model(chosen, shape, classes)
-    path = _cached(settings, data)
+    path = _cache_path(settings, data)
     if path.exists():
         try:
             model = load_model(path)
@@ -87,7 +87,7 @@ def settle(model: Any, data: Dataset, settings: SearchSettings) -> None:
         model.set_weights(moving)
 
 
-def _cached(settings: SearchSettings, data: Dataset) -> Path:
+def _cache_path(settings: SearchSettings, data: Dataset) -> Path:
     """Where a trained architecture is kept."""
     evaluation = {name: getattr(settings.evaluation, name) for name in ("batch_size", "recalibration_images")}
     training = dataclasses.asdict(settings.training)

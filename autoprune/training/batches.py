@@ -108,8 +108,8 @@ class InOrder(keras.utils.PyDataset):
             return images, targets
         missing = self._batch_size - len(targets)
         weights = np.r_[np.ones(len(targets), np.float32), np.zeros(missing, np.float32)]
-        return _filled(images, missing), _filled(targets, missing), weights
+        return _fill(images, missing), _fill(targets, missing), weights
 
 
-def _filled(array: np.ndarray, missing: int) -> np.ndarray:
+def _fill(array: np.ndarray, missing: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array

@@ -55,7 +55,7 @@ class FineTuned:
     diverged: str
 
 
-def placed(settings: FinetuneSettings) -> AbstractContextManager:
+def on_device(settings: FinetuneSettings) -> AbstractContextManager:
     """Within it this process computes on the device of the runtime."""
     name = settings.runtime.name
     return contextlib.nullcontext() if name in ON_TPU else keras.device(f"{name}:0")
@@ -90,7 +90,7 @@ def fine_tuned(
     except TrainingError as error:
         diverged = str(error)
         logger.warning("the fine-tuning has been stopped. %s", diverged)
-        record = _restored(model, checkpoints)
+        record = _restore_best(model, checkpoints)
     if record.only_worse:
         logger.warning(worse(record))
     if settings.training.after_pruning > 0:
@@ -162,11 +162,11 @@ def _on_tpu(
         check_step(model, settings, chip, devices.count)
 
     record = train_elsewhere(request, runtime, files.folder / "training_process", on_devices, on_progress)
-    _restored(model, checkpoints)
+    _restore_best(model, checkpoints)
     return record
 
 
-def _restored(model: Any, checkpoints: Checkpoints) -> TrainingRecord:
+def _restore_best(model: Any, checkpoints: Checkpoints) -> TrainingRecord:
     """Give the model the best weights that are kept, if there are any, and tell how the training went until then."""
     newest = checkpoints.newest()
     if newest is None:

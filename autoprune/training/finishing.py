@@ -124,7 +124,7 @@ class Finisher:
         """
         self._surgeon.restore(self._snapshot)
         settings, data, model = self._settings, self._data, self._model
-        teacher, passes = self._taught_by_dense(), self._passes_of_dense()
+        teacher, passes = self._ask_teacher(), self._passes_of_dense()
         plan = self._planner.space.plan(self._planner.space.find(evaluation.widths))
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
@@ -154,7 +154,7 @@ class Finisher:
         """Make the model the dense one again."""
         self._surgeon.restore(self._snapshot)
 
-    def _taught_by_dense(self) -> np.ndarray | None:
+    def _ask_teacher(self) -> np.ndarray | None:
         """What the dense model, which the model is now, says of the training images; None without distillation."""
         training = self._settings.training
         if self._teacher is None and training.needs_teacher and training.after_pruning > 0:

@@ -12,7 +12,7 @@ from autoprune.data import Dataset
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.settings import TrainingSettings
-from autoprune.training.augmentation import reseed
+from autoprune.training.augmentation import renew_seeds
 from autoprune.training.batches import Batches
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.course import Course, OnProgress, TrainingError, TrainingRecord
@@ -82,7 +82,7 @@ def carry_out(
     if keras.backend.backend() == "tensorflow":
         keras.utils.set_random_seed(task.seed)  # on JAX it would import TensorFlow, and nothing here draws by it
     # A layer's seed is drawn when it is made: two processes that load one file have two.
-    reseed(model.variables, np.random.default_rng(task.seed))
+    renew_seeds(model.variables, np.random.default_rng(task.seed))
     course = Course(task.network(), task.epochs, task.settings.early_stop, on_progress, checkpoints, task.start)
     try:
         (loop or FitLoop())(task, course)
@@ -150,9 +150,9 @@ class FitLoop:
 def _for_fit(batches: keras.utils.PyDataset) -> Any:
     if keras.backend.backend() != "tensorflow":
         return batches
-    from autoprune.training.tensorflow_batches import streamed  # It imports TensorFlow.
+    from autoprune.training.tensorflow_batches import stream_batches  # It imports TensorFlow.
 
-    return streamed(batches)
+    return stream_batches(batches)
 
 
 class _Watch(keras.callbacks.Callback):

@@ -9,7 +9,7 @@ import tensorflow as tf
 AHEAD = 2  # batches that are made while the network works
 
 
-def streamed(batches: keras.utils.PyDataset, *, whole: bool = False) -> tf.data.Dataset:
+def stream_batches(batches: keras.utils.PyDataset, *, whole: bool = False) -> tf.data.Dataset:
     """The same batches, anew with each pass, as `fit` takes them.
 
     Keras makes a stream of them by itself, and lets TensorFlow tune it while it runs. The thread that tunes is waited
@@ -20,12 +20,12 @@ def streamed(batches: keras.utils.PyDataset, *, whole: bool = False) -> tf.data.
         whole: n too is the same in all of them, which compiled steps can count on.
     """
 
-    def generated() -> Iterator[tuple[np.ndarray, ...]]:
+    def generate() -> Iterator[tuple[np.ndarray, ...]]:
         for number in range(len(batches)):
             yield batches[number]
 
     kinds = [tf.TensorSpec((len(part) if whole else None, *part.shape[1:]), part.dtype) for part in batches[0]]
-    stream = tf.data.Dataset.from_generator(generated, output_signature=tuple(kinds))
+    stream = tf.data.Dataset.from_generator(generate, output_signature=tuple(kinds))
     untuned = tf.data.Options()
     untuned.autotune.enabled = False
     # Without a length Keras would not know of the last step that it is the last one.

@@ -9,7 +9,7 @@ from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.training.course import Course
 from autoprune.training.fit import Loop
 from autoprune.training.task import Task
-from autoprune.training.tensorflow_batches import streamed
+from autoprune.training.tensorflow_batches import stream_batches
 
 
 class TensorFlowDevices:
@@ -138,4 +138,4 @@ class StrategyLoop:
         """A data set of batches, each to be divided among the devices."""
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return self._strategy.experimental_distribute_dataset(streamed(batches, whole=True).with_options(options))
+        return self._strategy.experimental_distribute_dataset(stream_batches(batches, whole=True).with_options(options))

@@ -63,7 +63,7 @@ def latencies(model: object, multiple: int, rule: str, cost_model: CostModel) ->
     planner, surgeon = Planner(model, constraints=Constraints(multiple_of=multiple)), Surgeon(model)
     snapshot, pending = surgeon.snapshot(), []
     for candidate in hand_set_candidates(rule, planner.space):
-        with surgeon.pruned(planner.space.plan(candidate), snapshot):
+        with surgeon.pruning(planner.space.plan(candidate), snapshot):
             pending.append(cost_model.submit(model))
     return [answer.result().latency for answer in pending]
 

@@ -37,7 +37,7 @@ from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import read_signals
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.distilling import predict_log_probabilities
 from autoprune.models.feature_distilling import similarity_loss, teachings
 from autoprune.planning import Candidate, Planner
 from autoprune.records import CostReport, Evaluation, Plan, Target
@@ -190,13 +190,13 @@ class Signs:
         self._model, self._planner, self._data = model, planner, data
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
-        self._dense = predicted_log_probabilities(model, data.reward.images)
+        self._dense = predict_log_probabilities(model, data.reward.images)
         self._images = data.train.images[:512]
         self._features = self._shown()
         self._recoveries = {"none": lambda plan: self._surgeon.apply(plan), "reconstruction": self._reconstruct}
         for steps in STEPS:
             some = data.train.head(64 * steps)
-            teacher = predicted_log_probabilities(model, some.images)
+            teacher = predict_log_probabilities(model, some.images)
             tuning = ShortTuning(some.images, some.labels, teacher, steps=steps)
             self._recoveries[f"tuning_{steps}"] = lambda plan, tuning=tuning: self._tune(plan, tuning)
         self._passes = Passes(model, planner.all_groups, *tuning.first(8), tuning.loss_for(model))

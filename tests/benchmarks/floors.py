@@ -57,7 +57,7 @@ def shares(name: str, width: float, cost_model: CostModel) -> dict[str, float]:
     dense = cost_model.submit(model)
     pending = {}
     for ratio in RATIOS:
-        with surgeon.pruned(planner.plan({group.name: ratio for group in planner.groups}), snapshot):
+        with surgeon.pruning(planner.plan({group.name: ratio for group in planner.groups}), snapshot):
             pending[ratio] = cost_model.submit(model)
     seconds = dense.result().latency
     return {"dense_seconds": seconds} | {

@@ -29,7 +29,7 @@ from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import read_signals
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
@@ -124,7 +124,7 @@ class Bench:
         for draw in range(draws):
             tuning = self._tuning(draw, images, size)
             for number, plan in enumerate(self._plans):
-                with self._surgeon.pruned(plan, self._snapshot):
+                with self._surgeon.pruning(plan, self._snapshot):
                     start = time.perf_counter()
                     self._recover(tuning)
                     seconds.append(time.perf_counter() - start)
@@ -140,7 +140,7 @@ class Bench:
         tuning = self._tuning(0, 640, 64)
         scores: dict[tuple[int, str], list[list[float]]] = {(size, name): [] for size in PARTS for name in SCORES}
         for plan in self._plans:
-            with self._surgeon.pruned(plan, self._snapshot):
+            with self._surgeon.pruning(plan, self._snapshot):
                 self._recover(tuning)
                 for size in PARTS:
                     signals = [read_signals(self._model, part, None, run=self._compiled) for part in self._parts(size)]
@@ -161,7 +161,7 @@ class Bench:
     def _tuning(self, draw: int, images: int, size: int) -> ShortTuning:
         train = self._data.train
         chosen = np.random.default_rng(draw).permutation(len(train))[:images]
-        teacher = predicted_log_probabilities(self._model, train.images[chosen])
+        teacher = predict_log_probabilities(self._model, train.images[chosen])
         return ShortTuning(train.images[chosen], train.labels[chosen], teacher, steps=images // size, batch_size=size)
 
     def _recover(self, tuning: ShortTuning) -> None:

@@ -290,7 +290,7 @@ def episode(case: Case) -> dict[str, float]:
     surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
     snapshot = surgeon.snapshot()
     clock = Clock()
-    with surgeon.pruned(plan, snapshot):
+    with surgeon.pruning(plan, snapshot):
         clock.lap("episode/apply")
     clock.lap("episode/restore")
     return {**clock.with_sum("episode/whole"), "episode/build": build}

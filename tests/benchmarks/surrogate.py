@@ -67,7 +67,7 @@ class Network:
         found: dict[str, Costed] = {label: [] for label in cost_models}
         space = self.planner.space
         for number, candidate in enumerate(self.plans(count), start=1):
-            with self._surgeon.pruned(space.plan(candidate), self._snapshot):
+            with self._surgeon.pruning(space.plan(candidate), self._snapshot):
                 answers = {label: cost_model.submit(self.model) for label, cost_model in cost_models.items()}
             for label, answer in answers.items():
                 found[label].append((space.values(candidate), answer.result()))
@@ -79,7 +79,7 @@ class Network:
         """For the first plans the sum of the latencies of their layers, each compiled alone."""
         sums = []
         for candidate in self.plans(count):
-            with self._surgeon.pruned(self.planner.space.plan(candidate), self._snapshot):
+            with self._surgeon.pruning(self.planner.space.plan(candidate), self._snapshot):
                 answers = [cost_model.submit(segment) for segment in self._segments()]
             sums.append(sum(answer.result().latency for answer in answers))
         return sums

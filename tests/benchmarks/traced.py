@@ -25,7 +25,7 @@ from autoprune.evaluation.recalibration import recalibrate
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import Signals, read_signals
 from autoprune.models import applications, zoo
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner
 from autoprune.surgery import Surgeon
 
@@ -66,7 +66,7 @@ def measured(name: str, count: int) -> dict[str, Any]:
     images = chance.random((2000, *shape), "float32")
     labels = chance.integers(0, 10, len(images))
     model = zoo.build(name, shape, 10, width=width) if width else applications.build(name, shape, 10)
-    teacher = predicted_log_probabilities(model, images[: STEPS * BATCH])
+    teacher = predict_log_probabilities(model, images[: STEPS * BATCH])
     tuning = ShortTuning(images[: STEPS * BATCH], labels[: STEPS * BATCH], teacher, steps=STEPS, batch_size=BATCH)
     planner, surgeon = Planner(model), Surgeon(model)
     snapshot = surgeon.snapshot()
@@ -80,7 +80,7 @@ def measured(name: str, count: int) -> dict[str, Any]:
         ratios = {group.name: float(chance.choice([0.25, 0.5, 0.75])) for group in planner.groups}
         run = {}
         for way in sorted(ways, reverse=bool(number % 2)):
-            with surgeon.pruned(planner.plan(ratios), snapshot):
+            with surgeon.pruning(planner.plan(ratios), snapshot):
                 score = partial(scored, model, tuning, Split(images, labels), ways[way])
                 run[way], run[f"{way} likelihood"] = timed(score)
         runs += [run] if number >= 0 else []

@@ -20,12 +20,12 @@ from autoprune.comparison.statistics import (
     cost_at_accuracy,
     geometric_interval,
     hypervolume,
+    interval_of_pairs,
     joint_bound,
     mean_curve,
     mean_over_time,
-    paired_interval,
     pareto_front,
-    speed_up_kept,
+    real_speed_up,
     student_interval,
 )
 
@@ -72,7 +72,7 @@ def test_only_an_interval_without_zero_tells_a_difference():
 def test_equal_differences_tell_nothing_of_their_spread(first):
     """Of two seeds that differ by one image each, the interval would have no width."""
     second = [value - 1 / 360 for value in first]
-    interval = paired_interval(first, second)
+    interval = interval_of_pairs(first, second)
     assert interval.mean == pytest.approx(1 / 360)
     assert not interval.excludes_zero
 
@@ -81,18 +81,18 @@ def test_equal_differences_tell_nothing_of_their_spread(first):
 def test_pairs_take_away_what_they_share(pairs):
     first, second = zip(*pairs, strict=True)
     shifts = range(len(pairs))
-    plain = paired_interval(first, second)
-    moved = paired_interval(
+    plain = interval_of_pairs(first, second)
+    moved = interval_of_pairs(
         [a + s for a, s in zip(first, shifts, strict=True)], [b + s for b, s in zip(second, shifts, strict=True)]
     )
     assert (moved.mean, moved.low, moved.high) == pytest.approx((plain.mean, plain.low, plain.high), abs=1e-6)
-    turned = paired_interval(second, first)
+    turned = interval_of_pairs(second, first)
     assert (turned.mean, turned.low) == pytest.approx((-plain.mean, -plain.high), abs=1e-6)
 
 
 def test_pairs_are_of_equal_number():
     with pytest.raises(ValueError, match="shorter"):
-        paired_interval([1, 2], [1])
+        interval_of_pairs([1, 2], [1])
 
 
 def test_geometric_interval_of_known_numbers():
@@ -203,8 +203,8 @@ def test_a_mean_with_bounds_is_a_bound(bounds, joint):
 
 
 def test_half_of_the_promised_speed_up():
-    assert speed_up_kept((100, 10), (50, 2.5)) == 0.5
-    assert speed_up_kept((100, 10), (100, 10)) == 1
+    assert real_speed_up((100, 10), (50, 2.5)) == 0.5
+    assert real_speed_up((100, 10), (100, 10)) == 1
 
 
 def test_a_large_mean_loses_no_digits():

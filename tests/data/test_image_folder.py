@@ -9,7 +9,7 @@ from PIL import Image
 from autoprune.cost import open_cost_model
 from autoprune.data import LazyImages, from_arrays, load_data
 from autoprune.data.image_folder import FileSource, read_image
-from autoprune.data.pixels import Preparation, resized
+from autoprune.data.pixels import Preparation, resize
 from autoprune.errors import DataError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.models import zoo
@@ -221,9 +221,9 @@ def test_images_are_those_of_keras(photos, crop, channels):
 
 def test_resizing_is_bilinear_between_centres():
     ramp = np.arange(4, dtype=np.float32).reshape(1, 4, 1)
-    np.testing.assert_allclose(resized(ramp, (1, 2))[0, :, 0], [0.5, 2.5])
-    np.testing.assert_allclose(resized(ramp, (3, 8))[2, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
-    assert resized(ramp, (1, 4)) is ramp
+    np.testing.assert_allclose(resize(ramp, (1, 2))[0, :, 0], [0.5, 2.5])
+    np.testing.assert_allclose(resize(ramp, (3, 8))[2, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+    assert resize(ramp, (1, 4)) is ramp
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from autoprune.cost import open_cost_model
 from autoprune.data import Dataset, Split
 from autoprune.errors import CostError, DataError, JournalError
 from autoprune.evaluation import Evaluator, Journal
-from autoprune.evaluation.accuracy import accuracy, check_fit, predicted_classes
+from autoprune.evaluation.accuracy import accuracy, check_fit, predict_classes
 from autoprune.evaluation.evaluator import plan_key
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.evaluation.recalibration import recalibrate
@@ -80,11 +80,11 @@ def test_a_single_output_is_one_class_or_the_other():
     image = keras.Input((1,))
     model = keras.Model(image, layers.Identity()(image))
     split = Split(np.array([[-0.2], [0.7], [0.1]], "float32"), np.zeros(3, int))
-    np.testing.assert_array_equal(predicted_classes(model, split), [0, 1, 1])
+    np.testing.assert_array_equal(predict_classes(model, split), [0, 1, 1])
     odds = keras.Model(image, layers.Activation("sigmoid")(image))
-    np.testing.assert_array_equal(predicted_classes(odds, split), [0, 1, 1])
+    np.testing.assert_array_equal(predict_classes(odds, split), [0, 1, 1])
     half = keras.Model(image, layers.Activation("sigmoid")(layers.Rescaling(1.0, offset=-0.5)(image)))
-    np.testing.assert_array_equal(predicted_classes(half, split), [0, 1, 0])
+    np.testing.assert_array_equal(predict_classes(half, split), [0, 1, 0])
 
 
 @pytest.mark.parametrize("structure", [lambda image: [image], lambda image: {"image": image}])

@@ -38,7 +38,7 @@ def test_a_pruned_network_is_what_it_is_eagerly(name):
     plan = make_plan(model, 0.5, multiple_of=1)
     found = []
     for run in (eagerly, partial(compiled, passes=passes)):
-        with surgeon.pruned(plan, snapshot):
+        with surgeon.pruning(plan, snapshot):
             found.append(run(model, images, tuning))
     (outputs, weights), (outputs_compiled, weights_compiled) = found
     np.testing.assert_allclose(outputs_compiled, outputs, rtol=1e-4, atol=1e-5)

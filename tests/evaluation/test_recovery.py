@@ -11,7 +11,7 @@ from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.evaluation.signals import read_signals
 from autoprune.models import zoo
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.settings import EvaluationSettings, TrainingSettings
@@ -45,7 +45,7 @@ def evaluator(trained, digits, compiler, tmp_path):
 
 
 def test_signals_are_what_they_are_called(trained, digits):
-    dense = predicted_log_probabilities(trained, digits.reward.images)
+    dense = predict_log_probabilities(trained, digits.reward.images)
     found = read_signals(trained, digits.reward, dense, batch_size=100)
     outputs = keras.ops.convert_to_numpy(trained(digits.reward.images, training=False)).astype(float)
     right = outputs[np.arange(len(digits.reward)), digits.reward.labels]
@@ -103,12 +103,12 @@ def test_tuning_learns_from_the_teacher(trained, digits):
     surgeon = Surgeon(trained)
     snapshot = surgeon.snapshot()
     some = digits.train.head(256)
-    teacher = predicted_log_probabilities(trained, some.images)
-    dense = predicted_log_probabilities(trained, digits.reward.images)
+    teacher = predict_log_probabilities(trained, some.images)
+    dense = predict_log_probabilities(trained, digits.reward.images)
     agreements = []
     for weight in (1.0, 0.0):
         tuning = ShortTuning(some.images, (some.labels + 1) % 10, teacher, steps=20, weight=weight)
-        with surgeon.pruned(Planner(trained).plan(0.5), snapshot):
+        with surgeon.pruning(Planner(trained).plan(0.5), snapshot):
             tuning(trained)
             agreements.append(read_signals(trained, digits.reward, dense).agreement)
     assert agreements[0] > 2 * agreements[1]

@@ -56,7 +56,7 @@ def compare(model):
     for ratio in PLANS:
         found = []
         for run in (eagerly, partial(compiled, passes=passes)):
-            with surgeon.pruned(planner.plan(ratio), snapshot):
+            with surgeon.pruning(planner.plan(ratio), snapshot):
                 found.append(run(model))
         np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
         differences = [np.abs(a - b).ravel() for a, b in zip(found[0][1], found[1][1], strict=True)]
@@ -144,7 +144,7 @@ def test_what_cannot_be_traced_runs_eagerly(layer, reason, caplog):
     surgeon, plan = Surgeon(model), Planner(model).plan(0.5)
     with caplog.at_level("INFO"):
         passes = passes_of(model)
-        with surgeon.pruned(plan, surgeon.snapshot()):
+        with surgeon.pruning(plan, surgeon.snapshot()):
             assert passes.compiled({"all"}) is None
     (message,) = {record.getMessage() for record in caplog.records if "eagerly" in record.getMessage()}
     assert re.search(f"plans are scored eagerly: .*{reason}", message)

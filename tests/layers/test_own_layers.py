@@ -231,7 +231,7 @@ def test_one_trace_serves_all_its_widths():
     assert traced is not None
     snapshot = surgeon.snapshot()
     for ratio in (0.5, 0.75):
-        with surgeon.pruned(autoprune.make_plan(model, ratio, multiple_of=1), snapshot):
+        with surgeon.pruning(autoprune.make_plan(model, ratio, multiple_of=1), snapshot):
             np.testing.assert_allclose(np.asarray(traced(images)), outputs_of(model, images)[0], rtol=1e-4, atol=1e-5)
 
 

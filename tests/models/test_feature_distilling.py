@@ -11,7 +11,7 @@ from keras import layers
 
 from autoprune.errors import ModelError
 from autoprune.models import zoo
-from autoprune.models.distilling import DistillationLoss, predicted_log_probabilities
+from autoprune.models.distilling import DistillationLoss, predict_log_probabilities
 from autoprune.models.feature_distilling import (
     FeatureDistillationLoss,
     WithFeatures,
@@ -124,8 +124,8 @@ def test_a_teacher_says_probabilities_and_features():
     model, images = featured(), np.random.default_rng(0).random((7, 8, 8, 1)).astype("float32")
     said = teachings(model, images, batch_size=3, features=True)
     assert (said.shape, said.dtype) == ((7, 18), np.float32)
-    np.testing.assert_allclose(said[:, :10], predicted_log_probabilities(model, images), rtol=1e-5)
-    np.testing.assert_array_equal(teachings(model, images), predicted_log_probabilities(model, images))
+    np.testing.assert_allclose(said[:, :10], predict_log_probabilities(model, images), rtol=1e-5)
+    np.testing.assert_array_equal(teachings(model, images), predict_log_probabilities(model, images))
 
 
 # ------------------------------------------------------------------ what goes wrong

@@ -212,7 +212,7 @@ def test_a_planner_goes_on_when_the_model_is_restored():
     model = made("residual")
     planner, surgeon = Planner(model), Surgeon(model)
     plan, snapshot = planner.plan(0.5), surgeon.snapshot()
-    with surgeon.pruned(make_plan(model, 0.5, multiple_of=1), snapshot), pytest.raises(PlanError, match="restore"):
+    with surgeon.pruning(make_plan(model, 0.5, multiple_of=1), snapshot), pytest.raises(PlanError, match="restore"):
         planner.plan(0.5)
     again = planner.plan(0.5)
     for name, kept in plan.kept.items():

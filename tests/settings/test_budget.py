@@ -77,16 +77,16 @@ def test_amounts_that_cannot_be_are_refused(option, value, message):
 
 def test_figures_are_told_in_the_unit_that_was_asked_for():
     limits = BudgetSettings("200us", "12MiB").limits
-    assert limits["latency"].told(61.5e-6, 1.0) == "61.5us"
-    assert limits["memory"].told(2**21, 1) == "2MiB"
-    assert BudgetSettings(0.5).limits["latency"].told(0.25, 1.0) == "0.25"
+    assert limits["latency"].describe(61.5e-6, 1.0) == "61.5us"
+    assert limits["memory"].describe(2**21, 1) == "2MiB"
+    assert BudgetSettings(0.5).limits["latency"].describe(0.25, 1.0) == "0.25"
 
 
 def test_what_is_told_as_possible_can_be_asked_for():
     """Rounded down it could not: the plan would be over the budget by the digits that were dropped."""
     for amount in (61.50001e-6, 1 / 3e4, 0.123456):
         for asked in ("1us", "1ms", "1s", 0.5):
-            told = BudgetSettings(asked).limits["latency"].told(amount, 1.0)
+            told = BudgetSettings(asked).limits["latency"].describe(amount, 1.0)
             again = BudgetSettings(told).limits["latency"].absolute(1.0)
             assert amount <= again * (1 + 1e-9)
             assert again == pytest.approx(amount, rel=1e-3, abs=1e-3 if asked == 0.5 else 0)

@@ -55,7 +55,7 @@ def test_pruned_equals_zeroed_comes_back_and_is_saved(middle, tmp_path):
     surgeon = Surgeon(model)
     snapshot = surgeon.snapshot()
     for _ in range(2):
-        with surgeon.pruned(plan, snapshot) as report:
+        with surgeon.pruning(plan, snapshot) as report:
             assert "y" in {change.layer for change in report.changes}
             np.testing.assert_allclose(outputs_of(model, images)[0], expected, rtol=2e-5, atol=2e-5)
             model.save(tmp_path / "model.keras")

@@ -35,7 +35,7 @@ def assert_pruned_exactly(model, ratio=0.5, images=None, tmp_path=None):
     surgeon = Surgeon(model)
     snapshot = surgeon.snapshot()
     for _ in range(2):
-        with surgeon.pruned(plan, snapshot) as report:
+        with surgeon.pruning(plan, snapshot) as report:
             assert report.changes
             for output, wanted in zip(outputs_of(model, images), expected, strict=True):
                 np.testing.assert_allclose(output, wanted, rtol=2e-5, atol=2e-5)

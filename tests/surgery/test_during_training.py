@@ -89,7 +89,7 @@ def test_variables_stay_in_their_strategy(optimizer, becomes):
     snapshot = surgeon.snapshot()
     kinds = [type(variable.value) for variable in model.variables]
     plan = make_plan(model, 0.5, multiple_of=1)
-    with surgeon.pruned(plan, snapshot) as report:
+    with surgeon.pruning(plan, snapshot) as report:
         assert report.optimizer == becomes
         assert [type(variable.value) for variable in model.variables] == kinds
         fit(model)

@@ -43,14 +43,14 @@ def case(request):
 
 @pytest.fixture
 def pruned(case):
-    with case.surgeon.pruned(case.plan, case.snapshot) as report:
+    with case.surgeon.pruning(case.plan, case.snapshot) as report:
         yield report
     case.assert_dense()
 
 
 def test_pruned_equals_original_with_removed_channels_zeroed(case):
     expected = zeroed_outputs(case.model, kept_by_layer(case.groups, case.plan), case.images)
-    with case.surgeon.pruned(case.plan, case.snapshot) as report:
+    with case.surgeon.pruning(case.plan, case.snapshot) as report:
         assert report.parameters_after < report.parameters_before
         for output, wanted in zip(outputs_of(case.model, case.images), expected, strict=True):
             np.testing.assert_allclose(output, wanted, rtol=2e-5, atol=2e-5)
@@ -63,7 +63,7 @@ def test_every_group_can_go_alone(case):
             continue
         plan = make_plan(case.model, {group.name: 0.6}, importance="random", multiple_of=1, seed=len(group.name))
         expected = zeroed_outputs(case.model, kept_by_layer(case.groups, plan), case.images)
-        with case.surgeon.pruned(plan, case.snapshot):
+        with case.surgeon.pruning(plan, case.snapshot):
             outputs = outputs_of(case.model, case.images)
         for output, wanted in zip(outputs, expected, strict=True):
             np.testing.assert_allclose(output, wanted, rtol=2e-5, atol=2e-5, err_msg=group.name)
@@ -90,7 +90,7 @@ def test_restore_is_bit_exact(case):
 
 def test_model_and_layers_stay_the_same_objects(case):
     layers = [id(layer) for layer in case.model.layers]
-    with case.surgeon.pruned(case.plan, case.snapshot):
+    with case.surgeon.pruning(case.plan, case.snapshot):
         assert [id(layer) for layer in case.model.layers] == layers
 
 

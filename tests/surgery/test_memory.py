@@ -48,7 +48,7 @@ def test_pruning_many_times_leaves_nothing_behind():
 
     counts = []
     for number in range(200):
-        with surgeon.pruned(plan, snapshot):
+        with surgeon.pruning(plan, snapshot):
             model(images)
         if number in (0, 199):
             counts.append(alive())

@@ -26,7 +26,7 @@ def test_feature_extractors_are_cut_and_put_back():
     features = keras.Model(model.input, ops.sqrt(layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(middle))))
     surgeon = Surgeon(model)
     snapshot = surgeon.snapshot()
-    with surgeon.pruned(make_plan(model, 0.5, multiple_of=1), snapshot) as report:
+    with surgeon.pruning(make_plan(model, 0.5, multiple_of=1), snapshot) as report:
         assert report.lost_elsewhere == ()
         assert features.output_shape == (None, 4)
         assert tuple(features(IMAGES).shape) == (2, 4)

@@ -119,7 +119,7 @@ def test_class_is_put_back(name):
     kinds = [type(found) for found in (model, *model.layers)]
     surgeon = Surgeon(model)
     snapshot = surgeon.snapshot()
-    with surgeon.pruned(uneven_plan(model), snapshot) as report:
+    with surgeon.pruning(uneven_plan(model), snapshot) as report:
         assert report.saved_as_plain
     assert [type(found) for found in (model, *model.layers)] == kinds
 

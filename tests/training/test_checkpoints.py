@@ -10,7 +10,7 @@ from events import curves_in
 from keras import layers
 
 from autoprune.data import Dataset
-from autoprune.models.distilling import predicted_log_probabilities
+from autoprune.models.distilling import predict_log_probabilities
 from autoprune.reporting.curves import Curves
 from autoprune.settings import TrainingSettings
 from autoprune.training.checkpoints import CheckpointError, Checkpoints
@@ -52,7 +52,7 @@ def task_for(data, settings, teacher=False):
     model = network()
     # A process that loads the model draws other seeds for its layers.
     keras.utils.set_random_seed(int(np.random.default_rng().integers(1000)))
-    taught = predicted_log_probabilities(network(), data.train.images) if teacher else None
+    taught = predict_log_probabilities(network(), data.train.images) if teacher else None
     return Task(model, data, settings, EPOCHS, None, 3, taught)
 
 

@@ -8,7 +8,7 @@ from keras import layers
 from autoprune.data import Dataset, Split
 from autoprune.errors import DataError, SettingsError
 from autoprune.models import zoo
-from autoprune.models.distilling import DistillationLoss, SmoothedLoss, predicted_log_probabilities, taught
+from autoprune.models.distilling import DistillationLoss, SmoothedLoss, predict_log_probabilities, taught
 from autoprune.settings import TrainingSettings
 from autoprune.training import train
 from autoprune.training.augmentation import change_for, shift, shift_flip
@@ -72,7 +72,7 @@ def test_binary_students_are_taught_too(digits):
     model = keras.Model(image, layers.Dense(1, activation="sigmoid")(layers.Flatten()(x)))
     settings = TrainingSettings()
     train(model, two, settings, epochs=5, learning_rate=3e-3, seed=0)
-    teacher = predicted_log_probabilities(model, two.train.images)
+    teacher = predict_log_probabilities(model, two.train.images)
     record = train(model, two, settings, epochs=1, learning_rate=1e-3, seed=0, teacher=teacher)
     assert teacher.shape == (len(two.train), 2)
     assert record.accuracies[-1] > 0.8
@@ -254,5 +254,5 @@ def test_smoothing_lowers_the_confidence(digits):
         keras.utils.set_random_seed(0)
         model = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.25)
         train(model, digits, TrainingSettings(label_smoothing=smoothing), epochs=4, learning_rate=3e-3, seed=0)
-        confidences.append(float(np.exp(predicted_log_probabilities(model, digits.reward.images)).max(1).mean()))
+        confidences.append(float(np.exp(predict_log_probabilities(model, digits.reward.images)).max(1).mean()))
     assert confidences[0] > confidences[1] + 0.1

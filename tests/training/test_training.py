@@ -167,7 +167,7 @@ def test_a_base_model_is_kept_under_what_it_depends_on_alone(digits):
     """What belongs to fine-tuning, and what is not used, makes no other model."""
 
     def kept(**changes):
-        return base_model_module._cached(SearchSettings(training=TrainingSettings(epochs=3, **changes)), digits)
+        return base_model_module._cache_path(SearchSettings(training=TrainingSettings(epochs=3, **changes)), digits)
 
     same = [{"schedule": "rewinding"}, {"distillation": 0.0}, {"feature_distillation": 1.0}, {"fine_tune_epochs": 1}]
     assert {kept(**changes) for changes in same} == {kept()}
@@ -283,11 +283,11 @@ def test_no_graph_of_a_training_is_kept(digits):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a stream of TensorFlow's")
 def test_streamed_batches_are_the_same_ones_in_every_epoch(digits):
-    from autoprune.training.tensorflow_batches import streamed
+    from autoprune.training.tensorflow_batches import stream_batches
 
     batches = Batches(digits.train.images, digits.train.labels, batch_size=100, seed=3)
     batches.begin(0, step=4)
-    stream = streamed(batches)
+    stream = stream_batches(batches)
     assert stream.cardinality() == len(batches) == batches.steps - 4
     for epoch in (0, 1):
         batches.begin(epoch, step=4)

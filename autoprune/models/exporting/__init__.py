@@ -73,7 +73,7 @@ def export_model(
     folder.mkdir(parents=True, exist_ok=True)
     examples = random_examples(model) if examples is None else examples
     expected = [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(examples, training=False))]
-    return {name: _exported(model, folder, name, (examples, expected), tolerance) for name in formats}
+    return {name: _export_checked(model, folder, name, (examples, expected), tolerance) for name in formats}
 
 
 def random_examples(model: Any, shape: Sequence[int] | None = None, count: int = 2) -> Any:
@@ -102,7 +102,7 @@ def random_examples(model: Any, shape: Sequence[int] | None = None, count: int =
     return keras.tree.map_structure(draw, keras_internals.input_structure(model))
 
 
-def _exported(
+def _export_checked(
     model: Any, folder: Path, name: str, compared: tuple[Any, list[np.ndarray]], tolerance: float
 ) -> Exported:
     """Write one format beside its place, compare, and put it there."""
@@ -119,7 +119,7 @@ def _exported(
             raise ExportError(
                 f"The model '{model.name}' cannot be exported to {name}: {type(error).__name__}: {words_of(error)}"
             ) from error
-        difference, largest = _compared(name, found, expected, tolerance)
+        difference, largest = _compare(name, found, expected, tolerance)
         size = sum(file.stat().st_size for file in [partial, *partial.rglob("*")] if file.is_file())
         _remove(path)
         partial.rename(path)
@@ -132,7 +132,7 @@ def _input_names(model: Any) -> list[str]:
     return [tensor.name for tensor in keras.tree.flatten(keras_internals.input_structure(model))]
 
 
-def _compared(name: str, found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> tuple[float, float]:
+def _compare(name: str, found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> tuple[float, float]:
     """The largest difference between outputs, and the largest output.
 
     Raises:

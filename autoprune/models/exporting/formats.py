@@ -133,12 +133,12 @@ def _run_litert(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarra
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
         interpreter = _interpreter_module().Interpreter(str(path))
     runner = interpreter.get_signature_runner()
-    outputs = runner(**_named(list(runner.get_input_details()), names, inputs))
+    outputs = runner(**_name_inputs(list(runner.get_input_details()), names, inputs))
     # By their number, `output_10` after `output_9`, or by the keys of a dict as Keras flattens it.
     return [outputs[name] for name in sorted(outputs, key=lambda name: (len(name) if _NUMBERED(name) else 0, name))]
 
 
-def _named(known: Sequence[str], names: Sequence[str], inputs: Any) -> dict[str, np.ndarray]:
+def _name_inputs(known: Sequence[str], names: Sequence[str], inputs: Any) -> dict[str, np.ndarray]:
     """The inputs by the names that a file knows them by: the model's, or others in the same order."""
     arrays = keras.tree.flatten(inputs)
     return dict(zip(names if set(names) == set(known) else known, arrays, strict=True))
@@ -157,7 +157,7 @@ def _interpreter_module() -> ModuleType:
 def _run_onnx(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarray]:
     onnxruntime = extra("onnxruntime", "formats=[onnx]", "onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, _named([entry.name for entry in session.get_inputs()], names, inputs))
+    return session.run(None, _name_inputs([entry.name for entry in session.get_inputs()], names, inputs))
 
 
 for _entry in (

@@ -63,7 +63,7 @@ from autoprune.models.keras_internals.training import (
     renew_other_models,
     slot_lists,
     sum_over_no_devices,
-    tracked_variables,
+    variables_of_optimizer,
 )
 from autoprune.models.keras_internals.variables import (
     array_of,
@@ -132,8 +132,8 @@ __all__ = [
     "stand_in",
     "storage",
     "sum_over_no_devices",
-    "tracked_variables",
     "value_of",
+    "variables_of_optimizer",
     "without_gradients",
     "write_attribute",
 ]

@@ -41,7 +41,7 @@ def attribute_state(operation: Operation, name: str) -> Any:
     """What `restore_attribute` needs to put an attribute back exactly as it was written."""
     if raw_operation_name(operation) == "GetItem":
         return [node.arguments for node in calls_of(operation)]
-    return getattr(operation, name), _saved_arguments(operation).get(name)
+    return getattr(operation, name), _arguments_to_save(operation).get(name)
 
 
 def restore_attribute(operation: Operation, name: str, state: Any) -> None:
@@ -53,11 +53,11 @@ def restore_attribute(operation: Operation, name: str, state: Any) -> None:
         return
     value, saved = state
     setattr(operation, name, value)
-    if name in _saved_arguments(operation):
-        _saved_arguments(operation)[name] = saved
+    if name in _arguments_to_save(operation):
+        _arguments_to_save(operation)[name] = saved
 
 
-def _saved_arguments(operation: Operation) -> dict[str, Any]:
+def _arguments_to_save(operation: Operation) -> dict[str, Any]:
     """The constructor's arguments, from which raw operations and simple layers make their config."""
     saved = getattr(operation, "_auto_config", None)
     return {} if saved is None else saved.config

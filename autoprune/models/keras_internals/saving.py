@@ -53,7 +53,7 @@ def save_by_graph(models: Iterable[Any]) -> None:
     """
     for model in models:
         if type(model) is not plain_class(type(model)):
-            set_class(model, _saved_by_graph(type(model)))
+            set_class(model, _class_saved_by_graph(type(model)))
 
 
 def set_class(model: Any, kind: type) -> None:
@@ -63,12 +63,12 @@ def set_class(model: Any, kind: type) -> None:
 
 
 @functools.cache
-def _saved_by_graph(kind: type) -> type:
+def _class_saved_by_graph(kind: type) -> type:
     """A class that Keras saves and clones as the plain class beneath `kind`, and that is like `kind` otherwise."""
     plain = plain_class(kind)
     names = ("get_build_config", "build_from_config", "get_compile_config", "compile_from_config")
     methods = {name: getattr(plain, name) for name in ("__init__", *names)}
-    methods["get_config"] = lambda model: _built_by_calls(plain.get_config(model))
+    methods["get_config"] = lambda model: _drop_build_configs(plain.get_config(model))
     # A plain model has no variables beside those of its layers, and would refuse to read any.
     methods |= dict.fromkeys(("save_own_variables", "load_own_variables"), lambda model, store: None)
     methods["from_config"] = classmethod(lambda _, *args, **kwargs: plain.from_config(*args, **kwargs))
@@ -77,7 +77,7 @@ def _saved_by_graph(kind: type) -> type:
     return type(plain.__name__, (kind,), {**methods, **place})
 
 
-def _built_by_calls(config: dict[str, Any]) -> dict[str, Any]:
+def _drop_build_configs(config: dict[str, Any]) -> dict[str, Any]:
     """The config of a graph whose layers that are not Keras's own are built when the graph is, by their calls.
 
     Where a class makes the graph in its constructor, its layers are never built from what a file says of their shapes;

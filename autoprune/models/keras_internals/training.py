@@ -17,7 +17,7 @@ def renew_compiled_functions(model: Any) -> None:
 
     The new ones are traced when they are next called, also by a `fit` that is running: it calls what the model has.
     """
-    for graph in (model, *_nested_models(model)):
+    for graph in (model, *_models_within(model)):
         _renew(graph)
 
 
@@ -54,7 +54,7 @@ def collect_state(model: Any) -> None:
         model.jax_state_sync()
 
 
-def _nested_models(model: Any) -> list[Any]:
+def _models_within(model: Any) -> list[Any]:
     return [operation for operation in operations_by_path(model).values() if is_graph(operation)]
 
 
@@ -108,7 +108,7 @@ def slot_lists(optimizer: Any) -> list[list[Any]]:
     return lists
 
 
-def tracked_variables(optimizer: Any) -> list[Any]:
+def variables_of_optimizer(optimizer: Any) -> list[Any]:
     """The model variables that the optimiser was built for."""
     return list(optimizer._trainable_variables)
 

@@ -182,7 +182,7 @@ def test_the_compiler_is_guessed_better_than_by_operations(compiler):
     for _ in range(50):
         ratios = [ratio_around(generator.uniform(0.4, 0.9), d, 0.1) for d in generator.uniform(-1, 1, 6)]
         candidate = planner.space.nearest(ratios)
-        with surgeon.pruned(planner.space.plan(candidate), snapshot):
+        with surgeon.pruning(planner.space.plan(candidate), snapshot):
             seen.append((planner.space.values(candidate), cost_model.submit(model)))
     costs = [(widths, future.result(timeout=600)) for widths, future in seen]
     assert all(sum(cost.layers.values()) <= cost.latency * (1 + 1e-9) for _, cost in costs)
