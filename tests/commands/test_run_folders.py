@@ -18,9 +18,10 @@ from running import command
 from autoprune import cli
 from autoprune.errors import BudgetError, FolderError, SettingsError
 from autoprune.evaluation.journal import Journal
+from autoprune.pipeline.runs import check_extension, open_run_from_python
 from autoprune.records import Evaluation
 from autoprune.reporting.run_folder import RunFolder, write_text
-from autoprune.resuming import check_extension, is_finished, open_run, open_run_from_python
+from autoprune.resuming import is_finished, open_run
 from autoprune.settings import ExportSettings, LimitsSettings, MeasureSettings, SearchSettings
 
 SCHEMAS = {"search": SearchSettings, "measure": MeasureSettings, "export": ExportSettings}
