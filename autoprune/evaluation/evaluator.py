@@ -120,7 +120,7 @@ class Evaluator:
     def _score(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()
         cost, signals = None, Signals(math.nan, math.nan, math.nan)
-        pruned = {name for name, ratio in plan.keep_ratios.items() if ratio < 1}
+        pruned = {name for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]}
         self._look_at_dense()
         try:
             with self._prune(plan):
@@ -134,7 +134,14 @@ class Evaluator:
             logger.warning("plan %s failed: %s", plan_key(plan), error)
         seconds, score = time.perf_counter() - start, getattr(signals, self._score_name)
         return Evaluation(
-            plan_key(plan), plan.keep_ratios, plan.widths, signals.accuracy, cost, error, seconds, score=score
+            key=plan_key(plan),
+            keep_ratios=plan.keep_ratios,  # For people.
+            widths=plan.widths,
+            accuracy=signals.accuracy,
+            cost=cost,
+            error=error,
+            seconds=seconds,
+            score=score,
         )
 
     @property
