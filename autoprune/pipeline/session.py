@@ -140,8 +140,17 @@ def open_session(
             surrogate = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, surrogate, settings)
-            curves = folder.tensorboard
-            yield Session(model, data, planner, cost_model, evaluator, surrogate, curves, tuple(cautions), told)
+            yield Session(
+                model=model,
+                data=data,
+                planner=planner,
+                cost_model=cost_model,
+                evaluator=evaluator,
+                surrogate=surrogate,
+                tensorboard=folder.tensorboard,
+                cautions=tuple(cautions),
+                told=told,
+            )
 
 
 def _identity(

@@ -107,13 +107,13 @@ def load_policy(folder: str | Path, features: tuple[str, ...], environment: str)
     try:
         layers = tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in range(meta["layers"]))
         policy = Policy(
-            layers,
-            meta["activation"],
-            bool(meta["squash"]),
-            tuple(meta["features"]),
-            str(meta["action"]),
-            meta["environment"],
-            dict(meta["record"]),
+            layers=layers,
+            activation=meta["activation"],
+            squash=bool(meta["squash"]),
+            features=tuple(meta["features"]),
+            meaning=str(meta["action"]),
+            environment=meta["environment"],
+            record=dict(meta["record"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PolicyError(f"The policy in '{folder}' is malformed: {type(error).__name__}: {error}") from error

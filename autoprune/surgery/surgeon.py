@@ -76,7 +76,15 @@ class Surgeon:
         self._pruned = bool(changes)
         after = self.model.count_params()
         left = self._find_left_alone(plan)
-        return SurgeryReport(tuple(changes), left, before, after, optimizer, tuple(plain), tuple(lost))
+        return SurgeryReport(
+            changes=tuple(changes),
+            left_alone=left,
+            parameters_before=before,
+            parameters_after=after,
+            optimizer=optimizer,
+            saved_as_plain=tuple(plain),
+            lost_elsewhere=tuple(lost),
+        )
 
     @contextmanager
     def pruning(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:

@@ -96,13 +96,13 @@ def fine_tuned(
     if settings.training.after_pruning > 0:
         settle(model, data, settings)
     return FineTuned(
-        model,
-        record,
-        before,
-        accuracy(model, data.reward, batch_size),
-        accuracy(model, data.test, batch_size),
-        _cost(model, settings) if settings.cost else None,
-        diverged,
+        model=model,
+        record=record,
+        before=before,
+        after=accuracy(model, data.reward, batch_size),
+        test_accuracy=accuracy(model, data.test, batch_size),
+        cost=_cost(model, settings) if settings.cost else None,
+        diverged=diverged,
     )
 
 

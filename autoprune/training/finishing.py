@@ -139,15 +139,15 @@ class Finisher:
         task = Task(model, data, settings.training, epochs, None, seed, teacher, start)
         record = self._fine_tune(name, task, on_progress)
         return Finished(
-            name,
-            plan,
-            evaluation,
-            surgery,
-            record,
-            accuracy(model, data.reward, batch_size, run),
-            accuracy(model, data.test, batch_size, run),
-            pending.result(),
-            model.get_weights(),
+            name=name,
+            plan=plan,
+            evaluation=evaluation,
+            surgery=surgery,
+            training=record,
+            reward_accuracy=accuracy(model, data.reward, batch_size, run),
+            test_accuracy=accuracy(model, data.test, batch_size, run),
+            cost=pending.result(),
+            weights=model.get_weights(),
         )
 
     def undo(self) -> None:
