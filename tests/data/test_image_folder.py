@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from image_files import digit_pixels, in_order_of_files, write_digits
 from PIL import Image
+from plans import evaluate_at
 
 from autoprune.cost import open_cost_model
 from autoprune.data import LazyImages, from_arrays, load_data
@@ -110,7 +111,7 @@ def test_a_plan_scores_as_with_the_same_images_in_memory(
         journal = Journal(tmp_path / f"{name}.sqlite", {})
         planner = Planner(model, constraints=Constraints(multiple_of=1))
         evaluator = Evaluator(model, planner, data, cost_model=cost_model, journal=journal, settings=how)
-        found[name] = [evaluator.evaluate(ratio) for ratio in (1.0, 0.5)]
+        found[name] = [evaluate_at(evaluator, ratio) for ratio in (1.0, 0.5)]
         journal.close()
     assert not any(evaluation.failed for evaluation in found["lazy"])
     assert "eagerly" not in caplog.text
@@ -144,7 +145,7 @@ def test_fewer_images_than_a_batch_are_scored(tmp_path, model, compiler):
     cost_model = open_cost_model(Target("tpu_v5e", 8), cache=None, client=compiler)
     journal = Journal(tmp_path / "j.sqlite", {})
     evaluator = Evaluator(model, Planner(model), data, cost_model=cost_model, journal=journal)
-    assert 0 <= evaluator.evaluate(0.5).accuracy <= 1
+    assert 0 <= evaluate_at(evaluator, 0.5).accuracy <= 1
     journal.close()
 
 

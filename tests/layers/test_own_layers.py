@@ -195,7 +195,7 @@ def test_its_operations_shrink_with_its_channels_whatever_its_variable_is_called
     groups = [group for group in autoprune.find_groups(model) if group.prunable]
     (found,) = [layer for layer in layer_dependences(model, groups) if layer.path == "projection"]
     assert found.flops == 2 * 16 * 6 * 4
-    assert [(axis.length, axis.left((0.5, 0.25))) for axis in found.axes] == [(6, 0.5), (4, 0.25)]
+    assert [(axis.length, axis.remaining_share((0.5, 0.25))) for axis in found.axes] == [(6, 0.5), (4, 0.25)]
 
 
 def test_importance_is_read_from_what_enters_it():
