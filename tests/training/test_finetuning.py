@@ -228,7 +228,7 @@ def test_dry_run_does_everything_but_the_steps(search, tmp_path, capsys, compile
     assert (report["latency"], report["needed"]) == (expected.latency, expected.needed)
     assert (report["global_batch_size"], report["provenance"]["topology"]) == (64, "v5e:2x2")
     said = " ".join(capsys.readouterr().out.split())
-    assert "It fits. 3 steps of 64 images are an epoch, 10 epochs take about" in said
+    assert "It fits. 3 steps of 64 images are an epoch, 6 epochs take about" in said
     assert "No step was taken." in said
     assert not (tmp_path / "out/checkpoint.safetensors").exists()
     assert (tmp_path / "out/start.keras").exists()
