@@ -220,6 +220,12 @@ def test_pruned_model_can_be_fine_tuned(digits):
     assert accuracy(model, digits.reward) > dense - 0.05
 
 
+def evaluation_at(planner, keep_ratio):
+    """An evaluation of a uniform plan."""
+    plan = planner.plan(keep_ratio)
+    return Evaluation("", plan.keep_ratios, plan.widths, 0.5, None)
+
+
 def test_fine_tuning_that_diverges_costs_only_itself(digits, messages):
     """The plan is finished as it was pruned, and the model can be dense again."""
     model = small()
@@ -229,7 +235,7 @@ def test_fine_tuning_that_diverges_costs_only_itself(digits, messages):
     cost_model = open_cost_model(Target("cpu", 8))
     planner = Planner(model, constraints=Constraints(multiple_of=1))
     finisher = Finisher(model, planner, digits, cost_model=cost_model, settings=settings)
-    done = finisher.finish("uniform", Evaluation("", {group.name: 0.5 for group in planner.groups}, {}, 0.5, None))
+    done = finisher.finish("uniform", evaluation_at(planner, 0.5))
     assert "uniform is shown without fine-tuning, which diverged" in messages()
     assert done.training.epochs == 0
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
@@ -246,8 +252,7 @@ def test_a_finished_model_is_tested_as_it_is_run_eagerly(digits):
     settings = SearchSettings(training=TrainingSettings(epochs=2, fine_tune_epochs=1))
     finisher = Finisher(model, planner, digits, cost_model=open_cost_model(Target("cpu", 8)), settings=settings)
     for ratio in (1.0, 0.5, 0.75):
-        ratios = {group.name: ratio for group in planner.groups}
-        done = finisher.finish("uniform", Evaluation("", ratios, {}, 0.5, None), whole_too=True)
+        done = finisher.finish("uniform", evaluation_at(planner, ratio), whole_too=True)
         assert done.test_accuracy == pytest.approx(accuracy(model, digits.test), abs=0.003)
         assert done.reward_accuracy == pytest.approx(accuracy(model, digits.reward), abs=0.003)
 
@@ -259,8 +264,7 @@ def test_a_plan_that_fine_tuning_makes_worse_stays_as_it_was_pruned(digits, mess
     recipe = TrainingSettings(epochs=2, fine_tune_epochs=1, fine_tune_learning_rate=3.0, warm_up=0)
     settings = SearchSettings(training=recipe)
     finisher = Finisher(model, planner, digits, cost_model=open_cost_model(Target("cpu", 8)), settings=settings)
-    ratios = dict.fromkeys((group.name for group in planner.groups), 0.9)
-    done = finisher.finish("rl", Evaluation("", ratios, {}, 0.5, None))
+    done = finisher.finish("rl", evaluation_at(planner, 0.9))
     assert done.training.only_worse
     assert done.training.start == done.reward_accuracy > done.training.accuracies[0]
     assert "rl is shown without fine-tuning. Training only made it worse" in messages()
