@@ -222,7 +222,7 @@ def test_pruned_model_can_be_fine_tuned(digits):
 
 def evaluation_at(planner, keep_ratio):
     """An evaluation of a uniform plan."""
-    plan = planner.plan(keep_ratio)
+    plan = planner.space.plan(planner.space.nearest(keep_ratio))
     return Evaluation("", plan.keep_ratios, plan.widths, 0.5, None)
 
 
