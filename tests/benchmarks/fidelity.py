@@ -243,7 +243,9 @@ def tuned(finisher: Finisher, planner: Planner, widths: dict[str, int]) -> float
     """Test accuracy after the whole recipe."""
 
     ratios = {group.name: widths[group.name] / group.size for group in planner.groups}
-    return finisher.finish("plan", Evaluation("", ratios, widths, float("nan"), None)).test_accuracy
+    return finisher.finish(
+        "plan", Evaluation(key="", keep_ratios=ratios, widths=widths, accuracy=float("nan"), cost=None)
+    ).test_accuracy
 
 
 def summary(plans: dict[str, dict], sizes: dict[str, int], bands: list[float]) -> dict:
