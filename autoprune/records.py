@@ -44,7 +44,7 @@ class Member:
         return self.role in ("counts", "per_channel")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ChannelGroup:
     """Channel axes of several layers that can only be removed together.
 
@@ -72,7 +72,7 @@ class ChannelGroup:
     unit: int = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
     """For one model: the channels that stay, of every prunable group.
 
@@ -115,7 +115,7 @@ class VariableChange:
     after: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SurgeryReport:
     """What `apply_plan` did.
 
@@ -173,7 +173,7 @@ class Memory:
     total: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CostReport:
     """What one inference call costs on one target.
 
@@ -237,7 +237,7 @@ class TrainingMemory:
     total: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingStepReport:
     """What one step of training costs on one chip or a slice; every figure is of one device.
 
@@ -279,7 +279,7 @@ class TrainingStepReport:
     provenance: Mapping[str, str | float] = field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One scored plan: a row of the journal.
 
@@ -303,11 +303,22 @@ class Evaluation:
     cost: CostReport | None
     error: str = ""
     seconds: float = 0.0
-    score: float | None = None
+    score: float = None  # type: ignore[assignment] # `__post_init__` puts the accuracy here
 
     def __post_init__(self) -> None:
         if self.score is None:
             object.__setattr__(self, "score", self.accuracy)
+
+    @property
+    def required_cost(self) -> CostReport:
+        """`cost` of an evaluation that did not fail.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.cost is None:
+            raise ValueError(f"evaluation '{self.key}' has no cost: {self.error or 'it was never costed'}")
+        return self.cost
 
     @property
     def failed(self) -> bool:

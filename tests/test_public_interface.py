@@ -63,7 +63,16 @@ def test_what_is_no_plan_and_what_are_no_data_is_answered_with_where_they_come_f
 def test_results_are_short_to_look_at(digits):
     model = small()
     (group, *_), plan = autoprune.find_groups(model), autoprune.make_plan(model, 0.5)
-    cost = CostReport(Target("tpu_v5e", 8), "compiler estimate", 3e-5, None, None, Memory(1, 1, 1, 2**20), 9, 2000)
+    cost = CostReport(
+        target=Target("tpu_v5e", 8),
+        kind="compiler estimate",
+        latency=3e-5,
+        latency_sum=None,
+        latency_iqr=None,
+        memory=Memory(1, 1, 1, 2**20),
+        flops=9,
+        parameters=2000,
+    )
     shown = [repr(one) for one in (group, plan, cost, digits, autoprune.apply_plan(model, plan))]
     assert shown[0].startswith("ChannelGroup(name='a', size=32, prunable=True")
     assert shown[1] == "Plan(a 16 of 32, b 32 of 64)"

@@ -49,12 +49,18 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
             reason = "has a single channel"
         positions = int(np.isin(slots[first][1], order).sum()) * slots[first][0].width
         unit = positions // len(order)
-        groups.append(ChannelGroup(name, len(order), not reason, reason, tuple(of_group), unit))
+        groups.append(
+            ChannelGroup(
+                name=name, size=len(order), prunable=not reason, reason=reason, members=tuple(of_group), unit=unit
+            )
+        )
     return (*groups, *(_group_of_whole(layer, names) for layer in whole))
 
 
 def _group_of_whole(layer: Whole, names: set[str]) -> ChannelGroup:
-    return ChannelGroup(_unique_name(layer.layer, names), layer.size, False, layer.reason, ())
+    return ChannelGroup(
+        name=_unique_name(layer.layer, names), size=layer.size, prunable=False, reason=layer.reason, members=()
+    )
 
 
 def _split_by_carriers(

@@ -43,7 +43,13 @@ def plan_from_json(data: Any) -> Plan:
         sizes = {name: int(group["size"]) for name, group in groups.items()}
         kept = {name: np.array(group["kept"]) for name, group in groups.items()}
         left_whole = {str(name): str(why) for name, why in data.get("left_whole", {}).items()}
-        plan = Plan(str(data["model"]), sizes, kept, str(data.get("importance", "")), left_whole)
+        plan = Plan(
+            model=str(data["model"]),
+            sizes=sizes,
+            kept=kept,
+            importance=str(data.get("importance", "")),
+            left_whole=left_whole,
+        )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(f"The plan is malformed: {type(error).__name__}: {error}") from error
     check_indices(plan)

@@ -179,7 +179,7 @@ def course(folder, name, count):
     folder.path.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder.journal, {})
     for number in range(1, count + 1):
-        journal.add(Evaluation(str(number), {}, {}, 0.5, None))
+        journal.add(Evaluation(key=str(number), keep_ratios={}, widths={}, accuracy=0.5, cost=None))
         journal.add_request(name, number, str(number))
     journal.close()
 

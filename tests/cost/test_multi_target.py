@@ -123,7 +123,7 @@ def test_every_targets_report_survives_the_journal():
     assert list(cost.parts) == ["tpu_v5e", "tpu_v3"]
     assert list(cost.parts.values()) == PLAN
     assert report_from_json(json.loads(json.dumps(dataclasses.asdict(cost)))) == cost
-    evaluation = Evaluation("k", {}, {}, 0.5, cost)
+    evaluation = Evaluation(key="k", keep_ratios={}, widths={}, accuracy=0.5, cost=cost)
     assert evaluation_from_json(json.loads(json.dumps(evaluation_to_json(evaluation)))) == evaluation
 
 

@@ -21,7 +21,16 @@ from autoprune.settings import Constraints
 
 
 def cost(latency, total=None):
-    return CostReport(Target("tpu_v5e"), "compiler estimate", latency, None, None, Memory(1, 1, 1, total), 1, 1)
+    return CostReport(
+        target=Target("tpu_v5e"),
+        kind="compiler estimate",
+        latency=latency,
+        latency_sum=None,
+        latency_iqr=None,
+        memory=Memory(1, 1, 1, total),
+        flops=1,
+        parameters=1,
+    )
 
 
 def space_of(min_keep_ratio=0.3, **sizes):
@@ -97,7 +106,7 @@ def test_learnt_from_the_compiler(compiler, digits, tmp_path):
 
 @pytest.mark.parametrize("points", [2, 3, 7])
 def test_steps_are_spread_from_the_narrowest_to_the_dense(points):
-    groups = [ChannelGroup("a", 512, True, "", ())]
+    groups = [ChannelGroup(name="a", size=512, prunable=True, reason="", members=())]
     steps = staircase_steps(space_of(0.1, a=512), groups, (), points)
     widths = [step.width for step in steps]
     assert len(widths) == points

@@ -33,7 +33,16 @@ def accuracy_of(ratios):
 def cost_of(ratios):
     latency = sum(t * r for t, r in zip(TIME, ratios, strict=True))
     memory = Memory(1000, 1000, 1000, 3000)
-    return CostReport(TARGET, "compiler estimate", latency, latency, None, memory, 1000, 1000)
+    return CostReport(
+        target=TARGET,
+        kind="compiler estimate",
+        latency=latency,
+        latency_sum=latency,
+        latency_iqr=None,
+        memory=memory,
+        flops=1000,
+        parameters=1000,
+    )
 
 
 SPACE = SearchSpace(
@@ -52,11 +61,11 @@ def evaluate(candidate, space=SPACE):
     widths = space.by_name(candidate)
     ratios = space.keep_ratios(candidate)
     return Evaluation(
-        "-".join(map(str, widths.values())),
-        dict(zip(NAMES, ratios.tolist(), strict=True)),
-        widths,
-        float(accuracy_of(ratios)),
-        cost_of(ratios.tolist()),
+        key="-".join(map(str, widths.values())),
+        keep_ratios=dict(zip(NAMES, ratios.tolist(), strict=True)),
+        widths=widths,
+        accuracy=float(accuracy_of(ratios)),
+        cost=cost_of(ratios.tolist()),
     )
 
 

@@ -15,7 +15,7 @@ WARNING = "does not tell plans apart"
 
 def plan(number, score=0.1):
     cost = toy.evaluation_of(0.5).cost
-    return Evaluation(f"plan {number}", {}, {}, score, cost)
+    return Evaluation(key=f"plan {number}", keep_ratios={}, widths={}, accuracy=score, cost=cost)
 
 
 @pytest.fixture

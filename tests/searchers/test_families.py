@@ -36,7 +36,7 @@ class Uneven(toy.ToyEvaluator):
     def evaluate(self, candidate):
         widths = SPACE.by_name(candidate)
         key = "-".join(str(width) for width in widths.values())
-        return Evaluation(key, {}, widths, 0.5, self.cost(candidate))
+        return Evaluation(key=key, keep_ratios={}, widths=widths, accuracy=0.5, cost=self.cost(candidate))
 
     def problem(self, latency):
         problem = toy.problem()

@@ -21,7 +21,7 @@ def terms_of(evaluation, dense, budget, settings):
 
 def with_latency(accuracy, latency):
     evaluation = toy.evaluation_of(latency)
-    return Evaluation("k", {}, {}, accuracy, evaluation.cost)
+    return Evaluation(key="k", keep_ratios={}, widths={}, accuracy=accuracy, cost=evaluation.cost)
 
 
 def test_within_the_budget_only_accuracy_counts():
@@ -50,7 +50,7 @@ def test_mnasnet_is_the_product_of_the_paper():
 
 def test_failed_plan_is_paid_worse_than_any_other():
     dense = toy.evaluation_of(1.0)
-    failed = Evaluation("k", {}, {}, float("nan"), None, "died")
+    failed = Evaluation(key="k", keep_ratios={}, widths={}, accuracy=float("nan"), cost=None, error="died")
     for name in REWARDS:
         objective = Objective(BUDGETED, dense, RewardSettings(name))
         assert set(objective.terms(failed)) == {"failed"}
@@ -162,7 +162,7 @@ def test_unknown_reward_suggests_the_near_one():
 
 def test_best_ignores_what_failed_or_is_over_the_budget():
     objective = Objective(BUDGETED, toy.evaluation_of(1.0), RewardSettings())
-    failed = Evaluation("f", {}, {}, 0.99, None, "died")
+    failed = Evaluation(key="f", keep_ratios={}, widths={}, accuracy=0.99, cost=None, error="died")
     inside, tie = toy.evaluation_of(0.5), toy.evaluation_of(0.5)
     assert objective.best([failed, toy.evaluation_of(1.0)]) is None
     assert objective.best([failed, toy.evaluation_of(1.0), toy.evaluation_of(0.25), inside, tie]) is inside

@@ -78,7 +78,9 @@ def test_failures_do_not_stop_a_search(name):
         def evaluate(self, candidate):
             found = super().evaluate(candidate)
             if found.widths["a"] == 64 and found.widths["b"] < 64:
-                return Evaluation(found.key, {}, found.widths, float("nan"), None, "died")
+                return Evaluation(
+                    key=found.key, keep_ratios={}, widths=found.widths, accuracy=float("nan"), cost=None, error="died"
+                )
             return found
 
         def cost(self, candidate):

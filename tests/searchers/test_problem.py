@@ -50,10 +50,22 @@ class Posed(toy.ToyEvaluator):
         super().__init__()
         channels = np.arange(toy.SIZE)
         groups = tuple(
-            ChannelGroup(name, toy.SIZE, True, "", (Member(name, "kernel", 3, "produces", channels),))
+            ChannelGroup(
+                name=name,
+                size=toy.SIZE,
+                prunable=True,
+                reason="",
+                members=(Member(name, "kernel", 3, "produces", channels),),
+            )
             for name in toy.NAMES
         )
-        frozen = ChannelGroup("head", 10, False, "is an output of the model ('head')", (replace(OUTPUT, layer="head"),))
+        frozen = ChannelGroup(
+            name="head",
+            size=10,
+            prunable=False,
+            reason="is an output of the model ('head')",
+            members=(replace(OUTPUT, layer="head"),),
+        )
         scores = dict.fromkeys(toy.NAMES, np.ones(toy.SIZE))
         self.planner = ToyPlanner(groups, (*groups, frozen), scores, toy.SPACE)
         self.refused = refused
@@ -236,7 +248,7 @@ def test_a_floor_that_nothing_meets_is_answered_with_the_best_that_was_reached()
 
 
 def test_evaluations_that_failed_are_another_matter():
-    failed = Evaluation("f", {}, {}, float("nan"), None, "died")
+    failed = Evaluation(key="f", keep_ratios={}, widths={}, accuracy=float("nan"), cost=None, error="died")
     assert "their evaluations failed" in nothing_found(toy.problem(), [[failed]])
     assert "their evaluations failed" in nothing_found(build_problem(Posed(), NO_BUDGET, floor(0.5)), [[failed]])
 

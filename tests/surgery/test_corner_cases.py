@@ -379,9 +379,9 @@ def test_indices_that_are_none_are_refused(kept):
     model = small()
     plan = make_plan(model, 0.5, multiple_of=1)
     with pytest.raises(PlanError, match="[Gg]roup .a."):
-        apply_plan(model, Plan(plan.model, plan.sizes, {"a": kept}))
+        apply_plan(model, Plan(model=plan.model, sizes=plan.sizes, kept={"a": kept}))
     with pytest.raises(PlanError, match="size of every group|for another model"):
-        apply_plan(model, Plan(plan.model, {}, plan.kept))
+        apply_plan(model, Plan(model=plan.model, sizes={}, kept=plan.kept))
 
 
 @pytest.mark.parametrize("ratio", ["half", None, True])

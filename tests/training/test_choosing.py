@@ -138,7 +138,9 @@ def test_a_plan_of_other_legal_widths_is_refused():
     model.add(layers.Dense(10))
     planner = Planner(model, constraints=Constraints(multiple_of=8))
     plan = planner.plan(0.25)
-    evaluation = Evaluation("0123456789abcdef", plan.keep_ratios, plan.widths, 0.9, None)
+    evaluation = Evaluation(
+        key="0123456789abcdef", keep_ratios=plan.keep_ratios, widths=plan.widths, accuracy=0.9, cost=None
+    )
     assert planner.space.plan(planner.space.find(evaluation.widths)).widths == plan.widths == {"wide": 8}
     planner.restrict({"wide": (16, 32)})
     with pytest.raises(PlanError, match=r"Expected one of \[16, 32\] channels in 'wide'. Received: 8"):

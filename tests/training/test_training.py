@@ -223,7 +223,7 @@ def test_pruned_model_can_be_fine_tuned(digits):
 def evaluation_at(planner, keep_ratio):
     """An evaluation of a uniform plan."""
     plan = planner.space.plan(planner.space.nearest(keep_ratio))
-    return Evaluation("", plan.keep_ratios, plan.widths, 0.5, None)
+    return Evaluation(key="", keep_ratios=plan.keep_ratios, widths=plan.widths, accuracy=0.5, cost=None)
 
 
 def test_fine_tuning_that_diverges_costs_only_itself(digits, messages):

@@ -37,7 +37,17 @@ def cost_of(widths, known=True):
     weights = a + a * b + b * c
     memory = Memory(weights, 1000, 500, weights + 1500)
     layers = times if known else {}
-    return CostReport(Target("tpu_v5e"), "compiler estimate", latency, latency, None, memory, 1, 1, layers=layers)
+    return CostReport(
+        target=Target("tpu_v5e"),
+        kind="compiler estimate",
+        latency=latency,
+        latency_sum=latency,
+        latency_iqr=None,
+        memory=memory,
+        flops=1,
+        parameters=1,
+        layers=layers,
+    )
 
 
 def taught(count, known=True, seed=0):
