@@ -1,12 +1,4 @@
-"""`python -m autoprune.compare`: do searches find better plans than keep ratios set by hand, and which of them does?"""
-
-import sys
-
-from autoprune import cli
-
-if __name__ == "__main__":
-    # Options are checked before the imports below, which take seconds.
-    sys.exit(cli.run_command("compare"))
+"""Do searches find better plans than keep ratios set by hand, and which of them does?"""
 
 import dataclasses
 import json
@@ -15,9 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-import hydra
-from omegaconf import DictConfig
 
 from autoprune.comparison import PlanResult, Record, Run, Summary, cells_of, summarise
 from autoprune.comparison.controls import ScratchTrainer
@@ -29,6 +18,7 @@ from autoprune.cost.multi_target import describe_target
 from autoprune.data import load_data
 from autoprune.errors import BudgetError, JournalError, SettingsError
 from autoprune.evaluation.cautions import chance_caution
+from autoprune.pipeline.runs import RUNS
 from autoprune.pipeline.session import (
     Session,
     announce,
@@ -43,7 +33,6 @@ from autoprune.reporting.comparison import comparison_tables, verdicts, write_co
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.resuming import RUNS, run_or_resume
 from autoprune.searchers import Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.objective import DISTINCT
@@ -115,7 +104,7 @@ def _compares(stored: Mapping[str, Any], settings: CompareSettings) -> bool:
     return all(asked.get(name) == getattr(settings, name) for name in RUNS["compare"].extensible)
 
 
-def _is_finished(settings: CompareSettings, folder: RunFolder) -> bool:
+def is_finished(settings: CompareSettings, folder: RunFolder) -> bool:
     """Whether a folder holds a whole comparison of just what the settings ask to compare."""
     record = _read_record(folder) or {}
     return bool(record.get("ended")) and _compares(record, settings) and folder.comparison_report.exists()
@@ -284,14 +273,8 @@ class _Finishers:
         self._tuning.undo()
 
 
-@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="compare")
-@cli.exit_on_error
-def main(config: DictConfig) -> None:
-    """The command."""
-    done = run_or_resume(config, CompareSettings, "compare", run, finished=_is_finished)
-    if done is None:
-        return
-    settings, folder, summary = done.settings, done.folder, done.result
+def show(settings: CompareSettings, summary: Summary, folder: RunFolder) -> None:
+    """Print the tables and what they say, and where figures and report are."""
     for table in comparison_tables(settings, summary):
         CONSOLE.print(table)
     for sentence in verdicts(settings, summary):

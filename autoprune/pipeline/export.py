@@ -1,12 +1,4 @@
-"""`python -m autoprune.export`: a result in the formats that other programs read, each checked against the model."""
-
-import sys
-
-from autoprune import cli
-
-if __name__ == "__main__":
-    # Options are checked before the imports below, which take seconds.
-    sys.exit(cli.run_command("export"))
+"""A result in the formats that other programs read, each checked against the model."""
 
 import dataclasses
 import json
@@ -14,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.table import Table
 
 from autoprune.errors import ExportError, ModelError
@@ -25,7 +16,6 @@ from autoprune.models.files import load_model
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.tables import byte_count
-from autoprune.resuming import open_run
 from autoprune.settings import ExportSettings, ModelSettings, from_config
 
 # What a run folder may hold, the last stage first.
@@ -110,11 +100,3 @@ def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
             share = row.difference / row.largest if row.largest else 0.0
             table.add_row(name, str(row.path), byte_count(row.bytes), f"{share:.1e}")
     return table
-
-
-@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="export")
-@cli.exit_on_error
-def main(config: DictConfig) -> None:
-    """The command."""
-    with open_run(config, ExportSettings, "export") as (settings, folder):
-        run(settings, folder.path)

@@ -1,23 +1,13 @@
-"""`python -m autoprune.finetune`: fine-tunes the result of a search, or a model of a file, on cpu, gpu or TPU."""
-
-import sys
-
-from autoprune import cli
-
-if __name__ == "__main__":
-    # Options are checked before the imports below, which take seconds.
-    sys.exit(cli.run_command("finetune"))
+"""Fine-tuning of the result of a search, or of a model of a file, on cpu, gpu or TPU."""
 
 import dataclasses
-import functools
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from autoprune.data import load_data
 from autoprune.errors import SettingsError
@@ -33,7 +23,6 @@ from autoprune.reporting.finetuning import (
     write_finetuning,
 )
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.resuming import run_or_resume
 from autoprune.settings import (
     DataSettings,
     EvaluationSettings,
@@ -164,16 +153,9 @@ def _recipe_changes(training: TrainingSettings) -> list[str]:
     return [name for name in names if getattr(training, name) != getattr(usual, name)]
 
 
-@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="finetune")
-@cli.exit_on_error
-def main(config: DictConfig) -> None:
-    """The command."""
-    said = [override.lstrip("+~").split("=")[0] for override in cli.overrides()]
-    complete = functools.partial(complete_settings, said=said)
-    done = run_or_resume(config, FinetuneSettings, "finetune", run, complete=complete)
-    if done is None or done.result is None:  # It was finished already, or a dry run.
-        return
-    CONSOLE.print(finetuning_table(done.result))
-    CONSOLE.print(verdict(done.result), highlight=False)
-    model = FinetuneFiles(done.folder).model
-    CONSOLE.print(f"Model: {model}\nReport: {done.folder.report}", soft_wrap=True, highlight=False)
+def show(done: FineTuned, folder: RunFolder) -> None:
+    """Print the table and what came of it, and where the model and the report are."""
+    CONSOLE.print(finetuning_table(done))
+    CONSOLE.print(verdict(done), highlight=False)
+    model = FinetuneFiles(folder).model
+    CONSOLE.print(f"Model: {model}\nReport: {folder.report}", soft_wrap=True, highlight=False)

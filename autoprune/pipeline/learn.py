@@ -1,12 +1,4 @@
-"""`python -m autoprune.learn`: one policy from several networks and budgets, for `python -m autoprune.replay`."""
-
-import sys
-
-from autoprune import cli
-
-if __name__ == "__main__":
-    # Options are checked before the imports below, which take seconds.
-    sys.exit(cli.run_command("learn"))
+"""One policy from several networks and budgets, to be replayed on others."""
 
 import dataclasses
 import logging
@@ -16,9 +8,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import hydra
-from omegaconf import DictConfig
 
 from autoprune.cost.multi_target import open_targets
 from autoprune.data import Dataset, load_data
@@ -37,7 +26,6 @@ from autoprune.reporting.console import CONSOLE, Stage, stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table
 from autoprune.reporting.run_folder import RunFolder, write_json
-from autoprune.resuming import run_or_resume
 from autoprune.searchers import BudgetedEvaluator, Problem, Trial
 from autoprune.searchers.policy import Policy, save_policy, training_record
 from autoprune.settings import LearnSettings
@@ -184,12 +172,8 @@ def _write(
     write_json(folder.metrics, {**figures, "lessons": described})
 
 
-@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="learn")
-@cli.exit_on_error
-def main(config: DictConfig) -> None:
-    """The command."""
-    if done := run_or_resume(config, LearnSettings, "learn", run):
-        CONSOLE.print(lessons_table(done.result, done.settings.evaluation.score))
-        policy = done.folder.policy
-        words = f"Policy: {policy}\nReplay it with:\n  python -m autoprune.replay policy={policy} model=..."
-        CONSOLE.print(words, soft_wrap=True, highlight=False)
+def show(settings: LearnSettings, rows: Sequence[LessonRow], folder: RunFolder) -> None:
+    """Print what was learnt of each problem, and how to replay it."""
+    CONSOLE.print(lessons_table(rows, settings.evaluation.score))
+    words = f"Policy: {folder.policy}\nReplay it with:\n  python -m autoprune.replay policy={folder.policy} model=..."
+    CONSOLE.print(words, soft_wrap=True, highlight=False)

@@ -1,12 +1,4 @@
-"""`python -m autoprune.measure`: what a model costs on one target, or on every TPU generation."""
-
-import sys
-
-from autoprune import cli
-
-if __name__ == "__main__":
-    # Options are checked before the imports below, which take seconds.
-    sys.exit(cli.run_command("measure"))
+"""What a model costs on one target, or on every TPU generation."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +6,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
-
-import hydra
-from omegaconf import DictConfig
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import open_cache
@@ -38,7 +27,6 @@ from autoprune.reporting.fitting import FittingTable
 from autoprune.reporting.groups import group_data, group_table
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
-from autoprune.resuming import open_run
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 
 Asked = tuple[str, str, int, Future]  # Model, target, devices of a training step, the answer to come.
@@ -204,11 +192,3 @@ def _models(settings: ModelSettings) -> dict[str, Any]:
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else paths
     return {name: load_model(path, settings) for name, path in zip(names, paths, strict=True)}
-
-
-@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="measure")
-@cli.exit_on_error
-def main(config: DictConfig) -> None:
-    """The command."""
-    with open_run(config, MeasureSettings, "measure") as (settings, folder):
-        run(settings, folder.path)

@@ -1,24 +1,13 @@
-"""`python -m autoprune.replay`: a policy learnt elsewhere prunes a new model, as it is or after adapting.
+"""A policy learnt elsewhere prunes a new model, as it is or after adapting.
 
 The new model may have another depth, topology or input size, and the target another chip: the features that a policy
 reads mean the same for all.
 """
 
-import sys
-
-from autoprune import cli
-
-if __name__ == "__main__":
-    # Options are checked before the imports below, which take seconds.
-    sys.exit(cli.run_command("replay"))
-
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-
-import hydra
-from omegaconf import DictConfig
 
 from autoprune.data import Dataset, load_data
 from autoprune.envs import ENV_ID
@@ -26,8 +15,6 @@ from autoprune.envs.episode import FEATURES
 from autoprune.pipeline.search import SearchResult, run_search
 from autoprune.pipeline.session import load_or_train_dense, searcher_builder, validate_choices
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.resuming import run_or_resume
-from autoprune.search import show_result
 from autoprune.searchers import BudgetedEvaluator, Problem
 from autoprune.searchers.policy import Policy, load_policy, save_policy
 from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
@@ -110,11 +97,3 @@ def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
         searching = replace(searching, agent=settings_of(policy, searching.agent))
     validate_choices(replace(searching, searcher=SearcherSettings("rl")))
     return searching
-
-
-@hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="replay")
-@cli.exit_on_error
-def main(config: DictConfig) -> None:
-    """The command."""
-    if done := run_or_resume(config, ReplaySettings, "replay", run):
-        show_result(done.result, done.folder)

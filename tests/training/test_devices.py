@@ -16,10 +16,10 @@ from finished_search import finished_search
 from keras import layers
 from processes import gone, wait_until
 
-from autoprune import finetune
 from autoprune.errors import DoesNotFitError, SettingsError
 from autoprune.models.config import rebuild
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (
     DataSettings,

@@ -8,7 +8,7 @@ from featured_network import featured, gram, summed, traces
 from finished_search import finished_search
 from toy import cost_of, evaluation_of
 
-from autoprune import find_groups, finetune
+from autoprune import find_groups
 from autoprune.comparison.controls import ScratchTrainer
 from autoprune.data import Dataset, load_data
 from autoprune.errors import ModelError, SettingsError
@@ -17,6 +17,7 @@ from autoprune.models.feature_distilling import (
     teachings,
 )
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.pipeline.session import open_session
 from autoprune.planning import Planner, make_plan
 from autoprune.reporting.run_folder import RunFolder

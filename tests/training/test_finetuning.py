@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from finished_search import SETTINGS, finished_search
 
-from autoprune import finetune, training_step_cost
+from autoprune import training_step_cost
 from autoprune.errors import (
     AutopruneError,
     DataError,
@@ -22,6 +22,7 @@ from autoprune.errors import (
 )
 from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (
     DataSettings,
