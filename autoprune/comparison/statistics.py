@@ -42,6 +42,11 @@ class Interval:
         """Whether zero lies outside the interval: only then is there a difference to speak of."""
         return self.excludes(0.0)
 
+    @property
+    def half(self) -> float | None:
+        """Half its width, in the unit of the values; None with fewer than two."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
     def excludes(self, value: float) -> bool:
         """Whether a value lies outside the interval, and the interval has a width."""
         if self.low is None or self.high - self.low <= 1e-9 * max(abs(self.low), abs(self.high)):

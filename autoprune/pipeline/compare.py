@@ -4,13 +4,12 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoprune.comparison import PlanResult, Record, Run, Summary, cells_of, summarise
 from autoprune.comparison.controls import ScratchTrainer
-from autoprune.comparison.jobs import Job, jobs_of
+from autoprune.comparison.jobs import jobs_of
 from autoprune.comparison.matching import HandSetPlan, cost_families, curve_plans, kind_of, match_hand_set
 from autoprune.comparison.record import FINE_TUNED, FROM_SCRATCH
 from autoprune.comparison.selection import select_finalist
@@ -39,7 +38,6 @@ from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.problem import nothing_found
 from autoprune.searchers.uniform import hand_set_candidates, is_hand_set
 from autoprune.settings import CompareSettings
-from autoprune.training.course import OnProgress
 from autoprune.training.finishing import Finisher
 
 logger = logging.getLogger(__name__)
@@ -58,20 +56,35 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     shared = settings.search_settings()
     with open_session(load_or_train_dense(shared, data, folder), data, shared, folder) as session:
         record, start = _record(settings, folder, session), time.perf_counter()
+        announce(session, settings, settings.budgets.values())
+        # All before anything is searched: one that is impossible ends the command here. It teaches the surrogate
+        # nothing, which learns from all hand-set plans in their order: searches of one budget do not depend on which
+        # others are compared.
+        problems = {
+            budget: pose_problem(session, settings.search_settings(budget=budget), f"budget {budget}")
+            for budget in settings.budgets
+        }
+        dense = record.dense = next(iter(problems.values())).dense
+        record.anchors = {budget: problem.anchor for budget, problem in problems.items()}
         # Nothing is written before: an impossible budget beside `resume` leaves a comparison that had ended as it was.
-        problems = _problems(settings, session, record)
         folder.save_settings(settings)  # Others than it was begun with, if they were given beside `resume`.
-        with _add_wall_time(record, start):
+        before = record.seconds
+        try:
             families = _families(settings, session, record)
             _search(settings, session, problems, record, folder)
-            finishers = _Finishers(settings, session)
-            _finish(settings, record, finishers, "finalists", folder)
+            parts = (session.model, session.planner, data)
+            tuner = Finisher(*parts, cost_model=session.cost_model, settings=shared)
+            trainer = ScratchTrainer(*parts, cost_model=session.cost_model, settings=shared)
+            _finish(settings, record, tuner, trainer, "finalists", folder)
             _match(settings, session, families, record)
-            _finish(settings, record, finishers, "finishing", folder)
+            _finish(settings, record, tuner, trainer, "finishing", folder)
             summary = summarise(settings, record)
+        finally:  # Also of one that is interrupted.
+            record.seconds = before + time.perf_counter() - start
+            record.save()
         record.conclude(summary.to_json())
-    cautions = [*session.cautions, *chance_caution(record.dense.accuracy, data.reward, data.classes)]
-    write_comparison(settings, summary, record, session.cost_model.target, folder, cautions)
+    cautions = [*session.cautions, *chance_caution(dense.accuracy, data.reward, data.classes)]
+    write_comparison(settings, summary, dense.required_cost, session.cost_model.target, folder, cautions)
     return summary
 
 
@@ -125,33 +138,6 @@ def _check_widths(stored: Mapping[str, Any] | None, settings: CompareSettings) -
         )
 
 
-@contextmanager
-def _add_wall_time(record: Record, start: float) -> Iterator[None]:
-    """Adds the wall time from the start to the end of the block to the record's, also of one that is interrupted."""
-    before = record.seconds
-    try:
-        yield
-    finally:
-        record.seconds = before + time.perf_counter() - start
-        record.save()
-
-
-def _problems(settings: CompareSettings, session: Session, record: Record) -> dict[str, Problem]:
-    """Every budget posed, before anything is searched: one that is impossible ends the command here.
-
-    What that takes teaches the surrogate nothing: it learns from all hand-set plans in their order, so that searches of
-    one budget do not depend on which others are compared.
-    """
-    announce(session, settings, settings.budgets.values())
-    problems = {
-        budget: pose_problem(session, settings.search_settings(budget=budget), f"budget {budget}")
-        for budget in settings.budgets
-    }
-    record.dense = next(iter(problems.values())).dense
-    record.anchors = {budget: problem.anchor for budget, problem in problems.items()}
-    return problems
-
-
 def _rules(searchers: Sequence[str]) -> list[str]:
     """The hand-set rules among searchers; uniform pruning is always one."""
     return ["uniform", *(name for name in searchers if is_hand_set(name) and name != "uniform")]
@@ -194,14 +180,12 @@ def _search(
             logger.warning("%s found no plan that may be a result in %d evaluations", cell.name, len(done.keys))
         record.add_run(cell.name, done)
     if not any(record.runs[cell.name].finalists for cell in cells_of(settings)):
-        raise BudgetError("\n".join(_explain_misses(settings, session, problems)))
-
-
-def _explain_misses(settings: CompareSettings, session: Session, problems: Mapping[str, Problem]) -> Iterator[str]:
-    """For every budget why none of its searches found a plan that may be a result, and what to change."""
-    for budget, problem in problems.items():
-        courses = [session.evaluator.journal.course(cell.name) for cell in cells_of(settings) if cell.budget == budget]
-        yield f"At {budget}: {nothing_found(problem, courses)}"
+        told = []
+        for budget, problem in problems.items():
+            cells = [cell for cell in cells_of(settings) if cell.budget == budget]
+            courses = [session.evaluator.journal.course(cell.name) for cell in cells]
+            told.append(f"At {budget}: {nothing_found(problem, courses)}")
+        raise BudgetError("\n".join(told))
 
 
 def _match(settings: CompareSettings, session: Session, families: Sequence[HandSetPlan], record: Record) -> None:
@@ -210,26 +194,35 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
         if is_hand_set(cell.searcher) or cell.name in record.matches:
             continue
         finalists = record.runs[cell.name].finalists
-        best = select_finalist(finalists, *cell.seeds, settings, record)
+        (seed,) = cell.seeds
+        best = select_finalist(finalists, seed, settings, record)
         if best is not None:
             kind = kind_of(cell.budget)
             record.matches[cell.name] = match_hand_set(session.evaluator, families, best, kind, len(finalists))
     if not record.curve:
         runs = [record.runs[cell.name] for cell in cells_of(settings)]
-        lowest = 0.8 * min(plan.cost.latency for done in runs for plan in done.finalists)
+        lowest = 0.8 * min(plan.required_cost.latency for done in runs for plan in done.finalists)
         plans = curve_plans(families, settings.uniform_curve, lowest)
         scored = [session.evaluator.evaluate(plan.candidate) for plan in plans]
         record.curve = [evaluation for evaluation in scored if not evaluation.failed]
     record.save()
 
 
-def _finish(settings: CompareSettings, record: Record, finishers: "_Finishers", name: str, folder: RunFolder) -> None:
+def _finish(
+    settings: CompareSettings,
+    record: Record,
+    tuner: Finisher,
+    trainer: ScratchTrainer,
+    name: str,
+    folder: RunFolder,
+) -> None:
     """Fine-tune, or train from scratch, what is not finished yet, and test it once; the model ends dense again."""
     jobs = [job for job in jobs_of(settings, record) if job.name not in record.tested]
     try:
         with stage(name, len(jobs), "plans") as shown:
             for number, job in enumerate(jobs):
-                epochs, title = finishers.epochs(job), f"{job.whose}, seed {job.seed}"
+                anew, title = job.recipe == FROM_SCRATCH, f"{job.whose}, seed {job.seed}"
+                epochs = trainer.epochs if anew else max(settings.training.after_pruning, 1)
 
                 def show(
                     done: float, logs: Mapping[str, float], title: str = title, n: int = number, of: int = epochs
@@ -239,38 +232,17 @@ def _finish(settings: CompareSettings, record: Record, finishers: "_Finishers", 
 
                 # Several plans of one searcher are told apart by their keys.
                 with Curves(folder.tensorboard, "training", f"{title}, plan {job.evaluation.key}") as curves:
-                    tested = finishers.finish(job, show)
+                    if anew and job.seed is not None:
+                        tested = trainer.finish(job.whose, job.evaluation, job.seed, show)
+                    else:
+                        whole_too = job.recipe == FINE_TUNED
+                        done = tuner.finish(job.whose, job.evaluation, show, seed=job.seed, whole_too=whole_too)
+                        tuner.undo()
+                        tested = PlanResult.of(done, job.recipe, job.seed)
                 record.add_tested(tested)
                 shown.advance(number + 1, f"{job.whose}: {tested.test_accuracy:.2%}")
     finally:
-        finishers.undo()
-
-
-class _Finishers:
-    """Finish jobs by either recipe; what the teacher says is asked once."""
-
-    def __init__(self, settings: CompareSettings, session: Session) -> None:
-        shared, parts = settings.search_settings(), (session.model, session.planner, session.data)
-        self._tuned_epochs = max(settings.training.after_pruning, 1)
-        self._tuning = Finisher(*parts, cost_model=session.cost_model, settings=shared)
-        self._anew = ScratchTrainer(*parts, cost_model=session.cost_model, settings=shared)
-
-    def epochs(self, job: Job) -> int:
-        """Of a job's training."""
-        return self._anew.epochs if job.recipe == FROM_SCRATCH else self._tuned_epochs
-
-    def finish(self, job: Job, show: OnProgress) -> PlanResult:
-        """Train and test what a job asks for."""
-        if job.recipe == FROM_SCRATCH:
-            return self._anew.finish(job.whose, job.evaluation, job.seed, show)
-        tuned = job.recipe == FINE_TUNED
-        finished = self._tuning.finish(job.whose, job.evaluation, show, seed=job.seed, whole_too=tuned)
-        self._tuning.undo()
-        return PlanResult.of(finished, job.recipe, job.seed)
-
-    def undo(self) -> None:
-        """Make the model the dense one again."""
-        self._tuning.undo()
+        tuner.undo()
 
 
 def show(settings: CompareSettings, summary: Summary, folder: RunFolder) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,13 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
     """
     for name in settings.formats:
         check_libraries(FORMATS.get(name))
-    path = result_of(Path(settings.run)) if settings.run is not None else Path(settings.model.path)
-    model = load_model(path, _loading(settings))
+    path, loading = Path(settings.model.path or ""), settings.model
+    if settings.run is not None:
+        path, stored = result_of(Path(settings.run)), Path(settings.run, "settings.json")
+        if settings.model == ModelSettings("file") and stored.is_file():
+            # As the run loaded its own.
+            loading = from_config(OmegaConf.create(json.loads(stored.read_text()).get("model", {})), ModelSettings)
+    model = load_model(path, loading)
     examples = random_examples(model, settings.input_shape)
     rows: dict[str, Exported | ExportError] = {}
     for name in dict.fromkeys(settings.formats):
@@ -44,20 +48,27 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
             rows |= export_model(model, folder, [name], examples=examples, tolerance=settings.tolerance)
         except ExportError as error:
             rows[name] = error
-    write_json(folder / "export.json", _describe(path, rows))
-    CONSOLE.print(_table(path, rows))
+    caption = "Difference: the largest between an output and the Keras model's, as a share of the largest output."
+    table = Table(title=str(path), caption=caption, caption_justify="left")
+    table.add_column("format")
+    table.add_column("file", overflow="fold")
+    for name in ("size", "difference"):
+        table.add_column(name, justify="right")
+    formats: list[dict[str, Any]] = []
+    for name, row in rows.items():
+        if isinstance(row, ExportError):
+            formats.append({"format": name, "error": str(row)})
+            table.add_row(name, f"failed: {row}", "-", "-")
+        else:
+            formats.append({**dataclasses.asdict(row), "path": row.path.name})
+            share = row.difference / row.largest if row.largest else 0.0
+            table.add_row(name, str(row.path), byte_count(row.bytes), f"{share:.1e}")
+    write_json(folder / "export.json", {"model": str(path), "formats": formats})
+    CONSOLE.print(table)
     failed = [row for row in rows.values() if isinstance(row, ExportError)]
     if failed:
         raise failed[0]
     return rows
-
-
-def _loading(settings: ExportSettings) -> ModelSettings:
-    """How the model is loaded: as was said, otherwise as the run loaded its own."""
-    stored = None if settings.run is None else Path(settings.run, "settings.json")
-    if settings.model != ModelSettings("file") or stored is None or not stored.is_file():
-        return settings.model
-    return from_config(OmegaConf.create(json.loads(stored.read_text()).get("model", {})), ModelSettings)
 
 
 def result_of(folder: Path) -> Path:
@@ -71,32 +82,3 @@ def result_of(folder: Path) -> Path:
             return folder / name
     about = "has none of them: was the run interrupted?" if folder.is_dir() else "is no folder."
     raise ModelError(f"A run folder holds {' or '.join(_RESULTS)}. '{folder}' {about}")
-
-
-def _describe(path: Path, rows: Mapping[str, Exported | ExportError]) -> dict[str, Any]:
-    """What is written to `export.json`."""
-    return {
-        "model": str(path),
-        "formats": [
-            {"format": name, "error": str(row)}
-            if isinstance(row, ExportError)
-            else {**dataclasses.asdict(row), "path": row.path.name}
-            for name, row in rows.items()
-        ],
-    }
-
-
-def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
-    caption = "Difference: the largest between an output and the Keras model's, as a share of the largest output."
-    table = Table(title=str(path), caption=caption, caption_justify="left")
-    table.add_column("format")
-    table.add_column("file", overflow="fold")
-    for name in ("size", "difference"):
-        table.add_column(name, justify="right")
-    for name, row in rows.items():
-        if isinstance(row, ExportError):
-            table.add_row(name, f"failed: {row}", "-", "-")
-        else:
-            share = row.difference / row.largest if row.largest else 0.0
-            table.add_row(name, str(row.path), byte_count(row.bytes), f"{share:.1e}")
-    return table

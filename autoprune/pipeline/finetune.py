@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -15,7 +15,6 @@ from autoprune.models.files import save_model
 from autoprune.reporting.console import CONSOLE, training_stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.finetuning import (
-    FinetuneFiles,
     finetuning_table,
     step_table,
     step_words,
@@ -24,11 +23,8 @@ from autoprune.reporting.finetuning import (
 )
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.settings import (
-    DataSettings,
-    EvaluationSettings,
     FinetuneSettings,
     ModelSettings,
-    TargetSettings,
     TrainingSettings,
     from_config,
 )
@@ -36,8 +32,6 @@ from autoprune.training.finetuning import FineTuned, fine_tuned, on_device
 from autoprune.training.presence import check_images, check_runtime
 from autoprune.training.starting import StartFiles, started
 from autoprune.training.step_check import chip_for, devices_of, does_not_fit, step_report
-
-P = TypeVar("P")
 
 
 def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
@@ -48,23 +42,23 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
     """
     start = time.perf_counter()
     check_runtime(settings)
-    files, starting = FinetuneFiles(folder), StartFiles(folder.path)
+    starting = StartFiles(folder.path)
     with on_device(settings):
         data = load_data(settings.data, settings.model)
         check_images(settings, len(data.train))
         model = started(settings, data, starting)
         if settings.dry_run:
-            compile_step(model, settings, len(data.train), files)
+            compile_step(model, settings, len(data.train), folder)
             return None
         curves = Curves(folder.tensorboard, "training", "fine-tuning")
         with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves) as show:
             done = fine_tuned(model, data, settings, starting, show)
-    save_model(model, files.model)
-    write_finetuning(done, settings, time.perf_counter() - start, files)
+    save_model(model, folder.finetuned)
+    write_finetuning(done, settings, time.perf_counter() - start, folder)
     return done
 
 
-def compile_step(model: Any, settings: FinetuneSettings, images: int, files: FinetuneFiles) -> None:
+def compile_step(model: Any, settings: FinetuneSettings, images: int, folder: RunFolder) -> None:
     """Compile a step for the target and the slice, and tell what it takes.
 
     Raises:
@@ -73,7 +67,7 @@ def compile_step(model: Any, settings: FinetuneSettings, images: int, files: Fin
     """
     chip = chip_for(settings)
     report = step_report(model, settings, chip, devices_of(chip.name, settings.slice))
-    write_json(files.step, dataclasses.asdict(report))
+    write_json(folder.training_step, dataclasses.asdict(report))
     CONSOLE.print(step_table(model, report))
     if not report.fits:
         raise does_not_fit(report)
@@ -94,68 +88,40 @@ def complete_settings(settings: FinetuneSettings, said: Sequence[str]) -> Finetu
     targeted = any(name.split(".")[0] == "target" for name in said)
     cost = bool(settings.run or targeted) if settings.cost is None else settings.cost
     paths = {name: getattr(settings, name) for name in ("run", "plan", "teacher")}
-    absolute = {name: str(Path(path).absolute()) if path else None for name, path in paths.items()}
+    absolute: dict[str, Any] = {name: str(Path(path).absolute()) if path else None for name, path in paths.items()}
     settings = dataclasses.replace(settings, cost=cost, **absolute)
     if not settings.run:
         return settings
     if any(name.split(".")[0] == "model" for name in said):
         raise SettingsError("model must be left out with run=FOLDER: the run's pruned model is fine-tuned.")
-    theirs = _settings_of(Path(settings.run))
-    model = _part(theirs, "model", ModelSettings)
-    if model.name == "file":  # which may have moved since
-        model = dataclasses.replace(model, path=str(Path(settings.run, "dense.keras")))
-    recipe = [*said, *(f"training.{name}" for name in _recipe_changes(settings.training))]
-    parts = {
-        "model": model,
-        "data": _overlay(_part(theirs, "data", DataSettings), settings.data, "data", said),
-        "target": _overlay(_part(theirs, "target", TargetSettings), settings.target, "target", said),
-        "evaluation": _overlay(
-            _part(theirs, "evaluation", EvaluationSettings), settings.evaluation, "evaluation", said
-        ),
-        # A recipe says what it changes; the rest is the run's.
-        "training": _overlay(
-            _part(theirs, "training", TrainingSettings),
-            settings.training,
-            "training",
-            [name for name in recipe if name != "training"],
-        ),
-        "seed": settings.seed if "seed" in said else theirs.get("seed", 0),
-    }
-    parts["target"] = dataclasses.replace(parts["target"], also=[], combine="worst", weights=None)
-    return dataclasses.replace(settings, **parts)
-
-
-def _settings_of(run_folder: Path) -> dict[str, Any]:
+    run_folder = Path(settings.run)
     try:
-        return json.loads((run_folder / "settings.json").read_text())
+        stored = json.loads((run_folder / "settings.json").read_text())
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"'{run_folder}' is not the run folder of a search: its settings.json cannot be read: {error}"
         ) from error
-
-
-def _part(theirs: dict[str, Any], name: str, schema: type[P]) -> P:
-    return from_config(OmegaConf.create(theirs.get(name, {})), schema)
-
-
-def _overlay(theirs: P, ours: P, name: str, said: Sequence[str]) -> P:
-    """A run's part of the settings with what was said here: all of ours when the whole part was chosen by name."""
-    if name in said:
-        return ours
-    fields = [field.name for field in dataclasses.fields(ours) if f"{name}.{field.name}" in said]
-    return dataclasses.replace(theirs, **{field: getattr(ours, field) for field in fields})
-
-
-def _recipe_changes(training: TrainingSettings) -> list[str]:
-    """Fields in which a recipe differs from the default one."""
-    usual = TrainingSettings()
-    names = [field.name for field in dataclasses.fields(training)]
-    return [name for name in names if getattr(training, name) != getattr(usual, name)]
+    model = from_config(OmegaConf.create(stored.get("model", {})), ModelSettings)
+    if model.name == "file":  # which may have moved since
+        model = dataclasses.replace(model, path=str(run_folder / "dense.keras"))
+    parts: dict[str, Any] = {"model": model, "seed": settings.seed if "seed" in said else stored.get("seed", 0)}
+    for name in ("data", "target", "evaluation", "training"):
+        ours = getattr(settings, name)
+        theirs = from_config(OmegaConf.create(stored.get(name, {})), type(ours))
+        given = [field.name for field in dataclasses.fields(ours) if f"{name}.{field.name}" in said]
+        if name == "training":
+            # A recipe says what it changes; the rest is the run's.
+            usual, fields = TrainingSettings(), [field.name for field in dataclasses.fields(ours)]
+            given += [field for field in fields if getattr(ours, field) != getattr(usual, field)]
+        elif name in said:  # The whole part was chosen by name.
+            theirs = ours
+        parts[name] = dataclasses.replace(theirs, **{field: getattr(ours, field) for field in given})
+    parts["target"] = dataclasses.replace(parts["target"], also=[], combine="worst", weights=None)
+    return dataclasses.replace(settings, **parts)
 
 
 def show(done: FineTuned, folder: RunFolder) -> None:
     """Print the table and what came of it, and where the model and the report are."""
     CONSOLE.print(finetuning_table(done))
     CONSOLE.print(verdict(done), highlight=False)
-    model = FinetuneFiles(folder).model
-    CONSOLE.print(f"Model: {model}\nReport: {folder.report}", soft_wrap=True, highlight=False)
+    CONSOLE.print(f"Model: {folder.finetuned}\nReport: {folder.report}", soft_wrap=True, highlight=False)

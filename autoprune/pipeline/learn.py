@@ -3,11 +3,10 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoprune.cost.multi_target import open_targets
 from autoprune.data import Dataset, load_data
@@ -27,7 +26,7 @@ from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.searchers import BudgetedEvaluator, Problem, Trial
-from autoprune.searchers.policy import Policy, save_policy, training_record
+from autoprune.searchers.policy import save_policy, training_record
 from autoprune.settings import LearnSettings
 
 logger = logging.getLogger(__name__)
@@ -61,6 +60,7 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
     """
     # Imported here: torch takes seconds.
     from autoprune.rl.multi_task import MultiTaskTrainer
+    from autoprune.rl.transfer import find_widest_within, roll_outs
 
     start = time.perf_counter()
     for model in settings.models:
@@ -79,11 +79,37 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
             list(settings.budgets.values()),
         )
         policy = dataclasses.replace(policy, record=record)
-        rows = [_row(course, policy) for course in courses]
+        rows = []
+        for course in courses:
+            # What has become of it: the policy's own plan, as a replay would have it, beside the best uniform one.
+            problem, evaluator = course.evaluator.problem, course.session.evaluator
+            free = BudgetedEvaluator(
+                evaluator, problem, name=f"look@{course.budget}", evaluations=1, surrogate=course.session.surrogate
+            )
+            candidate, best = find_widest_within(free, roll_outs(free, policy)), course.evaluator.history.best
+            rows.append(
+                LessonRow(
+                    model=course.model,
+                    budget=course.budget,
+                    dense=problem.dense,
+                    uniform=evaluator.evaluate(problem.start),
+                    policy=None if candidate is None else evaluator.evaluate(candidate),
+                    best=None if best is None else best.evaluation,
+                )
+            )
     # Of a training that had ended with fewer evaluations, the result stands until here. The figures come back last.
     folder.metrics.unlink(missing_ok=True)
     save_policy(policy, folder.policy)
-    _write(settings, courses, rows, time.perf_counter() - start, folder)
+    described = [
+        {
+            **row.to_json(),
+            "course": [evaluation_to_json(trial.evaluation) for trial in course.evaluator.history],
+            "means": course.evaluator.history.sources,
+        }
+        for course, row in zip(courses, rows, strict=True)
+    ]
+    figures = {"format": FORMAT, "version": VERSION, "settings": dataclasses.asdict(settings)}
+    write_json(folder.metrics, {**figures, "seconds": time.perf_counter() - start, "lessons": described})
     return rows
 
 
@@ -138,42 +164,8 @@ def _observer(
     return observe
 
 
-def _row(course: Course, policy: Policy) -> LessonRow:
-    """What has become of a problem: the policy's own plan, as a replay would have it, beside the best uniform one."""
-    from autoprune.rl.transfer import find_widest_within, roll_outs
-
-    problem, evaluator = course.evaluator.problem, course.session.evaluator
-    free = BudgetedEvaluator(
-        evaluator, problem, name=f"look@{course.budget}", evaluations=1, surrogate=course.session.surrogate
-    )
-    candidate, best = find_widest_within(free, roll_outs(free, policy)), course.evaluator.history.best
-    return LessonRow(
-        course.model,
-        course.budget,
-        problem.dense,
-        evaluator.evaluate(problem.start),
-        None if candidate is None else evaluator.evaluate(candidate),
-        None if best is None else best.evaluation,
-    )
-
-
-def _write(
-    settings: LearnSettings, courses: Sequence[Course], rows: Sequence[LessonRow], seconds: float, folder: RunFolder
-) -> None:
-    described: list[Mapping[str, Any]] = [
-        {
-            **row.to_json(),
-            "course": [evaluation_to_json(trial.evaluation) for trial in course.evaluator.history],
-            "means": course.evaluator.history.sources,
-        }
-        for course, row in zip(courses, rows, strict=True)
-    ]
-    figures = {"format": FORMAT, "version": VERSION, "settings": dataclasses.asdict(settings), "seconds": seconds}
-    write_json(folder.metrics, {**figures, "lessons": described})
-
-
 def show(settings: LearnSettings, rows: Sequence[LessonRow], folder: RunFolder) -> None:
     """Print what was learnt of each problem, and how to replay it."""
-    CONSOLE.print(lessons_table(rows, settings.evaluation.score))
+    CONSOLE.print(lessons_table(rows, settings.evaluation.score or "likelihood"))
     words = f"Policy: {folder.policy}\nReplay it with:\n  python -m autoprune.replay policy={folder.policy} model=..."
     CONSOLE.print(words, soft_wrap=True, highlight=False)

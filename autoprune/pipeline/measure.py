@@ -1,11 +1,12 @@
 """What a model costs on one target, or on every TPU generation."""
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import open_cache
@@ -20,7 +21,7 @@ from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.models.files import load_model
 from autoprune.planning import Planner
-from autoprune.records import Target
+from autoprune.records import CostReport, Target, TrainingStepReport
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
 from autoprune.reporting.fitting import FittingTable
@@ -29,10 +30,11 @@ from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 
-Asked = tuple[str, str, int, Future]  # Model, target, devices of a training step, the answer to come.
+R = TypeVar("R", bound=CostReport | TrainingStepReport)
+Asked = tuple[str, str, int, Future[R]]  # Model, target, devices of a training step, the answer to come.
 
 
-def run(settings: MeasureSettings, folder: Path) -> list[CostRow]:
+def run(settings: MeasureSettings, folder: Path) -> list[CostRow[CostReport]]:
     """Load the models, cost them on every target asked for, print and save the tables.
 
     Returns:
@@ -49,16 +51,31 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow]:
         write_json(folder / "groups.json", group_data(groups))
     with open_cost_models(settings.target) as (client, cost_models):
         steps = training_costs(settings, cost_models, client) if settings.training_step else []
-        rows = collect_costs(
-            "costs", _inference(models, cost_models), len(models) * len(cost_models), folder / "costs.json"
+        asked = (
+            (name, cost_model.target.name, 0, _submit(cost_model.submit, model))
+            for cost_model in cost_models
+            for name, model in models.items()
         )
+        rows = collect_costs("costs", asked, len(models) * len(cost_models), folder / "costs.json")
         _show(cost_table(rows), rows)
         if settings.layers:
             for row in rows:
                 if not row.failed:
                     CONSOLE.print(layer_table(row, flops_per_layer(models[row.model])))
         if settings.training_step:
-            _training(models, steps, settings, folder)
+            # Of every model, on one device and on slices.
+            devices = {cost.target.name: settings.devices or [1, min(CHIPS[cost.target.name].slices)] for cost in steps}
+            asked_steps = (
+                (name, cost.target.name, count, _submit(cost.submit, model, count))
+                for cost in steps
+                for name, model in models.items()
+                for count in devices[cost.target.name]
+            )
+            total = len(models) * sum(map(len, devices.values()))
+            training = collect_costs("training", asked_steps, total, folder / "training_steps.json")
+            for cost in steps:
+                cost.close()
+            _show(training_table(training), training)
         if settings.sweep:
             worked = {row.target for row in rows if row.model == rows[0].model and not row.failed}
             sweep(first, [found for found in cost_models if found.target.name in worked], settings, folder)
@@ -68,7 +85,7 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow]:
     return rows
 
 
-def collect_costs(name: str, asked: Iterator[Asked], total: int, path: Path) -> list[CostRow]:
+def collect_costs(name: str, asked: Iterator[Asked[R]], total: int, path: Path) -> list[CostRow[R]]:
     """Wait for costs in the order they are asked for; each is written to the file as soon as it is known.
 
     Args:
@@ -77,39 +94,30 @@ def collect_costs(name: str, asked: Iterator[Asked], total: int, path: Path) -> 
         total: how many there are.
         path: JSON file with what is known.
     """
-    rows: list[CostRow] = []
+    rows: list[CostRow[R]] = []
+    waiting: deque[Asked[R]] = deque()
     with stage(name, total, "compilations") as shown:
-
-        def finish(model: str, target: str, devices: int, answer: Future) -> None:
-            error = answer.exception()
-            if error is not None and not isinstance(error, AutopruneError):
-                raise error
-            rows.append(CostRow(model, target, error or answer.result(), devices))
-            write_json(path, [row.to_json() for row in rows])
-            shown.advance(len(rows), f"{model} on {target}" + (f" x {devices}" if devices else ""))
-
-        waiting: deque[Asked] = deque()
-        for question in asked:
-            waiting.append(question)
-            while waiting and waiting[0][-1].done():
-                finish(*waiting.popleft())
-        while waiting:
-            finish(*waiting.popleft())
+        for question in itertools.chain(asked, [None]):
+            if question is not None:
+                waiting.append(question)
+            # All that are left are waited for once everything is asked.
+            while waiting and (question is None or waiting[0][-1].done()):
+                model, target, devices, answer = waiting.popleft()
+                error = answer.exception()
+                if error is not None and not isinstance(error, AutopruneError):
+                    raise error
+                rows.append(CostRow(model, target, error or answer.result(), devices))
+                write_json(path, [row.to_json() for row in rows])
+                shown.advance(len(rows), f"{model} on {target}" + (f" x {devices}" if devices else ""))
     return rows
 
 
-def _inference(models: Mapping[str, Any], cost_models: Sequence[CostModel]) -> Iterator[Asked]:
-    for cost_model in cost_models:
-        for name, model in models.items():
-            yield name, cost_model.target.name, 0, _submit(cost_model.submit, model)
-
-
-def _submit(submit: Callable[..., Future], *arguments: Any) -> Future:
+def _submit(submit: Callable[..., Future[R]], *arguments: Any) -> Future[R]:
     """The answer to come; a question that is refused at once is answered with that error."""
     try:
         return submit(*arguments)
     except AutopruneError as error:
-        refused: Future = Future()
+        refused: Future[R] = Future()
         refused.set_exception(error)
         return refused
 
@@ -127,25 +135,6 @@ def training_costs(
     return [TrainingStepCosts(found.target, open_cache(cache), client, settings.optimizer) for found in cost_models]
 
 
-def _training(
-    models: Mapping[str, Any], costs: Sequence[TrainingStepCosts], settings: MeasureSettings, folder: Path
-) -> None:
-    """Cost a training step of every model, on one device and on slices; print and save the table."""
-    devices = {cost.target.name: settings.devices or [1, min(CHIPS[cost.target.name].slices)] for cost in costs}
-
-    def ask() -> Iterator[Asked]:
-        for cost in costs:
-            for name, model in models.items():
-                for count in devices[cost.target.name]:
-                    yield name, cost.target.name, count, _submit(cost.submit, model, count)
-
-    total = len(models) * sum(map(len, devices.values()))
-    rows = collect_costs("training", ask(), total, folder / "training_steps.json")
-    for cost in costs:
-        cost.close()
-    _show(training_table(rows), rows)
-
-
 def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSettings, folder: Path) -> None:
     """Cost the model at every keep ratio, all groups pruned alike; print, plot and save the staircase."""
     if not cost_models:
@@ -158,7 +147,7 @@ def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSetting
     plot_sweep(model.name, rows, folder / "sweep.png")
 
 
-def _show(table: FittingTable, rows: Sequence[CostRow]) -> None:
+def _show(table: FittingTable, rows: Sequence[CostRow[Any]]) -> None:
     CONSOLE.print(table)
     for note in notes(rows):
         CONSOLE.print(note, markup=False, highlight=False)

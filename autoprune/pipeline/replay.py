@@ -28,8 +28,15 @@ def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
     Raises:
         AutopruneError: policy, model, data, target or budget cannot be used; the message says which and why.
     """
-    policy = load_policy(folder.replayed if folder.replayed.exists() else settings.policy, FEATURES, ENV_ID)
-    searching = _with_agent_of(policy, settings)
+    # Imported here: torch takes seconds.
+    from autoprune.rl.agents import settings_of
+
+    given = None if folder.replayed.exists() else settings.policy
+    policy = load_policy(given or folder.replayed, FEATURES, ENV_ID)
+    searching = settings.search_settings()
+    if settings.replay.evaluations or settings.replay.scratch:
+        searching = replace(searching, agent=settings_of(policy, searching.agent))
+    validate_choices(replace(searching, searcher=SearcherSettings("rl")))
     save_policy(policy, folder.replayed)
     logger.info("policy: %s", describe_policy(policy.record))
     data = load_data(settings.data, settings.model)
@@ -59,8 +66,9 @@ def replay_model(
     settings = replace(settings, searcher=SearcherSettings("replay"))
 
     def build_transfer(problem: Problem, evaluator: BudgetedEvaluator) -> PolicyTransfer:
-        options = {"seed": settings.seed, "settings": settings.agent, "log_folder": folder.tensorboard}
-        return PolicyTransfer(problem, evaluator, policy, **options)
+        return PolicyTransfer(
+            problem, evaluator, policy, seed=settings.seed, settings=settings.agent, log_folder=folder.tensorboard
+        )
 
     names = ("uniform", "rl") if scratch else ("uniform",)
     builders = {name: searcher_builder(replace(settings, searcher=SearcherSettings(name))) for name in names}
@@ -82,18 +90,3 @@ def describe_policy(record: Mapping[str, Any]) -> str:
         f"in {record['evaluations']} evaluations of each problem" if "evaluations" in record else "",
     ]
     return ", ".join(part for part in parts if part) or "nothing is known of its training"
-
-
-def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
-    """The settings of the searches, by the policy's own agent where one is needed.
-
-    Raises:
-        PolicyError: the policy is to be adapted, and no agent of this version has such an actor.
-    """
-    from autoprune.rl.agents import settings_of
-
-    searching = settings.search_settings()
-    if settings.replay.evaluations or settings.replay.scratch:
-        searching = replace(searching, agent=settings_of(policy, searching.agent))
-    validate_choices(replace(searching, searcher=SearcherSettings("rl")))
-    return searching

@@ -161,7 +161,7 @@ def run_search(
         finished=finished,
         kept=kept,
         seconds=time.perf_counter() - start,
-        guesses=evaluator.surrogate.error,
+        guesses=None if evaluator.surrogate is None else evaluator.surrogate.error,
         cautions=found,
     )
     write_outcome(outcome, folder)

@@ -338,12 +338,12 @@ def test_one_seed_gives_no_interval_and_no_verdict():
 
 def test_tables_hold_the_figures(summary):
     results, differences, costs = text_tables(SETTINGS, summary)
-    cells = {row[1]: dict(zip(results.headers, row, strict=True)) for row in results.rows}
+    cells = {row[1]: dict(zip(results.columns, row, strict=True)) for row in results.rows}
     assert cells["rl"]["budget"] == "latency 0.5"
     assert cells["rl"]["test accuracy"].startswith(f"{100 * (BEST.accuracy + 0.001):.2f} ± ")
     assert cells["rl"]["latency"] == f"{BEST.cost.latency:.1%}"
     assert cells["uniform"]["uniform as fast"] == "-"
-    rl = dict(zip(differences.headers, next(row for row in differences.rows if row[1] == "rl"), strict=True))
+    rl = dict(zip(differences.columns, next(row for row in differences.rows if row[1] == "rl"), strict=True))
     assert rl["over hand-set uniform"].endswith("*")
     assert rl["over from scratch"].startswith("+1.10")
     assert "n pairs" in differences.caption

@@ -117,9 +117,9 @@ def test_what_the_choice_was_worth_is_told():
     summary = summarise(SETTINGS, whole())
     (gain,) = [d for d in summary.differences if (d.searcher, d.reference) == ("rl", "its highest score")]
     assert gain.interval.mean == pytest.approx(((0.86 - 0.80) + (0.84 - 0.90)) / 2)
-    assert "over its highest score" in text_tables(SETTINGS, summary)[1].headers
+    assert "over its highest score" in text_tables(SETTINGS, summary)[1].columns
     alone = replace(SETTINGS, search=LimitsSettings(finalists=1))
-    assert "over its highest score" not in text_tables(alone, summarise(alone, whole()))[1].headers
+    assert "over its highest score" not in text_tables(alone, summarise(alone, whole()))[1].columns
 
 
 def test_only_what_was_chosen_is_trained_from_scratch():
