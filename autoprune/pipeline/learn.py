@@ -35,7 +35,7 @@ FORMAT = "autoprune.lessons"
 VERSION = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Course:
     """One network at one budget, opened to learn from.
 
@@ -144,7 +144,7 @@ def _open_courses(settings: LearnSettings, data: Dataset, folder: RunFolder) -> 
                 project=settings.search.project,
                 observe=_observer(shown, courses, name, stack.enter_context(curves), problem),
             )
-            courses.append(Course(name, budget, session, evaluator))
+            courses.append(Course(model=name, budget=budget, session=session, evaluator=evaluator))
         yield courses
 
 

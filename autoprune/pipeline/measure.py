@@ -106,7 +106,7 @@ def collect_costs(name: str, asked: Iterator[Asked[R]], total: int, path: Path) 
                 error = answer.exception()
                 if error is not None and not isinstance(error, AutopruneError):
                     raise error
-                rows.append(CostRow(model, target, error or answer.result(), devices))
+                rows.append(CostRow(model=model, target=target, answer=error or answer.result(), devices=devices))
                 write_json(path, [row.to_json() for row in rows])
                 shown.advance(len(rows), f"{model} on {target}" + (f" x {devices}" if devices else ""))
     return rows

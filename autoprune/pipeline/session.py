@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 _GLANCE = 512
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Session:
     """A model opened for searches: whoever searches in it shares scores and compilations.
 

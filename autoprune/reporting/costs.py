@@ -22,7 +22,7 @@ _RANKS = {
 R = TypeVar("R", bound=CostReport | TrainingStepReport)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CostRow(Generic[R]):
     """One model on one target.
 
@@ -74,7 +74,23 @@ def cost_table(rows: Sequence[CostRow[CostReport]]) -> FittingTable:
     if several:
         figures = ("latency", "of first", "plain sum", "of peak", "bound", "HBM", "of first")
     title = None if several else rows[0].model
-    table = FittingTable(_columns((*names, *figures)), title=title, caption=_caption(reports, several))
+    caption = "Nothing could be costed."
+    if reports:
+        one = reports[0]
+        caption = "" if several else f"{one.parameters:,} parameters, {megaflops(one):,.1f} MFLOPs per image. "
+        caption += (
+            f"Per batch of {one.target.batch_size} in {one.target.dtype} on one JAX device (a chip, or one of two "
+            f"cores on v2, v3 and tpu7x): {kinds_of(reports)}. Bound: what takes longer at the device's peak, the "
+            "FLOPs or the traffic to HBM; no program can be faster than that."
+        )
+        lowest = min((report.utilisation for report in reports if report.utilisation is not None), default=1.0)
+        if lowest < _FAR_FROM_PEAK:
+            caption += (
+                f" At {_percent(lowest)} of peak it is not the bound that takes the time: tiles of the matrix unit "
+                "that channels and images do not fill, what every kernel takes whatever its size, and waiting for "
+                "copies do; layers=true shows where."
+            )
+    table = FittingTable(_columns((*names, *figures)), title=title, caption=caption)
     firsts = {row.target: row.report for row in reversed(rows) if row.model == rows[0].model and not row.failed}
     for number, row in enumerate(rows):
         cells = _failure(row, figures)
@@ -90,27 +106,6 @@ def cost_table(rows: Sequence[CostRow[CostReport]]) -> FittingTable:
         ends = several and (number + 1 == len(rows) or rows[number + 1].target != row.target)
         table.add_row(row.target, *((row.model,) if several else ()), *cells, end_section=ends)
     return table
-
-
-def _caption(reports: Sequence[CostReport], several: bool) -> str:
-    if not reports:
-        return "Nothing could be costed."
-    first = reports[0]
-    lowest = min((report.utilisation for report in reports if report.utilisation is not None), default=1.0)
-    words = (
-        f"Per batch of {first.target.batch_size} in {first.target.dtype} on one JAX device (a chip, or one of two "
-        f"cores on v2, v3 and tpu7x): {kinds_of(reports)}. Bound: what takes longer at the device's peak, the FLOPs "
-        "or the traffic to HBM; no program can be faster than that."
-    )
-    if lowest < _FAR_FROM_PEAK:
-        words += (
-            f" At {_percent(lowest)} of peak it is not the bound that takes the time: tiles of the matrix unit that "
-            "channels and images do not fill, what every kernel takes whatever its size, and waiting for copies do; "
-            "layers=true shows where."
-        )
-    if not several:
-        words = f"{first.parameters:,} parameters, {megaflops(first):,.1f} MFLOPs per image. {words}"
-    return words
 
 
 def layer_table(row: CostRow[CostReport], flops: Mapping[str, int]) -> FittingTable:

@@ -143,4 +143,4 @@ def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:
 
 def step_table(model: Any, report: TrainingStepReport) -> FittingTable:
     """The step's figures for the terminal."""
-    return training_table([CostRow(model.name, report.target.name, report, report.devices)])
+    return training_table([CostRow(model=model.name, target=report.target.name, answer=report, devices=report.devices)])
