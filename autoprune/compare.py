@@ -221,7 +221,7 @@ def _match(settings: CompareSettings, session: Session, families: Sequence[HandS
         if is_hand_set(cell.searcher) or cell.name in record.matches:
             continue
         finalists = record.runs[cell.name].finalists
-        best = select_finalist(finalists, *cell.seeds, settings, record)
+        best = select_finalist(finalists, cell.seeds[0], settings, record)
         if best is not None:
             kind = kind_of(cell.budget)
             record.matches[cell.name] = match_hand_set(session.evaluator, families, best, kind, len(finalists))

@@ -53,12 +53,12 @@ def scratch_searchers(settings: CompareSettings) -> set[str]:
 
 
 def _all_jobs(settings: CompareSettings, record: Record) -> Iterator[Job]:
-    yield Job("dense", record.dense, AS_IT_IS, None)
+    yield Job("dense", record.required_dense, AS_IT_IS, None)
     for cell in cells_of(settings):
         yield from _jobs_of_search(cell, record)
     if "dense" in settings.controls:
         for seed in settings.seeds:
-            yield Job("dense, tuned", record.dense, FINE_TUNED, seed)
+            yield Job("dense, tuned", record.required_dense, FINE_TUNED, seed)
     for evaluation in record.curve:
         for seed in settings.seeds:
             yield Job("uniform curve", evaluation, FINE_TUNED, seed)

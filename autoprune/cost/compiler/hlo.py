@@ -132,7 +132,7 @@ def _array_bytes(dtype: str, dims: str, order: str | None, tiles: str | None) ->
         sizes = [1] * (len(lengths) - len(sizes)) + sizes
         for axis, length in enumerate(reversed(lengths), start=1):
             sizes[-axis] = math.ceil(sizes[-axis] / length) * length
-    bits = _BITS.get(dtype) if dtype in _BITS else int(re.sub(r"\D", "", dtype) or 32)
+    bits = _BITS[dtype] if dtype in _BITS else int(re.sub(r"\D", "", dtype) or 32)
     return math.prod(sizes) * bits // 8
 
 
