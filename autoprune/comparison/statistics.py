@@ -65,10 +65,10 @@ def student_interval(values: Sequence[float]) -> Interval:
     # From the first value on: equal values have exactly no spread.
     mean = float(array[0] + (array - array[0]).mean())
     if len(array) == 1:
-        return Interval(mean, None, None, 1)
+        return Interval(mean=mean, low=None, high=None, count=1)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1)
     half = float(quantile * (array - array[0]).std(ddof=1) / math.sqrt(len(array)))
-    return Interval(mean, mean - half, mean + half, len(array))
+    return Interval(mean=mean, low=mean - half, high=mean + half, count=len(array))
 
 
 def interval_of_pairs(first: Sequence[float], second: Sequence[float]) -> Interval:
@@ -90,7 +90,7 @@ def geometric_interval(ratios: Sequence[float]) -> Interval:
     """
     logs = student_interval(np.log(np.asarray(ratios, float)))
     low, high = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
-    return Interval(math.exp(logs.mean), low, high, logs.count)
+    return Interval(mean=math.exp(logs.mean), low=low, high=high, count=logs.count)
 
 
 def best_so_far(values: Sequence[float | None]) -> list[float | None]:

@@ -33,7 +33,11 @@ def summarise(settings: CompareSettings, record: Record) -> Summary:
     uniform = {kind: _uniform_points(settings, record, kind) for kind in _kinds(settings)}
     tuned = [record.find(record.required_dense.key, FINE_TUNED, seed) for seed in settings.seeds]
     tuned_accuracies = [done.test_accuracy for done in tuned if done is not None]
-    corners = {kind: _corner(outcomes, dense, kind) for kind in uniform}
+    # The worst of both: the dense model's cost, and the least accuracy of any searched plan.
+    corners = {}
+    for kind in uniform:
+        accuracies = [plan.tested.test_accuracy for plan in outcomes if kind_of(plan.budget) == kind]
+        corners[kind] = (1.0, min(accuracies, default=dense.test_accuracy))
     return Summary(
         rows=list(_rows(settings, record, outcomes, dense)),
         differences=list(_differences(settings, record, outcomes)),
@@ -154,7 +158,9 @@ def _differences(settings: CompareSettings, record: Record, outcomes: Sequence[S
                 ]
                 if pairs:
                     interval = statistics.interval_of_pairs(*zip(*pairs, strict=True))
-                    yield Difference(searcher, reference, budget, kind, interval)
+                    yield Difference(
+                        searcher=searcher, reference=reference, budget=budget, kind=kind, interval=interval
+                    )
 
 
 def _reference(
@@ -201,13 +207,14 @@ def _ratios(
             ratios = [match.cost / plan.tested.taken(kind) for match, plan in zip(matched, plans, strict=True)]
             bounds = [match.bound for match in matched]
             interval, beyond = statistics.geometric_interval(ratios), sum(map(bool, bounds))
-            yield CostRatio(searcher, budget, kind, interval, statistics.joint_bound(bounds), beyond)
-
-
-def _corner(outcomes: Sequence[SearchOutcome], dense: PlanResult, kind: str) -> Point:
-    """The worst of both: the dense model's cost, and the least accuracy of any searched plan."""
-    plans = [plan for plan in outcomes if kind_of(plan.budget) == kind]
-    return (1.0, min((plan.tested.test_accuracy for plan in plans), default=dense.test_accuracy))
+            yield CostRatio(
+                searcher=searcher,
+                budget=budget,
+                kind=kind,
+                interval=interval,
+                bound=statistics.joint_bound(bounds),
+                bounds=beyond,
+            )
 
 
 def _volumes(
