@@ -22,7 +22,7 @@ from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
 from autoprune.training import train
 from autoprune.training.base_model import settle
-from autoprune.training.fit import OnProgress, TrainingError
+from autoprune.training.course import OnProgress, TrainingError
 
 logger = logging.getLogger(__name__)
 

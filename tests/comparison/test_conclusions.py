@@ -101,7 +101,7 @@ def test_cells_have_their_own_settings():
 
 
 def ran(name, best):
-    return Run((best.key,), (0.9,), (1.0,), 2, (best,))
+    return Run(keys=(best.key,), rewards=(0.9,), seconds=(1.0,), costed=2, finalists=(best,))
 
 
 def record_of(settings=SETTINGS, written=None):
@@ -275,7 +275,7 @@ def test_budgets_are_also_taken_together():
 def test_a_searcher_that_found_nothing_has_no_row_and_is_told_of():
     record = record_of()
     for name in [name for name in record.runs if name.startswith("random")]:
-        record.runs[name] = Run(("key",), (None,), (1.0,), 0, ())
+        record.runs[name] = Run(keys=("key",), rewards=(None,), seconds=(1.0,), costed=0, finalists=())
         record.matches.pop(name)
     finish(record)
     summary = summarise(SETTINGS, record)

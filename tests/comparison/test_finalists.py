@@ -45,7 +45,9 @@ def record_of():
     record.dense = DENSE
     for cell in cells_of(SETTINGS):
         plans = (FIRST, SECOND) if cell.searcher == "rl" else UNIFORM
-        record.runs[cell.name] = Run(tuple(plan.key for plan in plans), (0.9, 0.8), (1.0, 1.0), 0, plans)
+        record.runs[cell.name] = Run(
+            keys=tuple(plan.key for plan in plans), rewards=(0.9, 0.8), seconds=(1.0, 1.0), costed=0, finalists=plans
+        )
     return record
 
 
