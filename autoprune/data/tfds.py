@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -131,7 +130,10 @@ def _labels(records: Any, label: str, identity: str) -> np.ndarray:
     except (OSError, ValueError, EOFError):
         pass  # Not there, or not whole: it is written anew.
     logger.info("reading the labels of %d images: %s", len(records), identity)
-    found = np.fromiter(_labels_read(records, label), np.int64, len(records))
+    found = np.empty(len(records), np.int64)
+    for start in range(0, len(records), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(records)))
+        found[start : rows.stop] = [record[label] for record in records.__getitems__(list(rows))]
     partial = kept.with_name(f".{os.getpid()}.{kept.name}")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -140,9 +142,3 @@ def _labels(records: Any, label: str, identity: str) -> np.ndarray:
     except OSError as error:
         logger.warning("the labels could not be kept for the next time: %s", error)
     return found
-
-
-def _labels_read(records: Any, label: str) -> Iterator[int]:
-    for start in range(0, len(records), _CHUNK):
-        chunk = records.__getitems__(list(range(start, min(start + _CHUNK, len(records)))))
-        yield from (record[label] for record in chunk)
