@@ -116,7 +116,15 @@ def resize(image: np.ndarray, size: tuple[int, int], *, crop: bool = False) -> n
         image = image[top : top + kept_height, left : left + kept_width]
     if image.shape[:2] == tuple(size):
         return image
-    (above, below, down), (before, behind, along) = (_between(n, m) for n, m in zip(image.shape[:2], size, strict=True))
+    sides = []
+    for count, wanted in zip(image.shape[:2], size, strict=True):
+        # For each of the pixels wanted along one side: the two neighbours that it lies between, and how far.
+        place = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * np.float32(count / wanted) - np.float32(0.5)
+        floor = np.floor(place)
+        first = np.maximum(floor, 0).astype(np.int64)
+        second = np.minimum(np.ceil(place), count - 1).astype(np.int64)
+        sides.append((first, second, (place - floor).astype(np.float32)))
+    (above, below, down), (before, behind, along) = sides
     rows = _mix(image[above], image[below], down[:, None, None])
     return _mix(np.take(rows, before, axis=1), np.take(rows, behind, axis=1), along[None, :, None])
 
@@ -127,12 +135,3 @@ def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray
     second *= share
     second += first
     return second
-
-
-def _between(count: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of the pixels wanted along one side: the two neighbours that it lies between, and how far."""
-    place = ((np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * np.float32(count / wanted)) - np.float32(0.5)
-    before = np.floor(place)
-    first = np.maximum(before, 0).astype(np.int64)
-    second = np.minimum(np.ceil(place), count - 1).astype(np.int64)
-    return first, second, (place - before).astype(np.float32)
