@@ -8,7 +8,6 @@ import sys
 
 import keras
 import pytest
-from running import command, kill_after, run_in, started
 
 import autoprune
 from autoprune.cli import INTERRUPTED
@@ -24,6 +23,7 @@ from autoprune.settings import (
     TargetSettings,
     TrainingSettings,
 )
+from helpers.running import command, kill_after, run_in, started
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from running import run_in
+
+from helpers.running import run_in
 
 
 @pytest.mark.slow

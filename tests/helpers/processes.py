@@ -17,10 +17,9 @@ sys.modules["autoprune.cost"] = importlib.util.module_from_spec(spec)
 
 def started(code, *arguments, **environment):
     """A Python process that can import the test helpers."""
-    helpers = str(Path(__file__).parent)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": helpers, **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

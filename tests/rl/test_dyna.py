@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
 from scipy.stats import spearmanr
 
 from autoprune.cost.surrogate import GuessError
@@ -19,6 +18,7 @@ from autoprune.rl.kriging import Kriging
 from autoprune.rl.reward_model import Predictions, RewardModel
 from autoprune.searchers import Proposal
 from autoprune.settings import AgentSettings
+from helpers import toy
 
 FIDELITY = Path(__file__).parents[1] / "benchmarks" / "results" / "fidelity.json"
 

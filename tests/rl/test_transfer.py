@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.envs import ENV_ID
 from autoprune.envs.episode import FEATURES
@@ -16,6 +15,7 @@ from autoprune.rl.transfer import PolicyTransfer, find_widest_within, roll_outs
 from autoprune.searchers import Proposal
 from autoprune.searchers.policy import Policy, load_policy, save_policy, training_record
 from autoprune.settings import AgentSettings, SearchSettings
+from helpers import toy
 
 STORED = [name for name in AGENTS if AGENTS.get(name).actor is not None]
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.errors import BudgetError, SettingsError, UnknownNameError
 from autoprune.pipeline.session import run_searcher, searcher_builder
@@ -15,6 +14,7 @@ from autoprune.searchers import SEARCHERS, AskTellSearcher, EvaluationsSpent, Pr
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.problem import absolute
 from autoprune.settings import AgentSettings, BudgetSettings, LimitsSettings, SearcherSettings, SearchSettings
+from helpers import toy
 
 
 def run(name, evaluations=60, seed=0, agent=None, **options):

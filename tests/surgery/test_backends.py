@@ -6,7 +6,8 @@ import sys
 
 import keras
 import pytest
-from places import ROOT
+
+from helpers.places import ROOT
 
 # PyTorch compiles nothing: all of it, but for a layer normalisation of axes that Keras cannot normalise there, and for
 # the tests that count the storages of variables: there the parameter stays, and its old values go.

@@ -6,12 +6,12 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from sharing import tie
-from topologies import fitted, images_for, made
 
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan
+from helpers.sharing import tie
+from helpers.topologies import fitted, images_for, made
 
 
 def storages_of(model):

@@ -11,12 +11,12 @@ from contextlib import closing
 
 import keras
 import pytest
-from cached import PAGE, filled, healthy, result
-from processes import WITHOUT_TENSORFLOW, killed, started
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import CostCache
 from autoprune.records import Target
+from helpers.cached import PAGE, filled, healthy, result
+from helpers.processes import WITHOUT_TENSORFLOW, killed, started
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import importlib
 import keras
 import numpy as np
 import pytest
-from topologies import images_for, made
 
 from autoprune.cost import measure_cost, open_cost_model
 from autoprune.cost.chips import CHIPS
@@ -17,6 +16,7 @@ from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning import make_plan
 from autoprune.records import Target
 from autoprune.surgery import apply_plan
+from helpers.topologies import images_for, made
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from processes import gone, started, wait_until
-from topologies import made
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.compiler import pool
@@ -20,6 +18,8 @@ from autoprune.cost.compiler.pool import CompilerPool, automatic_processes
 from autoprune.errors import CostError
 from autoprune.records import Target
 from autoprune.workers import ChildProcess, resources
+from helpers.processes import gone, started, wait_until
+from helpers.topologies import made
 
 WAIT = 300
 
@@ -223,7 +223,7 @@ def test_closing_from_a_callback_does_not_wait_for_itself(scratch):
 PARENT = """
 import os, sys, tempfile
 from contextlib import closing
-from topologies import made
+from helpers.topologies import made
 from autoprune.cost import open_cost_model
 from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.records import Target

@@ -3,12 +3,12 @@
 import keras
 import pytest
 from keras import layers
-from topologies import made
 
 from autoprune import training_step_cost
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler.training_step import device_counts
 from autoprune.errors import CostError, SettingsError, TargetError
+from helpers.topologies import made
 
 # One scalar takes a tile of 128 numbers of 4 bytes.
 SCALAR = 512

@@ -12,8 +12,6 @@ import threading
 import keras
 import numpy as np
 import pytest
-from places import ROOT
-from topologies import made
 
 from autoprune.cost import measure_cost, open_cost_model
 from autoprune.cost.chips import CHIPS
@@ -29,6 +27,8 @@ from autoprune.cost.measured.timing import FEWEST_PAIRS, PAIRS, SECONDS, SPAN, l
 from autoprune.cost.model import resolve_target
 from autoprune.errors import CostError, TargetError
 from autoprune.records import Memory, Target
+from helpers.places import ROOT
+from helpers.topologies import made
 
 
 class FakeLoop:
