@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+# XLA_FLAGS for programs that run a few times on this host: compiling them takes longer than running them.
+UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # Makes `autoprune.cost.cache` importable without its package's own imports: TensorFlow takes seconds.
 WITHOUT_TENSORFLOW = """
 import importlib.util, sys

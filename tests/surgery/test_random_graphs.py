@@ -239,9 +239,10 @@ STEPS = {
 
 
 # Keras draws seeds of initialisers from `random`; `randomise` then sets every weight.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @settings(
-    max_examples=int(os.environ.get("AUTOPRUNE_EXAMPLES", "52")),
+    max_examples=int(os.environ.get("AUTOPRUNE_EXAMPLES", "32")),
     derandomize=True,
     phases=(Phase.explicit, Phase.generate, *([] if "AUTOPRUNE_EXAMPLES" in os.environ else [Phase.shrink])),
     suppress_health_check=list(HealthCheck),

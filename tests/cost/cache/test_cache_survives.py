@@ -130,6 +130,7 @@ class Deaf:
         pass
 
 
+@pytest.mark.slow
 def test_kills_of_a_search_lose_no_finished_compilation(path):
     """Two of the fifty: the parent of a compiler process is killed while that compiles."""
     chance = random.Random(1)

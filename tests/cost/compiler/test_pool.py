@@ -247,7 +247,7 @@ open_cost_model(Target("tpu_v5e", 16), cache=None, client=client, route="keras")
 """
 PATIENT = """
 cost_model = open_cost_model(Target("tpu_v5e", 8), cache=None, client=client)
-print(cost_model.submit(made("unet")).result().latency, flush=True)
+print(cost_model.submit(made("plain")).result().latency, flush=True)
 sys.stdin.read()
 """
 
