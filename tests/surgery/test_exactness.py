@@ -16,7 +16,7 @@ from helpers.topologies import TOPOLOGIES, fitted, images_for, made
 PLAIN = (int, list, tuple)
 NAMES = sorted(TOPOLOGIES)
 # Trained by a compiled function; the others eagerly, which needs no compilation and takes the same steps.
-COMPILED = ("growing_concatenation", "residual", "vision_transformer")
+COMPILED = ("growing_concatenation", "residual")
 
 
 class Case:
