@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from places import ROOT
+from helpers.places import ROOT
 
 FLOW = (
     *("errors", "registry", "records", "settings", "workers", "models", "data", "layers", "graph", "planning"),

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from processes import killed, started
-from running import command
 
 from autoprune import cli
 from autoprune.errors import BudgetError, FolderError, SettingsError
@@ -23,6 +21,8 @@ from autoprune.records import Evaluation
 from autoprune.reporting.run_folder import RunFolder, write_text
 from autoprune.resuming import is_finished, open_run
 from autoprune.settings import ExportSettings, LimitsSettings, MeasureSettings, SearchSettings
+from helpers.processes import killed, started
+from helpers.running import command
 
 SCHEMAS = {"search": SearchSettings, "measure": MeasureSettings, "export": ExportSettings}
 

@@ -5,7 +5,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import toy
 from rich.console import Console
 
 from autoprune.comparison import PlanResult, Record, Run, cells_of, summarise
@@ -15,6 +14,7 @@ from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
 from autoprune.errors import JournalError
 from autoprune.reporting.comparison import comparison_tables, text_tables, verdicts
 from autoprune.settings import CompareSettings
+from helpers import toy
 
 RATIOS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
 CHOICES = {"searchers": ["uniform", "random", "rl"], "latencies": [0.5], "seeds": [0, 1, 2], "uniform_curve": 2}

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import toy
 
 from autoprune.comparison import PlanResult, Record, Run, cells_of, summarise
 from autoprune.comparison.jobs import jobs_of
@@ -12,6 +11,7 @@ from autoprune.comparison.record import AS_IT_IS, FROM_SCRATCH
 from autoprune.comparison.selection import most_accurate, select_finalist
 from autoprune.reporting.comparison import text_tables
 from autoprune.settings import CompareSettings, LimitsSettings, RewardSettings
+from helpers import toy
 
 SETTINGS = CompareSettings(
     searchers=["uniform", "rl"],

@@ -3,9 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from image_files import digit_pixels, in_order_of_files, write_digits
 from PIL import Image
-from plans import evaluate_at
 
 from autoprune.cost import open_cost_model
 from autoprune.data import LazyImages, from_arrays, load_data
@@ -18,6 +16,8 @@ from autoprune.planning import Planner, make_plan
 from autoprune.planning.calibration import sample_calibration
 from autoprune.records import Target
 from autoprune.settings import Constraints, DataSettings, EvaluationSettings
+from helpers.image_files import digit_pixels, in_order_of_files, write_digits
+from helpers.plans import evaluate_at
 
 TRAIN, TEST = range(200), range(200, 260)
 

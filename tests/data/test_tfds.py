@@ -4,11 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from image_files import digit_pixels
 
 from autoprune.data import LazyImages, load_data
 from autoprune.errors import DataError, SettingsError
 from autoprune.settings import DataSettings, ModelSettings
+from helpers.image_files import digit_pixels
 
 
 def test_a_missing_library_is_named(monkeypatch):

@@ -6,8 +6,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from plans import evaluate_at
-from topologies import head, made
 
 from autoprune.cost import open_cost_model
 from autoprune.data import Dataset, Split
@@ -23,6 +21,8 @@ from autoprune.planning import Planner, make_plan
 from autoprune.records import Target
 from autoprune.settings import Constraints, EvaluationSettings
 from autoprune.surgery import Surgeon
+from helpers.plans import evaluate_at
+from helpers.topologies import head, made
 
 
 def dataset(shape=(8, 8, 2), classes=5, count=60, seed=0):

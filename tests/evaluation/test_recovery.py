@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from plans import evaluate_at
 
 from autoprune.cost import open_cost_model
 from autoprune.errors import SettingsError
@@ -17,6 +16,7 @@ from autoprune.records import Target
 from autoprune.settings import EvaluationSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.training import train
+from helpers.plans import evaluate_at
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from oracle import outputs_of
-from topologies import head, images_for, randomise
 
 import autoprune
 from autoprune.cost.flops import count_flops, flops_per_layer
@@ -16,6 +14,8 @@ from autoprune.errors import ModelError
 from autoprune.evaluation.passes import Passes
 from autoprune.layers import kind_of, registry
 from autoprune.surgery import Surgeon
+from helpers.oracle import outputs_of
+from helpers.topologies import head, images_for, randomise
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.records import Budget, Evaluation
 from autoprune.searchers.objective import FAILED, Objective, unlikeness
 from autoprune.searchers.rewards import REWARDS, Outcomes, outcome_of
 from autoprune.settings import RewardSettings
+from helpers import toy
 
 BUDGETED = Budget(latency=0.5)
 

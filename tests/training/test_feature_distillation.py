@@ -4,9 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from featured_network import featured, gram, summed, traces
-from finished_search import finished_search
-from toy import cost_of, evaluation_of
 
 from autoprune import find_groups
 from autoprune.comparison.controls import ScratchTrainer
@@ -37,6 +34,9 @@ from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.finishing import Finisher
 from autoprune.training.fit import carry_out
 from autoprune.training.task import Task
+from helpers.featured_network import featured, gram, summed, traces
+from helpers.finished_search import finished_search
+from helpers.toy import cost_of, evaluation_of
 
 FEATURES = TrainingSettings(batch_size=50, distillation=0.0, feature_distillation=100.0)
 

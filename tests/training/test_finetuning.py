@@ -8,7 +8,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from finished_search import SETTINGS, finished_search
 
 from autoprune import training_step_cost
 from autoprune.errors import (
@@ -34,6 +33,7 @@ from autoprune.settings import (
 )
 from autoprune.training.presence import check_runtime
 from autoprune.training.step_check import check_step
+from helpers.finished_search import SETTINGS, finished_search
 
 FEW = DataSettings(reward_size=0.25, train_size=200)
 TPU = RuntimeSettings("tpu", "mixed_bfloat16", 8)
