@@ -107,9 +107,9 @@ class OpenWidths:
         with ExitStack() as stack:
             for attribute, tensor in zip(self._attributes, tensors, strict=True):
                 operation, name = attribute.operation, attribute.name
-                state = keras_internals.attribute_state(operation, name)
-                stack.callback(keras_internals.restore_attribute, operation, name, state)
-                keras_internals.write_attribute(operation, name, attribute.written(tensor))
+                states = keras_internals.attribute_states([(operation, name)])
+                stack.callback(keras_internals.restore_attributes, states)
+                keras_internals.write_attributes([(operation, name, attribute.written(tensor))])
             for operation in self._operations.values():
                 for name, value in open_widths(operation).items():
                     stack.enter_context(keras_internals.overridden(name, {operation: value}))

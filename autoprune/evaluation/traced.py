@@ -106,11 +106,11 @@ class TracedNetwork:
         return "" if np.allclose(found, expected, rtol=1e-3, atol=1e-4) else "its outputs are other ones than eagerly"
 
     def _values(self) -> tuple[Values, Values]:
-        return [keras_internals.value_of(v) for v in self._trained], [keras_internals.value_of(v) for v in self._others]
+        values = keras_internals.values_of([*self._trained, *self._others])
+        return values[: len(self._trained)], values[len(self._trained) :]
 
     def _write(self, trained: Values, others: Values) -> None:
-        for variable, value in [*zip(self._trained, trained, strict=False), *zip(self._others, others, strict=True)]:
-            keras_internals.storage(variable).assign(value, read_value=False)
+        keras_internals.assign_values([*self._trained[: len(trained)], *self._others], [*trained, *others])
 
     # ------------------------------------------------------------------ traced
 

@@ -1,9 +1,10 @@
 """What a model is made of: operations, their calls in data-flow order, and the symbolic tensors between them."""
 
+import functools
 import importlib
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -58,6 +59,7 @@ def graph_of(model: Any) -> Any:
     return model._functional if sequential else model
 
 
+@functools.cache
 def functional_class() -> type:
     """The class of plain models that are made of inputs and outputs."""
     from keras.src.models.functional import Functional
@@ -75,7 +77,7 @@ def input_structure(model: Any) -> Any:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
-def running_own_code() -> AbstractContextManager:
+def running_own_code() -> AbstractContextManager[Any]:
     """Within it Keras makes Lambda layers of configs: of models of this process, where their code runs already."""
     return SafeModeScope(safe_mode=False)
 
@@ -86,6 +88,15 @@ def run_on(model: Any, batch: Any, *, training: bool = False) -> Any:
     if len(leaves) == 1:
         batch = keras.tree.pack_sequence_as(input_structure(model), leaves)
     return model(batch, training=training)
+
+
+def without_gradients() -> AbstractContextManager[Any]:
+    """Within the block nothing is kept for gradients: PyTorch alone keeps it wherever it is not told otherwise."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 def entering_tensors(model: Operation, node: Node) -> list[Any] | None:
@@ -122,6 +133,32 @@ def nodes_of(graph: Any) -> list[Node]:
     return ordered
 
 
+def graphs_within(graph: Any) -> list[Any]:
+    """A graph and those nested in it."""
+    graphs = [graph]
+    for inner in graphs:
+        graphs += [graph_of(operation) for operation in inner.operations if is_graph(operation)]
+    return graphs
+
+
+def models_within(model: Any) -> list[tuple[str, Any]]:
+    """A model, with its name, and the models nested in it, with their paths."""
+    nested = [(path, found) for path, found in operations_by_path(model).items() if is_graph(found)]
+    return [(model.name, model), *nested]
+
+
+def calls_by_path(graph: Any, prefix: str = "") -> list[tuple[str, Node]]:
+    """The calls that make up one model with the path of each, in data-flow order: of nested models those within."""
+    found = []
+    for node in nodes_of(graph):
+        path = prefix + node.operation.name
+        if is_graph(node.operation):
+            found += calls_by_path(graph_of(node.operation), f"{path}/")
+        elif not node.is_input:
+            found.append((path, node))
+    return found
+
+
 def maker_of(tensor: Any) -> Operation:
     """The operation whose call made a symbolic tensor."""
     return tensor._keras_history.operation
@@ -140,9 +177,10 @@ def operations_by_path(model: Any) -> dict[str, Operation]:
     return found
 
 
-def layers_by_path(model: Any) -> dict[str, Any]:
-    """As `operations_by_path`, without raw `keras.ops` operations."""
-    return {path: found for path, found in operations_by_path(model).items() if isinstance(found, keras.Layer)}
+def layers_by_path(model: Any, *, nested: bool = True) -> dict[str, Any]:
+    """As `operations_by_path`, without raw `keras.ops` operations, nor nested models where those are not wanted."""
+    layers = {path: found for path, found in operations_by_path(model).items() if isinstance(found, keras.Layer)}
+    return layers if nested else {path: found for path, found in layers.items() if not is_graph(found)}
 
 
 def _collect(operations: Sequence[Operation], prefix: str, found: dict[str, Operation]) -> None:
@@ -165,12 +203,52 @@ def calls_of(operation: Operation) -> list[Node]:
     return list(operation._inbound_nodes)
 
 
-def readers_of(operation: Operation) -> list[Node]:
-    """Every symbolic call, in whatever model, that reads what an operation gives."""
-    return list(operation._outbound_nodes)
+def list_calls(graph: Any) -> list[Node]:
+    """Every call of every operation of a graph, each after the calls whose outputs it reads.
+
+    Calls that belong to other models are included: layers added to a Sequential model one by one have been called
+    once for each intermediate model, and `summary()` shows the first of those calls.
+    """
+    return _in_order([node for operation in graph.operations for node in operation._inbound_nodes])
 
 
-def arguments_of(node: Node) -> tuple[tuple, dict]:
+def calls_outside(graph: Any) -> list[Node]:
+    """Calls of operations that the graph and its nested graphs do not have, and that read what theirs give.
+
+    They belong to other models over the same layers, such as another head, and stand in data-flow order.
+    """
+    operations = [operation for inner in graphs_within(graph) for operation in inner.operations]
+    inside = {id(operation) for operation in operations}
+    found: dict[int, Node] = {}
+    for operation in operations:
+        for node in operation._outbound_nodes:
+            if id(node.operation) not in inside and id(node) not in found:
+                found[id(node)] = node
+                operations.append(node.operation)
+    return _in_order(list(found.values()))
+
+
+def _in_order(pending: list[Node]) -> list[Node]:
+    """Calls, each after those of them whose outputs it reads."""
+    made_here = {id(tensor) for node in pending for tensor in node.outputs}
+    ordered: list[Node] = []
+    done: set[int] = set()
+    while pending:
+        waiting = []
+        for node in pending:
+            needs = {id(tensor) for tensor in node.input_tensors} & made_here
+            if needs <= done:
+                ordered.append(node)
+                done.update(id(tensor) for tensor in node.outputs)
+            else:
+                waiting.append(node)
+        if len(waiting) == len(pending):
+            raise RuntimeError(f"the calls of {[node.operation.name for node in pending]} form a cycle")
+        pending = waiting
+    return ordered
+
+
+def arguments_of(node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a call, symbolic tensors included."""
     return node.arguments.args, node.arguments.kwargs
 
@@ -179,8 +257,3 @@ def raw_operation_name(operation: Operation) -> str | None:
     """Class name of a raw `keras.ops` operation (`Add`, `Relu`, ...), or None for a layer or a user's class."""
     kind = type(operation)
     return kind.__name__ if kind.__module__.startswith("keras.src.ops.") else None
-
-
-def set_tensor_shape(tensor: Any, shape: Sequence[int | None]) -> None:
-    """Change the static shape of a symbolic tensor in place, so that every node that holds it sees the change."""
-    tensor._shape = tuple(shape)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from autoprune.models.keras_internals.graph import is_graph, operations_by_path, plain_class
+from autoprune.models.keras_internals.graph import models_within, plain_class
 
 
 def graph_config(model: Any) -> dict[str, Any]:
@@ -19,9 +19,9 @@ def graph_config(model: Any) -> dict[str, Any]:
     Raises:
         NotImplementedError: Keras has no config for one of its layers.
     """
-    before = [(found, type(found)) for found in (model, *operations_by_path(model).values()) if is_graph(found)]
+    before = [(found, type(found)) for _, found in models_within(model)]
     try:
-        save_by_graph(found for found, _ in before)
+        save_by_graph([found for found, _ in before])
         return keras.saving.serialize_keras_object(model)
     finally:
         for found, kind in before:
