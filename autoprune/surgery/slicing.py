@@ -43,7 +43,8 @@ def slices_for(groups: Iterable[ChannelGroup], plan: Plan) -> Slices:
         keeps[plan.kept[group.name]] = True
         keeps[-1] = True
         for member in group.members:
-            kind = member.role if member.role in ("counts", "per_channel") else "variable"
+            # A variable is cut alike whatever its axes are for.
+            kind = "variable" if member.role in ("produces", "follows", "consumes") else str(member.role)
             key = (member.layer, member.name, member.axis, kind)
             mask = keeps[member.channels]
             masks[key] = masks[key] & mask if key in masks else mask

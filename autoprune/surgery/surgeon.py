@@ -183,12 +183,14 @@ class Surgeon:
         Returns:
             Their paths; the model's own is its name.
         """
-        stale = [
-            (path, model)
-            for path, model in keras_internals.models_within(self.model)
-            if not keras_internals.saves_its_graph(model)
-            and (model is self.model or id(model) in changed or _tensors_of(model) & changed)
-        ]
+        stale = []
+        for path, model in keras_internals.models_within(self.model):
+            if keras_internals.saves_its_graph(model):
+                continue
+            nodes = keras_internals.nodes_of(keras_internals.graph_of(model))
+            between = {id(tensor) for node in nodes for tensor in node.outputs}
+            if model is self.model or id(model) in changed or between & changed:
+                stale.append((path, model))
         keras_internals.save_by_graph([model for _, model in stale])
         return [path for path, _ in stale]
 
@@ -201,9 +203,3 @@ class Surgeon:
             elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
                 left[group.name] = plan.left_whole.get(group.name, "is kept whole by the plan")
         return left
-
-
-def _tensors_of(model: Any) -> set[int]:
-    """`id` of the symbolic tensors between a model's operations."""
-    nodes = keras_internals.nodes_of(keras_internals.graph_of(model))
-    return {id(tensor) for node in nodes for tensor in node.outputs}

@@ -12,8 +12,8 @@ from topologies import made
 
 from autoprune.data import Dataset, Split
 from autoprune.evaluation import Evaluator, Journal, evaluator
+from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import read_signals
 from autoprune.planning import Planner
 from autoprune.settings import Constraints, EvaluationSettings
 

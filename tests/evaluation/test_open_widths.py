@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from topologies import images_for, made
 
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recovery import ShortTuning
+from autoprune.evaluation.recovery import Passes, ShortTuning
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon

@@ -50,9 +50,10 @@ def graph_of(model: Any) -> Any:
             "listed, but what flows between them cannot. Write its forward pass with the functional API "
             "(keras.Model(inputs, outputs)) or as keras.Sequential, load the weights into that, and prune that."
         )
-    if type(model).call is not plain_class(type(model)).call:
+    kind: type[Any] = type(model)
+    if kind.call is not plain_class(kind).call:
         raise ModelError(
-            f"The model '{model.name}' ({type(model).__name__}) is built with the "
+            f"The model '{model.name}' ({kind.__name__}) is built with the "
             f"{'Sequential' if sequential else 'functional'} API but overrides `call`, so its graph is not what it "
             "computes. Remove the override to prune it."
         )
@@ -60,14 +61,14 @@ def graph_of(model: Any) -> Any:
 
 
 @functools.cache
-def functional_class() -> type:
+def functional_class() -> type[Any]:
     """The class of plain models that are made of inputs and outputs."""
     from keras.src.models.functional import Functional
 
     return Functional
 
 
-def plain_class(kind: type) -> type:
+def plain_class(kind: type[Any]) -> type[Any]:
     """The class of Keras's own beneath the class of a model with a graph."""
     return keras.Sequential if issubclass(kind, keras.Sequential) else functional_class()
 
@@ -118,7 +119,7 @@ def entering_tensors(model: Operation, node: Node) -> list[Any] | None:
 
 def is_graph(operation: Operation) -> bool:
     """Whether the operation is itself a model with a graph (a nested Functional or built Sequential)."""
-    kind = type(operation)
+    kind: type[Any] = type(operation)
     if isinstance(operation, keras.Sequential):
         return operation._functional is not None and kind.call is keras.Sequential.call
     return isinstance(operation, functional_class()) and kind.call is functional_class().call
@@ -193,7 +194,7 @@ def _collect(operations: Sequence[Operation], prefix: str, found: dict[str, Oper
             _collect(operation._layers, f"{path}/", found)
 
 
-def application_class(module: str, name: str) -> type:
+def application_class(module: str, name: str) -> type[Any]:
     """A layer class that `keras.applications` defines for itself and exports nowhere, such as ConvNeXt's LayerScale."""
     return getattr(importlib.import_module(f"keras.src.applications.{module}"), name)
 
