@@ -11,7 +11,7 @@ from autoprune.cost.cache import cache_key
 from autoprune.data import Dataset
 from autoprune.errors import ModelError
 from autoprune.evaluation.accuracy import accuracy, check_fit
-from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.building import build_model, is_ready
 from autoprune.models.files import load_model, save_model
 from autoprune.settings import FinetuneSettings, SearchSettings

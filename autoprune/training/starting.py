@@ -12,7 +12,7 @@ from autoprune.data import Dataset
 from autoprune.errors import ModelError, PlanError
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.cautions import data_cautions
-from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.feature_distilling import check_features, teachings
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import architecture_fingerprint
