@@ -17,7 +17,7 @@ from autoprune.searchers import Proposal
 from autoprune.searchers.policy import Policy, load_policy, save_policy, training_record
 from autoprune.settings import AgentSettings, SearchSettings
 
-STORED = [name for name in AGENTS if AGENTS.get(name).actor is not None]
+STORED = [name for name in AGENTS if not AGENTS.get(name).remembers]
 
 
 def store(policy, folder, agent="dyna_ppo"):
