@@ -28,7 +28,13 @@ def data_cautions(model: Any, data: Dataset) -> list[str]:
     Raises:
         DataError: with these data no result says anything: test images on another scale, or one class alone.
     """
-    return [*_few(data), *_labels(model, data), *_scale(data)]
+    few = []
+    for name, count in (("reward", len(data.reward)), ("test", len(data.test))):
+        if count < FEW:
+            advice = " Plans cannot be told apart by less: give more images, or a larger data.reward_size."
+            advice = advice if name == "reward" else ""
+            few.append(f"There are only {count} {name} images: one is {100 / count:.1f} points.{advice}")
+    return [*few, *_labels(model, data), *_scale(data)]
 
 
 def chance_caution(accuracy: float, split: Split, classes: int) -> list[str]:
@@ -74,16 +80,6 @@ def gap_caution(what: str, reward: float, test: float, data: Dataset) -> list[st
         f"{what} is right on {reward:.1%} of the reward split and on {test:.1%} of the test split, further apart than "
         f"their sizes explain (± {100 * error:.1f} points). {why} the two are of different sources."
     ]
-
-
-def _few(data: Dataset) -> Iterator[str]:
-    for name, count in (("reward", len(data.reward)), ("test", len(data.test))):
-        if count < FEW:
-            advice = " Plans cannot be told apart by less: give more images, or a larger data.reward_size."
-            yield (
-                f"There are only {count} {name} images: one is {100 / count:.1f} points."
-                f"{advice if name == 'reward' else ''}"
-            )
 
 
 def _labels(model: Any, data: Dataset) -> Iterator[str]:

@@ -45,7 +45,14 @@ def staircase_steps(
     for name, form in group_forms(groups, layers).items():
         alike.setdefault(form, []).append(name)
     options = {dimension.name: dimension.options for dimension in space.dimensions}
-    return [Step(tuple(names), width) for names in alike.values() for width in _spread(options[names[0]], points)]
+    steps = []
+    for names in alike.values():
+        widths: Sequence[int] = options[names[0]]
+        if len(widths) > points:
+            last = len(widths) - 1
+            widths = sorted({widths[round(number * last / (points - 1))] for number in range(points)})
+        steps += [Step(tuple(names), width) for width in widths]
+    return steps
 
 
 def staircase_widths(
@@ -96,10 +103,3 @@ def worthwhile(costs: Mapping[int, CostReport], *, memory: bool = False) -> tupl
         latency = min(latency, cost.latency)
         total = min(total, cost.memory.total or total)
     return tuple(reversed(kept))
-
-
-def _spread(widths: Sequence[int], points: int) -> list[int]:
-    """At most so many of the widths, evenly spaced, narrowest and widest among them."""
-    if len(widths) <= points:
-        return list(widths)
-    return sorted({widths[round(number * (len(widths) - 1) / (points - 1))] for number in range(points)})
