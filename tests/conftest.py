@@ -1,5 +1,6 @@
 """Fixtures for all tests. Models train in seconds; the TPU compiler and Stable-Baselines3 are the real ones."""
 
+import gc
 import logging
 import os
 import signal
@@ -20,14 +21,17 @@ hypothesis.settings.load_profile("shared")
 
 # A process has a file at a time: the longest come first, so that none of them is left for the end.
 LONGEST = (
-    *("surgery/test_backends.py", "commands/test_search.py", "commands/test_compare.py", "commands/test_replay.py"),
-    *("training/test_devices.py", "compiler/test_pool.py", "surgery/test_applications.py", "commands/test_finetune.py"),
-    *("surgery/test_exactness.py", "surgery/test_keras_hub.py", "cache/test_cache_survives.py"),
-    *("models/test_safe_convolutions.py", "commands/test_measure.py", "surgery/test_random_graphs.py"),
+    *("commands/test_search.py", "commands/test_replay.py", "training/test_devices.py", "commands/test_compare.py"),
+    *("surgery/test_backends.py", "compiler/test_pool.py", "searchers/test_searchers.py", "rl/test_transfer.py"),
+    *("surgery/test_applications.py", "surrogate/test_surrogate.py", "commands/test_measure.py", "rl/test_dyna.py"),
+    *("surgery/test_exactness.py", "surgery/test_random_graphs.py", "commands/test_several_targets.py"),
+    *("commands/test_finetune.py", "surgery/test_keras_hub.py", "cache/test_cache_survives.py"),
+    "models/test_safe_convolutions.py",
 )
-# Fixtures that take long: whole runs of a command, made once for all tests of a file that look at what they leave, and
-# the folders of compiler and device processes, of which each test starts its own.
-COSTLY = {"finished", "learnt", "adapted", "whole", "scratch"}
+# Fixtures that take long: whole runs of a command, made once for all tests of a file that look at what they leave, many
+# commands that are refused, a policy that is learnt, and the folders of compiler and device processes, of which each
+# test starts its own.
+COSTLY = {"finished", "learnt", "adapted", "whole", "scratch", "refusals", "policy"}
 
 
 def pytest_collection_modifyitems(items):
@@ -43,6 +47,12 @@ def pytest_collection_modifyitems(items):
         place = f"{item.path.parent.name}/{item.path.name}"
         ranks[item] = LONGEST.index(place) if place in LONGEST else len(LONGEST)
     items.sort(key=ranks.get)
+
+
+def pytest_collection_finish():
+    """What is here already is no garbage: no test looks at all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from places import ROOT
+from helpers.places import ROOT
 
 FLOW = (
     *("errors", "registry", "records", "settings", "workers", "models", "data", "layers", "graph", "planning"),
@@ -36,7 +36,6 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/measured/jax_timing.py",
     "autoprune/cost/measured/attached_tpu_worker.py",
     "autoprune/evaluation/traced.py",
-    "autoprune/evaluation/open_widths.py",
     "autoprune/layers/tensorflow_tracing.py",
     "autoprune/training/jax_devices.py",
     "autoprune/training/tensorflow_batches.py",

@@ -12,13 +12,13 @@ import sys
 
 import pytest
 from hydra import compose, initialize_config_module
-from places import ROOT
-from running import command
 
 from autoprune import __version__, cli
 from autoprune.__main__ import main as package_main
 from autoprune.errors import JournalError, SettingsError
 from autoprune.options import check_arguments
+from helpers.places import ROOT
+from helpers.running import command
 
 COMMANDS = sorted(path.stem for path in (ROOT / "autoprune").glob("*.py") if "def main(config" in path.read_text())
 

@@ -5,9 +5,6 @@ import re
 import keras
 import numpy as np
 import pytest
-import toy
-from places import ROOT
-from topologies import made
 
 import autoprune
 from autoprune.cost.chips import CHIPS
@@ -17,6 +14,9 @@ from autoprune.records import Budget
 from autoprune.searchers import SEARCHERS
 from autoprune.searchers.objective import REWARDS, Outcomes
 from autoprune.settings import RewardSettings
+from helpers import toy
+from helpers.places import ROOT
+from helpers.topologies import made
 
 README = (ROOT / "autoprune" / "README.md").read_text()
 

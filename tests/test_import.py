@@ -9,7 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from places import ROOT
+
+from helpers.places import ROOT
 
 CHOSEN = ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS")
 TELL = f"import os, autoprune; print(*(os.environ.get(name) for name in {CHOSEN}))"

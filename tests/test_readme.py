@@ -5,11 +5,11 @@ import re
 import shlex
 
 import pytest
-from places import ROOT
 
 from autoprune.envs.episode import FEATURES
 from autoprune.errors import SettingsError
 from autoprune.options import check_arguments, config_groups
+from helpers.places import ROOT
 
 PAGES = sorted(
     path

@@ -4,7 +4,8 @@ import importlib.util
 import re
 
 import pytest
-from places import ROOT
+
+from helpers.places import ROOT
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import keras
-from applications import constructors, prove
+
+from helpers.applications import constructors, prove
 
 RESULTS = Path(__file__).parent / "results" / "applications.json"
 TOLERANCE = 1e-4

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_module
-from running import command, kill_after, run_in, started
 
 from autoprune import cli
 from autoprune.errors import SettingsError, UnknownNameError
@@ -17,6 +16,7 @@ from autoprune.pipeline.session import validate_choices
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import interruptible, open_run
 from autoprune.settings import AgentSettings, CompareSettings
+from helpers.running import command, kill_after, run_in, started
 
 TINY = [
     *("model=plain_cnn", "model.width=0.5", "constraints.multiple_of=32", "training.epochs=2", "data.train_size=500"),

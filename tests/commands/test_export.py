@@ -5,10 +5,10 @@ import json
 import keras
 import numpy as np
 import pytest
-from running import command, run_in
 
 import autoprune
 from autoprune.models import zoo
+from helpers.running import command, run_in
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import signal
 import keras
 import numpy as np
 import pytest
-from finished_search import SETTINGS, finished_search
-from running import command, kill_after, run_in, started
 
 from autoprune.cli import INTERRUPTED
 from autoprune.data import load_data
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.training.checkpoints import Checkpoints
+from helpers.finished_search import SETTINGS, finished_search
+from helpers.running import command, kill_after, run_in, started
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import sys
 
 import keras
 import pytest
-from running import command, kill_after, run_in, started
 
 import autoprune
 from autoprune.cli import INTERRUPTED
@@ -24,16 +23,16 @@ from autoprune.settings import (
     TargetSettings,
     TrainingSettings,
 )
+from helpers.running import command, kill_after, run_in, started
 
 
 @pytest.mark.slow
 def test_one_model_on_every_generation(tmp_path):
-    folder, done = run_in(
-        tmp_path, "model=resnet20", "model.width=0.5", "target=all", "target.batch_size=8", module="measure", fresh=True
-    )
+    options = ("model=plain_cnn", "model.width=0.5", "target=all", "target.batch_size=8")
+    folder, done = run_in(tmp_path, *options, module="measure", fresh=True)
     reports = json.loads((folder / "costs.json").read_text())
     assert [report["target"]["name"] for report in reports] == list(CHIPS)
-    assert {report["model"] for report in reports} == {"resnet20"}
+    assert {report["model"] for report in reports} == {"plain_cnn"}
     for chip in CHIPS:
         assert chip in done.stdout
     assert "compiler estimate" in done.stdout

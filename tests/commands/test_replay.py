@@ -5,7 +5,8 @@ import shutil
 import sqlite3
 
 import pytest
-from running import command, kill_after, run_in, started
+
+from helpers.running import command, kill_after, run_in, started
 
 # Few widths, so that few plans are compiled.
 QUICK = ["training.epochs=1", "training.fine_tune_epochs=1", "constraints.multiple_of=32"]

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from processes import killed, started
-from running import command
 
 from autoprune import cli
 from autoprune.errors import BudgetError, FolderError, SettingsError
@@ -23,6 +21,8 @@ from autoprune.records import Evaluation
 from autoprune.reporting.run_folder import RunFolder, write_text
 from autoprune.resuming import is_finished, open_run
 from autoprune.settings import ExportSettings, LimitsSettings, MeasureSettings, SearchSettings
+from helpers.processes import killed, started
+from helpers.running import command
 
 SCHEMAS = {"search": SearchSettings, "measure": MeasureSettings, "export": ExportSettings}
 
@@ -207,10 +207,10 @@ def test_an_ended_run_keeps_its_settings_until_there_is_a_new_result(begin, tmp_
     folder.report.write_text("of five")
     assert is_finished("search", began, folder)
     assert not is_finished("search", longer, folder)
-    assert folder.load_settings() == began
+    assert folder.load_settings(SearchSettings) == began
     folder.report.unlink()
     assert not is_finished("search", longer, folder)
-    assert folder.load_settings() == longer
+    assert folder.load_settings(SearchSettings) == longer
 
 
 def test_half_a_report_is_none(tmp_path):

@@ -11,8 +11,9 @@ from contextlib import closing
 import keras
 import numpy as np
 import pytest
-from events import curves_in
-from running import command, kill_after, run_in, started
+
+from helpers.events import curves_in
+from helpers.running import command, kill_after, run_in, started
 
 # Few images and widths: it is trained and compiled for seconds.
 SMALL = ["experiment=quick", "data.train_size=500", "training.epochs=3", "constraints.multiple_of=16"]

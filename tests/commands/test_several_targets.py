@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from running import run_in
+
+from helpers.running import run_in
 
 
 @pytest.mark.slow
@@ -12,6 +13,7 @@ def test_the_budget_holds_on_every_target(tmp_path, compiler):
     from autoprune.models.files import load_model
 
     arguments = ["experiment=quick", "searcher=random", "search.evaluations=1", "training.epochs=1"]
+    arguments += ["data.train_size=500", "constraints.multiple_of=32"]
     several = ["target=tpu_v5e", "target.also=[tpu_v3]", "budget.latency=0.7", "budget.memory=0.9"]
     folder, done = run_in(tmp_path, *arguments, *several)
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -3,11 +3,11 @@
 import keras
 import pytest
 from keras import layers, ops
-from topologies import TOPOLOGIES, made
 
 from autoprune.cost.flops import count_flops, flops_per_layer
 from autoprune.layers import kind_of, list_kinds
 from autoprune.models import keras_internals, zoo
+from helpers.topologies import TOPOLOGIES, made
 
 CASES = {
     "dense": ((12,), layers.Dense(5), 2 * 12 * 5),

@@ -6,7 +6,6 @@ from concurrent.futures import Future
 from contextlib import closing
 
 import pytest
-from topologies import made
 
 from autoprune.cost.cache import report_from_json
 from autoprune.cost.model import open_cost_model
@@ -22,6 +21,7 @@ from autoprune.evaluation import Journal
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.records import Budget, CostReport, Evaluation, Memory, Target
 from autoprune.settings import TargetSettings
+from helpers.topologies import made
 
 
 def report(name, latency, memory=1000, layers=None):

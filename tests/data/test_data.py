@@ -4,13 +4,13 @@ import gzip
 
 import numpy as np
 import pytest
-from places import FASHION
 
 from autoprune.data import from_arrays, load_data
 from autoprune.data.fashion_mnist import read_idx
 from autoprune.data.splits import DATASETS
 from autoprune.errors import DataError, SettingsError, UnknownNameError
 from autoprune.settings import DataSettings
+from helpers.places import FASHION
 
 
 def rows(split):

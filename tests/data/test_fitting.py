@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from image_files import write_digits
 
 from autoprune.data import LazyImages, load_data
 from autoprune.data.pixels import with_channels
 from autoprune.errors import DataError, SettingsError
 from autoprune.settings import DataSettings, ModelSettings
+from helpers.image_files import write_digits
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3)).astype("float32")
 

@@ -5,12 +5,10 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-import toy
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
-from topologies import TOPOLOGIES, made
 
 from autoprune.envs import ENV_ID
 from autoprune.envs.episode import (
@@ -30,6 +28,8 @@ from autoprune.planning.space import legal_widths
 from autoprune.records import Budget
 from autoprune.searchers.features import read_features
 from autoprune.settings import Constraints
+from helpers import toy
+from helpers.topologies import TOPOLOGIES, made
 
 CONTEXT = EpisodeContext.of(toy.problem())
 

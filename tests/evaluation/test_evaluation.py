@@ -6,23 +6,22 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from plans import evaluate_at
-from topologies import head, made
 
 from autoprune.cost import open_cost_model
 from autoprune.data import Dataset, Split
 from autoprune.errors import CostError, DataError, JournalError
 from autoprune.evaluation import Evaluator, Journal
-from autoprune.evaluation.accuracy import accuracy, check_fit, predict_classes
+from autoprune.evaluation.accuracy import accuracy, check_fit, predict_classes, read_signals
 from autoprune.evaluation.evaluator import plan_key
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
-from autoprune.evaluation.recalibration import recalibrate
-from autoprune.evaluation.signals import read_signals
+from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning import Planner, make_plan
 from autoprune.records import Target
 from autoprune.settings import Constraints, EvaluationSettings
 from autoprune.surgery import Surgeon
+from helpers.plans import evaluate_at
+from helpers.topologies import head, made
 
 
 def dataset(shape=(8, 8, 2), classes=5, count=60, seed=0):

@@ -6,16 +6,16 @@ from functools import partial
 
 import numpy as np
 import pytest
-import toy
-from plans import evaluate_at
-from topologies import made
 
 from autoprune.data import Dataset, Split
 from autoprune.evaluation import Evaluator, Journal, evaluator
+from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import read_signals
 from autoprune.planning import Planner
 from autoprune.settings import Constraints, EvaluationSettings
+from helpers import toy
+from helpers.plans import evaluate_at
+from helpers.topologies import made
 
 
 def noise(number):

@@ -5,13 +5,12 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from topologies import images_for, made
 
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recovery import ShortTuning
+from autoprune.evaluation.recovery import Passes, ShortTuning
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
+from helpers.topologies import images_for, made
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others compile for each plan anew")
 CLASSES = 5

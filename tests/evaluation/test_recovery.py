@@ -3,13 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from plans import evaluate_at
 
 from autoprune.cost import open_cost_model
 from autoprune.errors import SettingsError
 from autoprune.evaluation import Evaluator, Journal
+from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import read_signals
 from autoprune.models import zoo
 from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner
@@ -17,6 +16,7 @@ from autoprune.records import Target
 from autoprune.settings import EvaluationSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.training import train
+from helpers.plans import evaluate_at
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ def test_legal_widths_of_groups():
         bound.find({"a": 48, "b": 8})
 
 
+@pytest.mark.slow
 def test_learnt_from_the_compiler(compiler, digits, tmp_path):
     """Every width that is left is faster on the target than all wider ones, and plans keep to them."""
     model = zoo.build("plain_cnn", (8, 8, 1), 10)

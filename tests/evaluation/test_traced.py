@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recalibration import recalibrate
-from autoprune.evaluation.recovery import ShortTuning
+from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
 from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.planning import Planner
@@ -63,7 +61,10 @@ def compare(model):
         assert np.quantile(np.concatenate(differences), 0.99) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["plain_cnn", "vgg16", "resnet20", "small_mobilenet", "small_densenet"])
+@pytest.mark.parametrize(
+    "name",
+    ["plain_cnn", "vgg16", pytest.param("resnet20", marks=pytest.mark.slow), "small_mobilenet", "small_densenet"],
+)
 def test_it_is_what_runs_eagerly_whatever_was_removed(name):
     keras.utils.set_random_seed(0)
     compare(zoo.build(name, (16, 16, 1), 10, width=0.25))

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from topologies import TOPOLOGIES, head, made
 
 from autoprune.errors import ModelError
 from autoprune.graph import find_groups
@@ -14,6 +13,7 @@ from autoprune.layers import exact_kind_of, kind_of, list_kinds
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import apply_plan
+from helpers.topologies import TOPOLOGIES, head, made
 
 
 def by_name(name):

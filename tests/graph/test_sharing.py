@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from oracle import kept_by_layer, outputs_of, zeroed_outputs
-from sharing import Holder, Transposed
-from topologies import images_for, randomise
 
 import autoprune
 from autoprune.errors import ModelError
 from autoprune.surgery import Surgeon
+from helpers.oracle import kept_by_layer, outputs_of, zeroed_outputs
+from helpers.sharing import Holder, Transposed
+from helpers.topologies import images_for, randomise
 
 
 class Box:

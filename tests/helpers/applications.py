@@ -7,12 +7,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from oracle import kept_by_layer, outputs_of, zeroed_outputs
 
 from autoprune.graph import find_groups
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
+from helpers.oracle import kept_by_layer, outputs_of, zeroed_outputs
 
 # Only VGG's number of parameters depends on the size of the image; NASNet and Inception need at least 75 pixels.
 PIXELS = 96

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+# XLA_FLAGS for programs that run a few times on this host: compiling them takes longer than running them.
+UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # Makes `autoprune.cost.cache` importable without its package's own imports: TensorFlow takes seconds.
 WITHOUT_TENSORFLOW = """
 import importlib.util, sys
@@ -17,10 +19,9 @@ sys.modules["autoprune.cost"] = importlib.util.module_from_spec(spec)
 
 def started(code, *arguments, **environment):
     """A Python process that can import the test helpers."""
-    helpers = str(Path(__file__).parent)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": helpers, **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

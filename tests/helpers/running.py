@@ -5,7 +5,6 @@ them. The others are forked from one process that has imported everything and co
 whole process, with its own arguments, folder, environment, output, signals and end.
 """
 
-import gc
 import json
 import os
 import selectors
@@ -16,8 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from processes import wait_until
+from helpers.processes import wait_until
 
+_SERVER = Path(__file__).with_name("command_server.py")
 _server = None  # The way to the process that forks them, and that process.
 
 
@@ -133,82 +133,16 @@ def run_in(folder, *arguments, module="search", fresh=False):
     return made, done
 
 
-# ------------------------------------------------------------------ the process that commands are forked from
-
-
 def _connection():
     """The way to it; it is started by the first command, and ends with this process."""
     global _server
     if _server is None:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
+            [sys.executable, _SERVER, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )
         theirs.close()
         _server = ours, process
     return _server[0]
-
-
-def _serve(number):
-    """Fork a process for each request; returns in those processes alone, with what each is asked to run."""
-    from importlib import import_module
-
-    from autoprune import cli
-
-    import_module("autoprune.quiet")
-    for name in cli.ABOUT:
-        import_module(f"autoprune.{name}")
-    # Hydra looks for its plugins once.
-    import_module("hydra.core.plugins").Plugins.instance()
-    # What is here already is no garbage: no process looks at all of it again.
-    gc.collect()
-    gc.freeze()
-    # Nobody waits for the processes that wait for the commands.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # Ctrl-C in the terminal is for the tests.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asked = socket.socket(fileno=number)
-    while size := asked.recv(8, socket.MSG_WAITALL):
-        size = int.from_bytes(size, "big")
-        first, ends, *_ = socket.recv_fds(asked, 1, 3)
-        request = json.loads(first + asked.recv(size - 1, socket.MSG_WAITALL))
-        if not os.fork():
-            asked.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _begin(request, *ends)
-            return request[0]
-        for end in ends:
-            os.close(end)
-    os._exit(0)
-
-
-def _begin(request, told, *printed):
-    """Become the command; the process that was forked first stays behind and tells of its end."""
-    module, arguments, cwd, environment = request
-    child = os.fork()
-    if child:
-        for end in printed:
-            os.close(end)
-        os.write(told, b"%d\n" % child)
-        _, status = os.waitpid(child, 0)
-        os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
-        os._exit(0)
-    os.close(told)
-    for number, end in enumerate(printed, 1):
-        os.dup2(end, number)
-        os.close(end)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.path[0] = cwd
-    sys.argv = [f"autoprune.{module}", *arguments]
-
-
-if __name__ == "__main__":
-    _module = _serve(int(sys.argv[1]))
-    from autoprune import cli
-
-    sys.exit(cli.run_command(_module))

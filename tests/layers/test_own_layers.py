@@ -6,16 +6,16 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from oracle import outputs_of
-from topologies import head, images_for, randomise
 
 import autoprune
 from autoprune.cost.flops import count_flops, flops_per_layer
 from autoprune.cost.layers import layer_dependences
 from autoprune.errors import ModelError
-from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.recovery import Passes
 from autoprune.layers import kind_of, registry
 from autoprune.surgery import Surgeon
+from helpers.oracle import outputs_of
+from helpers.topologies import head, images_for, randomise
 
 
 @pytest.fixture(autouse=True)

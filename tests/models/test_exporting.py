@@ -8,13 +8,13 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from topologies import images_for, made
 
 import autoprune
 from autoprune.errors import ExportError, SettingsError, UnknownNameError
 from autoprune.models import zoo
 from autoprune.models.exporting import Exported, export_model, random_examples
 from autoprune.models.exporting.formats import FORMATS
+from helpers.topologies import images_for, made
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="converters start from TensorFlow")
 

@@ -6,7 +6,6 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from featured_network import featured, gram, summed, traces
 from keras import layers
 
 from autoprune.errors import ModelError
@@ -21,6 +20,7 @@ from autoprune.models.feature_distilling import (
     teachings,
 )
 from autoprune.models.head import classifier_input
+from helpers.featured_network import featured, gram, summed, traces
 
 # ------------------------------------------------------------------ the formula
 

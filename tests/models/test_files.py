@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from running import run_in
 
 import autoprune
 from autoprune.cost import open_cost_model
@@ -22,6 +21,7 @@ from autoprune.errors import ModelError
 from autoprune.models.files import load_model, save_model
 from autoprune.records import Target
 from autoprune.settings import ModelSettings
+from helpers.running import run_in
 
 OLD = Path(__file__).parent / "keras2"
 IMAGES = np.random.default_rng(0).standard_normal((2, 6, 6, 2)).astype("float32")

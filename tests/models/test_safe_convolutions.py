@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from plans import uneven_plan
-from topologies import images_for, made
 
 from autoprune.data import Dataset, Split
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.settings import TrainingSettings
 from autoprune.surgery import apply_plan
 from autoprune.training import train
+from helpers.plans import uneven_plan
+from helpers.topologies import images_for, made
 
 
 def strided(format_="channels_last"):

@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from topologies import fitted, head, images_for, made
 
 from autoprune.errors import DataError, PlanError
 from autoprune.models import keras_internals
 from autoprune.planning import CalibrationData, Planner, make_plan
 from autoprune.planning.calibration import sample_calibration
 from autoprune.surgery import Surgeon, apply_plan
+from helpers.topologies import fitted, head, images_for, made
 
 DATA_DRIVEN = ["activation", "apoz", "hrank", "taylor"]
 

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 from keras import layers
 from omegaconf import OmegaConf
-from places import ROOT
-from topologies import TOPOLOGIES, head, images_for, made
 
 from autoprune.errors import PlanError, SettingsError
 from autoprune.layers import exact_kind_of
@@ -15,6 +13,8 @@ from autoprune.planning.importance import IMPORTANCES
 from autoprune.planning.importance.combining import MemberScores, combine
 from autoprune.settings import ImportanceSettings, SearchSettings, from_config
 from autoprune.settings.options import list_options
+from helpers.places import ROOT
+from helpers.topologies import TOPOLOGIES, head, images_for, made
 
 DATA_DRIVEN = {"taylor", "activation", "apoz", "hrank"}
 

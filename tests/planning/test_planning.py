@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
-from topologies import head, made
 
 from autoprune.errors import ModelError, PlanError, SettingsError, UnknownNameError
 from autoprune.graph import find_groups
@@ -17,6 +16,7 @@ from autoprune.planning.plan_file import load_plan, plan_from_json, plan_to_json
 from autoprune.planning.space import Dimension, legal_widths, offset_of, ratio_around
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon, apply_plan
+from helpers.topologies import head, made
 
 
 def two_convs():

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
-from topologies import head, images_for, made
 
 from autoprune.errors import PlanError
 from autoprune.planning import Planner, make_plan
@@ -14,6 +13,7 @@ from autoprune.planning.ranking import rank_globally
 from autoprune.planning.space import Dimension, SearchSpace, legal_widths
 from autoprune.settings import Constraints, ImportanceSettings
 from autoprune.surgery import apply_plan
+from helpers.topologies import head, images_for, made
 
 
 def space_of(sizes, constraints):

@@ -4,11 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
-import toy
-from events import curves_in
 
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.curves import Curves
+from helpers import toy
+from helpers.events import curves_in
 
 
 def search(folder, ratios):

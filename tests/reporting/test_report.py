@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
-import toy
 from rich.console import Console
 
 from autoprune.records import Budget
@@ -26,6 +25,7 @@ from autoprune.reporting.tables import (
 )
 from autoprune.settings import SearcherSettings, SearchSettings
 from autoprune.training.course import TrainingRecord
+from helpers import toy
 
 
 def row(name, ratio, accuracy, cost=None):

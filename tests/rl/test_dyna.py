@@ -2,11 +2,11 @@
 
 import json
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
 from scipy.stats import spearmanr
 
 from autoprune.cost.surrogate import GuessError
@@ -19,12 +19,18 @@ from autoprune.rl.kriging import Kriging
 from autoprune.rl.reward_model import Predictions, RewardModel
 from autoprune.searchers import Proposal
 from autoprune.settings import AgentSettings
+from helpers import toy
 
 FIDELITY = Path(__file__).parents[1] / "benchmarks" / "results" / "fidelity.json"
 
 
 def search(evaluations, seed=0, **options):
     return toy.search("dyna_ppo", evaluations, seed=seed, **options).history
+
+
+@cache
+def search_of_twenty(seed):
+    return search(20, seed)
 
 
 def informed(count=30, seed=0):
@@ -160,10 +166,11 @@ def test_imagined_episodes_show_what_the_environment_shows():
 # ------------------------------------------------------------------ searching
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_twenty_evaluations_find_nearly_the_best_of_4096_plans(seed):
     """Random search is 0.033 away after 60."""
-    history = search(20, seed)
+    history = search_of_twenty(seed)
     assert toy.best_accuracy() - history.best.evaluation.score < 0.005
     sources = Counter(history.sources)
     assert sources["anchor"] == 1
@@ -198,6 +205,7 @@ class CostedToy(toy.ToyEvaluator):
         return self.costed[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_guesses_are_trusted_once_the_compiler_has_confirmed_them(seed):
     """Reckoning with 4 % for good, it compiles 6 to 17 plans that are too slow."""
@@ -209,11 +217,12 @@ def test_guesses_are_trusted_once_the_compiler_has_confirmed_them(seed):
     assert sum(not toy.problem().budget.met_by(cost) for cost in chosen) < 4
 
 
+@pytest.mark.slow
 def test_the_policy_learns_in_imagination():
     """Its own plan at the end, without exploration, is within the budget and far better than uniform pruning."""
     objective = toy.problem().objective
     for seed in range(2):
-        last = search(40, seed)[-1].evaluation
+        last = search_of_twenty(seed)[-1].evaluation
         assert objective.met_by(last)
         assert toy.best_accuracy() - last.score < 0.03 < 0.0776
 
@@ -232,10 +241,11 @@ def test_the_policy_learns_from_the_best_plan_whoever_found_it():
     np.testing.assert_allclose(chosen, [0.7, -0.6, 0.5, -0.8], atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_own_plan_of_the_policy_is_near_the_best():
     """Without imitation it is 0.012 to 0.021 away."""
     for seed in range(3):
-        history = search(20, seed)
+        history = search_of_twenty(seed)
         assert history.best.evaluation.score - history[-1].evaluation.score < 0.005
 
 

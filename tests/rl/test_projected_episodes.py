@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-import toy
 from stable_baselines3.common.callbacks import BaseCallback
 
 from autoprune.envs.episode import retrace, roll_out
 from autoprune.rl.agents import build_agent, check_agent
 from autoprune.rl.searcher import Relabeling, real_episodes
 from autoprune.settings import AgentSettings
+from helpers import toy
 
 STEPS = len(toy.NAMES)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import toy
 from scipy.special import expit
 from scipy.stats import norm
 
@@ -13,6 +12,7 @@ from autoprune.rl.dyna import DOUBT, INFEASIBLE_PENALTY, JUDGED, Dyna, imagine
 from autoprune.rl.reward_model import RewardModel
 from autoprune.searchers import Proposal
 from autoprune.settings import RewardSettings
+from helpers import toy
 
 FLOORED = RewardSettings("latency_at_accuracy", accuracy_floor=0.8)
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.envs import ENV_ID
 from autoprune.envs.episode import FEATURES
@@ -16,6 +15,7 @@ from autoprune.rl.transfer import PolicyTransfer, find_widest_within, roll_outs
 from autoprune.searchers import Proposal
 from autoprune.searchers.policy import Policy, load_policy, save_policy, training_record
 from autoprune.settings import AgentSettings, SearchSettings
+from helpers import toy
 
 STORED = [name for name in AGENTS if not AGENTS.get(name).remembers]
 
@@ -159,6 +159,7 @@ def test_one_policy_is_learnt_on_several_problems(name):
     assert policy.layers[-1][0].shape[0] == 1
 
 
+@pytest.mark.slow
 def test_a_policy_of_several_budgets_serves_those_between(tmp_path):
     policy = store(MultiTaskTrainer(AgentSettings("dyna_ppo")).train(tasks(20), 0), tmp_path)
     for budget in (0.35, 0.5, 0.7):
@@ -168,6 +169,7 @@ def test_a_policy_of_several_budgets_serves_those_between(tmp_path):
         assert found.score > toy.evaluation_of(problem.anchor).score
 
 
+@pytest.mark.slow
 def test_joint_learning_repeats_itself():
     found = [MultiTaskTrainer(AgentSettings("dyna_ppo")).train(tasks(6), 3).layers for _ in range(2)]
     for (weights, bias), (again, bias_again) in zip(*found, strict=True):

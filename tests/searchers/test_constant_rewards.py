@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-import toy
 
 from autoprune.errors import SignalError
 from autoprune.records import Evaluation
 from autoprune.searchers import Trial
 from autoprune.searchers.constant_rewards import DEAD, SUSPICIOUS, ConstantRewardGuard
+from helpers import toy
 
 WARNING = "does not tell plans apart"
 

@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.errors import SettingsError, UnknownNameError
 from autoprune.pipeline.session import validate_choices
@@ -12,6 +11,7 @@ from autoprune.rl.agents import AGENTS
 from autoprune.rl.searcher import RlSearcher, play, real_episodes
 from autoprune.searchers import SEARCHERS
 from autoprune.settings import AgentSettings, SearcherSettings, SearchSettings, TargetSettings
+from helpers import toy
 
 INSTALL = r'pip install "\.\[search\]"'
 SETTINGS = {

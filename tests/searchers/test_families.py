@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.errors import CostError
 from autoprune.planning import Dimension, SearchSpace
 from autoprune.planning.space import legal_widths
 from autoprune.records import Budget, Evaluation
+from helpers import toy
 
 SIZES = {"a": 24, "b": 64, "c": 128, "d": 32}
 SPACE = SearchSpace(

@@ -5,11 +5,11 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.records import Budget, Evaluation
 from autoprune.searchers.objective import FAILED, REWARDS, Objective, Outcomes, outcome_of, unlikeness
 from autoprune.settings import RewardSettings
+from helpers import toy
 
 BUDGETED = Budget(latency=0.5)
 

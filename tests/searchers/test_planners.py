@@ -5,11 +5,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.errors import CostError
 from autoprune.records import Budget, Evaluation
 from autoprune.settings import RewardSettings
+from helpers import toy
 
 LEARNERS = ["greedy", "evolution", "bayes"]
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import toy
 from safetensors.numpy import load_file, save_file
 
 from autoprune.envs import ENV_ID
@@ -17,6 +16,7 @@ from autoprune.rl.searcher import RlSearcher
 from autoprune.rl.transfer import roll_outs
 from autoprune.searchers.policy import load_policy, save_policy, training_record
 from autoprune.settings import AgentSettings, SearchSettings
+from helpers import toy
 
 
 def learn(name, folder, evaluations=6):

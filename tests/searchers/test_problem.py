@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import keras
 import numpy as np
 import pytest
-import toy
 
 from autoprune.errors import BudgetError, CostError, ModelError, SettingsError
 from autoprune.planning import SearchSpace
@@ -14,6 +13,7 @@ from autoprune.records import Budget, ChannelGroup, Evaluation, Member
 from autoprune.searchers import SEARCHERS, build_problem
 from autoprune.searchers.problem import absolute, nothing_found
 from autoprune.settings import BudgetSettings, RewardSettings
+from helpers import toy
 
 NO_BUDGET = BudgetSettings(None, None)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import toy
 
 from autoprune.cost.surrogate import GuessError, Surrogate
 from autoprune.records import Budget
@@ -10,6 +9,7 @@ from autoprune.rl.searcher import context_of
 from autoprune.searchers import Proposal
 from autoprune.searchers.projection import BudgetProjector
 from autoprune.settings import RewardSettings
+from helpers import toy
 
 
 def taught(count=80):

@@ -3,16 +3,16 @@
 import re
 from dataclasses import fields, is_dataclass
 
-import option_tables
 import pytest
 from omegaconf import OmegaConf
-from places import ROOT
 
 from autoprune import cli
 from autoprune.option_help import describe_command, write_value
 from autoprune.options import SCHEMAS, check_overrides, config_groups
 from autoprune.settings import SearchSettings
 from autoprune.settings.options import default_of, default_values, describe_fields, list_options, part_type
+from helpers import option_tables
+from helpers.places import ROOT
 
 CONF = ROOT / "conf"
 PARTS = {item.name: part_type(item) for schema in SCHEMAS.values() for item in fields(schema) if part_type(item)}

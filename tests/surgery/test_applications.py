@@ -4,8 +4,9 @@ import json
 
 import keras
 import pytest
-from applications import constructors, prove
-from places import ROOT
+
+from helpers.applications import constructors, prove
+from helpers.places import ROOT
 
 FAMILIES = (
     *("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2", "InceptionV3"),

@@ -6,7 +6,9 @@ import sys
 
 import keras
 import pytest
-from places import ROOT
+
+from helpers.places import ROOT
+from helpers.processes import UNOPTIMISED
 
 # PyTorch compiles nothing: all of it, but for a layer normalisation of axes that Keras cannot normalise there, and for
 # the tests that count the storages of variables: there the parameter stays, and its old values go.
@@ -31,12 +33,14 @@ ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or comes_back or t
 def test_surgery_on(backend, part, names):
     tests = [f"tests/surgery/test_{name}.py" for name in names]
     tests += ["tests/models/test_distilling.py"] * (len(names) > 1)
-    # Random graphs are compared in float64, which JAX has to be told of.
-    wide = {"JAX_ENABLE_X64": "1"} if names == ("random_graphs",) else {}
+    # Random graphs are compared in float64, which JAX has to be told of. What it compiles runs once: nothing of it
+    # needs optimising.
+    options = {"JAX_ENABLE_X64": "1"} if names == ("random_graphs",) else {}
+    options |= {"XLA_FLAGS": UNOPTIMISED} if backend == "jax" else {}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *tests, "-k", part],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", *tests, "-k", part],
         cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": backend, "AUTOPRUNE_EXAMPLES": "3", **wide},
+        env={**os.environ, "KERAS_BACKEND": backend, "AUTOPRUNE_EXAMPLES": "3", **options},
         capture_output=True,
         text=True,
     )

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from oracle import kept_by_layer, outputs_of, zeroed_outputs
-from topologies import images_for, randomise
 
 from autoprune.graph import find_groups
 from autoprune.models.head import gives_logits
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
+from helpers.oracle import kept_by_layer, outputs_of, zeroed_outputs
+from helpers.topologies import images_for, randomise
 
 
 def conv(channels, name):

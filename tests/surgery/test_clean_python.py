@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from oracle import outputs_of
-from plans import uneven_plan
-from topologies import TOPOLOGIES, images_for, made
 
 from autoprune.surgery import apply_plan
+from helpers.oracle import outputs_of
+from helpers.plans import uneven_plan
+from helpers.topologies import TOPOLOGIES, images_for, made
 
 LOADER = """
 import pathlib, sys

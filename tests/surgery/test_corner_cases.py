@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from oracle import kept_by_layer, outputs_of, zeroed_outputs
-from topologies import images_for, randomise
 
 from autoprune.errors import ModelError, PlanError
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
 from autoprune.records import Plan
 from autoprune.surgery import Surgeon, apply_plan
+from helpers.oracle import kept_by_layer, outputs_of, zeroed_outputs
+from helpers.topologies import images_for, randomise
 
 
 def image(channels=2, size=6, **options):

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from oracle import outputs_of
-from topologies import images_for, made
 
 from autoprune.planning import make_plan
 from autoprune.surgery import apply_plan
+from helpers.oracle import outputs_of
+from helpers.topologies import images_for, made
 
 MODELS = ("channel_shuffle", "convnext_block", "growing_concatenation", "slices", "squeeze_excite", "unet")
 

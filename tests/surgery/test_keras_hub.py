@@ -8,8 +8,6 @@ import keras
 import numpy as np
 import pytest
 from keras_hub import models as hub
-from oracle import kept_by_layer, zeroed_outputs
-from topologies import randomise
 
 from autoprune.cost import open_cost_model
 from autoprune.errors import ModelError
@@ -19,6 +17,8 @@ from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning import make_plan
 from autoprune.records import Target
 from autoprune.surgery import Surgeon
+from helpers.oracle import kept_by_layer, zeroed_outputs
+from helpers.topologies import randomise
 
 SHAPE = (32, 32, 3)
 IMAGES = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype("float32")

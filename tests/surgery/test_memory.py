@@ -6,12 +6,12 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from sharing import tie
-from topologies import fitted, images_for, made
 
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan
+from helpers.sharing import tie
+from helpers.topologies import fitted, images_for, made
 
 
 def storages_of(model):
@@ -47,10 +47,10 @@ def test_pruning_many_times_leaves_nothing_behind():
         return sum(isinstance(thing, kind) for thing in gc.get_objects())
 
     counts = []
-    for number in range(200):
+    for number in range(50):
         with surgeon.pruning(plan, snapshot):
             model(images)
-        if number in (0, 199):
+        if number in (0, 49):
             counts.append(alive())
     assert counts[0] == counts[1]
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(images)), expected)
@@ -63,7 +63,7 @@ def test_snapshot_restores_what_training_changed(name):
     surgeon = Surgeon(model)
     snapshot = surgeon.snapshot()
     before = [keras.ops.convert_to_numpy(w).copy() for w in model.weights]
-    for keep in (0.5, 1.0, 0.75, 0.5):
+    for keep in (0.5, 1.0, 0.5):
         surgeon.apply(make_plan(model, keep, multiple_of=1))
         model.compile("adam", "mse", jit_compile=keras.backend.backend() == "jax")
         fitted(model, images_for(model), np.zeros((3, 5)), epochs=2)

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from plans import uneven_plan
 
 from autoprune.models import keras_internals
 from autoprune.models.config import rebuild
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan
+from helpers.plans import uneven_plan
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
 

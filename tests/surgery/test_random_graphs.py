@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from keras import layers, ops
-from oracle import kept_by_layer, outputs_of, zeroed_outputs
-from sharing import Holder, Transposed, tie
-from topologies import images_for, randomise
 
 from autoprune.graph import find_groups
 from autoprune.models.keras_internals import application_class
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
+from helpers.oracle import kept_by_layer, outputs_of, zeroed_outputs
+from helpers.sharing import Holder, Transposed, tie
+from helpers.topologies import images_for, randomise
 
 SIZE = 5
 
@@ -239,9 +239,10 @@ STEPS = {
 
 
 # Keras draws seeds of initialisers from `random`; `randomise` then sets every weight.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @settings(
-    max_examples=int(os.environ.get("AUTOPRUNE_EXAMPLES", "52")),
+    max_examples=int(os.environ.get("AUTOPRUNE_EXAMPLES", "32")),
     derandomize=True,
     phases=(Phase.explicit, Phase.generate, *([] if "AUTOPRUNE_EXAMPLES" in os.environ else [Phase.shrink])),
     suppress_health_check=list(HealthCheck),

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from topologies import TOPOLOGIES, head, images_for, made
 
 from autoprune.errors import DataError, PlanError
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan, apply_with_reconstruction
+from helpers.topologies import TOPOLOGIES, head, images_for, made
 
 
 def numbers(output):

@@ -6,7 +6,6 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from events import curves_in
 from keras import layers
 
 from autoprune.data import Dataset
@@ -17,6 +16,7 @@ from autoprune.training.checkpoints import CheckpointError, Checkpoints
 from autoprune.training.course import TrainingError
 from autoprune.training.fit import FitLoop, carry_out
 from autoprune.training.task import Task
+from helpers.events import curves_in
 
 EPOCHS = 4
 PLAIN = TrainingSettings(batch_size=50)

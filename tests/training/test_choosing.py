@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import keras
 import pytest
-import toy
 
 from autoprune.errors import BudgetError, PlanError
 from autoprune.planning import Planner
@@ -13,6 +12,7 @@ from autoprune.records import Budget, Evaluation
 from autoprune.searchers import Objective
 from autoprune.settings import Constraints, RewardSettings
 from autoprune.training.finishing import finish_all
+from helpers import toy
 
 
 @dataclass

@@ -11,15 +11,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import running
-from finished_search import finished_search
 from keras import layers
-from processes import gone, wait_until
 
-from autoprune import finetune
 from autoprune.errors import DoesNotFitError, SettingsError
 from autoprune.models.config import rebuild
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (
     DataSettings,
@@ -39,6 +36,9 @@ from autoprune.training.device_process import (
 )
 from autoprune.training.starting import StartFiles
 from autoprune.training.step_check import check_step
+from helpers import running
+from helpers.finished_search import finished_search
+from helpers.processes import gone, wait_until
 
 pytestmark = pytest.mark.slow
 RECIPE = TrainingSettings(fine_tune_epochs=2, batch_size=64)

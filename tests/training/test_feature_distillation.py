@@ -4,11 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from featured_network import featured, gram, summed, traces
-from finished_search import finished_search
-from toy import cost_of, evaluation_of
 
-from autoprune import find_groups, finetune
+from autoprune import find_groups
 from autoprune.comparison.controls import ScratchTrainer
 from autoprune.data import Dataset, load_data
 from autoprune.errors import ModelError, SettingsError
@@ -17,6 +14,7 @@ from autoprune.models.feature_distilling import (
     teachings,
 )
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.pipeline.session import open_session
 from autoprune.planning import Planner, make_plan
 from autoprune.reporting.run_folder import RunFolder
@@ -36,6 +34,9 @@ from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.finishing import Finisher
 from autoprune.training.fit import carry_out
 from autoprune.training.task import Task
+from helpers.featured_network import featured, gram, summed, traces
+from helpers.finished_search import finished_search
+from helpers.toy import cost_of, evaluation_of
 
 FEATURES = TrainingSettings(batch_size=50, distillation=0.0, feature_distillation=100.0)
 

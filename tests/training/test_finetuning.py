@@ -8,9 +8,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from finished_search import SETTINGS, finished_search
 
-from autoprune import finetune, training_step_cost
+from autoprune import training_step_cost
 from autoprune.errors import (
     AutopruneError,
     DataError,
@@ -22,6 +21,7 @@ from autoprune.errors import (
 )
 from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (
     DataSettings,
@@ -33,6 +33,7 @@ from autoprune.settings import (
 )
 from autoprune.training.presence import check_runtime
 from autoprune.training.step_check import check_step
+from helpers.finished_search import SETTINGS, finished_search
 
 FEW = DataSettings(reward_size=0.25, train_size=200)
 TPU = RuntimeSettings("tpu", "mixed_bfloat16", 8)

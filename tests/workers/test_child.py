@@ -8,11 +8,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from processes import gone, started, wait_until
 
 from autoprune.workers import ChildProcess, DeadChildError
 from autoprune.workers import process as process_module
 from autoprune.workers.process import remove_abandoned_scratch
+from helpers.processes import gone, started, wait_until
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def make(scratch):
     """Makes children that are ended at the end of the test."""
     children = []
 
-    def make_child(module="echoing_child", environment=None, **options):
+    def make_child(module="helpers.echoing_child", environment=None, **options):
         variables = {**os.environ, **(environment or {})}
         child = ChildProcess(module, name="echoing process", environment=lambda folder: variables, **options)
         children.append(child)
@@ -250,7 +250,7 @@ def test_grace_has_an_end(make):
 PARENT = """
 import os, sys, time
 from autoprune.workers import ChildProcess
-child = ChildProcess("echoing_child", name="echoing process", environment=lambda folder: dict(os.environ))
+child = ChildProcess("helpers.echoing_child", name="echoing process", environment=lambda folder: dict(os.environ))
 print(child.ask({"do": "echo"}, task="echo")["process"], flush=True)
 """
 IDLE = "sys.stdin.read()"

@@ -10,12 +10,9 @@ from pathlib import Path
 
 import keras
 import pytest
-from cached import PAGE, filled, healthy, result
 from hydra import compose, initialize_config_module
 from keras import layers
 from omegaconf import OmegaConf
-from processes import WITHOUT_TENSORFLOW, started
-from topologies import TOPOLOGIES, made
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import CostCache, cache_key, open_cache
@@ -27,6 +24,9 @@ from autoprune.records import Target
 from autoprune.settings import TargetSettings, from_config
 from autoprune.settings.places import user_cache_folder
 from autoprune.surgery import apply_plan
+from helpers.cached import PAGE, filled, healthy, result
+from helpers.processes import WITHOUT_TENSORFLOW, started
+from helpers.topologies import TOPOLOGIES, made
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from contextlib import closing
 
 import keras
 import pytest
-from cached import PAGE, filled, healthy, result
-from processes import WITHOUT_TENSORFLOW, killed, started
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import CostCache
 from autoprune.records import Target
+from helpers.cached import PAGE, filled, healthy, result
+from helpers.processes import WITHOUT_TENSORFLOW, killed, started
 
 
 @pytest.fixture
@@ -130,6 +130,7 @@ class Deaf:
         pass
 
 
+@pytest.mark.slow
 def test_kills_of_a_search_lose_no_finished_compilation(path):
     """Two of the fifty: the parent of a compiler process is killed while that compiles."""
     chance = random.Random(1)

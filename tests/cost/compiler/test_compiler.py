@@ -5,7 +5,6 @@ import importlib
 import keras
 import numpy as np
 import pytest
-from topologies import images_for, made
 
 from autoprune.cost import measure_cost, open_cost_model
 from autoprune.cost.chips import CHIPS
@@ -17,6 +16,7 @@ from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning import make_plan
 from autoprune.records import Target
 from autoprune.surgery import apply_plan
+from helpers.topologies import images_for, made
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_every_generation_gives_a_report(cost_of, chip):
     assert report.provenance["device"] == ("one chip" if CHIPS[chip].devices == 1 else "one core (half a chip)")
 
 
+@pytest.mark.slow
 def test_published_vgg_figures_are_met(cost_of):
     """VGG-16 at batch 128 on v5e: 0.91 million cycles; two thirds of that after halving every layer's width."""
     model = zoo.build("vgg16", None, None)

@@ -11,8 +11,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from processes import gone, started, wait_until
-from topologies import made
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.compiler import pool
@@ -20,6 +18,8 @@ from autoprune.cost.compiler.pool import CompilerPool, automatic_processes
 from autoprune.errors import CostError
 from autoprune.records import Target
 from autoprune.workers import ChildProcess, resources
+from helpers.processes import gone, started, wait_until
+from helpers.topologies import made
 
 WAIT = 300
 
@@ -223,7 +223,7 @@ def test_closing_from_a_callback_does_not_wait_for_itself(scratch):
 PARENT = """
 import os, sys, tempfile
 from contextlib import closing
-from topologies import made
+from helpers.topologies import made
 from autoprune.cost import open_cost_model
 from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.records import Target
@@ -247,7 +247,7 @@ open_cost_model(Target("tpu_v5e", 16), cache=None, client=client, route="keras")
 """
 PATIENT = """
 cost_model = open_cost_model(Target("tpu_v5e", 8), cache=None, client=client)
-print(cost_model.submit(made("unet")).result().latency, flush=True)
+print(cost_model.submit(made("plain")).result().latency, flush=True)
 sys.stdin.read()
 """
 

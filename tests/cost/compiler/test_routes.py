@@ -3,7 +3,6 @@
 import keras
 import pytest
 import tensorflow as tf
-from topologies import made
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.compiler.cost_model import ROUTES
@@ -13,6 +12,7 @@ from autoprune.models import zoo
 from autoprune.planning import make_plan
 from autoprune.records import Target
 from autoprune.surgery import apply_plan
+from helpers.topologies import made
 
 
 @pytest.fixture

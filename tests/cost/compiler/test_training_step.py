@@ -3,12 +3,12 @@
 import keras
 import pytest
 from keras import layers
-from topologies import made
 
 from autoprune import training_step_cost
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler.training_step import device_counts
 from autoprune.errors import CostError, SettingsError, TargetError
+from helpers.topologies import made
 
 # One scalar takes a tile of 128 numbers of 4 bytes.
 SCALAR = 512
@@ -16,10 +16,16 @@ SCALAR = 512
 DENSE = (208 * 256 + 256) * 4
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A cache for all tests that do not look at a cache: what several of them ask for is compiled once."""
+    return tmp_path_factory.mktemp("costs") / "costs.sqlite"
+
+
 @pytest.fixture
-def step_of(compiler):
+def step_of(compiler, shared):
     def step(model, target="tpu_v5e", batch_size=8, dtype="bfloat16", **options):
-        return training_step_cost(model, target, batch_size, dtype, client=compiler, **{"cache": None, **options})
+        return training_step_cost(model, target, batch_size, dtype, client=compiler, **{"cache": shared, **options})
 
     return step
 

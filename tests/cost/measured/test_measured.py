@@ -12,8 +12,6 @@ import threading
 import keras
 import numpy as np
 import pytest
-from places import ROOT
-from topologies import made
 
 from autoprune.cost import measure_cost, open_cost_model
 from autoprune.cost.chips import CHIPS
@@ -29,6 +27,9 @@ from autoprune.cost.measured.timing import FEWEST_PAIRS, PAIRS, SECONDS, SPAN, l
 from autoprune.cost.model import resolve_target
 from autoprune.errors import CostError, TargetError
 from autoprune.records import Memory, Target
+from helpers.places import ROOT
+from helpers.processes import UNOPTIMISED
+from helpers.topologies import made
 
 
 class FakeLoop:
@@ -177,9 +178,9 @@ def test_a_layer_that_xla_refuses_is_named_in_its_words_on_this_host():
 def test_this_host_is_measured_with_keras_on_jax():
     part = "cost_on_this_host or (every_kind and words) or (every_iteration and int32)"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/cost/measured/test_measured.py", "-k", part],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/cost/measured/test_measured.py", "-k", part],
         cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": UNOPTIMISED},
         capture_output=True,
         text=True,
     )
