@@ -56,10 +56,6 @@ class Dimension:
         within = np.flatnonzero(np.array(self.options) <= keep_ratio * self.size + 1e-9)
         return int(within[-1]) if len(within) else 0
 
-    def select(self, option: int) -> np.ndarray:
-        """Sorted indices of the channels that stay."""
-        return np.sort(self.order[: self.options[option]])
-
 
 class SearchSpace:
     """Every plan that may be proposed for one model.
@@ -115,7 +111,7 @@ class SearchSpace:
         return Plan(
             model=self._model,
             sizes={dimension.name: dimension.size for dimension in self.dimensions},
-            kept={dimension.name: dimension.select(option) for dimension, option in pairs},
+            kept={each.name: np.sort(each.order[: each.options[option]]) for each, option in pairs},
             importance=self._importance,
         )
 

@@ -93,12 +93,6 @@ class Dyna:
             pass
         self.train(FIRST_ROUNDS)
 
-    def step(self) -> None:
-        """One more evaluation, of what looks best; then the agent learns with what is known by now."""
-        self._evaluator.evaluate_many([self._most_promising()])
-        self._reward_model.learn()
-        self.train(ROUNDS)
-
     def _warm_up_proposals(self) -> Proposals:
         evaluator, start = self._evaluator, self._problem.start
         yield [Proposal(start, "anchor", project=False)]
@@ -141,11 +135,12 @@ class Dyna:
     def _evaluated_candidates(self) -> set[Candidate]:
         return {trial.candidate for trial in self._evaluator.history}
 
-    def _most_promising(self) -> Proposal:
-        """Of the policy's candidates, the neighbours of the best and their neighbours, that of most improvement.
+    def step(self) -> None:
+        """One more evaluation, of what looks best; then the agent learns with what is known by now.
 
-        It is costed, and the next, until one is within the budget: predictions that nothing corrects would keep the
-        search from where they are wrong.
+        Of the policy's candidates, the neighbours of the best and their neighbours, it is that of most improvement. It
+        is costed, and the next, until one is within the budget: predictions that nothing corrects would keep the search
+        from where they are wrong.
         """
         candidates = proposed = self._policy_candidates()
         worth = self._worth(proposed)
@@ -171,7 +166,9 @@ class Dyna:
         else:  # What is most likely within the budget then.
             chosen = int(self._worth(candidates, doubt=LEAST_DOUBT).argmax())
         source = "policy" if chosen < len(proposed) else "refinement"
-        return Proposal(tuple(candidates[chosen].tolist()), source, project=False)
+        self._evaluator.evaluate_many([Proposal(tuple(candidates[chosen].tolist()), source, project=False)])
+        self._reward_model.learn()
+        self.train(ROUNDS)
 
     def _fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is within the budget, by compiling it; how wrong the prediction was is remembered."""

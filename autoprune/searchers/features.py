@@ -82,12 +82,19 @@ def read_features(model: Any, planner: Planner) -> ModelFeatures:
         sizes = (math.prod(keras_internals.layer_variable(layers[layer], name).shape) for layer, name in variables)
         scores = planner.scores[group.name]
         mean = float(scores.mean()) or 1.0
+        # Positions of the first output, without batch and channels; unknown sizes count once. A layer within a layer,
+        # which the graph does not call, counts as the one that contains it.
+        path = producing[0].layer
+        while not keras_internals.calls_of(layers[path]):
+            path = path.rpartition("/")[0]
+        shape = keras_internals.calls_of(layers[path])[0].outputs[0].shape[1:]
+        channels_first = getattr(layers[path], "data_format", "channels_last") == "channels_first"
         groups.append(
             GroupFeatures(
                 name=group.name,
                 size=group.size,
                 unit=group.unit,
-                pixels=_pixels(producing[0].layer, layers),
+                pixels=math.prod(size or 1 for size in (shape[1:] if channels_first else shape[:-1])),
                 window=float(np.mean([math.prod(shape[:-2]) for shape in kernels])),
                 producers=len({m.layer for m in producing}),
                 consumers=len({m.layer for m in group.members if m.role == "consumes"}),
@@ -97,16 +104,3 @@ def read_features(model: Any, planner: Planner) -> ModelFeatures:
             )
         )
     return ModelFeatures(tuple(groups), layer_dependences(model, planner.groups))
-
-
-def _pixels(path: str, layers: dict[str, Any]) -> int:
-    """Positions of a layer's first output, without batch and channels; unknown sizes count once.
-
-    A layer within a layer, which the graph does not call, counts as the one that contains it.
-    """
-    while not keras_internals.calls_of(layers[path]):
-        path = path.rpartition("/")[0]
-    layer = layers[path]
-    shape = keras_internals.calls_of(layer)[0].outputs[0].shape[1:]
-    first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    return math.prod(size or 1 for size in (shape[1:] if first else shape[:-1]))

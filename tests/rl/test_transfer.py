@@ -49,7 +49,15 @@ def replay(policy, budget, evaluations=1, seed=0):
 def constant(action):
     """A policy that always does the same."""
     layers = ((np.zeros((1, len(FEATURES)), np.float32), np.full(1, action, np.float32)),)
-    return Policy(layers, "tanh", False, FEATURES, "", ENV_ID, {"agent": "dyna_ppo"})
+    return Policy(
+        layers=layers,
+        activation="tanh",
+        squash=False,
+        features=FEATURES,
+        meaning="",
+        environment=ENV_ID,
+        record={"agent": "dyna_ppo"},
+    )
 
 
 # ------------------------------------------------------------------ replaying as it is

@@ -22,19 +22,6 @@ class MemberScores(NamedTuple):
     scores: np.ndarray
 
 
-def normalise(scores: np.ndarray, normalisation: str) -> np.ndarray:
-    """Scores divided by their mean, maximum or sum, NaN left out; as they are for `none`, or when that is 0.
-
-    Dividing keeps the ranking within the member. It makes members comparable: without it a layer with large weights
-    decides for its whole group.
-    """
-    known = scores[~np.isnan(scores)]
-    if normalisation == "none" or not len(known):
-        return scores
-    scale = _SCALES[normalisation](known)
-    return scores / scale if scale > 0 else scores
-
-
 def combine(size: int, members: list[MemberScores], settings: ImportanceSettings) -> np.ndarray:
     """(size,) normalises each member's scores and reduces them over the members that hold a channel.
 
@@ -47,7 +34,14 @@ def combine(size: int, members: list[MemberScores], settings: ImportanceSettings
         positions = member.channels >= 0
         counts = np.bincount(member.channels[positions], minlength=size)
         sums = np.bincount(member.channels[positions], weights=member.scores[positions], minlength=size)
-        rows.append(normalise(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), settings.normalisation))
+        scores = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        # Dividing keeps the ranking within the member. It makes members comparable: without it a layer with large
+        # weights decides for its whole group.
+        known = scores[~np.isnan(scores)]
+        if settings.normalisation != "none" and len(known):
+            scale = _SCALES[settings.normalisation](known)
+            scores = scores / scale if scale > 0 else scores
+        rows.append(scores)
     by_member = np.stack(rows)
     held = ~np.isnan(by_member)
     if settings.reduction == "first":

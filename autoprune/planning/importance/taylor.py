@@ -23,7 +23,13 @@ def taylor(context: ImportanceContext) -> Criterion:
     without trainable parameters is ranked by `l1`, with a warning.
     """
     data = context.calibration(labels=True)
-    members = {group.name: [m for m in group.members if _is_trained(context, m)] for group in context.groups}
+    members: dict[str, list[Member]] = {group.name: [] for group in context.groups}
+    for group in context.groups:
+        for member in group.members:
+            if member.role in ("produces", "follows"):
+                trained = context.layers[member.layer].trainable_variables
+                if id(context.variable(member)) in map(id, trained):
+                    members[group.name].append(member)
     needed = {id(v): v for of_group in members.values() for v in map(context.variable, of_group)}
     weights = {key: variable.numpy().astype(np.float64) for key, variable in needed.items()}
     totals = {group.name: np.zeros(group.size) for group in context.groups}
@@ -49,11 +55,3 @@ def taylor(context: ImportanceContext) -> Criterion:
     scores = {name: total / batches for name, total in totals.items()}
     whole = {group.name: MemberScores(np.arange(group.size), scores[group.name]) for group in context.groups}
     return lambda g: fallback(g) if g.name in frozen else context.combine(g, [whole[g.name]])
-
-
-def _is_trained(context: ImportanceContext, member: Member) -> bool:
-    """Whether the member holds parameters of the channels that training would change."""
-    if member.role not in ("produces", "follows"):
-        return False
-    variable = context.variable(member)
-    return any(variable is trainable for trainable in context.layers[member.layer].trainable_variables)
