@@ -64,14 +64,10 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def _choose_defaults() -> None:
-    """Settings that Keras and TensorFlow read once, when they are imported: only where the user has set none."""
-    if "keras" not in sys.modules and not os.path.exists(os.path.expanduser("~/.keras/keras.json")):
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if "tensorflow" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        # TensorFlow takes these kernels by itself only where it knows the processor: others train faster by them too.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
-
-_choose_defaults()
+# Settings that Keras and TensorFlow read once, when they are imported: only where the user has set none.
+if "keras" not in sys.modules and not os.path.exists(os.path.expanduser("~/.keras/keras.json")):
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+if "tensorflow" not in sys.modules:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow takes these kernels by itself only where it knows the processor: others train faster by them too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -120,7 +120,7 @@ def exit_on_error(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def run(*arguments: P.args, **options: P.kwargs) -> None:
-        if not faulthandler.is_enabled():
+        if sys.__stderr__ is not None and not faulthandler.is_enabled():
             faulthandler.enable(sys.__stderr__)
         logging.raiseExceptions = False  # A log that cannot be written ends nothing, and is no reason for a traceback.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # It tells of every retracing and file that it writes.
@@ -139,7 +139,17 @@ def exit_on_error(function: Callable[P, None]) -> Callable[P, None]:
             code = tell_error(error, folder)
             if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
                 sys.exit(code)
-            _note_failure(error, code)
+            # Noted in the folder of the sweep, as jobs may run in processes of their own.
+            given = HydraConfig.get()
+            failure = {
+                "job": given.job.num,
+                "options": overrides(),
+                "error": type(error).__name__,
+                "message": str(error),
+                "exit_code": code,
+            }
+            with open(Path(given.sweep.dir, _SWEEP_FAILURES), "a") as file:
+                file.write(json.dumps(failure) + "\n")
 
     return run
 
@@ -163,7 +173,16 @@ def tell_error(error: Exception, folder: Path | None) -> int:
         sys.stderr.write(f"\n{type(error).__name__}: {error}\n")
         return REFUSED
     if refused:
-        sys.stderr.write(f"\n{refused} {_how_to_go_on(folder)}\n")
+        how = "Nothing was computed yet: mend that and start the command again."
+        if folder is not None:
+            command = HydraConfig.get().job.name
+            how = f"What was finished before is in {folder}. Mend that and start the command again."
+            if command not in _NOT_RESUMED and (folder / "settings.json").exists():
+                how = (
+                    f"What was finished before is kept in {folder}. Mend that and go on with:\n"
+                    f"  python -m autoprune.{command} resume={folder}"
+                )
+        sys.stderr.write(f"\n{refused} {how}\n")
         return REFUSED
     traceback.print_exception(error)
     sys.stderr.write(
@@ -176,10 +195,9 @@ def tell_error(error: Exception, folder: Path | None) -> int:
 def _machine_refusal(error: BaseException | None) -> str:
     """A sentence on what the machine refused (disk, permissions); empty for an error of another kind."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
-            return (
-                f"The system refused to read or write{f' {error.filename}' if error.filename else ''}: {_cause(error)}."
-            )
+        if isinstance(error, OSError) and error.errno is not None and error.errno in _REFUSALS:
+            where, words = f" {error.filename}" if error.filename else "", os.strerror(error.errno)
+            return f"The system refused to read or write{where}: {words[0].lower()}{words[1:]}."
         if (
             isinstance(error, sqlite3.OperationalError | OSError | RuntimeError)
             or "tensorflow" in type(error).__module__
@@ -190,23 +208,6 @@ def _machine_refusal(error: BaseException | None) -> str:
         # What one of our errors was raised beside, it tells of itself; what it was raised from may be the machine's.
         error = error.__cause__ if isinstance(error, AutopruneError) else error.__cause__ or error.__context__
     return ""
-
-
-def _cause(error: OSError) -> str:
-    words = os.strerror(error.errno)
-    return words[0].lower() + words[1:]
-
-
-def _how_to_go_on(folder: Path | None) -> str:
-    if folder is None:
-        return "Nothing was computed yet: mend that and start the command again."
-    command = HydraConfig.get().job.name
-    if command in _NOT_RESUMED or not (folder / "settings.json").exists():
-        return f"What was finished before is in {folder}. Mend that and start the command again."
-    return (
-        f"What was finished before is kept in {folder}. Mend that and go on with:\n"
-        f"  python -m autoprune.{command} resume={folder}"
-    )
 
 
 def _remove_unless_begun(folder: Path) -> bool:
@@ -225,20 +226,6 @@ def _remove_unless_begun(folder: Path) -> bool:
         for parent in list(folder.parents)[:3]:
             parent.rmdir()
     return True
-
-
-def _note_failure(error: Exception, code: int) -> None:
-    """Write down in the folder of a sweep that a job of it failed: jobs may run in processes of their own."""
-    given = HydraConfig.get()
-    noted = {
-        "job": given.job.num,
-        "options": overrides(),
-        "error": type(error).__name__,
-        "message": str(error),
-        "exit_code": code,
-    }
-    with open(Path(given.sweep.dir, _SWEEP_FAILURES), "a") as file:
-        file.write(json.dumps(noted) + "\n")
 
 
 class SweepEnd(Callback):

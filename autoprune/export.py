@@ -8,108 +8,12 @@ if __name__ == "__main__":
     # Options are checked before the imports below, which take seconds.
     sys.exit(cli.run_command("export"))
 
-import dataclasses
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import hydra
-from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
+from omegaconf import DictConfig
 
-from autoprune.errors import ExportError, ModelError
-from autoprune.models.exporting import Exported, export_model, random_examples
-from autoprune.models.exporting.formats import FORMATS, check_libraries
-from autoprune.models.files import load_model
-from autoprune.reporting.console import CONSOLE
-from autoprune.reporting.run_folder import write_json
-from autoprune.reporting.tables import byte_count
+from autoprune.pipeline.export import run
 from autoprune.resuming import open_run
-from autoprune.settings import ExportSettings, ModelSettings, from_config
-
-# What a run folder may hold, the last stage first.
-_RESULTS = ("finetuned.keras", "pruned.keras")
-
-
-def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportError]:
-    """Load the model, write it in every format that was asked for, and show the table.
-
-    Returns:
-        For each format what was written, or why nothing was.
-
-    Raises:
-        ExportError: a format failed; the others are written.
-        ModelError: there is no such model.
-        SettingsError: a library that a format needs is missing.
-    """
-    for name in settings.formats:
-        check_libraries(FORMATS.get(name))
-    path = result_of(Path(settings.run)) if settings.run is not None else Path(settings.model.path)
-    model = load_model(path, _loading(settings))
-    examples = random_examples(model, settings.input_shape)
-    rows: dict[str, Exported | ExportError] = {}
-    for name in dict.fromkeys(settings.formats):
-        try:
-            rows |= export_model(model, folder, [name], examples=examples, tolerance=settings.tolerance)
-        except ExportError as error:
-            rows[name] = error
-    write_json(folder / "export.json", _describe(path, rows))
-    CONSOLE.print(_table(path, rows))
-    failed = [row for row in rows.values() if isinstance(row, ExportError)]
-    if failed:
-        raise failed[0]
-    return rows
-
-
-def _loading(settings: ExportSettings) -> ModelSettings:
-    """How the model is loaded: as was said, otherwise as the run loaded its own."""
-    stored = None if settings.run is None else Path(settings.run, "settings.json")
-    if settings.model != ModelSettings("file") or stored is None or not stored.is_file():
-        return settings.model
-    return from_config(OmegaConf.create(json.loads(stored.read_text()).get("model", {})), ModelSettings)
-
-
-def result_of(folder: Path) -> Path:
-    """The model that a run ended with.
-
-    Raises:
-        ModelError: it has none.
-    """
-    for name in _RESULTS:
-        if (folder / name).is_file():
-            return folder / name
-    about = "has none of them: was the run interrupted?" if folder.is_dir() else "is no folder."
-    raise ModelError(f"A run folder holds {' or '.join(_RESULTS)}. '{folder}' {about}")
-
-
-def _describe(path: Path, rows: Mapping[str, Exported | ExportError]) -> dict[str, Any]:
-    """What is written to `export.json`."""
-    return {
-        "model": str(path),
-        "formats": [
-            {"format": name, "error": str(row)}
-            if isinstance(row, ExportError)
-            else {**dataclasses.asdict(row), "path": row.path.name}
-            for name, row in rows.items()
-        ],
-    }
-
-
-def _table(path: Path, rows: Mapping[str, Exported | ExportError]) -> Table:
-    caption = "Difference: the largest between an output and the Keras model's, as a share of the largest output."
-    table = Table(title=str(path), caption=caption, caption_justify="left")
-    table.add_column("format")
-    table.add_column("file", overflow="fold")
-    for name in ("size", "difference"):
-        table.add_column(name, justify="right")
-    for name, row in rows.items():
-        if isinstance(row, ExportError):
-            table.add_row(name, f"failed: {row}", "-", "-")
-        else:
-            share = row.difference / row.largest if row.largest else 0.0
-            table.add_row(name, str(row.path), byte_count(row.bytes), f"{share:.1e}")
-    return table
+from autoprune.settings import ExportSettings
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="export")

@@ -8,160 +8,14 @@ if __name__ == "__main__":
     # Options are checked before the imports below, which take seconds.
     sys.exit(cli.run_command("finetune"))
 
-import dataclasses
 import functools
-import json
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypeVar
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from autoprune.data import load_data
-from autoprune.errors import SettingsError
-from autoprune.models.files import save_model
-from autoprune.reporting.console import CONSOLE, training_stage
-from autoprune.reporting.curves import Curves
-from autoprune.reporting.finetuning import (
-    FinetuneFiles,
-    finetuning_table,
-    step_table,
-    step_words,
-    verdict,
-    write_finetuning,
-)
-from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.pipeline.finetune import complete_settings, run, show
 from autoprune.resuming import run_or_resume
-from autoprune.settings import (
-    DataSettings,
-    EvaluationSettings,
-    FinetuneSettings,
-    ModelSettings,
-    TargetSettings,
-    TrainingSettings,
-    from_config,
-)
-from autoprune.training.finetuning import FineTuned, fine_tuned, on_device
-from autoprune.training.presence import check_images, check_runtime
-from autoprune.training.starting import StartFiles, started
-from autoprune.training.step_check import chip_for, devices_of, does_not_fit, step_report
-
-P = TypeVar("P")
-
-
-def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
-    """The whole command: data and model, the steps, the test, the run folder; None for a dry run.
-
-    Raises:
-        AutopruneError: model, plan, data or device cannot be used; the message says which and why.
-    """
-    start = time.perf_counter()
-    check_runtime(settings)
-    files, starting = FinetuneFiles(folder), StartFiles(folder.path)
-    with on_device(settings):
-        data = load_data(settings.data, settings.model)
-        check_images(settings, len(data.train))
-        model = started(settings, data, starting)
-        if settings.dry_run:
-            compile_step(model, settings, len(data.train), files)
-            return None
-        curves = Curves(folder.tensorboard, "training", "fine-tuning")
-        with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves) as show:
-            done = fine_tuned(model, data, settings, starting, show)
-    save_model(model, files.model)
-    write_finetuning(done, settings, time.perf_counter() - start, files)
-    return done
-
-
-def compile_step(model: Any, settings: FinetuneSettings, images: int, files: FinetuneFiles) -> None:
-    """Compile a step for the target and the slice, and tell what it takes.
-
-    Raises:
-        DoesNotFitError: a step does not fit in a device's memory.
-        CostError: the compiler refuses the step.
-    """
-    chip = chip_for(settings)
-    report = step_report(model, settings, chip, devices_of(chip.name, settings.slice))
-    write_json(files.step, dataclasses.asdict(report))
-    CONSOLE.print(step_table(model, report))
-    if not report.fits:
-        raise does_not_fit(report)
-    words = step_words(report, images, settings.training.after_pruning)
-    CONSOLE.print(f"{words} No step was taken.", highlight=False)
-
-
-def complete_settings(settings: FinetuneSettings, said: Sequence[str]) -> FinetuneSettings:
-    """The settings with what they leave open: from the run, where there is one.
-
-    Args:
-        settings: what the command line asks for.
-        said: names of the options that were given there, such as `training.epochs`.
-
-    Raises:
-        SettingsError: the folder holds no run, or something was given that a run has of its own.
-    """
-    targeted = any(name.split(".")[0] == "target" for name in said)
-    cost = bool(settings.run or targeted) if settings.cost is None else settings.cost
-    paths = {name: getattr(settings, name) for name in ("run", "plan", "teacher")}
-    absolute = {name: str(Path(path).absolute()) if path else None for name, path in paths.items()}
-    settings = dataclasses.replace(settings, cost=cost, **absolute)
-    if not settings.run:
-        return settings
-    if any(name.split(".")[0] == "model" for name in said):
-        raise SettingsError("model must be left out with run=FOLDER: the run's pruned model is fine-tuned.")
-    theirs = _settings_of(Path(settings.run))
-    model = _part(theirs, "model", ModelSettings)
-    if model.name == "file":  # which may have moved since
-        model = dataclasses.replace(model, path=str(Path(settings.run, "dense.keras")))
-    recipe = [*said, *(f"training.{name}" for name in _recipe_changes(settings.training))]
-    parts = {
-        "model": model,
-        "data": _overlay(_part(theirs, "data", DataSettings), settings.data, "data", said),
-        "target": _overlay(_part(theirs, "target", TargetSettings), settings.target, "target", said),
-        "evaluation": _overlay(
-            _part(theirs, "evaluation", EvaluationSettings), settings.evaluation, "evaluation", said
-        ),
-        # A recipe says what it changes; the rest is the run's.
-        "training": _overlay(
-            _part(theirs, "training", TrainingSettings),
-            settings.training,
-            "training",
-            [name for name in recipe if name != "training"],
-        ),
-        "seed": settings.seed if "seed" in said else theirs.get("seed", 0),
-    }
-    parts["target"] = dataclasses.replace(parts["target"], also=[], combine="worst", weights=None)
-    return dataclasses.replace(settings, **parts)
-
-
-def _settings_of(run_folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((run_folder / "settings.json").read_text())
-    except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"'{run_folder}' is not the run folder of a search: its settings.json cannot be read: {error}"
-        ) from error
-
-
-def _part(theirs: dict[str, Any], name: str, schema: type[P]) -> P:
-    return from_config(OmegaConf.create(theirs.get(name, {})), schema)
-
-
-def _overlay(theirs: P, ours: P, name: str, said: Sequence[str]) -> P:
-    """A run's part of the settings with what was said here: all of ours when the whole part was chosen by name."""
-    if name in said:
-        return ours
-    fields = [field.name for field in dataclasses.fields(ours) if f"{name}.{field.name}" in said]
-    return dataclasses.replace(theirs, **{field: getattr(ours, field) for field in fields})
-
-
-def _recipe_changes(training: TrainingSettings) -> list[str]:
-    """Fields in which a recipe differs from the default one."""
-    usual = TrainingSettings()
-    names = [field.name for field in dataclasses.fields(training)]
-    return [name for name in names if getattr(training, name) != getattr(usual, name)]
+from autoprune.settings import FinetuneSettings
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="finetune")
@@ -171,9 +25,5 @@ def main(config: DictConfig) -> None:
     said = [override.lstrip("+~").split("=")[0] for override in cli.overrides()]
     complete = functools.partial(complete_settings, said=said)
     done = run_or_resume(config, FinetuneSettings, "finetune", run, complete=complete)
-    if done is None or done.result is None:  # It was finished already, or a dry run.
-        return
-    CONSOLE.print(finetuning_table(done.result))
-    CONSOLE.print(verdict(done.result), highlight=False)
-    model = FinetuneFiles(done.folder).model
-    CONSOLE.print(f"Model: {model}\nReport: {done.folder.report}", soft_wrap=True, highlight=False)
+    if done is not None and done.result is not None:  # Neither finished already nor a dry run.
+        show(done.result, done.folder)

@@ -2,10 +2,10 @@
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from autoprune.options import SCHEMAS, compose_command, config_groups
 from autoprune.settings.options import list_options
@@ -30,36 +30,24 @@ def describe_command(command: str, about: str, arguments: Sequence[str]) -> str:
     """
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     config, entries = compose_command(command, overrides)
-    lines = [
-        f"python -m autoprune.{command}: {about}",
-        "",
-        *_wrap(_HOW, ""),
-        *_describe_options(command, config, entries),
-    ]
-    if "experiment" in entries:
-        lines += ["", *_describe_group("experiment", entries["experiment"], "named sets of choices")]
-    return "\n".join(lines) + "\n"
-
-
-def _describe_options(command: str, config: DictConfig, entries: dict[str, str]) -> Iterator[str]:
-    group = None
+    lines, group = [f"python -m autoprune.{command}: {about}", "", *_wrap(_HOW, "")], None
     for option in list_options(SCHEMAS[command]):
         entry = entries.get(option.group, "")
         if not option.is_read_by(entry):
             continue
         if option.group != group:
             group = option.group
-            yield ""
-            if group in entries:
-                yield from _describe_group(group, entry, "entries")
+            lines += ["", *(_describe_group(group, entry, "entries") if group in entries else ())]
         unit = f" ({option.unit})" if option.unit else ""
-        yield f"  {option.name}={write_value(OmegaConf.select(config, option.name))}{unit}"
-        yield from _wrap(option.meaning.replace("`", ""), " " * 6)
+        lines += [f"  {option.name}={write_value(OmegaConf.select(config, option.name))}{unit}"]
+        lines += _wrap(option.meaning.replace("`", ""), " " * 6)
+    if "experiment" in entries:
+        lines += ["", *_describe_group("experiment", entries["experiment"], "named sets of choices")]
+    return "\n".join(lines) + "\n"
 
 
-def _describe_group(group: str, entry: str, what: str) -> Iterator[str]:
-    yield f"{group}={entry or 'null'}"
-    yield from _wrap(f"{what}: {', '.join(config_groups()[group])}", " " * 6)
+def _describe_group(group: str, entry: str, what: str) -> list[str]:
+    return [f"{group}={entry or 'null'}", *_wrap(f"{what}: {', '.join(config_groups()[group])}", " " * 6)]
 
 
 def write_value(value: Any) -> str:

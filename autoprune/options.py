@@ -4,8 +4,8 @@ import difflib
 import importlib.resources
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -41,14 +41,18 @@ SCHEMAS: Mapping[str, type] = {
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(_command, default_values(_schema), group="options", package="_global_")
 
-# Options whose value is a file or a folder; the last two may be lists of them.
-_PATHS = ("data.path", "data.dir", "policy", "run", "plan", "teacher", "resume", "model.weights")
-_PATHS += ("hydra.run.dir", "hydra.sweep.dir", "model.path", "models")
-_LISTS = _PATHS[-2:]
+# Options whose value is a file or a folder, or may be a list of them.
+_LISTS = ("model.path", "models")
+_PATHS = (
+    *("data.path", "data.dir", "policy", "run", "plan", "teacher", "resume", "model.weights"),
+    *("hydra.run.dir", "hydra.sweep.dir", *_LISTS),
+)
 _QUOTES = "'\""
 _SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-_FLAGS = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info")
-_FLAGS += ("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun")
+_FLAGS = (
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
+    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
+)
 _SHORT_FLAGS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 
 
@@ -59,33 +63,30 @@ def check_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         SettingsError: an option does not exist, cannot be read, or has a value that it cannot have.
     """
     sweeping = any(argument in _SWEEPING for argument in arguments)
-    arguments = [_expand_home(argument) for argument in arguments]
-    complaint = _wrong_flag(arguments) or check_overrides(command, arguments)
+    readable = []
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        if flag.startswith("-") and flag not in (*_FLAGS, *_SHORT_FLAGS):
+            raise SettingsError(f"There is no option '{flag}'. {_suggest(flag, _FLAGS)}")
+        key, path = _split_path(argument)
+        # The shell leaves `~` as it is after `=`.
+        readable.append(f"{key}={os.path.expanduser(path)}" if key else argument)
+    complaint = check_overrides(command, readable)
     if complaint:
         raise SettingsError(complaint)
-    readable = [_quote_path(argument, sweeping) for argument in arguments]
+    readable = [_quote_path(argument, sweeping) for argument in readable]
     # With flags of Hydra's own the config may be another one, or no single one.
-    if not any(argument.startswith("-") for argument in readable):
-        _check_values(command, readable)
-    return readable
-
-
-def _check_values(command: str, overrides: Sequence[str]) -> None:
-    """Make the settings once, before the command does.
-
-    Raises:
-        SettingsError: Hydra cannot read an option, or a value cannot be.
-    """
+    if any(argument.startswith("-") for argument in readable):
+        return readable
     try:
-        config, _ = compose_command(command, overrides)
+        config, _ = compose_command(command, readable)
     except HydraException as error:
         raise SettingsError(describe_hydra_error(error)) from error
-    if OmegaConf.select(config, "resume") is not None:
-        return  # All settings are the folder's.
-    try:
-        from_config(config, SCHEMAS[command])
-    except OmegaConfBaseException:
-        return  # An interpolation of what Hydra knows of a job that runs.
+    # With `resume` all settings are the folder's; else they are made once before the command does.
+    if OmegaConf.select(config, "resume") is None:
+        with suppress(OmegaConfBaseException):  # An interpolation of what Hydra knows of a job that runs.
+            from_config(config, SCHEMAS[command])
+    return readable
 
 
 def describe_hydra_error(error: Exception) -> str:
@@ -108,12 +109,6 @@ def _split_path(argument: str) -> tuple[str, str]:
     return (key, value) if typed and key.lstrip("+") in _PATHS else ("", "")
 
 
-def _expand_home(argument: str) -> str:
-    """The argument with the user's home folder in place of `~`, which the shell leaves as it is after `=`."""
-    key, value = _split_path(argument)
-    return f"{key}={os.path.expanduser(value)}" if key else argument
-
-
 def _quote_path(argument: str, sweeping: bool) -> str:
     """The argument with its path in quotes: Hydra has other uses for many signs that occur in names of files."""
     key, value = _split_path(argument)
@@ -134,15 +129,6 @@ def _quote(path: str) -> str:
     return QuotedString(os.path.expanduser(path), Quote.single).with_quotes()
 
 
-def _wrong_flag(arguments: Sequence[str]) -> str:
-    """A message for the first flag that does not exist."""
-    for argument in arguments:
-        flag = argument.split("=")[0]
-        if flag.startswith("-") and flag not in (*_FLAGS, *_SHORT_FLAGS):
-            return f"There is no option '{flag}'. {_suggest(flag, _FLAGS)}"
-    return ""
-
-
 def check_overrides(command: str, arguments: Sequence[str]) -> str:
     """A message for the first option that does not exist or whose group has no such entry; empty when all do.
 
@@ -152,12 +138,7 @@ def check_overrides(command: str, arguments: Sequence[str]) -> str:
     if not given:
         return ""
     groups = config_groups()
-    choices = [tuple(argument.split("=", 1)) for argument in given]
-    return _wrong_choice(choices, groups) or _wrong_option(command, choices, groups)
-
-
-def _wrong_choice(choices: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> str:
-    """A message for the first value that cannot be."""
+    choices = [(key, value) for key, _, value in (argument.partition("=") for argument in given)]
     for key, value in choices:
         if key == "resume" and value != "null" and not Path(value.strip(_QUOTES), "settings.json").is_file():
             return f"'{value}' is not a run folder that can be resumed: it has no settings.json."
@@ -166,13 +147,18 @@ def _wrong_choice(choices: Sequence[tuple[str, str]], groups: Mapping[str, Seque
         group = key.split("@")[0]
         if group == "model" and value.startswith("["):
             return f"One model at a time. A policy of several: python -m autoprune.learn models={value}"
-        if group in groups and value not in groups[group] and _is_name(value):
+        # One plain name, not a sweep or a list.
+        plain = value not in ("", "null") and all(character.isalnum() or character in "_-" for character in value)
+        if group in groups and value not in groups[group] and plain:
             return f"There is no {group} '{value}'. {_suggest(value, groups[group])}"
-    return ""
+    return _wrong_option(command, choices, groups)
 
 
 def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]]) -> str:
-    """A message for the first name that the command does not have, or an experiment that is for another command."""
+    """A message for the first name that the command does not have or that the chosen entry of its group does not read.
+
+    Before that, for an experiment that is for another command.
+    """
     chosen = {key: value for key, value in choices if key in groups}
     try:
         own, entries = compose_command(command)
@@ -184,23 +170,18 @@ def _wrong_option(command: str, choices: Sequence[tuple[str, str]], groups: Mapp
             config, entries = compose_command(command, [f"{key}={value}" for key, value in chosen.items()])
     except HydraException:
         return ""  # Whatever it is, Hydra says it better in its own words.
-    beyond, experiment = [key for key in config if key not in own], chosen.get("experiment")
+    beyond, experiment = [str(key) for key in config if key not in own], chosen.get("experiment")
     if beyond:
         return (
             f"experiment={experiment} is not for `python -m autoprune.{command}`, which has no {', '.join(beyond)}. "
             f"conf/experiment/{experiment}.yaml says what it is for."
         )
     known = [*_keys(config), *(group for group in groups if group in own or group == "experiment")]
-    for key, _ in choices:
-        if key not in known and not key.startswith("hydra"):
-            if any(key.startswith(f"{free}.") for free in ("agent.options",)):
-                return f"'{key}' is not set yet: write +{key}=..."
-            return f"There is no option '{key}'. {_suggest(key, known)}"
-    return _unread_option(command, choices, entries)
-
-
-def _unread_option(command: str, choices: Sequence[tuple[str, str]], entries: Mapping[str, str]) -> str:
-    """A message for the first option that the chosen entry of its config group does not read."""
+    unknown = [key for key, _ in choices if key not in known and not key.startswith("hydra")]
+    if unknown:
+        key = unknown[0]
+        missing = f"'{key}' is not set yet: write +{key}=..."
+        return missing if key.startswith("agent.options.") else f"There is no option '{key}'. {_suggest(key, known)}"
     unread = unread_options(SCHEMAS[command], entries)
     for key, value in choices:
         if key in unread and value != "null":
@@ -228,28 +209,19 @@ def compose_command(command: str, overrides: Sequence[str] = ()) -> tuple[DictCo
 
 def config_groups() -> dict[str, list[str]]:
     """Every config group with its entries."""
-    root = importlib.resources.files("autoprune.conf")
-    return {
-        folder.name: sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if _is_config(entry))
-        for folder in root.iterdir()
-        if folder.is_dir() and not folder.name.startswith("__") and folder.name != "hydra"
-    }
-
-
-def _is_config(entry: Any) -> bool:
-    return entry.name.endswith(".yaml") and not entry.name.startswith("_")
-
-
-def _is_name(value: str) -> bool:
-    """Whether a value is one plain name, not a sweep or a list."""
-    return value not in ("", "null") and all(character.isalnum() or character in "_-" for character in value)
+    groups = {}
+    for folder in importlib.resources.files("autoprune.conf").iterdir():
+        if folder.is_dir() and not folder.name.startswith("__") and folder.name != "hydra":
+            files = [entry.name for entry in folder.iterdir() if not entry.name.startswith("_")]
+            groups[folder.name] = sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+    return groups
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     """Every dotted key of a config, parts and leaves."""
     found = []
     for key in config:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         found.append(name)
         child = OmegaConf.select(config, str(key), throw_on_missing=False)
         if isinstance(child, DictConfig):

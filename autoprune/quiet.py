@@ -7,19 +7,13 @@ import importlib
 import os
 import sys
 
-
-def _import_keras() -> None:
+if "keras" not in sys.modules:
     sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    _saved, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(_nowhere, 2)
         importlib.import_module("keras")
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
-if "keras" not in sys.modules:
-    _import_keras()
+        os.dup2(_saved, 2)
+        os.close(_saved)
+        os.close(_nowhere)

@@ -353,7 +353,7 @@ class Budget:
 
     def excess(self, latency: Amount, memory: Amount | None) -> Amount:
         """As `overrun`, of latencies in seconds and memories in bytes; a memory that is not known exceeds nothing."""
-        excess = -1.0
+        excess: Amount = -1.0
         if self.latency is not None:
             excess = np.maximum(excess, latency / self.latency - 1)
         if self.memory is not None and memory is not None:

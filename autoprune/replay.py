@@ -1,8 +1,4 @@
-"""`python -m autoprune.replay`: a policy learnt elsewhere prunes a new model, as it is or after adapting.
-
-The new model may have another depth, topology or input size, and the target another chip: the features that a policy
-reads mean the same for all.
-"""
+"""`python -m autoprune.replay`: a policy learnt elsewhere prunes a new model, as it is or after adapting."""
 
 import sys
 
@@ -12,104 +8,13 @@ if __name__ == "__main__":
     # Options are checked before the imports below, which take seconds.
     sys.exit(cli.run_command("replay"))
 
-import logging
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
 import hydra
 from omegaconf import DictConfig
 
-from autoprune.data import Dataset, load_data
-from autoprune.envs import ENV_ID
-from autoprune.envs.episode import FEATURES
-from autoprune.pipeline.search import SearchResult, run_search
-from autoprune.pipeline.session import load_or_train_dense, searcher_builder, validate_choices
-from autoprune.reporting.run_folder import RunFolder
+from autoprune.pipeline.replay import run
+from autoprune.pipeline.search import show
 from autoprune.resuming import run_or_resume
-from autoprune.search import show_result
-from autoprune.searchers import BudgetedEvaluator, Problem
-from autoprune.searchers.policy import Policy, load_policy, save_policy
-from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
-
-logger = logging.getLogger(__name__)
-
-
-def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
-    """The whole command: policy, data and base model, then `replay_model`.
-
-    Raises:
-        AutopruneError: policy, model, data, target or budget cannot be used; the message says which and why.
-    """
-    policy = load_policy(folder.replayed if folder.replayed.exists() else settings.policy, FEATURES, ENV_ID)
-    searching = _with_agent_of(policy, settings)
-    save_policy(policy, folder.replayed)
-    logger.info("policy: %s", describe_policy(policy.record))
-    data = load_data(settings.data, settings.model)
-    model = load_or_train_dense(searching, data, folder)
-    return replay_model(policy, model, data, searching, folder, scratch=settings.replay.scratch)
-
-
-def replay_model(
-    policy: Policy, model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder, *, scratch: bool = False
-) -> SearchResult:
-    """Replay a policy on a model, apply the plan in place, fine-tune, and write the run folder.
-
-    Args:
-        policy: a loaded one.
-        model: a built classifier; it is changed.
-        data: its data.
-        settings: of a search; its evaluations but one go to adapting the policy.
-        folder: the run folder.
-        scratch: also search from scratch with as many evaluations.
-
-    Raises:
-        AutopruneError: as `autoprune.pipeline.search.search_model`.
-    """
-    # Imported here: torch takes seconds.
-    from autoprune.rl.transfer import PolicyTransfer
-
-    settings = replace(settings, searcher=SearcherSettings("replay"))
-
-    def build_transfer(problem: Problem, evaluator: BudgetedEvaluator) -> PolicyTransfer:
-        options = {"seed": settings.seed, "settings": settings.agent, "log_folder": folder.tensorboard}
-        return PolicyTransfer(problem, evaluator, policy, **options)
-
-    names = ("uniform", "rl") if scratch else ("uniform",)
-    builders = {name: searcher_builder(replace(settings, searcher=SearcherSettings(name))) for name in names}
-    if not folder.report.exists():  # A replay that had ended keeps what it learnt until there is more.
-        save_policy(policy, folder.policy)
-    return run_search(model, data, settings, folder, {**builders, "replay": build_transfer})
-
-
-def describe_policy(record: Mapping[str, Any]) -> str:
-    """Where a policy comes from, in a line; what its record does not say is left out."""
-    models, target = record.get("models"), record.get("target")
-    parts = [
-        f"agent {record['agent']}" if "agent" in record else "",
-        f"learnt on {', '.join(map(str, models))}" if isinstance(models, list) else "",
-        f"with {record['data']}" if "data" in record else "",
-        f"for {target['name']} at batch {target['batch_size']}"
-        if isinstance(target, Mapping) and {"name", "batch_size"} <= target.keys()
-        else "",
-        f"in {record['evaluations']} evaluations of each problem" if "evaluations" in record else "",
-    ]
-    return ", ".join(part for part in parts if part) or "nothing is known of its training"
-
-
-def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
-    """The settings of the searches, by the policy's own agent where one is needed.
-
-    Raises:
-        PolicyError: the policy is to be adapted, and no agent of this version has such an actor.
-    """
-    from autoprune.rl.agents import settings_of
-
-    searching = settings.search_settings()
-    if settings.replay.evaluations or settings.replay.scratch:
-        searching = replace(searching, agent=settings_of(policy, searching.agent))
-    validate_choices(replace(searching, searcher=SearcherSettings("rl")))
-    return searching
+from autoprune.settings import ReplaySettings
 
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="replay")
@@ -117,4 +22,4 @@ def _with_agent_of(policy: Policy, settings: ReplaySettings) -> SearchSettings:
 def main(config: DictConfig) -> None:
     """The command."""
     if done := run_or_resume(config, ReplaySettings, "replay", run):
-        show_result(done.result, done.folder)
+        show(done.result, done.folder)

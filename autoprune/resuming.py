@@ -119,16 +119,11 @@ def open_run(
         try:
             yield settings, folder
         except (AutopruneError, OSError):
-            if not known:
-                _forget_if_nothing_was_done(folder, command)
+            about = {folder.settings, folder.origin, folder.lock, path / ".hydra", path / f"{command}.log"}
+            if not known and set(path.iterdir()) <= about:
+                # What was refused at once leaves nothing of the run: corrected settings may have the folder.
+                shutil.rmtree(path)
             raise
-
-
-def _forget_if_nothing_was_done(folder: RunFolder, command: str) -> None:
-    """Take back what says that a folder is a run's when that was refused at once: corrected settings may have it."""
-    about = {folder.settings, folder.origin, folder.lock, folder.path / ".hydra", folder.path / f"{command}.log"}
-    if set(folder.path.iterdir()) <= about:
-        shutil.rmtree(folder.path)
 
 
 def _options_beside_resume(resume: str, path: Path, command: str) -> set[str]:

@@ -57,7 +57,7 @@ class ActionError(AutopruneError, gymnasium.error.InvalidAction):
     """An action stands for no keep ratio."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class EpisodeContext:
     """What stays the same during episodes.
 
@@ -84,10 +84,18 @@ class EpisodeContext:
     @classmethod
     def of(cls, problem: Problem, predict: PredictLatency = lambda candidates: None) -> "EpisodeContext":
         """The context of a problem's episodes."""
-        target = problem.dense.cost.target
-        budgets = budget_shares(problem.budget, problem.dense)
-        on_tpu = target.name.startswith("tpu")
-        return cls(problem.space, problem.features, *budgets, problem.anchor, target.batch_size, on_tpu, predict)
+        target = problem.dense.required_cost.target
+        latency_budget, memory_budget = budget_shares(problem.budget, problem.dense)
+        return cls(
+            space=problem.space,
+            features=problem.features,
+            latency_budget=latency_budget,
+            memory_budget=memory_budget,
+            anchor=problem.anchor,
+            batch_size=target.batch_size,
+            on_tpu=target.name.startswith("tpu"),
+            predict=predict,
+        )
 
     @cached_property
     def fixed(self) -> np.ndarray:
@@ -175,7 +183,7 @@ def observe(context: EpisodeContext, state: EpisodeState) -> np.ndarray:
     least = state.candidates.copy()
     least[:, step:] = 0
     both = np.concatenate([state.candidates, least])
-    flops = np.broadcast_to(context.features.flops_share(context.space.keep_ratios(both).T), (2 * count,))
+    flops = np.broadcast_to(context.features.flops_share(list(context.space.keep_ratios(both).T)), (2 * count,))
     latencies = context.predict(both)
     latencies = flops if latencies is None else latencies
     for number, name in enumerate(("kept", "least")):
@@ -204,7 +212,7 @@ def retrace(context: EpisodeContext, actions: Sequence[float]) -> np.ndarray:
 
 def budget_shares(budget: Budget, dense: Evaluation) -> tuple[float, float]:
     """Latency and memory limits as shares of the dense model's cost; 1 where there is no limit."""
-    cost = dense.cost
+    cost = dense.required_cost
     latency = 1.0 if budget.latency is None else budget.latency / cost.latency
     memory = 1.0 if budget.memory is None or not cost.memory.total else budget.memory / cost.memory.total
     return latency, memory

@@ -36,7 +36,6 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/measured/jax_timing.py",
     "autoprune/cost/measured/attached_tpu_worker.py",
     "autoprune/evaluation/traced.py",
-    "autoprune/evaluation/open_widths.py",
     "autoprune/layers/tensorflow_tracing.py",
     "autoprune/training/jax_devices.py",
     "autoprune/training/tensorflow_batches.py",

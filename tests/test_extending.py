@@ -12,7 +12,7 @@ from autoprune.cost.model import target_names
 from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import Budget
 from autoprune.searchers import SEARCHERS
-from autoprune.searchers.rewards import REWARDS, Outcomes
+from autoprune.searchers.objective import REWARDS, Outcomes
 from autoprune.settings import RewardSettings
 from helpers import toy
 from helpers.places import ROOT
@@ -50,9 +50,12 @@ def test_an_importance_criterion(undo):
 
 def test_a_reward(undo):
     exec(examples("A reward"), {})
-    dense = Outcomes(0.9, 2e-3, None, 1e6)
+    dense = Outcomes(score=0.9, latency=2e-3, memory=None, flops=1e6)
     terms = REWARDS.get("accuracy_and_time")(
-        Outcomes(0.45, 1e-3, None, 1e5), dense, Budget(latency=None, memory=None), RewardSettings(penalty=3.0)
+        Outcomes(score=0.45, latency=1e-3, memory=None, flops=1e5),
+        dense,
+        Budget(latency=None, memory=None),
+        RewardSettings(penalty=3.0),
     )
     assert terms == {"accuracy": 0.5, "time": -1.5}
 

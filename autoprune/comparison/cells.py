@@ -13,7 +13,7 @@ from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings, SearchSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One search of a comparison.
 
@@ -45,12 +45,12 @@ def cells_of(settings: CompareSettings) -> Iterator[Cell]:
         for budget in settings.budgets:
             for searcher in settings.searchers:
                 if not is_hand_set(searcher):
-                    yield Cell(searcher, budget, seed, (seed,))
+                    yield Cell(searcher=searcher, budget=budget, seed=seed, seeds=(seed,))
                 elif number == 0:
-                    yield Cell(searcher, budget, None, tuple(settings.seeds))
+                    yield Cell(searcher=searcher, budget=budget, seed=None, seeds=tuple(settings.seeds))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Run:
     """What a cell's search came to.
 

@@ -40,7 +40,7 @@ class SearchOutcome:
     score: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One searcher at one budget, over the seeds.
 
@@ -73,7 +73,7 @@ class Row:
     evaluations: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """How much more accurate a searcher's plans are than a reference's, in paired differences.
 
@@ -93,7 +93,7 @@ class Difference:
     interval: Interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CostRatio:
     """What uniform pruning costs at the accuracy of a searcher's plans, over what these cost.
 
@@ -134,7 +134,7 @@ class Curves:
     seconds: list[tuple[float, float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """What a comparison comes to.
 

@@ -8,26 +8,20 @@ import logging
 from typing import Any
 
 import keras
-import numpy as np
 
 from autoprune.comparison.record import FROM_SCRATCH, PlanResult
-from autoprune.cost import CostModel
-from autoprune.data import Dataset
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.models import keras_internals
-from autoprune.models.feature_distilling import teachings
-from autoprune.planning import Planner
 from autoprune.records import Evaluation
-from autoprune.settings import SearchSettings
-from autoprune.surgery import Surgeon
 from autoprune.training import train
 from autoprune.training.base_model import settle
-from autoprune.training.fit import OnProgress, TrainingError
+from autoprune.training.course import OnProgress, TrainingError
+from autoprune.training.finishing import PlanTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class ScratchTrainer:
+class ScratchTrainer(PlanTrainer):
     """Trains the networks of plans from new weights, as long as base model and fine-tuning took together.
 
     The pruned network is built anew from its own config, which draws every weight from the layer's initialiser under
@@ -35,25 +29,8 @@ class ScratchTrainer:
     `training.epochs` and the epochs of fine-tuning, with the same batches, weight decay, augmentation and choice of the
     best epoch, and with the dense model as its teacher throughout, as the fine-tuned network has it.
 
-    Args:
-        model: the dense model; it is dense again whenever a method returns.
-        planner: made the plans.
-        data: trained on its training split, tested on its test split.
-        cost_model: costs the networks.
-        settings: the recipe.
+    The model is dense again whenever a method returns. Arguments are those of `PlanTrainer`.
     """
-
-    def __init__(
-        self, model: Any, planner: Planner, data: Dataset, *, cost_model: CostModel, settings: SearchSettings
-    ) -> None:
-        self._model = model
-        self._planner = planner
-        self._data = data
-        self._cost_model = cost_model
-        self._settings = settings
-        self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
-        self._snapshot = self._surgeon.snapshot()
-        self._teacher: np.ndarray | None = None
 
     @property
     def epochs(self) -> int:
@@ -77,7 +54,7 @@ class ScratchTrainer:
         """
         settings, data = self._settings, self._data
         batch_size = settings.evaluation.batch_size
-        teacher = self._ask_teacher()
+        teacher = self.ask_teacher()
         with self._surgeon.pruning(
             self._planner.space.plan(self._planner.space.find(evaluation.widths)), self._snapshot
         ):
@@ -112,14 +89,6 @@ class ScratchTrainer:
             parameters=cost.parameters,
             epochs=epochs,
         )
-
-    def _ask_teacher(self) -> np.ndarray | None:
-        """What the dense model says of the training images; None without distillation."""
-        training = self._settings.training
-        if self._teacher is None and training.needs_teacher:
-            images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
-            self._teacher = teachings(self._model, images, batch_size, features=training.feature_distillation > 0)
-        return self._teacher
 
 
 def reinitialise(model: Any, seed: int) -> Any:

@@ -11,7 +11,7 @@ from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Job:
     """One plan to finish.
 
@@ -53,27 +53,28 @@ def scratch_searchers(settings: CompareSettings) -> set[str]:
 
 
 def _all_jobs(settings: CompareSettings, record: Record) -> Iterator[Job]:
-    yield Job("dense", record.dense, AS_IT_IS, None)
+    yield Job(whose="dense", evaluation=record.required_dense, recipe=AS_IT_IS, seed=None)
     for cell in cells_of(settings):
         yield from _jobs_of_search(cell, record)
     if "dense" in settings.controls:
         for seed in settings.seeds:
-            yield Job("dense, tuned", record.dense, FINE_TUNED, seed)
+            yield Job(whose="dense, tuned", evaluation=record.required_dense, recipe=FINE_TUNED, seed=seed)
     for evaluation in record.curve:
         for seed in settings.seeds:
-            yield Job("uniform curve", evaluation, FINE_TUNED, seed)
+            yield Job(whose="uniform curve", evaluation=evaluation, recipe=FINE_TUNED, seed=seed)
     scratch = scratch_searchers(settings)
     for cell in cells_of(settings):
         for seed in cell.seeds if cell.searcher in scratch else ():
             best = select_finalist(record.runs[cell.name].finalists, seed, settings, record)
             if best is not None:
-                yield Job(f"{cell.name} from scratch", best, FROM_SCRATCH, seed)
+                yield Job(whose=f"{cell.name} from scratch", evaluation=best, recipe=FROM_SCRATCH, seed=seed)
 
 
 def _jobs_of_search(cell: Cell, record: Record) -> Iterator[Job]:
     """A cell's finalists, and those that stand against the one that was chosen."""
     for seed in cell.seeds:
         for evaluation in record.runs[cell.name].finalists:
-            yield Job(cell.name, evaluation, FINE_TUNED, seed)
+            yield Job(whose=cell.name, evaluation=evaluation, recipe=FINE_TUNED, seed=seed)
         for match in record.matches.get(cell.name, ()):
-            yield Job(f"uniform for {cell.name}", match.evaluation, FINE_TUNED, seed)
+            whose = f"uniform for {cell.name}"
+            yield Job(whose=whose, evaluation=match.evaluation, recipe=FINE_TUNED, seed=seed)

@@ -25,8 +25,16 @@ LATENCY, MEMORY = "latency", "memory"
 
 
 def amount(cost: CostReport, kind: str) -> float:
-    """What a plan takes of what a budget limits: seconds for `latency`, bytes for `memory`."""
-    return cost.latency if kind == LATENCY else cost.memory.total
+    """What a plan takes of what a budget limits: seconds for `latency`, bytes for `memory`.
+
+    Raises:
+        ValueError: the bytes are asked for, and the target cannot tell them.
+    """
+    if kind == LATENCY:
+        return cost.latency
+    if cost.memory.total is None:
+        raise ValueError(f"{cost.target.name} does not tell what memory a plan takes")
+    return cost.memory.total
 
 
 def kind_of(budget: str) -> str:
@@ -133,7 +141,7 @@ def match_hand_set(
         kind: what is matched, `latency` or `memory`.
         count: how many at most; as many as the searched plan was chosen from are fair.
     """
-    taken = amount(searched.cost, kind)
+    taken = amount(searched.required_cost, kind)
     candidates = widest_within(plans, (1 + TOLERANCE) * taken, kind, count)
     scored = [(plan, evaluator.evaluate(plan.candidate)) for plan in candidates]
     # Two rules can give the same plan.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.comparison.cells import Run
-from autoprune.comparison.matching import Match
+from autoprune.comparison.matching import LATENCY, Match
 from autoprune.errors import JournalError
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.records import Evaluation
@@ -68,9 +68,17 @@ class PlanResult:
         """Under which it is remembered."""
         return result_name(self.key, self.recipe, self.seed)
 
-    def taken(self, kind: str) -> float | None:
-        """Latency in seconds or memory in bytes, by the kind's name."""
-        return getattr(self, kind)
+    def taken(self, kind: str) -> float:
+        """Latency in seconds or memory in bytes, by the kind's name.
+
+        Raises:
+            ValueError: the memory is asked for, and the target cannot tell it.
+        """
+        if kind == LATENCY:
+            return self.latency
+        if self.memory is None:
+            raise ValueError(f"it is not known what memory '{self.name}' takes")
+        return self.memory
 
 
 def result_name(key: str, recipe: str, seed: int | None) -> str:
@@ -128,6 +136,17 @@ class Record:
         self.tested = {name: PlanResult(**data) for name, data in stored.get("tested", {}).items()}
         self.seconds: float = stored.get("seconds", 0.0)
 
+    @property
+    def required_dense(self) -> Evaluation:
+        """`dense`, once it is known.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if self.dense is None:
+            raise ValueError("the dense model has not been evaluated")
+        return self.dense
+
     def save(self) -> None:
         """Write everything."""
         self._write(
@@ -166,3 +185,11 @@ class Record:
     def find(self, key: str, recipe: str, seed: int | None) -> PlanResult | None:
         """A plan as it was finished by a recipe with a seed, if it was."""
         return self.tested.get(result_name(key, recipe, seed))
+
+    def require(self, key: str, recipe: str, seed: int | None) -> PlanResult:
+        """As `find`, of a plan that was finished.
+
+        Raises:
+            KeyError: it was not.
+        """
+        return self.tested[result_name(key, recipe, seed)]

@@ -22,7 +22,7 @@ def select_finalist(
     Returns:
         One of them; None when there are none, or while they, or the dense model, are not finished.
     """
-    dense = record.find(record.dense.key, AS_IT_IS, None)
+    dense = record.find(record.required_dense.key, AS_IT_IS, None)
     finished = _find_finished(finalists, seed, record)
     if dense is None or not finished:
         return None
@@ -49,5 +49,6 @@ def most_accurate(plans: Sequence[Evaluation], seed: int, record: Record) -> Eva
 
 def _find_finished(plans: Sequence[Evaluation], seed: int, record: Record) -> list[PlanResult]:
     """The plans as they were fine-tuned with a seed; none while one of them is not finished."""
-    finished = [record.find(evaluation.key, FINE_TUNED, seed) for evaluation in plans]
-    return [] if None in finished else finished
+    found = [record.find(evaluation.key, FINE_TUNED, seed) for evaluation in plans]
+    finished = [done for done in found if done is not None]
+    return finished if len(finished) == len(plans) else []

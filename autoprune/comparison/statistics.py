@@ -42,9 +42,14 @@ class Interval:
         """Whether zero lies outside the interval: only then is there a difference to speak of."""
         return self.excludes(0.0)
 
+    @property
+    def half(self) -> float | None:
+        """Half its width, in the unit of the values; None with fewer than two."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
     def excludes(self, value: float) -> bool:
         """Whether a value lies outside the interval, and the interval has a width."""
-        if self.low is None or self.high - self.low <= 1e-9 * max(abs(self.low), abs(self.high)):
+        if self.low is None or self.high is None or self.high - self.low <= 1e-9 * max(abs(self.low), abs(self.high)):
             return False
         return self.low > value or self.high < value
 
@@ -65,10 +70,10 @@ def student_interval(values: Sequence[float]) -> Interval:
     # From the first value on: equal values have exactly no spread.
     mean = float(array[0] + (array - array[0]).mean())
     if len(array) == 1:
-        return Interval(mean, None, None, 1)
+        return Interval(mean=mean, low=None, high=None, count=1)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1)
     half = float(quantile * (array - array[0]).std(ddof=1) / math.sqrt(len(array)))
-    return Interval(mean, mean - half, mean + half, len(array))
+    return Interval(mean=mean, low=mean - half, high=mean + half, count=len(array))
 
 
 def interval_of_pairs(first: Sequence[float], second: Sequence[float]) -> Interval:
@@ -90,7 +95,7 @@ def geometric_interval(ratios: Sequence[float]) -> Interval:
     """
     logs = student_interval(np.log(np.asarray(ratios, float)))
     low, high = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
-    return Interval(math.exp(logs.mean), low, high, logs.count)
+    return Interval(mean=math.exp(logs.mean), low=low, high=high, count=logs.count)
 
 
 def best_so_far(values: Sequence[float | None]) -> list[float | None]:
@@ -111,8 +116,9 @@ def mean_curve(curves: Sequence[Sequence[float | None]]) -> list[tuple[int, floa
         return []
     points = []
     for number in range(max(map(len, curves))):
-        values = [curve[min(number, len(curve) - 1)] for curve in curves]
-        if None not in values:
+        reached = [curve[min(number, len(curve) - 1)] for curve in curves]
+        values = [value for value in reached if value is not None]
+        if len(values) == len(curves):
             points.append((number + 1, sum(values) / len(values)))
     return points
 
@@ -132,16 +138,15 @@ def mean_over_time(
     ends = [list(itertools.accumulate(times)) for times in seconds]
     points = []
     for moment in sorted({end for times in ends for end in times}):
-        values = [_at(curve, times, moment) for curve, times in zip(curves, ends, strict=True)]
-        if values and None not in values:
+        values = []
+        for curve, times in zip(curves, ends, strict=True):
+            come = [value for value, end in zip(curve, times, strict=True) if end <= moment]
+            latest = come[-1] if come else None
+            if latest is not None:
+                values.append(latest)
+        if len(values) == len(curves):
             points.append((moment, sum(values) / len(values)))
     return points
-
-
-def _at(curve: Sequence[float | None], ends: Sequence[float], moment: float) -> float | None:
-    """The last value of a curve that had come by a moment."""
-    come = [value for value, end in zip(curve, ends, strict=True) if end <= moment]
-    return come[-1] if come else None
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:

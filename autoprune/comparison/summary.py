@@ -29,11 +29,15 @@ from autoprune.settings import CompareSettings
 def summarise(settings: CompareSettings, record: Record) -> Summary:
     """Draw the conclusions of a comparison in which everything was finished."""
     outcomes = list(_outcomes(settings, record))
-    dense = record.find(record.dense.key, AS_IT_IS, None)
+    dense = record.require(record.required_dense.key, AS_IT_IS, None)
     uniform = {kind: _uniform_points(settings, record, kind) for kind in _kinds(settings)}
-    tuned = [record.find(record.dense.key, FINE_TUNED, seed) for seed in settings.seeds]
+    tuned = [record.find(record.required_dense.key, FINE_TUNED, seed) for seed in settings.seeds]
     tuned_accuracies = [done.test_accuracy for done in tuned if done is not None]
-    corners = {kind: _corner(outcomes, dense, kind) for kind in uniform}
+    # The worst of both: the dense model's cost, and the least accuracy of any searched plan.
+    corners = {}
+    for kind in uniform:
+        accuracies = [plan.tested.test_accuracy for plan in outcomes if kind_of(plan.budget) == kind]
+        corners[kind] = (1.0, min(accuracies, default=dense.test_accuracy))
     return Summary(
         rows=list(_rows(settings, record, outcomes, dense)),
         differences=list(_differences(settings, record, outcomes)),
@@ -59,16 +63,18 @@ def _outcomes(settings: CompareSettings, record: Record) -> Iterator[SearchOutco
         matches = {match.evaluation.key: match for match in record.matches.get(cell.name, ())}
         for seed in cell.seeds if finalists else ():
             best = select_finalist(finalists, seed, settings, record)
+            if best is None:
+                raise ValueError(f"not every finalist of {cell.name} is finished")
             uniform = most_accurate([match.evaluation for match in matches.values()], seed, record)
             yield SearchOutcome(
                 searcher=cell.searcher,
                 budget=cell.budget,
                 seed=seed,
-                tested=record.find(best.key, FINE_TUNED, seed),
+                tested=record.require(best.key, FINE_TUNED, seed),
                 uniform=None if uniform is None else record.find(uniform.key, FINE_TUNED, seed),
                 excess=None if uniform is None else matches[uniform.key].excess,
                 scratch=record.find(best.key, FROM_SCRATCH, seed) if cell.searcher in scratch else None,
-                first=record.find(finalists[0].key, FINE_TUNED, seed),
+                first=record.require(finalists[0].key, FINE_TUNED, seed),
                 score=best.score,
             )
 
@@ -101,9 +107,9 @@ def _rows(
 
 
 def _row(plans: Sequence[SearchOutcome], dense: PlanResult, evaluations: float) -> Row:
-    tested, matches = [plan.tested for plan in plans], [plan for plan in plans if plan.uniform is not None]
-    excesses = [plan.excess for plan in matches]
-    known = dense.memory is not None and all(done.memory is not None for done in tested)
+    tested, matches = [plan.tested for plan in plans], [plan.uniform for plan in plans if plan.uniform is not None]
+    excesses = [plan.excess for plan in plans if plan.excess is not None]
+    memories = [done.memory for done in tested if done.memory is not None]
     hand_set = is_hand_set(plans[0].searcher)
     kept = [
         statistics.real_speed_up((dense.latency, dense.flops), (done.latency, done.flops))
@@ -116,8 +122,10 @@ def _row(plans: Sequence[SearchOutcome], dense: PlanResult, evaluations: float) 
         accuracy=statistics.student_interval([done.test_accuracy for done in tested]),
         score=_mean([plan.score for plan in plans]),
         latency=_mean([done.latency / dense.latency for done in tested]),
-        memory=_mean([done.memory / dense.memory for done in tested]) if known else None,
-        uniform=statistics.student_interval([plan.uniform.test_accuracy for plan in matches]) if matches else None,
+        memory=_mean([taken / dense.memory for taken in memories])
+        if dense.memory and len(memories) == len(tested)
+        else None,
+        uniform=statistics.student_interval([match.test_accuracy for match in matches]) if matches else None,
         excess=(min(excesses), max(excesses)) if excesses else None,
         unmatched=0 if hand_set else len(plans) - len(matches),
         speed_up=_mean([dense.latency / done.latency for done in tested]),
@@ -143,14 +151,16 @@ def _differences(settings: CompareSettings, record: Record, outcomes: Sequence[S
             for reference in references_of(settings):
                 of = _reference(reference, record, outcomes)
                 plans = _of(outcomes, searcher, budgets)
-                pairs = [(plan.tested, of(plan)) for plan in plans if searcher != reference and of(plan) is not None]
+                pairs = [
+                    (plan.tested.test_accuracy, other.test_accuracy)
+                    for plan in plans
+                    if searcher != reference and (other := of(plan)) is not None
+                ]
                 if pairs:
-                    interval = statistics.interval_of_pairs(*zip(*_accuracies(pairs), strict=True))
-                    yield Difference(searcher, reference, budget, kind, interval)
-
-
-def _accuracies(pairs: Sequence[tuple[PlanResult, PlanResult]]) -> list[tuple[float, float]]:
-    return [(one.test_accuracy, other.test_accuracy) for one, other in pairs]
+                    interval = statistics.interval_of_pairs(*zip(*pairs, strict=True))
+                    yield Difference(
+                        searcher=searcher, reference=reference, budget=budget, kind=kind, interval=interval
+                    )
 
 
 def _reference(
@@ -164,14 +174,14 @@ def _reference(
     if name == HIGHEST_SCORE:
         return lambda plan: plan.first
     if name == DENSE:
-        return lambda plan: record.find(record.dense.key, FINE_TUNED, plan.seed)
+        return lambda plan: record.find(record.required_dense.key, FINE_TUNED, plan.seed)
     theirs = {(plan.budget, plan.seed): plan.tested for plan in outcomes if plan.searcher == name}
     return lambda plan: theirs.get((plan.budget, plan.seed))
 
 
 def _uniform_points(settings: CompareSettings, record: Record, kind: str) -> dict[int, list[Point]]:
     """For each seed every hand-set plan that was fine-tuned with it, chosen or not, the dense model among them."""
-    keys = {evaluation.key for evaluation in record.curve} | {record.dense.key}
+    keys = {evaluation.key for evaluation in record.curve} | {record.required_dense.key}
     for cell in cells_of(settings):
         if is_hand_set(cell.searcher):
             keys |= {evaluation.key for evaluation in record.runs[cell.name].finalists}
@@ -179,7 +189,7 @@ def _uniform_points(settings: CompareSettings, record: Record, kind: str) -> dic
     points: dict[int, list[Point]] = {}
     for seed in settings.seeds:
         tested = [record.find(key, FINE_TUNED, seed) for key in sorted(keys)]
-        points[seed] = [(done.taken(kind), done.test_accuracy) for done in tested if done and done.taken(kind)]
+        points[seed] = [(done.taken(kind), done.test_accuracy) for done in tested if done and getattr(done, kind)]
     return points
 
 
@@ -197,13 +207,14 @@ def _ratios(
             ratios = [match.cost / plan.tested.taken(kind) for match, plan in zip(matched, plans, strict=True)]
             bounds = [match.bound for match in matched]
             interval, beyond = statistics.geometric_interval(ratios), sum(map(bool, bounds))
-            yield CostRatio(searcher, budget, kind, interval, statistics.joint_bound(bounds), beyond)
-
-
-def _corner(outcomes: Sequence[SearchOutcome], dense: PlanResult, kind: str) -> Point:
-    """The worst of both: the dense model's cost, and the least accuracy of any searched plan."""
-    plans = [plan for plan in outcomes if kind_of(plan.budget) == kind]
-    return (1.0, min((plan.tested.test_accuracy for plan in plans), default=dense.test_accuracy))
+            yield CostRatio(
+                searcher=searcher,
+                budget=budget,
+                kind=kind,
+                interval=interval,
+                bound=statistics.joint_bound(bounds),
+                bounds=beyond,
+            )
 
 
 def _volumes(
@@ -214,9 +225,11 @@ def _volumes(
     budgets = [budget for budget in settings.budgets if kind_of(budget) == kind]
     for searcher in settings.searchers:
         plans = _of(outcomes, searcher, budgets)
-        by_seed = {plan.seed: [] for plan in plans}
+        by_seed: dict[int, list[Point]] = {}
         for plan in plans:
-            by_seed[plan.seed].append((plan.tested.taken(kind) / dense.taken(kind), plan.tested.test_accuracy))
+            by_seed.setdefault(plan.seed, []).append(
+                (plan.tested.taken(kind) / dense.taken(kind), plan.tested.test_accuracy)
+            )
         if by_seed:
             values = [statistics.hypervolume(points, corner) for points in by_seed.values()]
             volumes[searcher] = statistics.student_interval(values)

@@ -14,7 +14,7 @@ _FLAT_SLICES = {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"}
 _CUBIC_SLICES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Chip:
     """One TPU generation as the compiler sees it.
 
@@ -70,12 +70,76 @@ _MEGACORE = {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1),
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("tpu_v2", "v2:2x2", "v2-8", 2, 0.70e9, 16e9, 700e9, 46e12),
-        Chip("tpu_v3", "v3:2x2", "v3-8", 2, 0.94e9, 32e9, 900e9, 123e12),
-        Chip("tpu_v4", "v4:2x2x1", "v4-8", 1, 1.05e9, 32e9, 1228e9, 275e12, _MEGACORE),
-        Chip("tpu_v5e", "v5e:2x2", "v5litepod-4", 1, 1.5e9, 16e9, 819e9, 197e12),
-        Chip("tpu_v5p", "v5p:2x2x1", "v5p-8", 1, 1.75e9, 95e9, 2765e9, 459e12),
-        Chip("tpu_v6e", "v6e:2x2", "v6e-4", 1, 1.75e9, 32e9, 1638e9, 918e12),
-        Chip("tpu7x", "tpu7x:2x2x1", "tpu7x-8", 2, 2.2e9, 192e9, 7380e9, 2307e12),
+        Chip(
+            name="tpu_v2",
+            topology="v2:2x2",
+            accelerator_type="v2-8",
+            devices=2,
+            clock=0.70e9,
+            hbm=16e9,
+            bandwidth=700e9,
+            peak=46e12,
+        ),
+        Chip(
+            name="tpu_v3",
+            topology="v3:2x2",
+            accelerator_type="v3-8",
+            devices=2,
+            clock=0.94e9,
+            hbm=32e9,
+            bandwidth=900e9,
+            peak=123e12,
+        ),
+        Chip(
+            name="tpu_v4",
+            topology="v4:2x2x1",
+            accelerator_type="v4-8",
+            devices=1,
+            clock=1.05e9,
+            hbm=32e9,
+            bandwidth=1228e9,
+            peak=275e12,
+            options=_MEGACORE,
+        ),
+        Chip(
+            name="tpu_v5e",
+            topology="v5e:2x2",
+            accelerator_type="v5litepod-4",
+            devices=1,
+            clock=1.5e9,
+            hbm=16e9,
+            bandwidth=819e9,
+            peak=197e12,
+        ),
+        Chip(
+            name="tpu_v5p",
+            topology="v5p:2x2x1",
+            accelerator_type="v5p-8",
+            devices=1,
+            clock=1.75e9,
+            hbm=95e9,
+            bandwidth=2765e9,
+            peak=459e12,
+        ),
+        Chip(
+            name="tpu_v6e",
+            topology="v6e:2x2",
+            accelerator_type="v6e-4",
+            devices=1,
+            clock=1.75e9,
+            hbm=32e9,
+            bandwidth=1638e9,
+            peak=918e12,
+        ),
+        Chip(
+            name="tpu7x",
+            topology="tpu7x:2x2x1",
+            accelerator_type="tpu7x-8",
+            devices=2,
+            clock=2.2e9,
+            hbm=192e9,
+            bandwidth=7380e9,
+            peak=2307e12,
+        ),
     )
 }

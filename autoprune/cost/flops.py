@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from autoprune.layers import call_flops, kind_of
+from autoprune.layers import count_calls
 from autoprune.models import keras_internals
 
 logger = logging.getLogger(__name__)
@@ -43,47 +43,19 @@ def flops_per_layer(model: Any) -> dict[str, int]:
     Raises:
         ModelError: the model has no graph, or the kind of a layer gives no number.
     """
-    graph = keras_internals.graph_of(model)
-    found: dict[str, int] = {}
-    _add_calls(graph, "", found)
-    unknown = _find_unknown(graph.operations, "")
+    found, without_kind = count_calls(keras_internals.calls_by_path(keras_internals.graph_of(model)))
+    unknown, pending = [], list(without_kind.items())
+    for path, operation in pending:
+        if keras_internals.is_graph(operation):  # Within a wrapper.
+            within = keras_internals.calls_by_path(keras_internals.graph_of(operation), f"{path}/")
+            pending += count_calls(within)[1].items()
+            continue
+        has_weights = isinstance(operation, keras.Layer) and keras_internals.has_parameters(operation)
+        if has_weights or type(operation).__name__ in _PRODUCTS:
+            unknown.append(f"'{path}' ({type(operation).__name__})")
     if unknown:
-        _warn_of_unknown(unknown)
+        _warn_of_unknown(tuple(unknown))
     return found
-
-
-def _add_calls(graph: Any, prefix: str, found: dict[str, int]) -> None:
-    for node in keras_internals.nodes_of(graph):
-        operation = node.operation
-        path = prefix + operation.name
-        if keras_internals.is_graph(operation):
-            _add_calls(keras_internals.graph_of(operation), f"{path}/", found)
-        elif not node.is_input:
-            inputs, outputs = (
-                [(1, *(size or 1 for size in tensor.shape[1:])) for tensor in tensors]
-                for tensors in (node.input_tensors, node.outputs)
-            )
-            for inside, flops in call_flops(operation, inputs, outputs).items():
-                if flops:
-                    whole = f"{path}/{inside}" if inside else path
-                    found[whole] = found.get(whole, 0) + flops
-
-
-def _find_unknown(operations: Any, prefix: str) -> tuple[str, ...]:
-    """What has no kind although it may multiply: a layer with parameters, or a product; in words."""
-    found: list[str] = []
-    for operation in operations:
-        path, name = prefix + operation.name, type(operation).__name__
-        kind = kind_of(operation)
-        if keras_internals.is_graph(operation):
-            found += _find_unknown(keras_internals.graph_of(operation).operations, f"{path}/")
-        elif isinstance(operation, keras.layers.Wrapper) and kind is not None:
-            found += _find_unknown([operation.layer], f"{path}/")
-        elif kind is None:
-            has_weights = isinstance(operation, keras.Layer) and keras_internals.has_parameters(operation)
-            if has_weights or name in _PRODUCTS:
-                found.append(f"'{path}' ({name})")
-    return tuple(found)
 
 
 @functools.cache

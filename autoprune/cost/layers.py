@@ -6,7 +6,7 @@ from typing import Any
 
 from autoprune.cost.flops import flops_per_layer
 from autoprune.models import keras_internals
-from autoprune.records import ChannelGroup
+from autoprune.records import Amount, ChannelGroup
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Axis:
     length: int
     owners: tuple[tuple[int, float], ...]
 
-    def remaining_share(self, keep_ratios: Sequence[float]) -> float:
-        """Share of the axis that is left at these keep ratios, one per group."""
+    def remaining_share(self, keep_ratios: Sequence[Amount]) -> Amount:
+        """Share of the axis that is left at these keep ratios, one per group: numbers, or arrays of many plans."""
         return 1 - sum(owned * (1 - keep_ratios[index]) for index, owned in self.owners)
 
 

@@ -35,7 +35,7 @@ class CostModel(Protocol):
 
     target: Target
 
-    def submit(self, model: Any) -> Future:
+    def submit(self, model: Any) -> Future[CostReport]:
         """A future of the `CostReport` of the model as it is now; its exception is a `CostError`."""
         ...
 
@@ -56,9 +56,9 @@ class MemoizedCostModel:
         self.target = inner.target
         self._inner = inner
         self._store = store
-        self._known: dict[str, Future] = {}
+        self._known: dict[str, Future[CostReport]] = {}
 
-    def submit(self, model: Any) -> Future:
+    def submit(self, model: Any) -> Future[CostReport]:
         """As the inner model's, or its earlier answer. A failure is not remembered."""
         architecture = architecture_fingerprint(model)
         known = self._known.get(architecture)
@@ -72,12 +72,12 @@ class MemoizedCostModel:
         if self._store is not None:
             self._store.close()
 
-    def _load_or_ask(self, architecture: str, model: Any) -> Future:
+    def _load_or_ask(self, architecture: str, model: Any) -> Future[CostReport]:
         # What one machine has measured says nothing of another.
         key = cache_key(architecture=architecture, target=dataclasses.asdict(self.target), host=platform.node())
         data = self._store.get(key) if self._store else None
         if data is not None:
-            answer: Future = Future()
+            answer: Future[CostReport] = Future()
             answer.set_result(report_from_json(data))
             return answer
         answer = self._inner.submit(model)

@@ -6,6 +6,7 @@ target, and memory likewise: a budget that is a share then holds, with `worst`, 
 """
 
 import dataclasses
+import functools
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +46,9 @@ class MultiTargetCostModel:
         self._models = tuple(models)
         self._weights = weights
         self._client = client
-        self._dense: tuple[Future, ...] | None = None
+        self._dense: tuple[Future[CostReport], ...] | None = None
 
-    def submit(self, model: Any) -> Future:
+    def submit(self, model: Any) -> Future[CostReport]:
         """Ask for the cost of a model on every target.
 
         Returns:
@@ -60,7 +61,7 @@ class MultiTargetCostModel:
         asked = tuple(inner.submit(model) for inner in self._models)
         if self._dense is None or any(answer.done() and answer.exception() for answer in self._dense):
             self._dense = asked
-        joint: Future = Future()
+        joint: Future[CostReport] = Future()
         dense = self._dense
         _call_when_done({*asked, *dense}, lambda: self._answer(joint, asked, dense))
         return joint
@@ -72,7 +73,9 @@ class MultiTargetCostModel:
         if self._client is not None:
             self._client.close()
 
-    def _answer(self, joint: Future, asked: Sequence[Future], dense: Sequence[Future]) -> None:
+    def _answer(
+        self, joint: Future[CostReport], asked: Sequence[Future[CostReport]], dense: Sequence[Future[CostReport]]
+    ) -> None:
         """Give the joint report, or the first target's failure."""
         for answers in (dense, asked):
             for target, answer in zip(self.targets, answers, strict=True):
@@ -81,17 +84,17 @@ class MultiTargetCostModel:
                     joint.set_exception(CostError(f"On {target.name}: {error}"))
                     return
         try:
-            reports = [[answer.result() for answer in answers] for answers in (asked, dense)]
-            joint.set_result(combine_reports(*reports, self._weights))
+            reports, whole = ([answer.result() for answer in answers] for answers in (asked, dense))
+            joint.set_result(combine_reports(reports, whole, self._weights))
         except Exception as error:  # noqa: BLE001 - the asker must hear of it, or it waits for ever
             joint.set_exception(CostError(f"The targets' costs cannot be combined: {type(error).__name__}: {error}"))
 
 
-def _call_when_done(futures: set[Future], then: Callable[[], None]) -> None:
+def _call_when_done(futures: set[Future[CostReport]], then: Callable[[], None]) -> None:
     """Call something once, when all of some futures are done."""
     lock, left = threading.Lock(), len(futures)
 
-    def count(_: Future) -> None:
+    def count(_: Future[CostReport]) -> None:
         nonlocal left
         with lock:
             left -= 1
@@ -155,12 +158,16 @@ def _combine_memory(
     reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float] | None
 ) -> Memory:
     """The first target's memory with the combined total; without a total where a target cannot tell it."""
-    totals = [(report.memory.total, whole.memory.total) for report, whole in zip(reports, dense, strict=True)]
-    if not all(total and whole for total, whole in totals):
+    shares = [
+        report.memory.total / whole.memory.total
+        for report, whole in zip(reports, dense, strict=True)
+        if report.memory.total and whole.memory.total
+    ]
+    first = dense[0].memory.total
+    if first is None or len(shares) < len(reports):
         return dataclasses.replace(reports[0].memory, total=None)
-    shares = [total / whole for total, whole in totals]
     # Rounded up: within a limit, every target is.
-    total = math.ceil(totals[0][1] * _mean(shares, _normalize_weights(shares, weights)) - 1e-6)
+    total = math.ceil(first * _mean(shares, _normalize_weights(shares, weights)) - 1e-6)
     return dataclasses.replace(reports[0].memory, total=total)
 
 
@@ -204,12 +211,12 @@ def open_targets(settings: TargetSettings, *, measured: str | Path | None = None
     Raises:
         TargetError: a target cannot be used here.
     """
-    options = {"cache": settings.cache, "measured": measured, "route": settings.route}
+    open_one = functools.partial(open_cost_model, cache=settings.cache, measured=measured, route=settings.route)
     if not settings.also:
         target = Target(settings.name, settings.batch_size, settings.dtype)
-        return open_cost_model(target, **options, processes=settings.processes)
+        return open_one(target, processes=settings.processes)
     client = CompilerPool(settings.processes)
-    models = [open_cost_model(target, **options, client=client) for target in resolve_targets(settings)]
+    models = [open_one(target, client=client) for target in resolve_targets(settings)]
     weights = (settings.weights or [1.0] * len(models)) if settings.combine == "weighted" else None
     return MultiTargetCostModel(models, weights, client)
 

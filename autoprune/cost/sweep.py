@@ -63,7 +63,7 @@ def uniform_sweep(
             # The compiler gets a copy of the architecture: all plans wait in its line while the model goes on.
             answers = [_submit(cost_model, model) for cost_model in cost_models]
         waiting.append((ratio, sum(plan.widths.values()) / total, answers))
-    failed: dict[int, CostError] = {}
+    failed: dict[int, BaseException] = {}
     for done, (ratio, _, answers) in enumerate(waiting, start=1):
         for number, answer in enumerate(answers):
             error = None if number in failed else answer.exception()
@@ -80,11 +80,11 @@ def uniform_sweep(
     ]
 
 
-def _submit(cost_model: CostModel, model: Any) -> Future:
+def _submit(cost_model: CostModel, model: Any) -> Future[CostReport]:
     """The answer to come; of a model that is refused at once, that error."""
     try:
         return cost_model.submit(model)
     except CostError as error:
-        refused: Future = Future()
+        refused: Future[CostReport] = Future()
         refused.set_exception(error)
         return refused

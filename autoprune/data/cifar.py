@@ -61,37 +61,31 @@ def _load(settings: DataSettings, variant: _Variant) -> RawData:
     Raises:
         DataError: a file is missing or malformed, or the data set could not be downloaded.
     """
-    train, test = _from_keras(variant) if settings.dir is None else _from_files(Path(settings.dir), variant)
+    if settings.dir is None:
+        try:
+            parts = variant.keras_module.load_data()
+        except Exception as error:
+            raise DataError(
+                f"{variant.title} is not in Keras's cache and could not be downloaded ({error}). Unpack the binary "
+                "version of https://www.cs.toronto.edu/~kriz/cifar.html, and name its folder with "
+                f"data.dir=FOLDER/{variant.folder}."
+            ) from error
+    else:
+        folder = Path(settings.dir)
+        inner = folder / variant.folder
+        folder = inner if inner.is_dir() else folder
+        parts = [_join(folder, names, variant) for names in (variant.train, (variant.test,))]
+    train, test = (
+        Labelled(images.astype(np.float32) / np.float32(255), labels.ravel().astype(np.int64))
+        for images, labels in parts
+    )
     return RawData(train, test, white=1.0, classes=variant.classes)
 
 
-def _from_keras(variant: _Variant) -> tuple[Labelled, Labelled]:
-    try:
-        train, test = variant.keras_module.load_data()
-    except Exception as error:
-        raise DataError(
-            f"{variant.title} is not in Keras's cache and could not be downloaded ({error}). Unpack the binary version "
-            "of https://www.cs.toronto.edu/~kriz/cifar.html, and name its folder with "
-            f"data.dir=FOLDER/{variant.folder}."
-        ) from error
-    train, test = (Labelled(_scale(images), labels.ravel().astype(np.int64)) for images, labels in (train, test))
-    return train, test
-
-
-def _from_files(folder: Path, variant: _Variant) -> tuple[Labelled, Labelled]:
-    inner = folder / variant.folder
-    folder = inner if inner.is_dir() else folder
-    return _join(folder, variant.train, variant), _join(folder, (variant.test,), variant)
-
-
-def _join(folder: Path, names: Sequence[str], variant: _Variant) -> Labelled:
+def _join(folder: Path, names: Sequence[str], variant: _Variant) -> tuple[np.ndarray, np.ndarray]:
     parts = [read_binary(folder / name, variant.labels, variant.classes) for name in names]
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Labelled(_scale(images), labels)
-
-
-def _scale(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32) / np.float32(255)
+    images, labels = zip(*parts, strict=True)
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def read_binary(path: Path, labels: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

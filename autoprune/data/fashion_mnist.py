@@ -16,32 +16,24 @@ from autoprune.settings import DataSettings
 def load(settings: DataSettings) -> RawData:
     """Read the four IDX files in `data.dir`, or let Keras find or download them. Pixels are scaled to 0..1."""
     if settings.dir is None:
-        train, test = _from_keras()
+        try:
+            parts = keras.datasets.fashion_mnist.load_data()
+        except Exception as error:
+            raise DataError(
+                f"Fashion-MNIST is not in Keras's cache and could not be downloaded ({error}). Put the four files "
+                "train-images-idx3-ubyte.gz, ... in a folder and name it with data.dir=FOLDER."
+            ) from error
     else:
-        train, test = (_read_split(Path(settings.dir), prefix) for prefix in ("train", "t10k"))
+        folder = Path(settings.dir)
+        parts = [
+            (read_idx(folder / f"{prefix}-images-idx3-ubyte.gz"), read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz"))
+            for prefix in ("train", "t10k")
+        ]
+    train, test = (
+        Labelled((images[..., np.newaxis] / 255).astype(np.float32), labels.astype(np.int64))
+        for images, labels in parts
+    )
     return RawData(train, test, white=1.0, classes=10)
-
-
-def _from_keras() -> tuple[Labelled, Labelled]:
-    try:
-        train, test = keras.datasets.fashion_mnist.load_data()
-    except Exception as error:
-        raise DataError(
-            f"Fashion-MNIST is not in Keras's cache and could not be downloaded ({error}). Put the four files "
-            "train-images-idx3-ubyte.gz, ... in a folder and name it with data.dir=FOLDER."
-        ) from error
-    train, test = (Labelled(_scale(images), labels.astype(np.int64)) for images, labels in (train, test))
-    return train, test
-
-
-def _read_split(folder: Path, prefix: str) -> Labelled:
-    images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
-    labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz")
-    return Labelled(_scale(images), labels.astype(np.int64))
-
-
-def _scale(images: np.ndarray) -> np.ndarray:
-    return (images[..., np.newaxis] / 255).astype(np.float32)
 
 
 def read_idx(path: Path) -> np.ndarray:

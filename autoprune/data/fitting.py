@@ -36,52 +36,57 @@ def preparation_for(
         ModelError: the file of the model cannot be read.
         SettingsError: the preprocessing does not exist.
     """
-    application = model is not None and model.name in applications.names()
-    in_memory = isinstance(images, np.ndarray)
-    usual = "none" if in_memory and white is None else "unit"
+    application = model if model is not None and model.name in applications.names() else None
+    unknown = white is None and isinstance(images, np.ndarray)
+    usual = "none" if unknown else "unit"
     way = settings.preprocessing
     if way == "auto":
-        way = model.name if application and not (in_memory and white is None) else usual
+        way = usual if application is None or unknown else application.name
     preprocessing(way)
-    if in_memory:
-        own = applications_shape(model) if application and white is not None else None
+    if isinstance(images, np.ndarray):
         if images.ndim != 4:
-            return _refuse_image_options(settings, images)
-        shape = _shape(settings, own, images.shape[1:])
+            if settings.image_size is None and settings.preprocessing == "auto":
+                return None
+            raise DataError(
+                "data.image_size and data.preprocessing are for images of shape (height, width, channels). Those of "
+                f"'{settings.name}' have shape {images.shape[1:]}."
+            )
+        shape = _shape(settings, None if unknown else application, images.shape[1:])
         if way == usual and shape == images.shape[1:]:
             return None
     else:
-        shape = _shape(settings, None if model is None else input_shape_of(model), (None, None, 3))
-    return Preparation(_check_shape(shape, settings, way), settings.crop_to_aspect_ratio, way)
-
-
-def _refuse_image_options(settings: DataSettings, images: np.ndarray) -> None:
-    """Refuse options that are for images only."""
-    if settings.image_size is not None or settings.preprocessing != "auto":
+        shape = _shape(settings, model, (None, None, 3))
+    height, width, channels = shape
+    if height is None or width is None or channels is None:
         raise DataError(
-            "data.image_size and data.preprocessing are for images of shape (height, width, channels). Those of "
-            f"'{settings.name}' have shape {images.shape[1:]}."
+            f"The images of '{settings.name}' need a size, and the model takes any. Give "
+            "data.image_size=[height,width]."
         )
-
-
-def applications_shape(model: ModelSettings) -> tuple[int, ...]:
-    """The input shape of a network of `keras.applications`, as it was asked for or as Keras has it."""
-    return tuple(model.input_shape or applications.input_shape(model.name))
+    if channels != 3 and way not in _OF_ANY_CHANNELS:
+        raise DataError(
+            f"data.preprocessing={way} is for colour images; these are to have {channels} channels. Give "
+            f"data.image_size=[{height},{width},3] or another preprocessing."
+        )
+    return Preparation((height, width, channels), settings.crop_to_aspect_ratio, way)
 
 
 def fitted(
     images: np.ndarray | ImageSource, preparation: Preparation | None, white: float | None
 ) -> np.ndarray | LazyImages:
     """The images of a data set as a model takes them."""
+    if preparation is not None:
+        source = ArraySource(images, white or 255.0) if isinstance(images, np.ndarray) else images
+        return LazyImages(source, preparation)
     if not isinstance(images, np.ndarray):
-        return LazyImages(images, preparation)
-    return images if preparation is None else LazyImages(ArraySource(images, white or 255.0), preparation)
+        raise TypeError("Images that are read as they are needed have to be prepared.")
+    return images
 
 
 def _shape(
-    settings: DataSettings, own: tuple[int | None, ...] | None, given: tuple[int | None, ...]
+    settings: DataSettings, model: ModelSettings | None, given: tuple[int | None, ...]
 ) -> tuple[int | None, ...]:
     """Height, width and channels: as asked for, else the model's own, else as given."""
+    own = None if model is None else input_shape_of(model)
     if own is not None and len(own) != 3:
         raise DataError(f"A model that takes {own} does not take images of shape (height, width, channels).")
     asked = (*(settings.image_size or ()), None, None, None)[:3]
@@ -89,18 +94,3 @@ def _shape(
         next((size for size in sizes if size is not None), None)
         for sizes in zip(asked, own or (None, None, None), given, strict=True)
     )
-
-
-def _check_shape(shape: tuple[int | None, ...], settings: DataSettings, way: str) -> tuple[int, int, int]:
-    """The shape, once it is sure that images can be brought to it."""
-    if None in shape:
-        raise DataError(
-            f"The images of '{settings.name}' need a size, and the model takes any. Give "
-            "data.image_size=[height,width]."
-        )
-    if shape[2] != 3 and way not in _OF_ANY_CHANNELS:
-        raise DataError(
-            f"data.preprocessing={way} is for colour images; these are to have {shape[2]} channels. Give "
-            f"data.image_size=[{shape[0]},{shape[1]},3] or another preprocessing."
-        )
-    return shape

@@ -68,12 +68,8 @@ class FileSource:
 
     def pixels(self, number: int) -> np.ndarray:
         """(height, width, 1 or 3) of one image."""
-        return read_image(self._folder / self._names[number])
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Decode an image file, see `decode_image`."""
-    return decode_image(path, f"'{path}'")
+        path = self._folder / self._names[number]
+        return decode_image(path, f"'{path}'")
 
 
 def decode_image(file: Path | BinaryIO, name: str) -> np.ndarray:
@@ -119,33 +115,32 @@ def load(settings: DataSettings) -> RawData:
 
 
 def _load(folder: Path) -> RawData:
+    """What the folder holds; of one without a test split a fifth is set aside, the same whatever `data.seed`."""
     present = _subfolders(folder)
     tests = [name for name in _TEST_FOLDERS if name in present]
     if "train" not in present and not tests:
-        return _without_test(folder)
+        files = _files(folder)
+        if len(files) < 5:
+            raise DataError(f"'{folder}' holds {len(files)} images: too few to set a test split aside. {_EXPECTED}")
+        parts = ([files[row] for row in rows] for rows in fifth_aside(len(files)))
+        train, test = (_label(folder, part) for part in parts)
+        return RawData(train, test, classes=len(_classes(folder)))
     if "train" not in present or not tests:
         raise DataError(
             f"'{folder}' has {' and '.join(tests) or 'train'}, but not {'train' if tests else 'test or val'}. "
             + _EXPECTED
         )
-    train, test = folder / "train", folder / tests[0]
-    classes = _classes(train)
-    apart = set(classes) ^ set(_classes(test))
+    paths = folder / "train", folder / tests[0]
+    classes = _classes(paths[0])
+    apart = set(classes) ^ set(_classes(paths[1]))
     if apart:
+        names = ", ".join(sorted(apart)[:5]) + (f" and {len(apart) - 5} more" if len(apart) > 5 else "")
         raise DataError(
-            f"'{train}' and '{test}' hold different classes: only one of them has {_some(apart)}. Each class needs a "
+            f"'{paths[0]}' and '{paths[1]}' hold different classes: only one of them has {names}. Each class needs a "
             "folder of the same name in both."
         )
-    return RawData(_label(train, _files(train)), _label(test, _files(test)), classes=len(classes))
-
-
-def _without_test(folder: Path) -> RawData:
-    """A fifth is set aside, the same whatever `data.seed`."""
-    files = _files(folder)
-    if len(files) < 5:
-        raise DataError(f"'{folder}' holds {len(files)} images: too few to set a test split aside. {_EXPECTED}")
-    train, test = ([files[row] for row in rows] for rows in fifth_aside(len(files)))
-    return RawData(_label(folder, train), _label(folder, test), classes=len(_classes(folder)))
+    train, test = (_label(path, _files(path)) for path in paths)
+    return RawData(train, test, classes=len(classes))
 
 
 def _label(folder: Path, files: Sequence[_File]) -> Labelled:
@@ -202,9 +197,3 @@ def _images(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
                 yield from _images(Path(entry.path), f"{prefix}{entry.name}/")
             elif entry.name.lower().endswith(SUFFIXES):
                 yield f"{prefix}{entry.name}", entry.stat().st_size
-
-
-def _some(names: set[str]) -> str:
-    """Up to five names, in order."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

@@ -39,9 +39,8 @@ def load(settings: DataSettings) -> RawData:
             raise DataError(f"'{settings.path}' holds {len(images)} images but {len(labels)} labels.")
         if len(images) < 5:
             raise DataError(f"'{settings.path}' holds {len(images)} images: too few to set a test split aside.")
-        train, test = fifth_aside(len(images))
-        parts = (Labelled(images[train], labels[train]), Labelled(images[test], labels[test]))
-        return RawData(*parts, classes=columns_of(arrays["y"]))
+        train, test = (Labelled(images[rows], labels[rows]) for rows in fifth_aside(len(images)))
+        return RawData(train, test, classes=columns_of(arrays["y"]))
     raise DataError(f"'{settings.path}' holds the arrays {sorted(arrays) or 'none'}. {_EXPECTED}")
 
 

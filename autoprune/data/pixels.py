@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
@@ -16,16 +17,13 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 Scale = Callable[[np.ndarray], np.ndarray]
 
 
-def _keras_mode(mode: str) -> Scale:
-    return lambda batch: keras.applications.imagenet_utils.preprocess_input(
-        batch, data_format="channels_last", mode=mode
-    )
-
-
 PREPROCESSINGS: dict[str, Scale] = {
     "none": lambda batch: batch,
     "unit": lambda batch: batch / np.float32(255),
-    **{mode: _keras_mode(mode) for mode in ("tf", "caffe", "torch")},
+    **{
+        mode: partial(keras.applications.imagenet_utils.preprocess_input, data_format="channels_last", mode=mode)
+        for mode in ("tf", "caffe", "torch")
+    },
 }
 
 
@@ -111,12 +109,24 @@ def resize(image: np.ndarray, size: tuple[int, int], *, crop: bool = False) -> n
         crop: cut the longer side first, equally at both ends, so that nothing is distorted.
     """
     if crop:
-        image = _crop(image, size)
+        (height, width), (wanted_height, wanted_width) = image.shape[:2], size
+        kept_height = max(min(height, width * wanted_height // wanted_width), 1)
+        kept_width = max(min(width, height * wanted_width // wanted_height), 1)
+        top, left = (height - kept_height) // 2, (width - kept_width) // 2
+        image = image[top : top + kept_height, left : left + kept_width]
     if image.shape[:2] == tuple(size):
         return image
-    (top, bottom, down), (left, right, along) = (_between(n, m) for n, m in zip(image.shape[:2], size, strict=True))
-    rows = _mix(image[top], image[bottom], down[:, None, None])
-    return _mix(np.take(rows, left, axis=1), np.take(rows, right, axis=1), along[None, :, None])
+    sides = []
+    for count, wanted in zip(image.shape[:2], size, strict=True):
+        # For each of the pixels wanted along one side: the two neighbours that it lies between, and how far.
+        place = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * np.float32(count / wanted) - np.float32(0.5)
+        floor = np.floor(place)
+        first = np.maximum(floor, 0).astype(np.int64)
+        second = np.minimum(np.ceil(place), count - 1).astype(np.int64)
+        sides.append((first, second, (place - floor).astype(np.float32)))
+    (above, below, down), (before, behind, along) = sides
+    rows = _mix(image[above], image[below], down[:, None, None])
+    return _mix(np.take(rows, before, axis=1), np.take(rows, behind, axis=1), along[None, :, None])
 
 
 def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -125,21 +135,3 @@ def _mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray
     second *= share
     second += first
     return second
-
-
-def _between(count: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of the pixels wanted along one side: the two neighbours that it lies between, and how far."""
-    place = ((np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * np.float32(count / wanted)) - np.float32(0.5)
-    before = np.floor(place)
-    first = np.maximum(before, 0).astype(np.int64)
-    second = np.minimum(np.ceil(place), count - 1).astype(np.int64)
-    return first, second, (place - before).astype(np.float32)
-
-
-def _crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The largest part around the middle that has the aspect ratio of the size."""
-    (height, width), (wanted_height, wanted_width) = image.shape[:2], size
-    kept_height = max(min(height, width * wanted_height // wanted_width), 1)
-    kept_width = max(min(width, height * wanted_width // wanted_height), 1)
-    top, left = (height - kept_height) // 2, (width - kept_width) // 2
-    return image[top : top + kept_height, left : left + kept_width]

@@ -287,21 +287,16 @@ def split(settings: DataSettings, raw: RawData, model: ModelSettings | None = No
                 f"Received: data.train_size={settings.train_size}"
             )
         train = train[: settings.train_size]
+    own = settings.path or (settings.dir if settings.name == "image_folder" else None)
     preparation = preparation_for(settings, model, raw.train.images, raw.white)
     whole = Split(fitted(raw.train.images, preparation, raw.white), raw.train.labels)
     return Dataset(
-        name=_name(settings),
+        name=settings.dataset or (settings.name if own is None else Path(own).name),
         train=whole.part(train),
         reward=whole.part(reward),
         test=Split(fitted(raw.test.images, preparation, raw.white), raw.test.labels),
         classes=raw.classes or int(max(raw.train.labels.max(), raw.test.labels.max())) + 1,
     )
-
-
-def _name(settings: DataSettings) -> str:
-    """What a data set is called: what it is in, if that is the user's own."""
-    own = settings.path or (settings.dir if settings.name == "image_folder" else None)
-    return settings.dataset or (settings.name if own is None else Path(own).name)
 
 
 def check(name: str, raw: RawData) -> None:
@@ -317,16 +312,13 @@ def check(name: str, raw: RawData) -> None:
             raise DataError(
                 f"The data set '{name}' has {len(some.images)} {part_name} images but {len(some.labels)} labels."
             )
-        _check_labels(name, some.labels, raw.classes)
+        lowest, highest = some.labels.min(), some.labels.max()
+        if lowest < 0:
+            raise DataError(f"Labels are class numbers from 0. Received in '{name}': {lowest}")
+        if raw.classes is not None and highest >= raw.classes:
+            raise DataError(f"'{name}' has {raw.classes} classes, numbered from 0. Received the label {highest}")
         if isinstance(some.images, np.ndarray) and not np.isfinite(some.images).all():
             raise DataError(f"The {part_name} images of '{name}' contain values that are not finite.")
     shapes = [some.images.shape[1:] for some in (raw.train, raw.test) if isinstance(some.images, np.ndarray)]
     if len(set(shapes)) > 1:
         raise DataError(f"Training and test images of '{name}' differ in shape: {shapes[0]} and {shapes[1]}.")
-
-
-def _check_labels(name: str, labels: np.ndarray, classes: int | None) -> None:
-    if labels.min() < 0:
-        raise DataError(f"Labels are class numbers from 0. Received in '{name}': {labels.min()}")
-    if classes is not None and labels.max() >= classes:
-        raise DataError(f"'{name}' has {classes} classes, numbered from 0. Received the label {labels.max()}")

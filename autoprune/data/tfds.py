@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -70,21 +69,18 @@ def load(settings: DataSettings) -> RawData:
     if not settings.dataset:
         raise DataError("data=tfds needs data.dataset=NAME, such as data.dataset=imagenet2012.")
     tfds = extra("tensorflow_datasets", "data=tfds", "tfds")
-    parts = [_split(tfds, settings, name) for name in (settings.train_split, settings.test_split)]
-    (train, classes), (test, _) = parts
-    return RawData(train, test, classes=classes)
-
-
-def _split(tfds: ModuleType, settings: DataSettings, split: str) -> tuple[Labelled, int]:
-    """One split and the number of classes."""
-    # Prepared by the first call, which tells the keys; the second leaves images encoded.
-    info = _open(tfds, settings, split).dataset_info
-    image, label = _keys(tfds, info)
-    records = _open(tfds, settings, split, {image: tfds.decode.SkipDecoding()})
-    sizes = {name: (list(part.shard_lengths), part.num_bytes) for name, part in sorted(info.splits.items())}
-    identity = f"{info.full_name} {split} of {sizes}"
-    labels = _labels(records, label, identity)
-    return Labelled(RecordSource(records, image, identity), labels), info.features[label].num_classes
+    parts, classes = [], []
+    for split in (settings.train_split, settings.test_split):
+        # Prepared by the first call, which tells the keys; the second leaves images encoded.
+        info = _open(tfds, settings, split).dataset_info
+        image, label = _keys(tfds, info)
+        records = _open(tfds, settings, split, {image: tfds.decode.SkipDecoding()})
+        sizes = {name: (list(part.shard_lengths), part.num_bytes) for name, part in sorted(info.splits.items())}
+        identity = f"{info.full_name} {split} of {sizes}"
+        parts.append(Labelled(RecordSource(records, image, identity), _labels(records, label, identity)))
+        classes.append(info.features[label].num_classes)
+    train, test = parts
+    return RawData(train, test, classes=classes[0])
 
 
 def _open(tfds: ModuleType, settings: DataSettings, split: str, decoders: dict[str, Any] | None = None) -> Any:
@@ -131,7 +127,10 @@ def _labels(records: Any, label: str, identity: str) -> np.ndarray:
     except (OSError, ValueError, EOFError):
         pass  # Not there, or not whole: it is written anew.
     logger.info("reading the labels of %d images: %s", len(records), identity)
-    found = np.fromiter(_labels_read(records, label), np.int64, len(records))
+    found = np.empty(len(records), np.int64)
+    for start in range(0, len(records), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(records)))
+        found[start : rows.stop] = [record[label] for record in records.__getitems__(list(rows))]
     partial = kept.with_name(f".{os.getpid()}.{kept.name}")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -140,9 +139,3 @@ def _labels(records: Any, label: str, identity: str) -> np.ndarray:
     except OSError as error:
         logger.warning("the labels could not be kept for the next time: %s", error)
     return found
-
-
-def _labels_read(records: Any, label: str) -> Iterator[int]:
-    for start in range(0, len(records), _CHUNK):
-        chunk = records.__getitems__(list(range(start, min(start + _CHUNK, len(records)))))
-        yield from (record[label] for record in chunk)

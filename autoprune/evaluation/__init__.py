@@ -1,7 +1,7 @@
 """Scores plans: accuracy on the reward split after batch-norm recalibration, and cost on the target.
 
 `evaluator.py` is the one way to score a plan, whoever proposes it; `journal.py` keeps every evaluation on disk;
-`recalibration.py` and `accuracy.py` do the measuring.
+`recovery.py` prepares a pruned model for it, and `accuracy.py` measures; `traced.py` runs both compiled.
 """
 
 from autoprune.evaluation.evaluator import Evaluator

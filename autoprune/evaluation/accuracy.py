@@ -1,6 +1,7 @@
-"""Accuracy of a classifier, run eagerly by default: a compiled function would be traced anew for every plan."""
+"""How good a classifier is, run eagerly by default: a compiled function would be traced anew for every plan."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from autoprune.data import Dataset, LazyImages, Split
 from autoprune.errors import DataError
 from autoprune.models import keras_internals
+from autoprune.models.distilling import predict_log_probabilities
 from autoprune.models.head import gives_logits
 
 
@@ -36,6 +38,63 @@ def predict_classes(
             outputs = keras.ops.convert_to_numpy(run(images, training=False))
         parts.append(outputs[:, 0] >= even if outputs.shape[1] == 1 else outputs.argmax(1))
     return np.concatenate(parts).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What tells plans apart before they are fine-tuned: three figures from 0 to 1, the higher the better.
+
+    They are NaN when an output of the model was not finite.
+
+    Attributes:
+        accuracy: share of the images that are classified correctly.
+        likelihood: geometric mean of the probabilities of the right classes, exp(-cross-entropy).
+        agreement: exp(-divergence), with the Kullback-Leibler divergence of the model's probabilities from the dense
+            model's, averaged over the images; NaN when those were not given.
+        broken: images for which an output was not finite.
+    """
+
+    accuracy: float
+    likelihood: float
+    agreement: float
+    broken: int = 0
+
+
+def read_signals(
+    model: Any,
+    split: Split,
+    dense: np.ndarray | None,
+    batch_size: int = 256,
+    run: Callable[..., Any] | None = None,
+) -> Signals:
+    """Run a model over a split, once.
+
+    Args:
+        model: a classifier.
+        split: images and labels.
+        dense: (n, classes) logarithms of the dense model's probabilities for these images, if they are known.
+        batch_size: images per forward pass.
+        run: called in place of the model, which is run eagerly otherwise.
+    """
+    run, whole = run or partial(keras_internals.run_on, model), []
+
+    def watched(images: np.ndarray, training: bool) -> Any:
+        outputs = run(images, training=training)
+        whole.append(keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(outputs), axis=1)))
+        return outputs
+
+    found = predict_log_probabilities(model, split.images, batch_size, watched).astype(np.float64)
+    broken = len(split.labels) - int(np.concatenate(whole).sum())
+    # An argmax is always some class, and of a row that is NaN in one place the right class may have a probability.
+    if broken:
+        return Signals(np.nan, np.nan, np.nan, broken)
+    right = found[np.arange(len(split.labels)), split.labels]
+    agreement = np.nan
+    if dense is not None:
+        agreement = np.exp(-np.mean(np.sum(np.exp(dense) * (dense - found), axis=1)))
+    # Of two classes that are equally probable the second counts, as a threshold at even odds has it.
+    predicted = found[:, 1] >= found[:, 0] if found.shape[1] == 2 else found.argmax(1)
+    return Signals(float(np.mean(predicted == split.labels)), float(np.exp(right.mean())), float(agreement))
 
 
 def batches(images: np.ndarray | LazyImages, batch_size: int, count: int | None = None) -> Iterator[np.ndarray]:

@@ -7,19 +7,17 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from autoprune.cost import CostModel
-from autoprune.data import Dataset
+from autoprune.data import Dataset, LazyImages
 from autoprune.errors import CostError
-from autoprune.evaluation.accuracy import check_fit
+from autoprune.evaluation.accuracy import Signals, check_fit, read_signals
 from autoprune.evaluation.journal import Journal
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recalibration import recalibrate
-from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import Signals, read_signals
+from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
 from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Candidate, Planner, SearchSpace
 from autoprune.records import CostReport, Evaluation, Plan
@@ -64,12 +62,11 @@ class Evaluator:
         self._data = data
         self._cost_model = cost_model
         self._settings = settings or EvaluationSettings()
+        self._score_name = self._settings.score or "likelihood"
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
         self._failed: set[str] = set()
-        self._tuning: ShortTuning | None = None
-        self._dense: np.ndarray | None = None
-        self._passes: Passes | None = None
+        self._dense: _Dense | None = None
 
     @property
     def space(self) -> SearchSpace:
@@ -109,23 +106,22 @@ class Evaluator:
         Raises:
             CostError: a model cannot be costed.
         """
-        waiting = [self._submit(self.space.plan(candidate)) for candidate in candidates]
+        waiting: list[Future[CostReport]] = []
+        for candidate in candidates:
+            with self._surgeon.pruning(self.space.plan(candidate), self._snapshot):
+                waiting.append(self._cost_model.submit(self.model))
         for pending in waiting:
             yield pending.result()
-
-    def _submit(self, plan: Plan) -> Future:
-        with self._surgeon.pruning(plan, self._snapshot):
-            return self._cost_model.submit(self.model)
 
     def _score(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()
         cost, signals = None, Signals(math.nan, math.nan, math.nan)
         pruned = {name for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]}
-        self._look_at_dense()
+        self._dense = dense = self._dense or self._look_at_dense()
         try:
             with self._prune(plan):
                 pending = self._cost_model.submit(self.model)
-                signals = self._signals(pruned)
+                signals = self._signals(dense, pruned)
             cost = pending.result()
             error = self._complaint(signals, pruned)
         except CostError as failure:
@@ -143,10 +139,6 @@ class Evaluator:
             seconds=seconds,
             score=score,
         )
-
-    @property
-    def _score_name(self) -> str:
-        return self._settings.score or "likelihood"
 
     def _complaint(self, signals: Signals, pruned: set[str]) -> str:
         """Why these signals of a model with some groups pruned are no score, and what to do; empty when they are."""
@@ -170,31 +162,32 @@ class Evaluator:
             f"{settings.recalibration_images}), or another recovery (evaluation.recovery={settings.recovery} now)."
         )
 
-    def _signals(self, pruned: set[str]) -> Signals:
+    def _signals(self, dense: "_Dense", pruned: set[str]) -> Signals:
         """Of the model as it is now, with these groups pruned; it is tuned and recalibrated."""
         batch_size, model = self._settings.batch_size, self.model
-        some = self._data.train.head(self._settings.recalibration_images)
-        compiled = self._passes.compiled(pruned)
+        compiled = dense.passes.compiled(pruned)
+        tune, collect = (None, None) if compiled is None else (compiled.tune, compiled.collect)
         # The dense model has nothing to recover from: a few steps would only unsettle it.
-        if self._tuning is not None and pruned:
-            self._tuning(model, compiled and compiled.tune)
-        recalibrate(model, some.images, batch_size, compiled and compiled.collect)
-        return read_signals(model, self._data.reward, self._dense, batch_size, compiled)
+        if dense.tuning is not None and pruned:
+            dense.tuning(model, tune)
+        recalibrate(model, dense.images, batch_size, collect)
+        return read_signals(model, self._data.reward, dense.log_probabilities, batch_size, compiled)
 
-    def _look_at_dense(self) -> None:
-        """Ask the dense model, which the model is between plans, what is needed of it; once."""
-        settings, data = self._settings, self._data
-        if settings.score == "agreement" and self._dense is None:
-            self._dense = predict_log_probabilities(self.model, data.reward.images, settings.batch_size)
-        if settings.recovery == "tuning" and self._tuning is None:
+    def _look_at_dense(self) -> "_Dense":
+        """Ask the dense model, which the model is between plans, what is needed of it."""
+        settings, data, groups = self._settings, self._data, self.planner.all_groups
+        found, tuning = None, None
+        if settings.score == "agreement":
+            found = predict_log_probabilities(self.model, data.reward.images, settings.batch_size)
+        if settings.recovery == "tuning":
             some = data.train.head(settings.recovery_images)
             teacher = predict_log_probabilities(self.model, some.images, settings.batch_size)
-            self._tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
-        if self._passes is None:
-            few = (data.train.images[:8],)
-            if self._tuning is not None:
-                few = (*self._tuning.first(8), self._tuning.loss_for(self.model))
-            self._passes = Passes(self.model, self.planner.all_groups, *few)
+            tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
+        if tuning is None:
+            passes = Passes(self.model, groups, data.train.images[:8])
+        else:
+            passes = Passes(self.model, groups, *tuning.first(8), tuning.loss_for(self.model))
+        return _Dense(data.train.head(settings.recalibration_images).images, passes, tuning, found)
 
     @contextmanager
     def _prune(self, plan: Plan) -> Iterator[None]:
@@ -209,6 +202,23 @@ class Evaluator:
             yield
         finally:
             self._surgeon.restore(self._snapshot)
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """What is asked of the dense model, and read of the data, once for all plans.
+
+    Attributes:
+        images: batch norms are recalibrated with them.
+        passes: compiled for all widths.
+        tuning: that every plan gets, if any.
+        log_probabilities: (n, classes) for the reward split, if plans are scored by them.
+    """
+
+    images: np.ndarray | LazyImages
+    passes: Passes
+    tuning: ShortTuning | None
+    log_probabilities: np.ndarray | None
 
 
 def plan_key(plan: Plan) -> str:

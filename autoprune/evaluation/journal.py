@@ -92,12 +92,10 @@ class Journal:
         stored = {key: json.loads(value) for key, value in rows}
         if stored.get("format") != FORMAT or stored.get("version") != VERSION:
             raise JournalError(f"'{self.path}' is not a journal of version {VERSION}. Move it away to start anew.")
-        self._check_identity(stored["identity"], identity)
-
-    def _check_identity(self, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        differing = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
+        there = stored["identity"]
+        differing = [key for key in {**there, **identity} if there.get(key) != identity.get(key)]
         if differing:
-            details = "; ".join(f"{k}: {stored.get(k)!r} there, {wanted.get(k)!r} here" for k in sorted(differing))
+            details = "; ".join(f"{k}: {there.get(k)!r} there, {identity.get(k)!r} here" for k in sorted(differing))
             raise JournalError(
                 f"The journal '{self.path}' belongs to another search ({details}). Resume with the settings it was "
                 "begun with, or start in a new run folder."

@@ -7,7 +7,8 @@ every plan; what runs is as small as the pruned network. `tests/benchmarks/trace
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from autoprune.errors import words_of
-from autoprune.evaluation.open_widths import OpenWidths
-from autoprune.evaluation.recalibration import collecting, layers_to_recalibrate
+from autoprune.evaluation.recovery import collecting, layers_to_recalibrate
+from autoprune.layers import kind_of, open_widths
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
-from autoprune.records import ChannelGroup
+from autoprune.records import ChannelGroup, Member
 
 logger = logging.getLogger(__name__)
 
@@ -101,16 +102,19 @@ class TracedNetwork:
                 self._step(self._widths.attributes(), trained, others, [trained, trained], images, targets, 0.0, *BETAS)
         except Exception as error:  # whatever a layer or TensorFlow raises
             logger.debug("not run compiled", exc_info=True)
-            return f"{type(error).__name__}: {_in_short(error)}"
+            # Without the places in code and the arguments that Keras and TensorFlow list.
+            words = words_of(error, 100_000).split("Arguments received by")[0]
+            lines = [line for line in words.splitlines() if not line.lstrip().startswith("File ")]
+            return f"{type(error).__name__}: {' '.join(' '.join(lines).split())[:300]}"
         expected = keras_internals.run_on(self._model, images, training=False)
         return "" if np.allclose(found, expected, rtol=1e-3, atol=1e-4) else "its outputs are other ones than eagerly"
 
     def _values(self) -> tuple[Values, Values]:
-        return [keras_internals.value_of(v) for v in self._trained], [keras_internals.value_of(v) for v in self._others]
+        values = keras_internals.values_of([*self._trained, *self._others])
+        return values[: len(self._trained)], values[len(self._trained) :]
 
     def _write(self, trained: Values, others: Values) -> None:
-        for variable, value in [*zip(self._trained, trained, strict=False), *zip(self._others, others, strict=True)]:
-            keras_internals.storage(variable).assign(value, read_value=False)
+        keras_internals.assign_values([*self._trained[: len(trained)], *self._others], [*trained, *others])
 
     # ------------------------------------------------------------------ traced
 
@@ -144,9 +148,12 @@ class TracedNetwork:
         self, counts: Values, trained: Values, others: Values, moments: list[Values], images: tf.Tensor,
         targets: tf.Tensor, rate: tf.Tensor, *powers: tf.Tensor,
     ) -> tuple[Values, Values, list[Values]]:  # fmt: skip
+        if self._loss is None:
+            raise TypeError("A network without a loss is not tuned.")
+        loss_of = self._loss
         with tf.GradientTape() as tape, safe_convolutions(self._model), self._holding(counts, trained, others) as scope:
             tape.watch(trained)
-            loss = self._loss(targets, self._run(images, training=True)) + sum(self._model.losses)
+            loss = loss_of(targets, self._run(images, training=True)) + sum(self._model.losses)
         # From where the step has left the kernel of a spectral normalisation.
         trained = [scope.get_current_value(variable) for variable in self._trained]
         gradients = tape.gradient(loss, trained, unconnected_gradients="zero")
@@ -163,19 +170,117 @@ class TracedNetwork:
         return bound, self._read_others(scope), [means, squares]
 
 
+@dataclass(frozen=True)
+class _Attribute:
+    """An attribute that follows the channels and is read when the operation runs.
+
+    Attributes:
+        operation: layer or operation that has it.
+        name: name of the attribute.
+        places: of the numbers in an attribute that is a tuple; (-1,) for a plain integer, and none for an attribute
+            that holds a value for each channel.
+        axes: of the latter, those along which the channels lie.
+    """
+
+    operation: Any
+    name: str
+    places: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def value(self) -> np.ndarray:
+        """What pruning may have changed: an integer for each place, or the values themselves."""
+        found = keras_internals.read_attribute(self.operation, self.name)
+        if not self.places:
+            return np.asarray(found, "float32")
+        return np.asarray([found if place < 0 else found[place] for place in self.places], "int32")
+
+    def spec(self) -> tf.TensorSpec:
+        """Of `value`, with the lengths open that pruning changes."""
+        value = self.value()
+        shape = [None if axis in self.axes else size for axis, size in enumerate(value.shape)]
+        return tf.TensorSpec(shape, value.dtype)
+
+    def written(self, tensor: tf.Tensor) -> Any:
+        """The attribute with a tensor in place of `value`."""
+        if not self.places:
+            return tensor
+        found = keras_internals.read_attribute(self.operation, self.name)
+        if self.places == (-1,):
+            return tensor[0]
+        return tuple(
+            tensor[self.places.index(place)] if place in self.places else old for place, old in enumerate(found)
+        )
+
+
+class OpenWidths:
+    """What of a model depends on its widths, besides the values of its variables, and is left open within a trace.
+
+    Keras shapes a bias, a scale or a reshaped tensor by numbers that it reads off the layer or its input. Where pruning
+    leaves a length open, within the trace the length is left to the operation or taken from a tensor. What comes out is
+    the same; `Passes` tries whether it is, for a layer of one's own need not say how it is traced.
+
+    Args:
+        model: whose layers must not change but in their widths.
+        groups: its channel groups.
+    """
+
+    def __init__(self, model: Any, groups: Sequence[ChannelGroup]) -> None:
+        self._operations = keras_internals.operations_by_path(model)
+        self._lengths: dict[int, list[int | None]] = {}
+        bound: dict[tuple[str, str], list[Member]] = {}
+        for member in (member for group in groups if group.prunable for member in group.members):
+            operation = self._operations[member.layer]
+            if not member.is_attribute:
+                variable = keras_internals.layer_variable(operation, member.name)
+                self._lengths.setdefault(id(variable), list(keras_internals.shape_of(variable)))[member.axis] = None
+                continue
+            # Others are for the config alone.
+            kind = kind_of(operation)
+            if kind is not None and member.name in kind.attributes_in_call:
+                bound.setdefault((member.layer, member.name), []).append(member)
+        self._attributes = [
+            _Attribute(
+                self._operations[path],
+                name,
+                tuple(sorted({member.axis for member in members if member.role == "counts"})),
+                tuple(member.axis for member in members if member.role == "per_channel"),
+            )
+            for (path, name), members in bound.items()
+        ]
+
+    def shape(self, variable: Any) -> list[int | None]:
+        """Of a variable, with None for the lengths that pruning changes."""
+        return list(self._lengths.get(id(variable), keras_internals.shape_of(variable)))
+
+    def attributes(self) -> list[np.ndarray]:
+        """The present values of the attributes that a trace takes as arguments."""
+        return [attribute.value() for attribute in self._attributes]
+
+    def specs(self) -> list[tf.TensorSpec]:
+        """Of `attributes`."""
+        return [attribute.spec() for attribute in self._attributes]
+
+    @contextmanager
+    def holding(self, tensors: Sequence[tf.Tensor]) -> Iterator[None]:
+        """Within the block the model can be run by variables of open lengths, with these tensors for `attributes`."""
+        with ExitStack() as stack:
+            for attribute, tensor in zip(self._attributes, tensors, strict=True):
+                operation, name = attribute.operation, attribute.name
+                states = keras_internals.attribute_states([(operation, name)])
+                stack.callback(keras_internals.restore_attributes, states)
+                keras_internals.write_attributes([(operation, name, attribute.written(tensor))])
+            for operation in self._operations.values():
+                for name, value in open_widths(operation).items():
+                    stack.enter_context(keras_internals.overridden(name, {operation: value}))
+            yield
+
+
 def _power(gradient: tf.Tensor | tf.IndexedSlices, exponent: int) -> tf.Tensor:
     """Of a table, whose gradient comes in a slice for each look-up, the sum of the slices' powers, as Keras has it."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient**exponent
     powers = tf.IndexedSlices(gradient.values**exponent, gradient.indices, gradient.dense_shape)
     return tf.convert_to_tensor(powers)
-
-
-def _in_short(error: Exception) -> str:
-    """What an error says, without the places in code and the arguments that Keras and TensorFlow list."""
-    words = words_of(error, 100_000).split("Arguments received by")[0]
-    lines = [line for line in words.splitlines() if not line.lstrip().startswith("File ")]
-    return " ".join(" ".join(lines).split())[:300]
 
 
 def _function(body: Callable[..., Any], *signature: Any) -> Callable[..., Any]:

@@ -22,24 +22,28 @@ from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.kind import LayerKind
 from autoprune.layers.registry import (
-    call_flops,
+    count_calls,
     exact_kind_of,
     kind_of,
     layer_kind,
     list_kinds,
     open_widths,
     raw_kind,
+    shape_within,
+    update_derived,
 )
 
 __all__ = [
     "Call",
     "Channels",
     "LayerKind",
-    "call_flops",
+    "count_calls",
     "exact_kind_of",
     "kind_of",
     "layer_kind",
     "list_kinds",
     "open_widths",
     "raw_kind",
+    "shape_within",
+    "update_derived",
 ]

@@ -34,10 +34,9 @@ class MultiHeadAttention(LayerKind):
             if channels is not None and (id(tensor) not in followed or channels.axis != len(tensor.shape) - 1):
                 call.freeze(f"enters '{call.path}' as a mask, or on another axis than the last", channels.ids)
                 known[id(tensor)] = None
-        heads = None
+        output = parts.pop("output")
+        heads = call.new(layer.num_heads)
         for name, part in parts.items():
-            if name == "output":
-                continue
             projection = call.within(part)
             consume(projection, "kernel", 0, known.get(id(entering["query" if name == "gate" else name])))
             heads = projection.bind("kernel", 1, "produces", heads, part.partial_output_shape[-1])
@@ -48,7 +47,7 @@ class MultiHeadAttention(LayerKind):
         mask = entering.get("attention_mask")
         if mask is not None and len(mask.shape) > len(entering["query"].shape) and mask.shape[1] != 1:
             call.freeze(f"is masked head by head in '{call.path}'", heads)
-        features = _project_output(call, parts["output"], heads, known.get(id(entering["query"])))
+        features = _project_output(call, output, heads, known.get(id(entering["query"])))
         scores = [Channels(1, heads)] if len(call.outputs) > 1 else []
         return [features, *scores]
 

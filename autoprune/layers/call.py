@@ -36,7 +36,7 @@ class Call:
         path: str,
         channels: Sequence[Channels | None],
         operation: Any = None,
-        bound_keys: set[tuple] | None = None,
+        bound_keys: set[tuple[Any, ...]] | None = None,
     ) -> None:
         self.operation = node.operation if operation is None else operation
         self.path = path
@@ -47,7 +47,7 @@ class Call:
         self._trace = trace
         self.node = node
         # What this call and those within it have bound.
-        self.bound_keys: set[tuple] = set() if bound_keys is None else bound_keys
+        self.bound_keys: set[tuple[Any, ...]] = set() if bound_keys is None else bound_keys
         self._why_whole = ""
 
     def within(self, layer: Any, channels: Sequence[Channels | None] | None = None) -> Self:
@@ -178,7 +178,7 @@ class Call:
         axis %= np.ndim(getattr(self.operation, attribute))
         self._carry((self.operation,), (attribute, axis), Slot(self.path, attribute, axis, "per_channel", ids))
 
-    def _carry(self, owners: tuple, place: tuple, slot: Slot) -> np.ndarray:
+    def _carry(self, owners: tuple[Any, ...], place: tuple[Any, ...], slot: Slot) -> np.ndarray:
         """Note a slot the first time; couple its channels with the first ones after that.
 
         Args:

@@ -66,8 +66,8 @@ class Trace:
     slots: list[Slot] = field(default_factory=list)
     used: list[tuple[Any, str]] = field(default_factory=list)
     whole: dict[int, Whole] = field(default_factory=dict)
-    carried: dict[tuple, Slot] = field(default_factory=dict)
-    carried_by: dict[int, set[tuple]] = field(default_factory=dict)
+    carried: dict[tuple[Any, ...], Slot] = field(default_factory=dict)
+    carried_by: dict[int, set[tuple[Any, ...]]] = field(default_factory=dict)
     calls: list["Call"] = field(default_factory=list)
 
     def freeze_what_is_used_raw(self) -> None:
@@ -82,7 +82,7 @@ class Trace:
         Calls of one layer share it, and so do those of whatever else gets at it or at a variable of its: a wrapper, a
         layer that holds another one, a function that reads a kernel.
         """
-        shared: dict[int, set[tuple]] = {}
+        shared: dict[int, set[tuple[Any, ...]]] = {}
         for call in self.calls:
             operation = id(call.operation)
             if operation not in shared:

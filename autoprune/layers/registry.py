@@ -1,7 +1,7 @@
 """The registry of layer kinds, and the few questions that are answered by looking a layer up in it."""
 
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
@@ -74,6 +74,20 @@ def exact_kind_of(operation: Any) -> LayerKind | None:
     return None if isinstance(operation, keras.Layer) and type(operation) not in _KINDS else kind_of(operation)
 
 
+def update_derived(layers: Iterable[Any]) -> None:
+    """Renew what layers derived from their widths when they were built, as their kinds say."""
+    for layer in layers:
+        kind = exact_kind_of(layer)
+        if kind is not None:
+            kind.update_derived(layer)
+
+
+def shape_within(wrapper: Any, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """The shape in which a wrapped layer sees a tensor of this shape."""
+    kind = kind_of(wrapper)
+    return shape if kind is None else kind.shape_within(shape)
+
+
 def list_kinds() -> dict[type | str, LayerKind]:
     """Every kind by layer class, or by the name of a raw operation; the contract tests run over them."""
     return dict(_KINDS)
@@ -102,6 +116,39 @@ def call_flops(operation: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]
                 f"a dictionary of these. Received from {type(kind).__name__}.flops: {found!r}"
             )
     return {path: int(count) for path, count in counts.items()}
+
+
+def count_calls(calls: Iterable[tuple[str, Any]]) -> tuple[dict[str, int], dict[str, Any]]:
+    """Operations of calls on one image, and what is called that has no kind.
+
+    Args:
+        calls: paths and Keras's records of the calls.
+
+    Returns:
+        Operations of all calls of a layer, by path, of every layer that has some; and operations of unknown kinds, also
+        within wrappers, by path.
+
+    Raises:
+        ModelError: the kind of a layer gives something else than numbers of operations.
+    """
+    found: dict[str, int] = {}
+    unknown = {}
+    for path, node in calls:
+        inputs, outputs = (
+            [(1, *(size or 1 for size in tensor.shape[1:])) for tensor in tensors]
+            for tensors in (node.input_tensors, node.outputs)
+        )
+        for inside, flops in call_flops(node.operation, inputs, outputs).items():
+            if flops:
+                whole = f"{path}/{inside}" if inside else path
+                found[whole] = found.get(whole, 0) + flops
+        operation = node.operation
+        while isinstance(operation, keras.layers.Wrapper) and kind_of(operation) is not None:
+            operation = operation.layer
+            path = f"{path}/{operation.name}"
+        if kind_of(operation) is None:
+            unknown[path] = operation
+    return found, unknown
 
 
 def open_widths(operation: Any) -> Mapping[str, Any]:

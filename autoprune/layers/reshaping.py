@@ -141,10 +141,11 @@ def _count_pieces(slices: np.ndarray) -> int:
     """How many sets of channels remain when those in one row are coupled."""
     _, ids = np.unique(slices, return_inverse=True)
     ids = ids.reshape(slices.shape)
-    first, others = np.repeat(ids[:, 0], ids.shape[1]), ids.reshape(-1)
+    first, others = np.repeat(ids[:, 0], slices.shape[1]), ids.reshape(-1)
     count = int(ids.max()) + 1
     edges = coo_array((np.ones(len(first), bool), (first, others)), shape=(count, count))
-    return connected_components(edges, directed=False)[0]
+    components, _ = connected_components(edges, directed=False)
+    return int(components)
 
 
 @layer_kind(keras.layers.Permute)
@@ -179,7 +180,7 @@ class Squeeze(LayerKind):
         return Channels(channels.axis - sum(axis < channels.axis for axis in axes), channels.ids)
 
 
-_MOVES = {
+_MOVES: dict[str, tuple[Callable[..., np.ndarray], tuple[str, ...]]] = {
     "ExpandDims": (np.expand_dims, ("axis",)),
     "Moveaxis": (np.moveaxis, ("source", "destination")),
     "Swapaxes": (np.swapaxes, ("axis1", "axis2")),

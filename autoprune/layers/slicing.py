@@ -113,8 +113,8 @@ class Rearrangement(LayerKind):
         ids = channels.ids
         if kind == "Tile":
             # As in NumPy, repeats count from the last axis.
-            repeats = np.broadcast_to(operation.repeats, (np.size(operation.repeats),))
-            repeats = [1] * (rank - len(repeats)) + [int(times) for times in repeats]
+            given = [int(times) for times in np.broadcast_to(operation.repeats, (np.size(operation.repeats),))]
+            repeats = [1] * (rank - len(given)) + given
             return Channels(channels.axis + len(repeats) - rank, np.tile(ids, repeats[channels.axis - rank]))
         if operation.axis is None:
             call.freeze(f"is rearranged along all axes by '{call.path}'")

@@ -2,9 +2,8 @@
 
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import keras
@@ -38,23 +37,16 @@ def input_shape(name: str) -> tuple[int, int, int]:
 
 def preprocess_input(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """The network's own preprocessing, of pixels from 0 to 255, (n, height, width, 3); it may work in place."""
-    module = _module(name)
-    return lambda images: module.preprocess_input(images, data_format="channels_last")
-
-
-def _module(name: str) -> ModuleType:
-    """The module of `keras.applications` that a network belongs to."""
     modules = {
         key: found
         for key, found in vars(keras.applications).items()
         if inspect.ismodule(found) and hasattr(found, "preprocess_input")
     }
-    for module in modules.values():
-        if hasattr(module, name):
-            return module
-    # MobileNetV3 is not in the module that has its preprocessing.
-    near = [key for key in modules if name.lower().startswith(key.replace("_", ""))]
-    return modules[max(near, key=len)]
+    module = next((found for found in modules.values() if hasattr(found, name)), None)
+    if module is None:  # MobileNetV3 is not in the module that has its preprocessing.
+        near = [key for key in modules if name.lower().startswith(key.replace("_", ""))]
+        module = modules[max(near, key=len)]
+    return partial(module.preprocess_input, data_format="channels_last")
 
 
 def is_ready(weights: str | None, classes: int) -> bool:
@@ -86,8 +78,21 @@ def build(
     """
     classes = classes or IMAGENET_CLASSES
     shape = tuple(shape or input_shape(name))
-    if weights not in (None, "imagenet"):
-        _check_file(weights)
+    advice = ""
+    if weights == "imagenet":
+        advice = (
+            " Without a connection, name a file that was downloaded elsewhere: model.weights=FILE.weights.h5, or begin "
+            "with new weights: model.weights=null."
+        )
+    elif weights is not None:
+        advice = " The file must be of the same network, input shape and number of classes (model.classes)."
+        if weights.endswith(".keras"):
+            raise ModelError(f"'{weights}' is a whole model: choose model=file model.path={weights} instead.")
+        if not Path(weights).is_file():
+            raise ModelError(
+                f"There is no file '{weights}'. model.weights is imagenet, null, or a .weights.h5 file written by "
+                "save_weights."
+            )
     make = getattr(keras.applications, name)
     try:
         if weights is None or is_ready(weights, classes):
@@ -96,29 +101,7 @@ def build(
     except Exception as error:
         raise ModelError(
             f"{name} for images of {shape} and {classes} classes could not be built with weights={weights}: "
-            f"{words_of(error)}{_advice(weights)}"
+            f"{words_of(error)}{advice}"
         ) from error
     outputs = keras.layers.Dense(classes, activation="softmax", name="predictions")(body.output)
     return keras.Model(body.input, outputs, name=body.name)
-
-
-def _check_file(weights: str) -> None:
-    if weights.endswith(".keras"):
-        raise ModelError(f"'{weights}' is a whole model: choose model=file model.path={weights} instead.")
-    if not Path(weights).is_file():
-        raise ModelError(
-            f"There is no file '{weights}'. model.weights is imagenet, null, or a .weights.h5 file written by "
-            "save_weights."
-        )
-
-
-def _advice(weights: str | None) -> str:
-    """What to do about it, after what Keras says."""
-    if weights is None:
-        return ""
-    if weights == "imagenet":
-        return (
-            " Without a connection, name a file that was downloaded elsewhere: model.weights=FILE.weights.h5, or begin "
-            "with new weights: model.weights=null."
-        )
-    return " The file must be of the same network, input shape and number of classes (model.classes)."

@@ -78,7 +78,7 @@ def layer_modules(model: Any) -> list[tuple[str, str | None]]:
     These are the modules that a user has named, and those besides Keras in which the classes of the model's layers were
     defined; not those of nested models.
     """
-    own, layers = list_imported(), keras_internals.layers_by_path(model).values()
-    names = {type(layer).__module__ for layer in layers if not keras_internals.is_graph(layer)}
+    own, layers = list_imported(), keras_internals.layers_by_path(model, nested=False).values()
+    names = {type(layer).__module__ for layer in layers}
     others = names.difference(name for name, _ in own)
     return [*own, *((name, None) for name in sorted(others) if name.split(".")[0] not in ("keras", "__main__"))]

@@ -37,13 +37,13 @@ def _clip(probabilities: Any) -> Any:
 
 
 def predict_log_probabilities(
-    model: Any, images: np.ndarray, batch_size: int = 256, run: Callable[..., Any] | None = None
+    model: Any, images: Any, batch_size: int = 256, run: Callable[..., Any] | None = None
 ) -> np.ndarray:
     """(n, classes) float32 logarithms of a model's probabilities for images in inference mode.
 
     Args:
         model: a classifier.
-        images: (n, *input shape).
+        images: (n, *input shape), an array or images that are read as needed.
         batch_size: images per forward pass.
         run: called in place of the model, which is run eagerly otherwise.
     """

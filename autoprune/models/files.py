@@ -63,7 +63,9 @@ def load_model(path: str | Path, settings: ModelSettings | None = None) -> Any:
     import_modules((name, settings.modules_from) for name in settings.modules)
     contents = _read(path)
     lambdas = [name for name, kind in _layers(contents.config) if kind == "Lambda"] if settings.safe_mode else []
-    if lambdas and _holds_code(contents.config):
+    text = json.dumps(contents.config) if lambdas else ""
+    # A function in the config itself, not only its name: marshalled, in either form that Keras has.
+    if '"__lambda__"' in text or '"function_type": "lambda"' in text:
         raise ModelError(
             f"'{path}' holds code: the function of its Lambda layer '{lambdas[0]}'. To load the file is to run it. If "
             "you trust whoever made the file, say model.safe_mode=false. Safer, and readable in any version of Python: "
@@ -179,12 +181,6 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
 def _layers(config: Any) -> list[tuple[str, str]]:
     """Name and class of every layer in the config of a model."""
     return [(str(one["config"]["name"]), one["class_name"]) for one in _objects(config) if "name" in one["config"]]
-
-
-def _holds_code(config: Any) -> bool:
-    """Whether a function is in the config itself, not only its name: marshalled, in either form that Keras has."""
-    text = json.dumps(config)
-    return '"__lambda__"' in text or '"function_type": "lambda"' in text
 
 
 def _explain(contents: _Contents, settings: ModelSettings, error: Exception) -> str:

@@ -66,7 +66,7 @@ def inference_fingerprint(model: Any) -> str:
     Raises:
         ModelError: Keras has no config for one of its layers.
     """
-    kinds = {type(layer) for layer in keras_internals.layers_by_path(model).values()}
+    kinds: set[Any] = {type(layer) for layer in keras_internals.layers_by_path(model).values()}
     own = {kind for kind in kinds if kind.__module__.split(".")[0] != "keras"}
     code = sorted(_code(kind) for kind in own)
     canonical = _canonical(_without_training(_config(model)), {})
@@ -130,19 +130,15 @@ def _canonical(value: Any, names: dict[str, str]) -> Any:
         value: any part of a serialised model.
         names: number of each layer of the innermost model, by name.
     """
-    if isinstance(value, dict):
-        return _canonical_dict(value, names)
     if isinstance(value, (list, tuple)):
         return [_canonical(item, names) for item in value]
-    return value
-
-
-def _canonical_dict(value: dict, names: dict[str, str]) -> dict:
+    if not isinstance(value, dict):
+        return value
     if isinstance(value.get("layers"), list):
         names = {layer["config"].get("name", layer.get("name")): f"#{n}" for n, layer in enumerate(value["layers"])}
-    result = {}
+    result: dict[str, Any] = {}
     for key, item in value.items():
-        if key in _IRRELEVANT_KEYS or any(key.endswith(word) for word in _IRRELEVANT):
+        if key in _IRRELEVANT_KEYS or key.endswith(tuple(_IRRELEVANT)) or (key == "dtype" and isinstance(item, dict)):
             continue
         if key == "name":
             # The model's own name is not among its layers' and vanishes; a layer's becomes its number.
@@ -150,8 +146,6 @@ def _canonical_dict(value: dict, names: dict[str, str]) -> dict:
                 result[key] = names[item]
         elif key == "keras_history" or (key in ("input_layers", "output_layers") and item):
             result[key] = _number_references(item, names)
-        elif key == "dtype" and isinstance(item, dict):
-            continue
         else:
             result[key] = _canonical(item, names)
     return result

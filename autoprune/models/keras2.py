@@ -39,7 +39,8 @@ def convert_config(config: Any) -> Any:
     parts = list(_parts(config))
     named = [part for part in parts if isinstance(part, dict) and isinstance(part.get("name"), str)]
     renamed = {part["name"]: _new_name(part["name"]) for part in named if "/" in part["name"]}
-    sequences = {part["config"]["name"] for part in parts if _is_sequential(part)}
+    models = [part for part in parts if isinstance(part, dict) and part.get("class_name") == "Sequential"]
+    sequences = {model["config"]["name"] for model in models if isinstance(model.get("config"), dict)}
     first = {part[0] for part in parts if _is_reference(part) and part[1] == 0}
     return _convert(config, renamed, sequences - first)
 
@@ -54,11 +55,6 @@ def _parts(config: Any) -> Iterator[Any]:
     yield config
     for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
         yield from _parts(item)
-
-
-def _is_sequential(part: Any) -> bool:
-    """Whether a part of a config is a Sequential model."""
-    return isinstance(part, dict) and part.get("class_name") == "Sequential" and isinstance(part.get("config"), dict)
 
 
 def _is_reference(part: Any) -> bool:
@@ -83,7 +79,8 @@ def _convert(config: Any, renamed: Mapping[str, str], counted: Collection[str]) 
     for key in ("input_layers", "output_layers"):
         if isinstance(result.get(key), list) and [_is_reference(item) for item in result[key]] == [True]:
             result[key] = result[key][0]  # Keras 2 did not tell one from a list of one.
-    name, options, module = result.get("class_name"), result.get("config"), result.get("module")
+    values: list[Any] = [result.get(key) for key in ("class_name", "config", "module")]
+    name, options, module = values
     kind = getattr(keras.layers, name, None) if isinstance(name, str) else None
     if name == "Sequential" and options["layers"][0]["class_name"] == "InputLayer":
         for layer in options["layers"][1:]:
@@ -96,7 +93,7 @@ def _convert(config: Any, renamed: Mapping[str, str], counted: Collection[str]) 
     return result
 
 
-def _options(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+def _options(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a layer as its class in Keras 3 takes them."""
     known = {argument for base in kind.__mro__ for argument in inspect.signature(base.__init__).parameters}
     silent = {key for key in _SILENT if options.get(key) == _SILENT[key]}.union(_MEANINGLESS)
@@ -208,5 +205,6 @@ def _groups_of(kind: str, container: Any) -> list[str]:
     They are the class's in snake case, from the second on with a number: 1, 2 and so on, or in other versions 2, 4.
     """
     name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
-    numbers = {found: re.fullmatch(rf"{re.escape(name)}(?:_(\d+))?", found) for found in container}
-    return sorted((found for found, match in numbers.items() if match), key=lambda found: int(numbers[found][1] or 0))
+    matches = [re.fullmatch(rf"{re.escape(name)}(?:_(\d+))?", found) for found in container]
+    numbers = {match[0]: int(match[1] or 0) for match in matches if match}
+    return sorted(numbers, key=lambda found: numbers[found])

@@ -24,15 +24,12 @@ def safe_convolutions(model: Any) -> Iterator[int]:
     Gives the number of layers changed. Functions that were compiled before or within the block must not outlive it;
     `train` sees to that.
     """
-    layers = keras_internals.layers_by_path(model).values()
-    strided = [layer for layer in layers if keras.backend.backend() == "tensorflow" and _is_strided_pointwise(layer)]
+    layers = keras_internals.layers_by_path(model).values() if keras.backend.backend() == "tensorflow" else ()
+    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+    convolutions = [layer for layer in layers if isinstance(layer, kinds)]
+    strided = [layer for layer in convolutions if set(layer.kernel_size) == {1} and max(layer.strides) > 1]
     with keras_internals.overridden("convolution_op", {layer: _slicing_convolution(layer) for layer in strided}):
         yield len(strided)
-
-
-def _is_strided_pointwise(layer: Any) -> bool:
-    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-    return isinstance(layer, kinds) and set(layer.kernel_size) == {1} and max(layer.strides) > 1
 
 
 def _slicing_convolution(layer: Any) -> Callable[[Any, Any], Any]:

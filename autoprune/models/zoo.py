@@ -5,6 +5,7 @@ Layers have fixed names, so that a plan made in one process fits the model built
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -87,6 +88,13 @@ def _residual_block(x: Any, channels: int, name: str, *, stride: int) -> Any:
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, inner]))
 
 
+def _classifier(image: Any, x: Any, classes: int, name: str) -> Any:
+    """A model that ends in a dense layer of as many outputs as classes; before it, positions are averaged."""
+    if len(x.shape) > 2:
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name=name)
+
+
 def _residual_network(
     name: str, stages: tuple[int, ...], blocks: int, shape: tuple[int, ...], classes: int, width: float
 ) -> Any:
@@ -96,18 +104,7 @@ def _residual_network(
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             x = _residual_block(x, _scale(channels, width), f"stage{stage}_block{block}", stride=stride)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name=name)
-
-
-def _small_resnet(shape: tuple[int, ...], classes: int, width: float) -> Any:
-    """Three residual blocks of 64, 128 and 256 channels: six groups, 1.2 million parameters."""
-    return _residual_network("small_resnet", (64, 128, 256), 1, shape, classes, width)
-
-
-def _resnet20(shape: tuple[int, ...], classes: int, width: float) -> Any:
-    """ResNet-20 for 32x32 images (He et al., 2016, arXiv 1512.03385), with convolutional shortcuts."""
-    return _residual_network("resnet20", (16, 32, 64), 3, shape, classes, width)
+    return _classifier(image, x, classes, name)
 
 
 def _plain_cnn(shape: tuple[int, ...], classes: int, width: float) -> Any:
@@ -118,8 +115,7 @@ def _plain_cnn(shape: tuple[int, ...], classes: int, width: float) -> Any:
             x = _conv_bn(x, _scale(channels, width), f"conv{stage}_{number}")
         if stage < 3:
             x = layers.MaxPooling2D(padding="same", name=f"pool{stage}")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="plain_cnn")
+    return _classifier(image, x, classes, "plain_cnn")
 
 
 def _vgg16(shape: tuple[int, ...], classes: int, width: float) -> Any:
@@ -135,7 +131,7 @@ def _vgg16(shape: tuple[int, ...], classes: int, width: float) -> Any:
         x = layers.MaxPooling2D(padding="same", name=f"pool{stage}")(x)
     x = layers.Flatten(name="flatten")(x)
     x = layers.Dense(_scale(512, width), activation="relu", name="hidden")(x)
-    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="vgg16")
+    return _classifier(image, x, classes, "vgg16")
 
 
 def _mobile_block(x: Any, channels: int, name: str, *, expansion: int, stride: int) -> Any:
@@ -164,8 +160,7 @@ def _mobilenet_v2(shape: tuple[int, ...], classes: int, width: float) -> Any:
             name, steps = f"stage{stage}_block{block}", stride if block == 1 else 1
             x = _mobile_block(x, _scale(channels, width), name, expansion=expansion, stride=steps)
     x = _conv_bn(x, _scale(1280, width), "head", kernel=1)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="mobilenet_v2")
+    return _classifier(image, x, classes, "mobilenet_v2")
 
 
 def _small_mobilenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
@@ -175,8 +170,7 @@ def _small_mobilenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
     for number, (channels, stride) in enumerate(((32, 1), (32, 1), (64, 2), (64, 1)), start=1):
         x = _mobile_block(x, _scale(channels, width), f"block{number}", expansion=6, stride=stride)
     x = _conv_bn(x, _scale(256, width), "head", kernel=1)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="small_mobilenet")
+    return _classifier(image, x, classes, "small_mobilenet")
 
 
 def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
@@ -193,14 +187,17 @@ def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
         for number in range(1, 4):
             new = _conv_bn(x, _scale(channels, width), f"block{block}_conv{number}")
             x = layers.Concatenate(name=f"block{block}_concat{number}")([x, new])
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="small_densenet")
+    return _classifier(image, x, classes, "small_densenet")
 
 
 ARCHITECTURES.add("small_mobilenet")(Architecture(_small_mobilenet, (8, 8, 1)))
 ARCHITECTURES.add("small_densenet")(Architecture(_small_densenet, (8, 8, 1)))
 ARCHITECTURES.add("mobilenet_v2")(Architecture(_mobilenet_v2, (32, 32, 3)))
+# Three residual blocks: six groups, 1.2 million parameters.
+_small_resnet = partial(_residual_network, "small_resnet", (64, 128, 256), 1)
 ARCHITECTURES.add("small_resnet")(Architecture(_small_resnet, (8, 8, 1)))
+# He et al., 2016 (arXiv 1512.03385), with convolutional shortcuts.
+_resnet20 = partial(_residual_network, "resnet20", (16, 32, 64), 3)
 ARCHITECTURES.add("resnet20")(Architecture(_resnet20, (32, 32, 3)))
 ARCHITECTURES.add("plain_cnn")(Architecture(_plain_cnn, (28, 28, 1)))
 ARCHITECTURES.add("vgg16")(Architecture(_vgg16, (32, 32, 3)))

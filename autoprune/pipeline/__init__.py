@@ -1,4 +1,4 @@
-"""What commands and Python share: a session is opened, searchers run, plans are finished, the run folder is written.
+"""What each command does from its settings to its result, and what commands and Python share.
 
-Nothing here reads a command line.
+A session is opened, searchers run, plans are finished, the run folder is written. Nothing here reads a command line.
 """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.data import Dataset
+from autoprune.data import Dataset, load_data
 from autoprune.errors import BudgetError, DataError
 from autoprune.models.files import save_model
 from autoprune.models.fingerprint import architecture_fingerprint, weights_fingerprint
@@ -17,6 +17,7 @@ from autoprune.pipeline.runs import open_run_from_python
 from autoprune.pipeline.session import (
     BuildSearcher,
     announce,
+    load_or_train_dense,
     open_session,
     pose_problem,
     run_searcher,
@@ -25,10 +26,11 @@ from autoprune.pipeline.session import (
 )
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Plan, Target
-from autoprune.reporting.console import training_stage, visible_logging
+from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
-from autoprune.reporting.outcome import Outcome, cautions, write_outcome
+from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
+from autoprune.reporting.tables import result_table
 from autoprune.searchers import History, Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.objective import DISTINCT
@@ -63,6 +65,27 @@ class SearchResult:
     kept: Finished
     finished: tuple[Finished, ...] = field(repr=False)
     report: Path
+
+
+def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
+    """The whole of `python -m autoprune.search`: data and base model, then `search_model`.
+
+    Raises:
+        AutopruneError: model, data, target or budget cannot be used; the message says which and why.
+    """
+    validate_choices(settings)
+    data = load_data(settings.data, settings.model)
+    return search_model(load_or_train_dense(settings, data, folder), data, settings, folder)
+
+
+def show(result: SearchResult, folder: RunFolder) -> None:
+    """Print the table, and where the model and the report are."""
+    CONSOLE.print(result_table(result_rows(result.finished)))
+    kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
+    same = [done.name for done in result.finished[1:] if done.evaluation.key == result.kept.evaluation.key]
+    if len(same) > 1 and "uniform" in same:
+        kept = f"the searched plan is the uniform plan, found by {' and '.join(same)}"
+    CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)
 
 
 def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder) -> SearchResult:
@@ -138,7 +161,7 @@ def run_search(
         finished=finished,
         kept=kept,
         seconds=time.perf_counter() - start,
-        guesses=evaluator.surrogate.error,
+        guesses=None if evaluator.surrogate is None else evaluator.surrogate.error,
         cautions=found,
     )
     write_outcome(outcome, folder)

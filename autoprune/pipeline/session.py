@@ -6,14 +6,14 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoprune.cost import CostModel
-from autoprune.cost.layers import layer_dependences
+from autoprune.cost.layers import LayerDependence, layer_dependences
 from autoprune.cost.multi_target import describe_target, open_targets, resolve_targets
 from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 _GLANCE = 512
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Session:
     """A model opened for searches: whoever searches in it shares scores and compilations.
 
@@ -132,14 +132,25 @@ def open_session(
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
     costing = nullcontext(shared) if shared else closing(open_targets(settings.target, measured=folder.measured))
     with costing as cost_model:
-        identity = _identity(model, data, planner, settings, cost_model)
+        # Everything that an evaluation depends on besides the plan. The first cost of a search shows by which route all
+        # its models go; it is the dense model's, needed anyway.
+        identity = {
+            "model": planner.fingerprint,
+            "route": cost_model.submit(model).result().provenance.get("route", ""),
+            "weights": weights_fingerprint(model),
+            "data": data.fingerprint(),
+            "target": describe_target(cost_model),
+            "importance": importance.name,
+            "evaluation": dataclasses.asdict(settings.evaluation),
+        }
         with closing(Journal(folder.journal, identity)) as journal:
             evaluator = Evaluator(
                 model, planner, data, cost_model=cost_model, journal=journal, settings=settings.evaluation
             )
-            surrogate = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
+            layers = layer_dependences(model, planner.groups)
+            surrogate = Surrogate(planner.space.sizes, layers)
             if settings.constraints.widths == "staircase":
-                _learn_widths(evaluator, surrogate, settings)
+                _learn_widths(evaluator, layers, surrogate, settings)
             yield Session(
                 model=model,
                 data=data,
@@ -153,27 +164,11 @@ def open_session(
             )
 
 
-def _identity(
-    model: Any, data: Dataset, planner: Planner, settings: SearchSettings, cost_model: CostModel
-) -> dict[str, Any]:
-    """Everything that an evaluation depends on besides the plan."""
-    # The first cost of a search shows by which route all its models go; it is the dense model's, needed anyway.
-    route = cost_model.submit(model).result().provenance.get("route", "")
-    return {
-        "model": planner.fingerprint,
-        "route": route,
-        "weights": weights_fingerprint(model),
-        "data": data.fingerprint(),
-        "target": describe_target(cost_model),
-        "importance": settings.importance.name,
-        "evaluation": dataclasses.asdict(settings.evaluation),
-    }
-
-
-def _learn_widths(evaluator: Evaluator, surrogate: Surrogate, settings: SearchSettings) -> None:
+def _learn_widths(
+    evaluator: Evaluator, layers: Sequence[LayerDependence], surrogate: Surrogate, settings: SearchSettings
+) -> None:
     """Restrict the planner to widths that the target makes worth having."""
     planner = evaluator.planner
-    layers = layer_dependences(evaluator.model, planner.groups)
     steps = staircase_steps(planner.space, planner.groups, layers, settings.constraints.staircase_points)
     memory = settings.budget.memory is not None
     with stage("widths", len(steps), "plans compiled") as shown:
@@ -219,11 +214,12 @@ def pose_problem(
     with stage(name, count, "plans known") as shown:
 
         def observe(ratio: float, cost: CostReport, left: int) -> None:
-            number, limits = next(costed), absolute(settings.budget, dense.cost)
+            whole = dense.required_cost
+            number, limits = next(costed), absolute(settings.budget, whole)
             each = (time.perf_counter() - start) / number
             if number == 1 and left:
                 logger.info("%s: at most %d uniform plans are compiled, %.1f s each so far", name, left + 1, each)
-            much = f"keeping {ratio:.0%} takes {shares(cost, dense.cost, limits)}"
+            much = f"keeping {ratio:.0%} takes {shares(cost, whole, limits)}"
             shown.advance(count - left, f"{number} compiled, at most {left} more, {each:.1f} s each: {much}")
 
         return build_problem(evaluator, settings.budget, settings.reward, surrogate=surrogate, observe=observe)

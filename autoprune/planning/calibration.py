@@ -95,13 +95,11 @@ def check_images(model: Any, data: CalibrationData) -> None:
     arrays = keras.tree.flatten(data.images)
     received = [tuple(getattr(array, "shape", None) or np.shape(array))[1:] for array in arrays]
     expected = [tuple(tensor.shape[1:]) for tensor in model.inputs]
-    if len(received) != len(expected) or not all(map(_fits, received, expected)):
+    pairs = list(zip(received, expected, strict=False))
+    fits = len(received) == len(expected) and all(len(given) == len(taken) for given, taken in pairs)
+    sizes = [(size, wanted) for given, taken in pairs for size, wanted in zip(given, taken, strict=False)]
+    if not fits or any(wanted not in (None, size) for size, wanted in sizes):
         raise DataError(
             f"The calibration images have shape {received}, the model '{model.name}' takes {expected}. Give images of "
             "that shape, one array for each input."
         )
-
-
-def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
-    known = zip(received, expected, strict=False)
-    return len(received) == len(expected) and all(wanted in (None, size) for size, wanted in known)

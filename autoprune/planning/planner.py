@@ -66,7 +66,12 @@ class Planner:
         self.all_groups = find_groups(model)
         self.groups = tuple(group for group in self.all_groups if group.prunable)
         if not self.groups:
-            raise ModelError(_nothing_prunable(model, self.all_groups))
+            reasons = "; ".join(f"'{group.name}' {group.reason}" for group in self.all_groups[:5])
+            raise ModelError(
+                f"Nothing in the model '{model.name}' can be pruned: "
+                f"{reasons or 'it has no convolution or dense layer'}. Channels can be removed from convolutions and "
+                "dense layers whose outputs reach another layer through operations that autoprune knows."
+            )
         self.fingerprint = architecture_fingerprint(model)
         keras_internals.collect_state(model)
         measure = maker(ImportanceContext(model, self.groups, settings, as_calibration(data), seed))
@@ -117,7 +122,15 @@ class Planner:
         """
         if ranking not in RANKINGS:
             raise PlanError(f"The ranking is one of {', '.join(RANKINGS)}. Received: {ranking!r}")
-        self._check_unchanged()
+        # Scores of channels that are gone are nothing to plan by.
+        for (layer, name), (variable, shape) in self._shapes.items():
+            now = keras_internals.shape_of(variable)
+            if now != shape:
+                raise PlanError(
+                    f"The model was pruned after this planner scored its channels: the {name} of '{layer}' had shape "
+                    f"{shape} and has {now}. Make a new Planner for the model as it is now, or "
+                    "restore the model first."
+                )
         self._check_ratios(keep_ratios)
         if ranking == "local":
             return self.space.plan(self.space.nearest(keep_ratios))
@@ -127,17 +140,6 @@ class Planner:
                 "model. Received: ratios by group. Give one number, or use ranking='local'."
             )
         return self.space.plan(rank_globally(self.space, self.scores, keep_ratios))
-
-    def _check_unchanged(self) -> None:
-        """Refuse to plan by scores of channels that are gone."""
-        for (layer, name), (variable, shape) in self._shapes.items():
-            now = keras_internals.shape_of(variable)
-            if now != shape:
-                raise PlanError(
-                    f"The model was pruned after this planner scored its channels: the {name} of '{layer}' had shape "
-                    f"{shape} and has {now}. Make a new Planner for the model as it is now, or "
-                    "restore the model first."
-                )
 
     def _check_ratios(self, keep_ratios: float | Mapping[str, float]) -> None:
         given = keep_ratios if isinstance(keep_ratios, Mapping) else dict.fromkeys(self.space.names, keep_ratios)
@@ -206,13 +208,3 @@ def _shapes(model: Any, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str],
     members = {(m.layer, m.name) for group in groups for m in group.members if not m.is_attribute}
     variables = {key: keras_internals.layer_variable(layers[key[0]], key[1]) for key in sorted(members)}
     return {key: (variable, keras_internals.shape_of(variable)) for key, variable in variables.items()}
-
-
-def _nothing_prunable(model: Any, groups: Sequence[ChannelGroup]) -> str:
-    reasons = (
-        "; ".join(f"'{group.name}' {group.reason}" for group in groups[:5]) or "it has no convolution or dense layer"
-    )
-    return (
-        f"Nothing in the model '{model.name}' can be pruned: {reasons}. Channels can be removed from convolutions and "
-        "dense layers whose outputs reach another layer through operations that autoprune knows."
-    )

@@ -24,7 +24,7 @@ def rank_globally(space: SearchSpace, scores: Mapping[str, np.ndarray], keep_rat
     owner = np.concatenate([np.full(size, position) for position, size in enumerate(space.sizes)])
     # Stable, so that equal scores go by the order of groups and channels: a plan depends on nothing but its inputs.
     descending = owner[np.argsort(-np.concatenate([scores[name] for name in space.names]), kind="stable")]
-    chosen, total = [], 0
+    chosen, total = [], np.zeros(len(owner) + 1, int)
     for position, dimension in enumerate(space.dimensions):
         # When the 0, 1, 2, ... highest of all scores lie above the threshold.
         above = np.concatenate([[0], np.cumsum(descending == position)])

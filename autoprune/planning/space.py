@@ -123,11 +123,10 @@ class SearchSpace:
         """The candidate nearest to keep ratios: one for all, by name (who is not named keeps all), or one for each."""
         if isinstance(keep_ratios, Mapping):
             keep_ratios = [keep_ratios.get(name, 1.0) for name in self.names]
-        elif np.ndim(keep_ratios) == 0:
-            keep_ratios = [keep_ratios] * len(self)
-        return tuple(
-            int(dimension.nearest(ratio)) for dimension, ratio in zip(self.dimensions, keep_ratios, strict=True)
-        )
+        each = np.asarray(keep_ratios, float)
+        if each.ndim == 0:
+            each = np.full(len(self), each)
+        return tuple(int(dimension.nearest(ratio)) for dimension, ratio in zip(self.dimensions, each, strict=True))
 
     def find(self, values: Mapping[str, int]) -> Candidate:
         """The candidate of these values, by name.
@@ -153,11 +152,6 @@ class SearchSpace:
     def keep_ratios(self, candidates: Candidate | Sequence[Candidate] | np.ndarray) -> np.ndarray:
         """(..., dimensions) Shares that stay, of candidates (..., dimensions)."""
         return self.values(candidates) / self.sizes
-
-    def snap(self, keep_ratios: np.ndarray) -> np.ndarray:
-        """(m, dimensions) The candidates nearest to (m, dimensions) keep ratios, as `nearest`."""
-        columns = zip(self.dimensions, np.asarray(keep_ratios).T, strict=True)
-        return np.stack([dimension.nearest(column) for dimension, column in columns], axis=-1)
 
     def uniform(self) -> dict[Candidate, float]:
         """Candidates of one keep ratio for all, from keeping everything to the least; each with its first ratio.
@@ -194,23 +188,20 @@ class SearchSpace:
         """
         ratios, shifts = self.keep_ratios(candidate), np.asarray(shifts)[:, None]
         wider, narrower = ratios - shifts * (1 - ratios), ratios - shifts * (ratios - self.minimum)
-        return self.snap(np.where(shifts < 0, wider, narrower))
+        columns = zip(self.dimensions, np.where(shifts < 0, wider, narrower).T, strict=True)
+        return np.stack([dimension.nearest(column) for dimension, column in columns], axis=-1)
 
     def neighbours(
         self, parents: Sequence[Candidate], generator: np.random.Generator, count: int
     ) -> Iterator[Candidate]:
         """Candidates that differ from one of some others in up to three dimensions, by up to three options each."""
         for _ in range(count):
-            candidate = list(parents[generator.integers(len(parents))])
-            many = min(generator.integers(1, 4), len(candidate))
+            candidate = list(parents[int(generator.integers(len(parents)))])
+            many = min(int(generator.integers(1, 4)), len(candidate))
             for position in generator.choice(len(candidate), many, False):
                 step = generator.choice([-3, -2, -1, 1, 2, 3], p=[0.05, 0.15, 0.3, 0.3, 0.15, 0.05])
                 candidate[position] = int(np.clip(candidate[position] + step, 0, self.full[position]))
             yield tuple(candidate)
-
-    def distance(self, one: Candidate, other: Candidate) -> float:
-        """How unlike two candidates are: the mean over dimensions of |log(kept / kept by the other)|."""
-        return float(np.abs(np.log(self.values(one) / self.values(other))).mean()) if len(self) else 0.0
 
     def by_name(self, candidate: Candidate) -> dict[str, int]:
         """What each dimension keeps, by its name."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from autoprune.comparison import Summary
 from autoprune.comparison.conclusions import ALL
 from autoprune.comparison.matching import LATENCY, kind_of
-from autoprune.comparison.statistics import Interval, pareto_front, student_interval
+from autoprune.comparison.statistics import pareto_front, student_interval
 from autoprune.comparison.summary import references_of
 from autoprune.reporting.plots import svg
 from autoprune.searchers.uniform import is_hand_set
@@ -36,44 +36,47 @@ def accuracy_against_cost(settings: CompareSettings, summary: Summary, kind: str
     axes = figure.subplots()
     unit, label = (1e6, "latency per batch (us)") if kind == LATENCY else (2**-20, "device memory (MiB)")
     _uniform_curve(axes, summary, kind, unit)
+    budgets = [name for name in settings.budgets if kind_of(name) == kind]
     for searcher, (colour, marker) in _styles(settings).items():
-        label_left = searcher
-        for budget in (name for name in settings.budgets if kind_of(name) == kind):
-            plans = [plan for plan in summary.outcomes if (plan.searcher, plan.budget) == (searcher, budget)]
-            if not plans:
+        named: str | None = searcher
+        for budget in budgets:
+            plans = [plan.tested for plan in summary.outcomes if (plan.searcher, plan.budget) == (searcher, budget)]
+            costs = [unit * cost for plan in plans if (cost := plan.taken(kind)) is not None]
+            if not costs:
                 continue
-            costs = [unit * plan.tested.taken(kind) for plan in plans]
-            accuracies = student_interval([100 * plan.tested.test_accuracy for plan in plans])
-            bars = None if accuracies.low is None else accuracies.high - accuracies.mean
-            style = {"color": colour, "marker": marker, "linestyle": "", "markersize": 7, "capsize": 3}
-            axes.errorbar(np.mean(costs), accuracies.mean, yerr=bars, label=label_left, **style)
-            axes.scatter(
-                costs, [100 * p.tested.test_accuracy for p in plans], s=10, color=colour, alpha=0.5, linewidths=0
+            accuracies = [100 * plan.test_accuracy for plan in plans]
+            interval = student_interval(accuracies)
+            axes.errorbar(
+                float(np.mean(costs)),
+                interval.mean,
+                yerr=interval.half,
+                label=named,
+                color=colour,
+                marker=marker,
+                linestyle="",
+                markersize=7,
+                capsize=3,
             )
-            label_left = None
-    dense = summary.dense
-    axes.scatter(
-        [unit * dense.taken(kind)], [100 * dense.test_accuracy], marker="*", s=90, color="black", label="dense"
-    )
-    for number, budget in enumerate(name for name in settings.budgets if kind_of(name) == kind):
-        limit = unit * dense.taken(kind) * (settings.budgets[budget].latency or settings.budgets[budget].memory)
+            axes.scatter(costs, accuracies, s=10, color=colour, alpha=0.5, linewidths=0)
+            named = None  # Once in the legend.
+    dense = unit * (summary.dense.taken(kind) or np.nan)
+    accuracy = 100 * summary.dense.test_accuracy
+    axes.scatter([dense], [accuracy], marker="*", s=90, color="black", label="dense")
+    for number, budget in enumerate(budgets):
+        limit = dense * (settings.budgets[budget].latency or settings.budgets[budget].memory)
         axes.axvline(limit, color=_GREY, linestyle="--", linewidth=1, label=None if number else "budgets")
     axes.set_xlabel(label)
     axes.set_ylabel("test accuracy after fine-tuning (%)")
-    axes.set_ylim(*_limits(summary, kind))
+    # Of all single plans: intervals of few seeds may leave the picture.
+    seen = [100 * accuracy for points in summary.uniform[kind].values() for _, accuracy in points]
+    seen += [100 * plan.tested.test_accuracy for plan in summary.outcomes if kind_of(plan.budget) == kind]
+    low, high = min([*seen, accuracy]), max([*seen, accuracy])
+    room = 0.08 * (high - low) + 0.05
+    axes.set_ylim(low - room, high + room)
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(fontsize=8)
     return svg(figure)
-
-
-def _limits(summary: Summary, kind: str) -> tuple[float, float]:
-    """The accuracies that are shown, in per cent: of all single plans. Intervals of few seeds may leave the picture."""
-    seen = [accuracy for points in summary.uniform[kind].values() for _, accuracy in points]
-    seen += [plan.tested.test_accuracy for plan in summary.outcomes if kind_of(plan.budget) == kind]
-    low, high = 100 * min([*seen, summary.dense.test_accuracy]), 100 * max([*seen, summary.dense.test_accuracy])
-    room = 0.08 * (high - low) + 0.05
-    return low - room, high + room
 
 
 def _uniform_curve(axes: Axes, summary: Summary, kind: str, unit: float) -> None:
@@ -86,7 +89,8 @@ def _uniform_curve(axes: Axes, summary: Summary, kind: str, unit: float) -> None
     if not means:
         return
     single = [(unit * cost, 100 * accuracy) for cost, accuracies in by_cost.items() for accuracy in accuracies]
-    axes.scatter(*zip(*single, strict=True), s=8, color=_GREY, alpha=0.6, linewidths=0)
+    x, y = zip(*single, strict=True)
+    axes.scatter(x, y, s=8, color=_GREY, alpha=0.6, linewidths=0)
     front = [(unit * cost, 100 * accuracy) for cost, accuracy in pareto_front(means)]
     axes.plot(*zip(*front, strict=True), color=_GREY, linewidth=1.2, label="hand-set uniform")
 
@@ -102,8 +106,9 @@ def best_so_far(settings: CompareSettings, summary: Summary) -> str:
         for searcher, curves in summary.curves[budget].items():
             for axes, curve in ((left, curves.evaluations), (right, curves.seconds)):
                 if curve:
-                    style = {"color": styles[searcher][0], "linestyle": dashes[searcher]}
-                    axes.step(*zip(*curve, strict=True), where="post", label=searcher, **style)
+                    x, y = zip(*curve, strict=True)
+                    colour, dash = styles[searcher][0], dashes[searcher]
+                    axes.step(x, y, where="post", label=searcher, color=colour, linestyle=dash)
         left.set_ylabel(f"best reward so far\n({budget if kind_of(budget) != LATENCY else f'latency {budget}'})")
         for axes in (left, right):
             axes.grid(color="0.92", linewidth=0.6)
@@ -128,7 +133,16 @@ def differences(settings: CompareSettings, summary: Summary) -> str:
     for axes, reference in zip(panels.flat, references, strict=False):
         for item in shown:
             if item.reference == reference and (item.kind, item.searcher) in names:
-                _forest(axes, names.index((item.kind, item.searcher)), item.interval, styles[item.searcher])
+                interval, (colour, marker) = item.interval, styles[item.searcher]
+                axes.errorbar(
+                    100 * interval.mean,
+                    names.index((item.kind, item.searcher)),
+                    xerr=interval.half and 100 * interval.half,
+                    color=colour,
+                    marker=marker,
+                    markersize=5,
+                    capsize=3,
+                )
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_title(f"over {reference}", fontsize=9)
         axes.set_xlabel("points of test accuracy", fontsize=8)
@@ -139,9 +153,3 @@ def differences(settings: CompareSettings, summary: Summary) -> str:
     panels[0][0].set_yticks(range(len(names)), labels, fontsize=8)
     panels[0][0].set_ylim(len(names) - 0.5, -0.5)
     return svg(figure)
-
-
-def _forest(axes: Axes, row: int, interval: Interval, style: tuple[str, str]) -> None:
-    colour, marker = style
-    half = None if interval.low is None else 100 * (interval.high - interval.mean)
-    axes.errorbar(100 * interval.mean, row, xerr=half, color=colour, marker=marker, markersize=5, capsize=3)

@@ -17,7 +17,7 @@ from autoprune.reporting.curves import Curves
 from autoprune.reporting.notebook import NotebookProgress
 from autoprune.reporting.tables import shares
 from autoprune.searchers import Objective
-from autoprune.training.fit import OnProgress
+from autoprune.training.course import OnProgress
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Stage:
         interrupts.check()
         self._progress.update(self._task, completed=done, note=note)
         # Rounded down, but not where a share that should be whole is short of it by its last bit.
-        lines = int(done * _LINES / self._progress.tasks[0].total + 1e-9)
+        lines = int(done * _LINES / (self._progress.tasks[0].total or 1) + 1e-9)
         if self._progress.disable and lines > self._lines:
             self._tell()
             self._lines = lines
@@ -131,13 +131,13 @@ def _time_words(task: Task) -> str:
     if task.stop_time is not None or _is_whole(task):
         return f"{task.fields['how']}in {_clock(task.elapsed)}"
     left = task.time_remaining
-    if left is None and task.completed:
+    if left is None and task.completed and task.elapsed is not None and task.remaining is not None:
         left = task.elapsed * task.remaining / task.completed
     return f"{_clock(left)} left"
 
 
 def _is_whole(task: Task) -> bool:
-    return task.completed >= task.total - 1e-6
+    return task.total is not None and task.completed >= task.total - 1e-6
 
 
 def _clock(seconds: float | None) -> str:
@@ -201,15 +201,14 @@ class BestSoFar:
         known = [self._best] if self._best is not None else []
         self._best = self._objective.best([*known, evaluation])
         self._curves.add_evaluation(evaluation, number, self._objective, self._best)
-        self._stage.advance(number, self._describe())
-
-    def _describe(self) -> str:
-        failures = f", {self._failures} failed" if self._failures else ""
-        if self._best is None:
-            floor = self._objective.floor
-            if floor is not None and self._overrun <= 0:
-                return f"nothing above the score of {floor:.3f} yet{failures}"
-            nearest = f", nearest {self._overrun:.0%} over" if math.isfinite(self._overrun) else ""
-            return f"nothing within the budget yet{nearest}{failures}"
-        cost = shares(self._best.cost, self._objective.dense.cost, self._objective.budget)
-        return f"best {self._best.score:.3f} at {cost}{failures}"
+        floor = self._objective.floor
+        if self._best is not None:
+            cost, dense = self._best.required_cost, self._objective.dense.required_cost
+            note = f"best {self._best.score:.3f} at {shares(cost, dense, self._objective.budget)}"
+        elif floor is not None and self._overrun <= 0:
+            note = f"nothing above the score of {floor:.3f} yet"
+        elif math.isfinite(self._overrun):
+            note = f"nothing within the budget yet, nearest {self._overrun:.0%} over"
+        else:
+            note = "nothing within the budget yet"
+        self._stage.advance(number, note + (f", {self._failures} failed" if self._failures else ""))

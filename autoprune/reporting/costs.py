@@ -3,15 +3,15 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from autoprune.errors import AutopruneError, DoesNotFitError
 from autoprune.records import CostReport, TrainingStepReport
-from autoprune.reporting.fitting import Column, FittingTable
+from autoprune.reporting.fitting import Column, FittingTable, Kind
 from autoprune.reporting.tables import byte_count, kinds_of, megaflops, seconds, share_of
 
 _FAR_FROM_PEAK = 0.3  # From here on the bound says little of the latency.
-_KINDS = {"target": "word", "model": "name", "bound": "word"}
+_KINDS: Mapping[str, Kind] = {"target": "word", "model": "name", "bound": "word"}
 # What is left out first where there is no room for all; what has no rank stays.
 _RANKS = {
     **{"plain sum": 9, "code": 8, "bound": 7, "activations": 6, "weights": 5, "state": 5, "exchanged": 4, "batch": 3},
@@ -19,8 +19,11 @@ _RANKS = {
 }
 
 
-@dataclass(frozen=True)
-class CostRow:
+R = TypeVar("R", bound=CostReport | TrainingStepReport)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRow(Generic[R]):
     """One model on one target.
 
     Attributes:
@@ -32,7 +35,7 @@ class CostRow:
 
     model: str
     target: str
-    answer: CostReport | TrainingStepReport | AutopruneError
+    answer: R | AutopruneError
     devices: int = 0
 
     @property
@@ -40,80 +43,79 @@ class CostRow:
         """Whether there is no cost."""
         return isinstance(self.answer, AutopruneError)
 
+    @property
+    def report(self) -> R:
+        """The cost.
+
+        Raises:
+            AutopruneError: there is none, and why.
+        """
+        if isinstance(self.answer, AutopruneError):
+            raise self.answer
+        return self.answer
+
     def to_json(self) -> dict[str, Any]:
         """The report with the model's name, or names and the error."""
         if not self.failed:
-            return {"model": self.model, **asdict(self.answer)}
+            return {"model": self.model, **asdict(self.report)}
         devices = {"devices": self.devices} if self.devices else {}
         return {"model": self.model, "target": self.target, **devices, "error": str(self.answer)}
 
 
-def cost_table(rows: Sequence[CostRow]) -> FittingTable:
+def cost_table(rows: Sequence[CostRow[CostReport]]) -> FittingTable:
     """Inference costs: of one model on several targets, or of several models side by side on each.
 
     Shares are of the first model's on the same target.
     """
     several = len({row.model for row in rows}) > 1
-    reports = [row.answer for row in rows if not row.failed]
-    shares = ("of first",) if several else ()
-    memory = ("HBM", *shares) if several else ("HBM", "weights", "activations", "code")
+    reports = [row.report for row in rows if not row.failed]
     names = ("target", "model") if several else ("target",)
-    figures = ("latency", *shares, "plain sum", "of peak", "bound", *memory)
+    figures: tuple[str, ...] = ("latency", "plain sum", "of peak", "bound", "HBM", "weights", "activations", "code")
+    if several:
+        figures = ("latency", "of first", "plain sum", "of peak", "bound", "HBM", "of first")
     title = None if several else rows[0].model
-    table = FittingTable(_columns((*names, *figures)), title=title, caption=_caption(reports, several))
-    firsts = {row.target: row.answer for row in reversed(rows) if row.model == rows[0].model and not row.failed}
+    caption = "Nothing could be costed."
+    if reports:
+        one = reports[0]
+        caption = "" if several else f"{one.parameters:,} parameters, {megaflops(one):,.1f} MFLOPs per image. "
+        caption += (
+            f"Per batch of {one.target.batch_size} in {one.target.dtype} on one JAX device (a chip, or one of two "
+            f"cores on v2, v3 and tpu7x): {kinds_of(reports)}. Bound: what takes longer at the device's peak, the "
+            "FLOPs or the traffic to HBM; no program can be faster than that."
+        )
+        lowest = min((report.utilisation for report in reports if report.utilisation is not None), default=1.0)
+        if lowest < _FAR_FROM_PEAK:
+            caption += (
+                f" At {_percent(lowest)} of peak it is not the bound that takes the time: tiles of the matrix unit "
+                "that channels and images do not fill, what every kernel takes whatever its size, and waiting for "
+                "copies do; layers=true shows where."
+            )
+    table = FittingTable(_columns((*names, *figures)), title=title, caption=caption)
+    firsts = {row.target: row.report for row in reversed(rows) if row.model == rows[0].model and not row.failed}
     for number, row in enumerate(rows):
-        cells = _failure(row, figures) if row.failed else _cost_cells(row.answer, firsts.get(row.target), several)
+        cells = _failure(row, figures)
+        if not row.failed:
+            report, first, memory = row.report, firsts.get(row.target), row.report.memory
+            timing = [seconds(report.latency), seconds(report.latency_sum)]
+            timing += ["-" if report.utilisation is None else _percent(report.utilisation), report.bound or "-"]
+            parts = [byte_count(part) for part in (memory.weights, memory.activations, memory.code)]
+            if several:
+                timing.insert(1, share_of(report.latency, first.latency if first else None))
+                parts = [share_of(memory.total, first.memory.total if first else None)]
+            cells = [*timing, byte_count(memory.total), *parts]
         ends = several and (number + 1 == len(rows) or rows[number + 1].target != row.target)
         table.add_row(row.target, *((row.model,) if several else ()), *cells, end_section=ends)
     return table
 
 
-def _cost_cells(report: CostReport, first: CostReport | None, several: bool) -> list[str]:
-    memory = report.memory
-    cells = [seconds(report.latency)]
-    if several:
-        cells.append(share_of(report.latency, first and first.latency))
-    cells.append(seconds(report.latency_sum))
-    cells.append("-" if report.utilisation is None else _percent(report.utilisation))
-    cells.append(report.bound or "-")
-    cells.append(byte_count(memory.total))
-    if several:
-        cells.append(share_of(memory.total, first and first.memory.total))
-    else:
-        cells += [byte_count(part) for part in (memory.weights, memory.activations, memory.code)]
-    return cells
-
-
-def _caption(reports: Sequence[CostReport], several: bool) -> str:
-    if not reports:
-        return "Nothing could be costed."
-    first = reports[0]
-    lowest = min((report.utilisation for report in reports if report.utilisation is not None), default=1.0)
-    words = (
-        f"Per batch of {first.target.batch_size} in {first.target.dtype} on one JAX device (a chip, or one of two "
-        f"cores on v2, v3 and tpu7x): {kinds_of(reports)}. Bound: what takes longer at the device's peak, the FLOPs "
-        "or the traffic to HBM; no program can be faster than that."
-    )
-    if lowest < _FAR_FROM_PEAK:
-        words += (
-            f" At {_percent(lowest)} of peak it is not the bound that takes the time: tiles of the matrix unit that "
-            "channels and images do not fill, what every kernel takes whatever its size, and waiting for copies do; "
-            "layers=true shows where."
-        )
-    if not several:
-        words = f"{first.parameters:,} parameters, {megaflops(first):,.1f} MFLOPs per image. {words}"
-    return words
-
-
-def layer_table(row: CostRow, flops: Mapping[str, int]) -> FittingTable:
+def layer_table(row: CostRow[CostReport], flops: Mapping[str, int]) -> FittingTable:
     """Where the latency of a model goes.
 
     Args:
         row: of a model that could be costed.
         flops: per image of every layer that has some, by path, in data-flow order.
     """
-    report = row.answer
+    report = row.report
     columns = (
         Column("layer", kind="name"),
         Column("latency"),
@@ -121,7 +123,14 @@ def layer_table(row: CostRow, flops: Mapping[str, int]) -> FittingTable:
         Column("FLOPs", rank=2),
         Column("of peak", rank=1),
     )
-    table = FittingTable(columns, title=f"{row.model} on {row.target}, layer by layer", caption=_layer_caption(report))
+    caption = f"{report.kind.capitalize()}: known of the model as a whole only, so that all of it is 'other'."
+    if report.layers:
+        caption = (
+            f"{report.kind.capitalize()} of the whole model: a kernel that fuses several layers counts for each in "
+            "proportion to its FLOPs, with the normalisation and activation in it. Other: kernels without a layer that "
+            "has FLOPs, such as pooling, and waiting for copies."
+        )
+    table = FittingTable(columns, title=f"{row.model} on {row.target}, layer by layer", caption=caption)
     for path in [path for path in flops if path in report.layers]:
         share = flops[path] / sum(flops.values())
         # The device does the FLOPs of all layers at this share of its peak in the whole latency.
@@ -133,62 +142,46 @@ def layer_table(row: CostRow, flops: Mapping[str, int]) -> FittingTable:
     return table
 
 
-def _layer_caption(report: CostReport) -> str:
-    if not report.layers:
-        return f"{report.kind.capitalize()}: known of the model as a whole only, so that all of it is 'other'."
-    return (
-        f"{report.kind.capitalize()} of the whole model: a kernel that fuses several layers counts for each in "
-        "proportion to its FLOPs, with the normalisation and activation in it. Other: kernels without a layer that has "
-        "FLOPs, such as pooling, and waiting for copies."
-    )
-
-
-def training_table(rows: Sequence[CostRow]) -> FittingTable:
+def training_table(rows: Sequence[CostRow[TrainingStepReport]]) -> FittingTable:
     """Training steps: each model on one device and on slices of every target."""
     several = len({row.model for row in rows}) > 1
-    reports = [row.answer for row in rows if not row.failed]
+    reports = [row.report for row in rows if not row.failed]
     title = "a training step" if several else f"{rows[0].model}, a training step"
     names = ("target", "model") if several else ("target",)
-    figures = ("latency", "plain sum", "HBM", "of device", "state", "activations", "exchanged")
+    figures: tuple[str, ...] = ("latency", "plain sum", "HBM", "of device", "state", "activations", "exchanged")
     if several:
         figures = tuple(name for name in figures if name not in ("plain sum", "state"))
     columns = _columns((*names, "devices", "batch", *figures))
-    table = FittingTable(columns, title=title, caption=_training_caption(reports))
+    caption = "No training step could be costed."
+    if reports:
+        first = reports[0]
+        precision = "mixed bfloat16" if first.target.dtype == "bfloat16" else first.target.dtype
+        caption = (
+            f"{first.optimizer}, {precision}, {first.target.batch_size} examples on each JAX device (a chip, or one of "
+            f"two cores on v2, v3 and tpu7x): {first.kind}. Every figure is of one device; batch: on all devices "
+            "together. State: weights and the optimiser's slots. Latency leaves out the time in which devices exchange "
+            "gradients and statistics, for which the compiler has no estimate: 'exchanged' says how much that is."
+        )
+    table = FittingTable(columns, title=title, caption=caption)
     for row in rows:
-        shared = "-" if row.failed else f"{row.answer.global_batch_size:,}"
-        cells = _failure(row, figures) if row.failed else _training_cells(row.answer, figures)
+        shared, cells = "-", _failure(row, figures)
+        if not row.failed:
+            report, memory = row.report, row.report.memory
+            found = {
+                "latency": seconds(report.latency) if report.fits else "does not fit",
+                "plain sum": seconds(report.latency_sum),
+                "HBM": byte_count(report.needed),
+                "of device": share_of(report.needed, report.capacity),
+                "state": byte_count(memory.state if memory else None),
+                "activations": byte_count(memory.activations if memory else None),
+                "exchanged": byte_count(report.communicated or None),
+            }
+            shared, cells = f"{report.global_batch_size:,}", [found[name] for name in figures]
         table.add_row(row.target, *((row.model,) if several else ()), str(row.devices), shared, *cells)
     return table
 
 
-def _training_cells(report: TrainingStepReport, figures: Sequence[str]) -> list[str]:
-    memory = report.memory
-    found = {
-        "latency": seconds(report.latency) if report.fits else "does not fit",
-        "plain sum": seconds(report.latency_sum),
-        "HBM": byte_count(report.needed),
-        "of device": share_of(report.needed, report.capacity),
-        "state": byte_count(memory and memory.state),
-        "activations": byte_count(memory and memory.activations),
-        "exchanged": byte_count(report.communicated or None),
-    }
-    return [found[name] for name in figures]
-
-
-def _training_caption(reports: Sequence[TrainingStepReport]) -> str:
-    if not reports:
-        return "No training step could be costed."
-    first = reports[0]
-    precision = "mixed bfloat16" if first.target.dtype == "bfloat16" else first.target.dtype
-    return (
-        f"{first.optimizer}, {precision}, {first.target.batch_size} examples on each JAX device (a chip, or one of two "
-        f"cores on v2, v3 and tpu7x): {first.kind}. Every figure is of one device; batch: on all devices together. "
-        "State: weights and the optimiser's slots. Latency leaves out the time in which devices exchange gradients and "
-        "statistics, for which the compiler has no estimate: 'exchanged' says how much that is."
-    )
-
-
-def notes(rows: Sequence[CostRow]) -> list[str]:
+def notes(rows: Sequence[CostRow[Any]]) -> list[str]:
     """One sentence for each error of the rows, which names all rows that have it."""
     places = defaultdict(list)
     for row in rows:
@@ -203,12 +196,11 @@ def shorten(words: str, length: int = 700) -> str:
     return words if len(words) <= length else f"{words[:length]} ..."
 
 
-def _failure(row: CostRow, figures: Sequence[str]) -> list[str]:
+def _failure(row: CostRow[Any], figures: Sequence[str]) -> list[str]:
     """Cells of a row without figures; of a model that is too large, what it needs."""
-    too_large = isinstance(row.answer, DoesNotFitError)
-    found = {"latency": "does not fit" if too_large else "failed"}
-    if too_large:
-        found["HBM"] = byte_count(round(row.answer.needed))
+    found = {"latency": "failed"}
+    if isinstance(row.answer, DoesNotFitError):
+        found = {"latency": "does not fit", "HBM": byte_count(round(row.answer.needed))}
     return [found.get(name, "-") for name in figures]
 
 

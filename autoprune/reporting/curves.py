@@ -46,12 +46,15 @@ class Curves:
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        begins = self._file is None
         if self._file is None:
-            self._file = self._open()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.glob("events.out.tfevents.*"):
+                path.unlink()
+            name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+            self._file = open(self.folder / name, "wb")  # noqa: SIM115 - `close` closes it
+            first = Event(wall_time=time.time(), file_version="brain.Event:2")
+            RecordWriter(self._file).write(first.SerializeToString())
         writer = RecordWriter(self._file)
-        if begins:
-            writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items() if math.isfinite(value)]
         writer.write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)).SerializeToString())
         writer.flush()
@@ -79,7 +82,7 @@ class Curves:
         if best is not None:
             figures["search/best score"] = best.score
             figures["search/best reward"] = objective.reward(best)
-            figures["search/best latency"] = best.cost.latency
+            figures["search/best latency"] = best.required_cost.latency
         self.add(number, figures)
 
     def add_epoch(self, done: float, logs: Mapping[str, float]) -> None:
@@ -92,10 +95,3 @@ class Curves:
         if "val_accuracy" in logs:
             names = {"loss": "training/loss", "val_accuracy": "training/accuracy"}
             self.add(round(done), {tag: logs[name] for name, tag in names.items() if name in logs})
-
-    def _open(self) -> IO[bytes]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("events.out.tfevents.*"):
-            path.unlink()
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        return open(self.folder / name, "wb")

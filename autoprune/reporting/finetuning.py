@@ -1,8 +1,6 @@
 """A fine-tuning as a table, curves and a page."""
 
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -26,33 +24,7 @@ FORMAT = "autoprune.finetuning"
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class FinetuneFiles:
-    """Names of what a fine-tuning leaves in its run folder.
-
-    Attributes:
-        folder: the run folder.
-    """
-
-    folder: RunFolder
-
-    @property
-    def model(self) -> Path:
-        """The result."""
-        return self.folder.path / "finetuned.keras"
-
-    @property
-    def curves(self) -> Path:
-        """Loss and accuracy of every epoch."""
-        return self.folder.path / "curves.json"
-
-    @property
-    def step(self) -> Path:
-        """What a training step takes, of a dry run."""
-        return self.folder.path / "training_step.json"
-
-
-def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, files: FinetuneFiles) -> None:
+def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, folder: RunFolder) -> None:
     """Write `curves.json`, `metrics.json` and, last, `report.html`.
 
     The curves begin with epoch 0, the model as it came, which has no training loss.
@@ -63,7 +35,7 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         "reward_accuracies": [done.before, *done.record.accuracies],
         "best_epoch": done.record.best_epoch,
     }
-    write_json(files.curves, curves)
+    write_json(folder.curves, curves)
     metrics = {
         "format": FORMAT,
         "version": VERSION,
@@ -77,7 +49,7 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         "parameters": done.model.count_params(),
         "seconds": took,
     }
-    write_json(files.folder.metrics, metrics)
+    write_json(folder.metrics, metrics)
     page = render(
         "finetuning.html.j2",
         title=settings.run or settings.model.path,
@@ -86,7 +58,7 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         curves=Markup(plot_curves(done.record, done.before)),
         settings=flat(dataclasses.asdict(settings)),
     )
-    write_text(files.folder.report, page)
+    write_text(folder.report, page)
 
 
 def verdict(done: FineTuned) -> str:
@@ -146,7 +118,7 @@ def plot_curves(record: TrainingRecord, before: float) -> str:
         right.scatter([record.best_epoch], [best], s=110, facecolors="none", edgecolors="black")
     right.set_ylabel("accuracy on the reward split")
     lines = [*axes.get_lines(), *right.get_lines()]
-    axes.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="center right")
+    axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8, loc="center right")
     return svg(figure)
 
 
@@ -160,7 +132,7 @@ def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:
     """
     steps = images // report.global_batch_size
     chips = f"{report.chips:g} chip{'' if report.chips == 1 else 's'} of {report.target.name}"
-    if not report.fits:
+    if not report.fits or report.latency is None:
         return f"It does not fit on {chips}: make training.batch_size smaller, or share it among more chips."
     return (
         f"It fits. {steps} steps of {report.global_batch_size} images are an epoch, {epochs} epochs take about "
@@ -171,4 +143,4 @@ def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:
 
 def step_table(model: Any, report: TrainingStepReport) -> FittingTable:
     """The step's figures for the terminal."""
-    return training_table([CostRow(model.name, report.target.name, report, report.devices)])
+    return training_table([CostRow(model=model.name, target=report.target.name, answer=report, devices=report.devices)])

@@ -14,6 +14,9 @@ _LONGEST_WORD = 40  # Prose keeps its words whole up to this.
 _FRAME = 3  # Characters that a column takes besides its text; the table takes one more.
 
 
+Kind = Literal["figure", "word", "name", "prose"]
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a `FittingTable`.
@@ -28,7 +31,7 @@ class Column:
 
     header: str
     rank: int = 0
-    kind: Literal["figure", "word", "name", "prose"] = "figure"
+    kind: Kind = "figure"
 
 
 class FittingTable:
@@ -70,11 +73,8 @@ class FittingTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table as it fits."""
-        natural = [max(map(cell_len, self._texts(number)), default=0) for number in range(len(self.columns))]
-        least = [self._least(number, width) for number, width in enumerate(natural)]
-        shown = self._within(least, options.max_width)
-        widths = self._widen(shown, least, natural, options.max_width)
-        left_out = dict.fromkeys(column.header for n, column in enumerate(self.columns) if n not in shown)
+        widths = self._fit(options.max_width)
+        left_out = dict.fromkeys(column.header for n, column in enumerate(self.columns) if n not in widths)
         said = [self._caption] if self._caption else []
         said += [f"Left out at this width: {', '.join(left_out)}."] if left_out else []
         table = Table(
@@ -85,51 +85,48 @@ class FittingTable:
             show_lines=self._lines,
             show_header=self._headed,
         )
-        for number in shown:
+        for number, width in widths.items():
             column = self.columns[number]
             table.add_column(
                 Text(column.header),
                 justify="right" if column.kind == "figure" else "left",
-                width=widths[number],
-                no_wrap=None if column.kind == "prose" else True,
+                width=width,
+                no_wrap=column.kind != "prose",
                 overflow="fold" if column.kind == "prose" else "ellipsis",
             )
             # A header may take two lines, also where no cell may.
             table.columns[-1].header = Text(column.header, no_wrap=False)
         for cells, ends in self._rows:
-            table.add_row(*(self._fit(number, cells[number], widths[number]) for number in shown), end_section=ends)
+            fitted = {n: shorten_name(cells[n], width) for n, width in widths.items() if self.columns[n].kind == "name"}
+            table.add_row(*(Text(fitted.get(n, cells[n])) for n in widths), end_section=ends)
         yield table
 
-    def _texts(self, number: int) -> list[str]:
-        """Every line of a column, the header among them."""
-        cells = [line for row, _ in self._rows for line in row[number].splitlines()]
-        return [*cells, self.columns[number].header] if self._headed else cells
+    def _fit(self, width: int) -> dict[int, int]:
+        """The columns that have room, with their widths.
 
-    def _least(self, number: int, natural: int) -> int:
-        """The width below which another column is left out instead."""
-        column = self.columns[number]
-        words = column.header.split() if self._headed else []
-        header = max(map(cell_len, words), default=0)
-        if column.kind == "name":
-            return min(natural, max(header, _SHORTEST))
-        if column.kind == "prose":
-            words = [word for text in self._texts(number) for word in text.split()]
-            return min(max(map(cell_len, words), default=0), _LONGEST_WORD)
-        return max([header, *(cell_len(row[number]) for row, _ in self._rows)])
-
-    def _within(self, least: Sequence[int], width: int) -> list[int]:
-        """The columns that have room."""
-        shown = list(range(len(self.columns)))
-        while sum(least[number] + _FRAME for number in shown) + 1 > width:
-            able = [number for number in shown if self.columns[number].rank]
+        What room is left is given away: to names first, then to headers, then to prose.
+        """
+        natural, least = [], []
+        for number, column in enumerate(self.columns):
+            texts = [line for row, _ in self._rows for line in row[number].splitlines()]
+            header = column.header.split() if self._headed else []
+            texts += [column.header] if self._headed else []
+            natural.append(max(map(cell_len, texts), default=0))
+            # Below this width another column is left out instead.
+            if column.kind == "prose":
+                words = [cell_len(word) for text in texts for word in text.split()]
+                least.append(min(max(words, default=0), _LONGEST_WORD))
+            elif column.kind == "name":
+                least.append(min(natural[-1], max([_SHORTEST, *map(cell_len, header)])))
+            else:
+                least.append(max([0, *map(cell_len, header), *(cell_len(row[number]) for row, _ in self._rows)]))
+        widths = dict(enumerate(least))
+        while sum(taken + _FRAME for taken in widths.values()) + 1 > width:
+            able = [number for number in widths if self.columns[number].rank]
             if not able:
                 break
-            shown.remove(max(able, key=lambda number: (self.columns[number].rank, number)))
-        return shown
-
-    def _widen(self, shown: Sequence[int], least: Sequence[int], natural: Sequence[int], width: int) -> dict[int, int]:
-        """The room that is there given away: to names first, then to headers, then to prose."""
-        widths = {number: least[number] for number in shown}
+            del widths[max(able, key=lambda number: (self.columns[number].rank, number))]
+        shown = list(widths)
         room = width - 1 - sum(taken + _FRAME for taken in widths.values())
         order = {"name": 0, "word": 1, "figure": 1, "prose": 2}
         ranked = sorted(shown, key=lambda number: order[self.columns[number].kind])
@@ -144,11 +141,6 @@ class FittingTable:
             widths[number] -= less
             room += less
         return widths
-
-    def _fit(self, number: int, cell: str, width: int) -> Text:
-        if self.columns[number].kind == "name":
-            cell = shorten_name(cell, width)
-        return Text(cell)
 
 
 def shorten_name(name: str, width: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from autoprune.records import ChannelGroup, Member
+from autoprune.records import ChannelGroup
 from autoprune.reporting.fitting import Column, FittingTable
 
 # What a member does, in the order in which the table tells it.
@@ -26,8 +26,25 @@ def group_table(groups: Sequence[ChannelGroup]) -> FittingTable:
     )
     table = FittingTable(columns, title="channel groups", caption="groups.json has all of it.", lines=True)
     for group in groups:
+        lines = []  # One for each role: axes of one layer together, such as `bn.(gamma, beta)[0]`.
+        for role, words in _WORDS.items():
+            names: dict[tuple[str, int, str], list[str]] = {}
+            for member in group.members:
+                if member.role == role:
+                    # Of an axis that is not all the group's once, what part of it is.
+                    positions, length, share = int((member.channels >= 0).sum()), len(member.channels), ""
+                    if positions < length:
+                        share = f" ({positions} of {length} positions)"
+                    elif positions > group.size and positions % group.size == 0:
+                        share = f" ({positions // group.size} positions each)"
+                    names.setdefault((member.layer, member.axis, share), []).append(member.name)
+            axes = []
+            for (layer, axis, share), found in names.items():
+                name = found[0] if len(found) == 1 else f"({', '.join(found)})"
+                axes.append(f"{layer}.{name}" + (f"[{axis}]" if axis >= 0 else "") + share)
+            lines += [f"{words} {', '.join(axes)}"] if axes else []
         prunable = "yes" if group.prunable else f"no: {group.reason}"
-        table.add_row(group.name, str(group.size), prunable, "\n".join(_member_lines(group)))
+        table.add_row(group.name, str(group.size), prunable, "\n".join(lines))
     return table
 
 
@@ -53,31 +70,3 @@ def group_data(groups: Sequence[ChannelGroup]) -> list[dict[str, Any]]:
         }
         for group in groups
     ]
-
-
-def _member_lines(group: ChannelGroup) -> list[str]:
-    """One line for each role: axes of one layer together."""
-    lines = []
-    for role, words in _WORDS.items():
-        by_layer: dict[tuple[str, int, str], list[str]] = {}
-        for member in group.members:
-            if member.role == role:
-                key = (member.layer, member.axis, _share(member, group.size))
-                by_layer.setdefault(key, []).append(member.name)
-        if by_layer:
-            lines.append(f"{words} " + ", ".join(_axis(*key, names) for key, names in by_layer.items()))
-    return lines
-
-
-def _axis(layer: str, axis: int, share: str, names: list[str]) -> str:
-    """Such as `bn.(gamma, beta)[0]`, or `dense.kernel[0] (8 of 24 positions)`."""
-    name = names[0] if len(names) == 1 else f"({', '.join(names)})"
-    return f"{layer}.{name}" + (f"[{axis}]" if axis >= 0 else "") + share
-
-
-def _share(member: Member, size: int) -> str:
-    """What part of the axis the group's channels are, where that is not all of it once."""
-    positions, length = int((member.channels >= 0).sum()), len(member.channels)
-    if positions < length:
-        return f" ({positions} of {length} positions)"
-    return f" ({positions // size} positions each)" if positions > size and positions % size == 0 else ""

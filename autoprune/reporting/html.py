@@ -15,7 +15,7 @@ from autoprune.reporting.run_folder import write_text
 from autoprune.reporting.tables import HEADERS, ResultRow, result_caption, result_cells
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Report:
     """Everything the report shows.
 

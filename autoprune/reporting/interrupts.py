@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 _heard = threading.Event()
 
@@ -23,29 +22,33 @@ def remember() -> Iterator[None]:
     Blocks may lie in each other. In another thread than the main one, or where Ctrl-C is ignored or handled by someone
     else, nothing is changed.
     """
-    with _listen():
-        try:
-            yield
-        except Exception as error:
-            if _heard.is_set():  # What a library made of it.
-                raise KeyboardInterrupt from error
-            raise
-
-
-@contextmanager
-def _listen() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    shown, sys.unraisablehook = sys.unraisablehook, _all_but_interrupts(sys.unraisablehook)
-    signal.signal(signal.SIGINT, _hear)
+    listens = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    shown = sys.unraisablehook
+
+    def show_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        """Say nothing of interrupts in destructors: they are not lost."""
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            shown(unraisable)
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        _heard.set()
+        raise KeyboardInterrupt
+
+    if listens:
+        sys.unraisablehook = show_others
+        signal.signal(signal.SIGINT, hear)
     try:
         yield
+    except Exception as error:
+        if _heard.is_set():  # What a library made of it.
+            raise KeyboardInterrupt from error
+        raise
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.unraisablehook = shown
-        _heard.clear()
+        if listens:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = shown
+            _heard.clear()
 
 
 def check() -> None:
@@ -56,18 +59,3 @@ def check() -> None:
     """
     if _heard.is_set():
         raise KeyboardInterrupt
-
-
-def _hear(number: int, frame: FrameType | None) -> None:
-    _heard.set()
-    raise KeyboardInterrupt
-
-
-def _all_but_interrupts(show: Any) -> Any:
-    """A hook for errors in destructors that is silent about interrupts: they are not lost."""
-
-    def hook(unraisable: Any) -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            show(unraisable)
-
-    return hook

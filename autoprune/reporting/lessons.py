@@ -10,7 +10,7 @@ from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.tables import share_of
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LessonRow:
     """A network at a budget, as its policy leaves it.
 
@@ -55,13 +55,12 @@ def lessons_table(rows: Sequence[LessonRow], score: str) -> FittingTable:
     caption = f"Score: {score} on the reward split before fine-tuning, and the share of the dense latency."
     table = FittingTable(columns, caption=caption)
     for row in rows:
-        told = [_describe(plan, row.dense) for plan in (row.uniform, row.policy, row.best)]
-        table.add_row(row.model, row.budget, f"{row.dense.score:.4f}", *told)
+        cells = [f"{row.dense.score:.4f}"]
+        for plan in (row.uniform, row.policy, row.best):
+            if plan is None or plan.failed:
+                cells.append("-")
+            else:
+                share = share_of(plan.required_cost.latency, row.dense.required_cost.latency)
+                cells.append(f"{plan.score:.4f} at {share}")
+        table.add_row(row.model, row.budget, *cells)
     return table
-
-
-def _describe(plan: Evaluation | None, dense: Evaluation) -> str:
-    """Score and share of the latency."""
-    if plan is None or plan.failed:
-        return "-"
-    return f"{plan.score:.4f} at {share_of(plan.cost.latency, dense.cost.latency)}"

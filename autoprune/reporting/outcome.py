@@ -91,7 +91,23 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "guesses": dataclasses.asdict(outcome.guesses) if outcome.guesses else None,
     }
     write_json(folder.metrics, metrics)
-    write_report(_report(outcome, rows), folder.report)
+    settings, problem = outcome.settings, outcome.problem
+    cost = problem.dense.required_cost
+    report = Report(
+        title=f"{settings.model.path or settings.model.name} on {', '.join(cost.parts) or outcome.target.name}",
+        verdict=verdict(outcome),
+        cautions=outcome.cautions,
+        rows=rows,
+        courses={name: history.evaluations for name, history in outcome.histories.items()},
+        dense=problem.dense,
+        chosen=outcome.kept.evaluation,
+        budget=problem.budget,
+        sizes=problem.space.by_name(problem.space.full),
+        plans={done.name: done.plan.widths for done in outcome.finished[1:]},
+        left_alone=outcome.kept.surgery.left_alone,
+        settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(cost.provenance)}),
+    )
+    write_report(report, folder.report)
 
 
 def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset, before: Sequence[str] = ()) -> list[str]:
@@ -152,26 +168,6 @@ def verdict(outcome: Outcome) -> str:
     return (
         f"{held} Against the best uniform plan the searched one has {points:+.2f} points of test accuracy at "
         f"{against}, in one run with one seed."
-    )
-
-
-def _report(outcome: Outcome, rows: Sequence[ResultRow]) -> Report:
-    settings, problem = outcome.settings, outcome.problem
-    pruned = outcome.finished[1:]
-    targets = ", ".join(problem.dense.cost.parts) or outcome.target.name
-    return Report(
-        title=f"{settings.model.path or settings.model.name} on {targets}",
-        verdict=verdict(outcome),
-        cautions=outcome.cautions,
-        rows=rows,
-        courses={name: history.evaluations for name, history in outcome.histories.items()},
-        dense=problem.dense,
-        chosen=outcome.kept.evaluation,
-        budget=problem.budget,
-        sizes=problem.space.by_name(problem.space.full),
-        plans={done.name: done.plan.widths for done in pruned},
-        left_alone=outcome.kept.surgery.left_alone,
-        settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(problem.dense.cost.provenance)}),
     )
 
 

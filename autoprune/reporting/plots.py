@@ -27,13 +27,14 @@ def latency_against_accuracy(
         x, y = zip(*points, strict=True)
         if name == "uniform":
             # In order of width, not of latency: the line then shows where narrower is slower.
-            by_width = sorted((e for e in course if e.cost), key=lambda e: -sum(e.widths.values()))
-            curve = [(e.cost.latency * unit, e.score) for e in by_width]
+            by_width = sorted(course, key=lambda e: -sum(e.widths.values()))
+            curve = [(e.cost.latency * unit, e.score) for e in by_width if e.cost]
             axes.plot(*zip(*curve, strict=True), color=_COLOURS[name], linewidth=1, alpha=0.6)
         axes.scatter(x, y, s=16, label=name, color=_COLOURS.get(name), alpha=0.75)
-    axes.scatter([dense.cost.latency * unit], [dense.score], marker="s", color="black", label="dense")
+    whole = dense.required_cost
+    axes.scatter([whole.latency * unit], [dense.score], marker="s", color="black", label="dense")
     axes.scatter(
-        [chosen.cost.latency * unit],
+        [chosen.required_cost.latency * unit],
         [chosen.score],
         s=110,
         facecolors="none",
@@ -42,8 +43,8 @@ def latency_against_accuracy(
     )
     if budget.latency is not None:
         axes.axvline(budget.latency * unit, color="grey", linestyle="--", linewidth=1, label="budget")
-    several = f", combined share of {len(dense.cost.parts)} targets" if dense.cost.parts else ""
-    axes.set_xlabel(f"latency per batch on {dense.cost.target.name} (us){several}")
+    several = f", combined share of {len(whole.parts)} targets" if whole.parts else ""
+    axes.set_xlabel(f"latency per batch on {whole.target.name} (us){several}")
     axes.set_ylabel("score on the reward split\n(before fine-tuning)")
     axes.legend(fontsize=8)
     return svg(figure)

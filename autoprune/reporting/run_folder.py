@@ -7,22 +7,21 @@ import json
 import logging
 import os
 import platform
+import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
 from autoprune.errors import FolderError, SettingsError
-from autoprune.settings import SearchSettings, from_config
+from autoprune.settings import from_config
 
-try:
+if sys.platform != "win32":  # There nothing is locked.
     import fcntl
-except ImportError:  # On Windows nothing is locked.
-    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +36,51 @@ _READ = ("pruned.keras", "finetuned.keras", "actor.safetensors", "policy.json")
 _SHOWN = 8  # Settings that a refusal names.
 
 
-@dataclasses.dataclass(frozen=True)
 class RunFolder:
     """Names of everything in a run folder.
 
     Attributes:
         path: the folder; it exists.
+        dense: the model before pruning.
+        pruned: the result.
+        plan: the plan of the result.
+        policy: what the agent learnt.
+        replayed: the policy that a replay began with.
+        journal: every evaluation.
+        measured: costs measured on this host, for the target `cpu`.
+        report: the report.
+        metrics: the figures of the report.
+        comparison: the figures of a comparison, also of one that is under way.
+        comparison_report: the report of a comparison.
+        finetuned: the result of a fine-tuning.
+        curves: loss and accuracy of every epoch of a fine-tuning.
+        training_step: what a training step takes, of a fine-tuning without steps.
+        tensorboard: learning curves.
+        settings: the settings the run was begun with.
+        origin: what made the folder, and from which files.
+        lock: locked by the process that works in the folder, and says which that is.
     """
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.dense = path / "dense.keras"
+        self.pruned = path / "pruned.keras"
+        self.plan = path / "plan.json"
+        self.policy = path / "policy"
+        self.replayed = path / "replayed_policy"
+        self.journal = path / "evaluations.sqlite"
+        self.measured = path / "measured.sqlite"
+        self.report = path / "report.html"
+        self.metrics = path / "metrics.json"
+        self.comparison = path / "comparison.json"
+        self.comparison_report = path / "comparison.html"
+        self.finetuned = path / "finetuned.keras"
+        self.curves = path / "curves.json"
+        self.training_step = path / "training_step.json"
+        self.tensorboard = path / "tensorboard"
+        self.settings = path / "settings.json"
+        self.origin = path / "run.json"
+        self.lock = path / ".lock"
 
     @classmethod
     def make(cls, path: str | Path) -> "RunFolder":
@@ -66,81 +101,6 @@ class RunFolder:
                 break
         return cls(candidate)
 
-    @property
-    def dense(self) -> Path:
-        """The model before pruning."""
-        return self.path / "dense.keras"
-
-    @property
-    def pruned(self) -> Path:
-        """The result."""
-        return self.path / "pruned.keras"
-
-    @property
-    def plan(self) -> Path:
-        """The plan of the result."""
-        return self.path / "plan.json"
-
-    @property
-    def policy(self) -> Path:
-        """What the agent learnt."""
-        return self.path / "policy"
-
-    @property
-    def replayed(self) -> Path:
-        """The policy that a replay began with."""
-        return self.path / "replayed_policy"
-
-    @property
-    def journal(self) -> Path:
-        """Every evaluation."""
-        return self.path / "evaluations.sqlite"
-
-    @property
-    def measured(self) -> Path:
-        """Costs measured on this host, for the target `cpu`."""
-        return self.path / "measured.sqlite"
-
-    @property
-    def report(self) -> Path:
-        """The report."""
-        return self.path / "report.html"
-
-    @property
-    def metrics(self) -> Path:
-        """The figures of the report."""
-        return self.path / "metrics.json"
-
-    @property
-    def comparison(self) -> Path:
-        """The figures of a comparison, also of one that is under way."""
-        return self.path / "comparison.json"
-
-    @property
-    def comparison_report(self) -> Path:
-        """The report of a comparison."""
-        return self.path / "comparison.html"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Learning curves."""
-        return self.path / "tensorboard"
-
-    @property
-    def settings(self) -> Path:
-        """The settings the run was begun with."""
-        return self.path / "settings.json"
-
-    @property
-    def origin(self) -> Path:
-        """What made the folder, and from which files."""
-        return self.path / "run.json"
-
-    @property
-    def lock(self) -> Path:
-        """Locked by the process that works in the folder, and says which that is."""
-        return self.path / ".lock"
-
     @contextmanager
     def hold(self) -> Iterator[None]:
         """The folder is this process's within the block. The lock ends with the process, however that ends.
@@ -152,11 +112,17 @@ class RunFolder:
         """
         with open(self.lock, "a+") as file:
             try:
-                if fcntl is not None:
+                if sys.platform != "win32":
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
+                try:
+                    file.seek(0)
+                    by = json.load(file)
+                    holder = f"process {by['process']} on {by['host']}, since {by['since']},"
+                except (OSError, ValueError, KeyError, TypeError):
+                    holder = "another process"
                 raise FolderError(
-                    f"'{self.path}' is in use: {_holder(file)} works there. Wait until it has ended, or take another "
+                    f"'{self.path}' is in use: {holder} works there. Wait until it has ended, or take another "
                     "folder; without one that is named, a run makes its own."
                 ) from error
             except OSError as error:
@@ -170,7 +136,7 @@ class RunFolder:
         """Write the settings of a command, so that the run can be resumed, from any folder: paths become absolute."""
         write_json(self.settings, absolute_settings(settings))
 
-    def load_settings(self, schema: type[S] = SearchSettings, anew: Mapping[str, Any] | None = None) -> S:
+    def load_settings(self, schema: type[S], anew: Mapping[str, Any] | None = None) -> S:
         """The settings that the run was begun with.
 
         Args:
@@ -206,7 +172,7 @@ def absolute_settings(settings: Any) -> dict[str, Any]:
 
 
 def read_files(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Fingerprints of the files that settings name, as far as they exist.
+    """Fingerprints, of 16 hexadecimal digits, of the files that settings name, as far as they exist.
 
     Archives (`.keras`, `.npz`) have a checksum of each of their parts, which is read instead of the parts. Folders of
     images are not looked into.
@@ -214,7 +180,7 @@ def read_files(settings: Mapping[str, Any]) -> dict[str, str]:
     Args:
         settings: with absolute paths, as plain data.
     """
-    found = {}
+    found: dict[str, str] = {}
     for *parts, name in (*PATHS, ("model", "weights")):
         part = settings
         for key in parts:
@@ -222,20 +188,17 @@ def read_files(settings: Mapping[str, Any]) -> dict[str, str]:
         named = part.get(name) or []
         for path in map(Path, [named] if isinstance(named, str) else named):
             within = [path / one for one in _READ] + [path / "policy" / one for one in _READ]
-            files = [path] if path.is_file() else [file for file in within if file.is_file()]
-            found |= {str(file): _file_fingerprint(file) for file in files}
+            for file in [path] if path.is_file() else within:
+                if zipfile.is_zipfile(file):
+                    with zipfile.ZipFile(file) as archive:
+                        sums = {one.filename: one.CRC for one in archive.infolist()}
+                    sums.pop("metadata.json", None)  # Has the date: a model that is saved again is still the same.
+                    content = json.dumps(sorted(sums.items()))
+                    found[str(file)] = hashlib.sha256(content.encode()).hexdigest()[:16]
+                elif file.is_file():
+                    with open(file, "rb") as opened:
+                        found[str(file)] = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
     return found
-
-
-def _file_fingerprint(path: Path) -> str:
-    """Hash of a file's content. 16 hexadecimal digits."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            # Keras notes the date in one part: a model that is saved again is still the same.
-            parts = [(one.filename, one.CRC) for one in archive.infolist() if one.filename != "metadata.json"]
-        return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()[:16]
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -255,16 +218,6 @@ def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> str:
     told = [f"{name} is {json.dumps(there)} there, {json.dumps(here)} here" for name, (there, here) in found.items()]
     more = [f"and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
     return "; ".join([*told[:_SHOWN], *more])
-
-
-def _holder(file: IO[str]) -> str:
-    """Who has locked the folder, by what is written in its lock."""
-    try:
-        file.seek(0)
-        holder = json.load(file)
-        return f"process {holder['process']} on {holder['host']}, since {holder['since']},"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -110,8 +110,16 @@ def _panel(axes: Axes, rows: Sequence[SweepRow], number: int) -> None:
     rings = [position for position, slower in enumerate(_slower(rows, number)) if slower]
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1, label="as FLOPs")
     axes.plot(left, latency, color="C0", marker="o", markersize=3, linewidth=1.2, label="latency")
-    style = {"linestyle": "", "marker": "o", "markersize": 8, "markerfacecolor": "none", "color": "C3"}
-    axes.plot([left[r] for r in rings], [latency[r] for r in rings], label="slower than a wider plan", **style)
+    axes.plot(
+        [left[ring] for ring in rings],
+        [latency[ring] for ring in rings],
+        color="C3",
+        linestyle="",
+        marker="o",
+        markersize=8,
+        markerfacecolor="none",
+        label="slower than a wider plan",
+    )
     axes.set_title(f"{dense.target.name}, dense {seconds(dense.latency)}", fontsize=9)
     axes.set_xlim(1.04, 0)
     axes.grid(color="0.9", linewidth=0.6)

@@ -117,9 +117,17 @@ def opening_words(name: str, dense: Evaluation, budgets: Sequence[Budget], score
         score: a name of `SCORES`.
         images: in the reward split.
     """
-    cost = dense.cost
+    cost = dense.required_cost
     memory = f", {byte_count(cost.memory.total)} of HBM" if cost.memory.total else ""
-    limits = [told for budget in budgets if (told := _limits(budget, cost))]
+    limits = []
+    for budget in budgets:
+        told = []
+        if budget.latency is not None:
+            told.append(f"at most {seconds(budget.latency)} ({share_of(budget.latency, cost.latency)})")
+        if budget.memory is not None and cost.memory.total:
+            told.append(f"at most {byte_count(budget.memory)} of HBM ({share_of(budget.memory, cost.memory.total)})")
+        if told:
+            limits.append(" and ".join(told))
     return (
         f"{name}, dense: accuracy {dense.accuracy:.2%} on {images:,} images of the reward split; "
         f"{seconds(cost.latency)} per batch of {cost.target.batch_size}{memory} on "
@@ -127,16 +135,6 @@ def opening_words(name: str, dense: Evaluation, budgets: Sequence[Budget], score
         f"Budget: {'; '.join(limits) or 'none'}. "
         f"Score: {score}, {SCORES[score]}, on these images before fine-tuning; {dense.score:.4f} for the dense model."
     )
-
-
-def _limits(budget: Budget, dense: CostReport) -> str:
-    """The limits of a budget, absolute and as shares of the dense model's cost."""
-    told = []
-    if budget.latency is not None:
-        told.append(f"at most {seconds(budget.latency)} ({share_of(budget.latency, dense.latency)})")
-    if budget.memory is not None and dense.memory.total:
-        told.append(f"at most {byte_count(budget.memory)} of HBM ({share_of(budget.memory, dense.memory.total)})")
-    return " and ".join(told)
 
 
 def shares(cost: CostReport, dense: CostReport, budget: Budget) -> str:

@@ -4,7 +4,7 @@ How each is set up, whether its options can be, and what of its actor a stored p
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,12 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from autoprune.envs import ENV_ID
+from autoprune.envs.episode import FEATURES, MEANING
 from autoprune.errors import PolicyError, SettingsError
 from autoprune.registry import Registry, suggestion
 from autoprune.searchers.policy import Policy
@@ -28,30 +31,32 @@ from autoprune.settings import AgentSettings
 from autoprune.settings.extras import extra
 
 EPISODES = 64  # Imagined side by side.
+LOG_STD = -0.7  # Of the first actions of an on-policy agent.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AgentKind:
     """An SB3 algorithm and how it is set up for episodes this short and this few.
 
     Attributes:
         algorithm: gives the SB3 class.
         options: from steps per episode and number of episodes to keyword arguments of the class.
-        actor: from the policy to the modules between observation and mean action, of which linear ones are layers; None
-            for an actor that remembers earlier steps, which a stored policy cannot.
+        actor: from the policy to the modules between observation and mean action, of which linear ones are layers.
         squash: whether the deterministic actor ends in tanh.
         activation: between the actor's layers.
         policy: name of the SB3 policy.
         imagines: whether it learns in imagined episodes, see `autoprune.rl.dyna`.
+        remembers: whether its actor remembers earlier steps, which a stored policy cannot: then it has no `actor`.
     """
 
     algorithm: Callable[[], type[BaseAlgorithm]]
     options: Callable[[int, int, AgentSettings], dict[str, Any]]
-    actor: Callable[[Any], Sequence[torch.nn.Module]] | None
+    actor: Callable[[Any], Iterable[torch.nn.Module]] = lambda policy: ()
     squash: bool
     activation: str
     policy: str = "MlpPolicy"
     imagines: bool = False
+    remembers: bool = False
 
 
 def _off_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
@@ -70,16 +75,7 @@ def _off_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str,
     }
 
 
-def _deterministic(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
-    noise = NormalActionNoise(mean=np.zeros(1), sigma=np.full(1, 0.3))
-    return {**_off_policy(steps, episodes, settings), "action_noise": noise}
-
-
-def _sac(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
-    return {**_off_policy(steps, episodes, settings), "ent_coef": "auto_0.1", "target_entropy": -2.0}
-
-
-def _ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+def _on_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
     return {
         "learning_rate": 1e-3,
         "n_steps": 3 * steps,
@@ -87,26 +83,8 @@ def _ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
         "n_epochs": 20,
         "gamma": 1.0,
         "gae_lambda": 1.0,
-        "policy_kwargs": {"net_arch": list(settings.net), "log_std_init": -0.7},
+        "policy_kwargs": {"net_arch": list(settings.net), "log_std_init": LOG_STD},
     }
-
-
-def _dyna_ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
-    """One round of imagined episodes between two updates."""
-    return {
-        "learning_rate": 1e-3,
-        "n_steps": steps,
-        "batch_size": EPISODES * steps // 4,
-        "n_epochs": 4,
-        "gamma": 1.0,
-        "gae_lambda": 1.0,
-        "policy_kwargs": {"net_arch": list(settings.net), "log_std_init": -0.7},
-    }
-
-
-def _recurrent_ppo(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
-    options = _ppo(steps, episodes, settings)
-    return {**options, "policy_kwargs": {**options["policy_kwargs"], "lstm_hidden_size": settings.net[0]}}
 
 
 def _contrib(name: str, agent: str) -> type[BaseAlgorithm]:
@@ -118,33 +96,70 @@ def _contrib(name: str, agent: str) -> type[BaseAlgorithm]:
     return getattr(extra("sb3_contrib", f"agent={agent}", EXTRA), name)
 
 
-def _gaussian_actor(policy: Any) -> list[torch.nn.Module]:
-    return [*policy.actor.latent_pi, policy.actor.mu]
-
-
-def _deterministic_actor(policy: Any) -> list[torch.nn.Module]:
-    return list(policy.actor.mu)
-
-
-def _on_policy_actor(policy: Any) -> list[torch.nn.Module]:
-    return [*policy.mlp_extractor.policy_net, policy.action_net]
-
-
 AGENTS: Registry[AgentKind] = Registry("agent")
-AGENTS.add("sac")(AgentKind(lambda: SAC, _sac, _gaussian_actor, squash=True, activation="relu"))
-AGENTS.add("td3")(AgentKind(lambda: TD3, _deterministic, _deterministic_actor, squash=True, activation="relu"))
-AGENTS.add("ddpg")(AgentKind(lambda: DDPG, _deterministic, _deterministic_actor, squash=True, activation="relu"))
-AGENTS.add("ppo")(AgentKind(lambda: PPO, _ppo, _on_policy_actor, squash=False, activation="tanh"))
+_SAC = AGENTS.add("sac")(
+    AgentKind(
+        algorithm=lambda: SAC,
+        options=lambda *search: {**_off_policy(*search), "ent_coef": "auto_0.1", "target_entropy": -2.0},
+        actor=lambda policy: [*policy.actor.latent_pi, policy.actor.mu],
+        squash=True,
+        activation="relu",
+    )
+)
+_TD3 = AGENTS.add("td3")(
+    AgentKind(
+        algorithm=lambda: TD3,
+        options=lambda *search: {
+            **_off_policy(*search),
+            "action_noise": NormalActionNoise(mean=np.zeros(1), sigma=np.full(1, 0.3)),
+        },
+        actor=lambda policy: policy.actor.mu,
+        squash=True,
+        activation="relu",
+    )
+)
+AGENTS.add("ddpg")(replace(_TD3, algorithm=lambda: DDPG))
+_PPO = AGENTS.add("ppo")(
+    AgentKind(
+        algorithm=lambda: PPO,
+        options=_on_policy,
+        actor=lambda policy: [*policy.mlp_extractor.policy_net, policy.action_net],
+        squash=False,
+        activation="tanh",
+    )
+)
 AGENTS.add("dyna_ppo")(
-    AgentKind(lambda: PPO, _dyna_ppo, _on_policy_actor, squash=False, activation="tanh", imagines=True)
+    replace(
+        _PPO,
+        # One round of imagined episodes between two updates.
+        options=lambda steps, episodes, settings: {
+            **_on_policy(steps, episodes, settings),
+            "n_steps": steps,
+            "batch_size": EPISODES * steps // 4,
+            "n_epochs": 4,
+        },
+        imagines=True,
+    )
 )
 # Truncated quantile critics (Kuznetsov et al., 2020, arXiv 2005.04269): SAC with a distribution for a critic.
-TQC = partial(_contrib, "TQC", "tqc")
-AGENTS.add("tqc")(AgentKind(TQC, _sac, _gaussian_actor, squash=True, activation="relu"))
+AGENTS.add("tqc")(replace(_SAC, algorithm=partial(_contrib, "TQC", "tqc")))
 # PPO whose actor and critic each have an LSTM, which carries what was done to earlier groups.
-RECURRENT = partial(_contrib, "RecurrentPPO", "recurrent_ppo")
 AGENTS.add("recurrent_ppo")(
-    AgentKind(RECURRENT, _recurrent_ppo, None, squash=False, activation="tanh", policy="MlpLstmPolicy")
+    AgentKind(
+        algorithm=partial(_contrib, "RecurrentPPO", "recurrent_ppo"),
+        options=lambda steps, episodes, settings: {
+            **_on_policy(steps, episodes, settings),
+            "policy_kwargs": {
+                "net_arch": list(settings.net),
+                "log_std_init": LOG_STD,
+                "lstm_hidden_size": settings.net[0],
+            },
+        },
+        squash=False,
+        activation="tanh",
+        policy="MlpLstmPolicy",
+        remembers=True,
+    )
 )
 
 
@@ -197,12 +212,16 @@ def write_events(agent: BaseAlgorithm, folder: str | Path | None) -> None:
         agent.set_logger(configure(str(folder), ["tensorboard"]))
 
 
-def read_actor(kind: AgentKind, agent: BaseAlgorithm) -> dict[str, Any] | None:
-    """The linear layers from observation to mean action and how to read them; None for an actor with a memory."""
-    if kind.actor is None:
-        return None
-    layers = tuple((m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in _linear(kind, agent))
-    return {"layers": layers, "squash": kind.squash, "activation": kind.activation}
+def policy_of(kind: AgentKind, agent: BaseAlgorithm) -> Policy:
+    """What an agent has learnt, without a record of its training. Its actor must be one that can be stored."""
+    return Policy(
+        layers=tuple((m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in _linear(kind, agent)),
+        squash=kind.squash,
+        activation=kind.activation,
+        features=FEATURES,
+        meaning=MEANING,
+        environment=ENV_ID,
+    )
 
 
 def _linear(kind: AgentKind, agent: BaseAlgorithm) -> list[torch.nn.Linear]:
@@ -219,10 +238,11 @@ def settings_of(policy: Policy, settings: AgentSettings | None = None) -> AgentS
     Raises:
         PolicyError: no agent of this version has such an actor.
     """
-    name, settings = policy.record.get("agent"), settings or AgentSettings()
+    name: Any = policy.record.get("agent")
+    settings = settings or AgentSettings()
     kind = AGENTS.get(name) if name in AGENTS else None
-    if kind is None or kind.actor is None or (kind.squash, kind.activation) != (policy.squash, policy.activation):
-        able = [known for known in AGENTS if AGENTS.get(known).actor is not None]
+    if kind is None or kind.remembers or (kind.squash, kind.activation) != (policy.squash, policy.activation):
+        able = [known for known in AGENTS if not AGENTS.get(known).remembers]
         raise PolicyError(
             f"The policy cannot be adapted: it says that the agent {name!r} learnt it, but no agent of that name has "
             f"such an actor ({', '.join(able)} have one that is stored). It can be replayed as it is: "
@@ -234,6 +254,8 @@ def settings_of(policy: Policy, settings: AgentSettings | None = None) -> AgentS
 
 def start_from(kind: AgentKind, agent: BaseAlgorithm, policy: Policy) -> None:
     """Let an agent begin as a stored policy: its actor gets the weights. Its critic knows nothing yet.
+
+    It draws no random actions first: what it knows is better.
 
     Raises:
         PolicyError: the agent's actor has other layers.
@@ -250,6 +272,8 @@ def start_from(kind: AgentKind, agent: BaseAlgorithm, policy: Policy) -> None:
     target = getattr(agent.policy, "actor_target", None)
     if target is not None:
         target.load_state_dict(agent.policy.actor.state_dict())
+    if isinstance(agent, OffPolicyAlgorithm):
+        agent.learning_starts = 0
 
 
 def attach(agent: BaseAlgorithm, env: gymnasium.Env | VecEnv, steps: int) -> None:

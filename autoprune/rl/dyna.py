@@ -7,7 +7,7 @@ millisecond. Besides what the policy proposes, plans near the best ones are thou
 steps are better found by looking than by chance.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -19,7 +19,7 @@ from autoprune.planning import Candidate
 from autoprune.rl.agents import EPISODES, attach
 from autoprune.rl.behavior_cloning import clone_behavior
 from autoprune.rl.reward_model import RewardModel
-from autoprune.searchers import AskTellSearcher, BudgetedEvaluator, Proposal, Trial
+from autoprune.searchers import AskTellSearcher, BudgetedEvaluator, Proposal
 from autoprune.searchers.projection import error_of_limited
 from autoprune.searchers.searcher import Proposals
 
@@ -45,7 +45,7 @@ def imagine(reward_model: RewardModel, context: EpisodeContext) -> PruningVecEnv
     and half of such candidates miss it: what one is paid is weighed by how likely it is to be a result.
     """
 
-    def pay(candidates: np.ndarray) -> tuple[np.ndarray, list[dict]]:
+    def pay(candidates: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
         predictions = reward_model.predict(candidates)
         return predictions.rewards - (1 - predictions.able) * INFEASIBLE_PENALTY, [{}] * len(candidates)
 
@@ -94,39 +94,25 @@ class Dyna:
         self.train(FIRST_ROUNDS)
 
     def step(self) -> None:
-        """One more evaluation."""
-        self.tell(self._evaluator.evaluate_many(self.ask()))
-
-    def ask(self) -> list[Proposal]:
-        """What looks best."""
-        candidate, source = self._most_promising()
-        return [Proposal(candidate, source, project=False)]
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """The agent learns with what is known by now: trials are read from the evaluator's history."""
+        """One more evaluation, of what looks best; then the agent learns with what is known by now."""
+        self._evaluator.evaluate_many([self._most_promising()])
         self._reward_model.learn()
         self.train(ROUNDS)
 
     def _warm_up_proposals(self) -> Proposals:
-        yield [Proposal(self._problem.start, "anchor", project=False)]
-        self._cost_margins()
+        evaluator, start = self._evaluator, self._problem.start
+        yield [Proposal(start, "anchor", project=False)]
+        if evaluator.surrogate is not None and self._problem.budget.limited and evaluator.left >= len(self._space):
+            # The anchor with each group twice as wide is compiled, so that predictions know what widening it costs.
+            # Those that have only seen groups grow together would keep the search from those that are cheap to widen.
+            for position, ratio in enumerate(self._space.keep_ratios(start)):
+                wider = list(start)
+                wider[position] = int(self._space.dimensions[position].nearest(min(2 * ratio, 1.0)))
+                evaluator.excess(tuple(wider))
         self._reward_model.learn()
-        while self._evaluator.left > 1 and self._evaluator.used < self._warm_up:
+        while evaluator.left > 1 and evaluator.used < self._warm_up:
             yield [Proposal(self._first(), "policy" if self._trained else "warm-up", project=False)]
             self._reward_model.learn()
-
-    def _cost_margins(self) -> None:
-        """Compile the anchor with each group twice as wide, so that predictions know what widening it costs.
-
-        Predictions that have only seen groups grow together would keep the search from those that are cheap to widen.
-        """
-        evaluator, start = self._evaluator, self._problem.start
-        if evaluator.surrogate is None or not self._problem.budget.limited or evaluator.left < len(self._space):
-            return
-        for position, ratio in enumerate(self._space.keep_ratios(start)):
-            wider = list(start)
-            wider[position] = int(self._space.dimensions[position].nearest(min(2 * ratio, 1.0)))
-            evaluator.excess(tuple(wider))
 
     def train(self, rounds: int) -> None:
         """Let the agent learn from imagined episodes: as many rounds as said; and from the best candidate."""
@@ -139,28 +125,27 @@ class Dyna:
 
     def _first(self) -> Candidate:
         """A candidate that is predicted to use the budget and not to miss it, before there is much to predict by."""
-        candidates = self._policy_candidates() if self._trained else self._random_candidates()
+        if self._trained:
+            candidates = self._policy_candidates()
+        else:  # Draws around the anchor, nearly uniform or wild.
+            shape = (DRAWS, len(self._space))
+            draws = self._generator.uniform(-1, 1, shape) * self._generator.uniform(0.2, 1, (DRAWS, 1))
+            draws = draws + self._generator.uniform(-0.3, 0.5, (DRAWS, 1))
+            candidates = np.array([self._space.around(self._problem.anchor, offsets) for offsets in draws])
         predictions, known = self._reward_model.predict(candidates), self._evaluated_candidates()
         # The first draw of the best kind there is; new ones before known ones.
         seen = np.array([tuple(candidate) in known for candidate in candidates.tolist()])
         worth = (predictions.within > 0.5) * 2 + (predictions.used > USED) * 1 - seen * 4
         return tuple(candidates[int(worth.argmax())].tolist())
 
-    def _random_candidates(self) -> np.ndarray:
-        """(m, dimensions) Draws around the anchor, nearly uniform or wild."""
-        shape = (DRAWS, len(self._space))
-        draws = self._generator.uniform(-1, 1, shape) * self._generator.uniform(0.2, 1, (DRAWS, 1))
-        draws = draws + self._generator.uniform(-0.3, 0.5, (DRAWS, 1))
-        return np.array([self._space.around(self._problem.anchor, offsets) for offsets in draws])
-
     def _evaluated_candidates(self) -> set[Candidate]:
         return {trial.candidate for trial in self._evaluator.history}
 
-    def _most_promising(self) -> tuple[Candidate, str]:
+    def _most_promising(self) -> Proposal:
         """Of the policy's candidates, the neighbours of the best and their neighbours, that of most improvement.
 
         It is costed, and the next, until one is within the budget: predictions that nothing corrects would keep the
-        search from where they are wrong. And how it was come upon.
+        search from where they are wrong.
         """
         candidates = proposed = self._policy_candidates()
         worth = self._worth(proposed)
@@ -185,7 +170,8 @@ class Dyna:
             chosen = int(self._worth(candidates).argmax())
         else:  # What is most likely within the budget then.
             chosen = int(self._worth(candidates, doubt=LEAST_DOUBT).argmax())
-        return tuple(candidates[chosen].tolist()), "policy" if chosen < len(proposed) else "refinement"
+        source = "policy" if chosen < len(proposed) else "refinement"
+        return Proposal(tuple(candidates[chosen].tolist()), source, project=False)
 
     def _fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is within the budget, by compiling it; how wrong the prediction was is remembered."""
@@ -196,8 +182,9 @@ class Dyna:
             cost = self._evaluator.cost(candidate)
         except CostError:
             return False
-        told = memories is not None and cost.memory.total is not None
-        memory = abs(float(memories[0]) / cost.memory.total - 1) if told else None
+        memory = None
+        if memories is not None and cost.memory.total is not None:
+            memory = abs(float(memories[0]) / cost.memory.total - 1)
         self._errors.append(error_of_limited(self._problem.budget, abs(float(latencies[0]) / cost.latency - 1), memory))
         return self._problem.budget.met_by(cost)
 
@@ -218,6 +205,7 @@ class Dyna:
             observation = self._episodes.reset()
             for _ in range(len(self._space)):
                 actions, _ = self._agent.predict(observation, deterministic=deterministic)
-                observation, *_ = self._episodes.step(actions)
+                self._episodes.step_async(actions)
+                observation, *_ = self._episodes.step_wait()
             found.append(self._episodes.candidates[:1] if deterministic else self._episodes.candidates)
         return np.concatenate(found)

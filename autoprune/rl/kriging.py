@@ -50,7 +50,7 @@ class _Kernel:
         return (self.slope / points.shape[1]) ** 2 * (points**2).sum(1) + self.remainder
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Fitted:
     """A kernel with what follows from it and the examples."""
 
@@ -72,10 +72,10 @@ class Kriging:
         layers: (groups,) how many layers make each group's channels, 1 or more; None is one for each.
     """
 
-    def __init__(self, sizes: Sequence[float] | np.ndarray, layers: Sequence[int] | None = None) -> None:
+    def __init__(self, sizes: Sequence[float] | np.ndarray, layers: Sequence[float] | None = None) -> None:
         self._sizes = np.asarray(sizes, float)
-        layers = np.ones(len(self._sizes)) if layers is None else np.asarray(layers, float)
-        self._shares = layers / layers.sum()
+        counts = np.ones(len(self._sizes)) if layers is None else np.asarray(layers, float)
+        self._shares = counts / counts.sum()
         self._kernel = _Kernel()
         self._chosen_at = 0
 
@@ -89,17 +89,28 @@ class Kriging:
             values: (n,) of the quantity.
         """
         self._mean, self._spread = float(values.mean()), max(float(values.std()), 1e-9)
-        self._points, self._trend_terms = self._logarithms(widths), self._terms(widths)
+        self._points, self._terms = self._describe(widths)
         self._target = (values - values.mean()) / self._spread
         if len(values) >= 1.25 * self._chosen_at:
-            self._choose()
+            # Each part of the kernel, one after the other, is the one under which the examples are likeliest.
+            choices: dict[str, Sequence[Any]] = {
+                "slope": SLOPES,
+                "remainder": REMAINDERS,
+                "noise": NOISES,
+                "scale": SCALES,
+            }
+            self._kernel = _Kernel()
+            for _ in range(SWEEPS):
+                for name, options in choices.items():
+                    tried = [replace(self._kernel, **{name: value}) for value in options]
+                    self._kernel = max(tried, key=lambda kernel: self._fit(kernel).likelihood)
             self._chosen_at = len(values)
         self._fitted = self._fit(self._kernel)
 
     def predict(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m,) expected values of (m, groups) plans, and (m,) their standard deviations, noise left out."""
-        fitted, terms = self._fitted, self._terms(widths)
-        points = self._logarithms(widths)
+        fitted = self._fitted
+        points, terms = self._describe(widths)
         kernel = fitted.kernel(points, self._points)
         expected = terms @ fitted.trend + kernel @ fitted.weights
         told = np.einsum("mn,nm->m", kernel, scipy.linalg.cho_solve(fitted.factor, kernel.T))
@@ -109,21 +120,23 @@ class Kriging:
         deviations = np.sqrt(fitted.variance * np.maximum(variances, 0.0))
         return self._mean + self._spread * expected, self._spread * deviations
 
-    def _logarithms(self, widths: np.ndarray) -> np.ndarray:
-        """(m, groups) octaves of every group, farther apart for groups of many layers."""
-        return np.log2(np.asarray(widths, float) / self._sizes) * np.sqrt(self._shares * len(self._sizes))
+    def _describe(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(m, groups) points among which deviations are alike, and (m, 2) the terms of the trend, of (m, groups) plans.
 
-    def _terms(self, widths: np.ndarray) -> np.ndarray:
-        """(m, 2) what the trend is made of: a level, and the logarithm of the harmonic mean of the keep ratios."""
-        mean = 1 / ((self._sizes / np.asarray(widths, float)) @ self._shares)
-        return np.stack([np.ones(len(mean)), np.log2(mean)], axis=1)
+        Points are octaves of every group, farther apart for groups of many layers. The trend is made of a level, and
+        the logarithm of the harmonic mean of the keep ratios.
+        """
+        widths = np.asarray(widths, float)
+        points = np.log2(widths / self._sizes) * np.sqrt(self._shares * len(self._sizes))
+        mean = 1 / ((self._sizes / widths) @ self._shares)
+        return points, np.stack([np.ones(len(mean)), np.log2(mean)], axis=1)
 
     def _fit(self, kernel: _Kernel) -> _Fitted:
         """The trend by generalised least squares, and the rest given it."""
         points, target, count = self._points, self._target, len(self._points)
         # What rounding adds to the diagonal of equal plans is far below the least noise.
         factor = scipy.linalg.cho_factor(kernel(points, points) + kernel.noise * np.eye(count), lower=True)
-        terms = self._trend_terms
+        terms = self._terms
         explained = scipy.linalg.cho_solve(factor, terms)
         unsure = np.linalg.inv(terms.T @ explained + 1e-6 * np.eye(2))
         trend = unsure @ (explained.T @ target)
@@ -133,18 +146,13 @@ class Kriging:
         fit = float((target - terms @ trend) @ weights)
         variance = max(fit / max(count - 2, 1), (UNTOLD * trend[1]) ** 2, 1e-9)
         likelihood = -0.5 * count * float(np.log(max(fit, 1e-9))) - float(np.log(np.diag(factor[0])).sum())
-        return _Fitted(kernel, factor, trend, unsure, explained, weights, variance, likelihood)
-
-    def _choose(self) -> None:
-        """Each part of the kernel, one after the other, the value under which the examples are likeliest."""
-        choices: dict[str, Sequence[Any]] = {
-            "slope": SLOPES,
-            "remainder": REMAINDERS,
-            "noise": NOISES,
-            "scale": SCALES,
-        }
-        self._kernel = _Kernel()
-        for _ in range(SWEEPS):
-            for name, values in choices.items():
-                tried = [replace(self._kernel, **{name: value}) for value in values]
-                self._kernel = max(tried, key=lambda kernel: self._fit(kernel).likelihood)
+        return _Fitted(
+            kernel=kernel,
+            factor=factor,
+            trend=trend,
+            unsure=unsure,
+            explained=explained,
+            weights=weights,
+            variance=variance,
+            likelihood=likelihood,
+        )

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from autoprune.envs.episode import EpisodeContext
+from autoprune.envs.vector_env import PruningVecEnv
 from autoprune.errors import SettingsError
-from autoprune.rl.agents import attach, build_agent, check_agent, write_events
+from autoprune.rl.agents import attach, build_agent, check_agent, policy_of, write_events
 from autoprune.rl.dyna import Dyna, imagine
 from autoprune.rl.reward_model import RewardModel
-from autoprune.rl.searcher import Relabeling, latency_prediction, one_thread, play, policy_of, real_episodes
+from autoprune.rl.searcher import Relabeling, context_of, play, real_episodes
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent
 from autoprune.searchers.policy import Policy
+from autoprune.searchers.searcher import one_thread
 from autoprune.settings import AgentSettings
 
 REVISIONS = 8  # Times that every problem is trained on again in the end, in turns.
@@ -42,7 +42,7 @@ class MultiTaskTrainer:
     def __init__(self, settings: AgentSettings, log_folder: str | Path | None = None) -> None:
         self._settings = settings
         self._kind = check_agent(settings)
-        if self._kind.actor is None:
+        if self._kind.remembers:
             raise SettingsError(
                 f"agent={settings.name} has a memory: its policy is not stored, so there would be nothing to replay. "
                 "Choose another agent, such as agent=dyna_ppo."
@@ -56,55 +56,53 @@ class MultiTaskTrainer:
             tasks: the evaluators of the problems, each with as many evaluations as it may take.
             seed: seed of the agent and of what it draws.
         """
+        imagines = self._kind.imagines
         with one_thread():
-            train = self._train_in_imagination if self._kind.imagines else self._train_on_evaluations
-            agent = train(tasks, seed)
-            policy = policy_of(self._kind, agent)
+            reward_models = [RewardModel(task) for task in tasks] if imagines else []
+            if imagines:
+                episodes = [imagine(model, context_of(task)) for model, task in zip(reward_models, tasks, strict=True)]
+            else:
+                episodes = [real_episodes(task) for task in tasks]
+            steps, count = max(len(task.problem.space) for task in tasks), sum(task.left for task in tasks)
+            agent = build_agent(self._kind, self._settings, episodes[0], steps=steps, episodes=count, seed=seed)
+            write_events(agent, self._log_folder)
+            if imagines:
+                searches = [
+                    Dyna(model, imagined, agent, warm_up=self._settings.warm_up, seed=seed)
+                    for model, imagined in zip(reward_models, episodes, strict=True)
+                ]
+                _train_in_imagination(searches, tasks)
+            else:
+                _train_on_evaluations(agent, episodes, tasks)
             for task in tasks:
                 with suppress(EvaluationsSpent):
                     play(agent, real_episodes(task))
-        return policy
+        return policy_of(self._kind, agent)
 
-    def _train_in_imagination(self, tasks: Sequence[BudgetedEvaluator], seed: int) -> BaseAlgorithm:
-        """Imagined episodes of one problem after the other, between their evaluations."""
-        reward_models = [RewardModel(task) for task in tasks]
-        episodes = [
-            imagine(reward_model, EpisodeContext.of(task.problem, latency_prediction(task)))
-            for task, reward_model in zip(tasks, reward_models, strict=True)
-        ]
-        agent = self._build_agent(episodes[0], tasks, seed)
-        searches = [
-            Dyna(reward_model, imagined, agent, warm_up=self._settings.warm_up, seed=seed)
-            for reward_model, imagined in zip(reward_models, episodes, strict=True)
-        ]
+
+def _train_in_imagination(searches: Sequence[Dyna], tasks: Sequence[BudgetedEvaluator]) -> None:
+    """Imagined episodes of one problem after the other, between their evaluations."""
+    for search in searches:
+        search.begin()
+    while any(task.left > 1 for task in tasks):
+        for task, search in zip(tasks, searches, strict=True):
+            if task.left > 1:
+                search.step()
+    for _ in range(REVISIONS):
         for search in searches:
-            search.begin()
-        while any(task.left > 1 for task in tasks):
-            for task, search in zip(tasks, searches, strict=True):
-                if task.left > 1:
-                    search.step()
-        for _ in range(REVISIONS):
-            for search in searches:
-                search.train(REVISED)
-        return agent
+            search.train(REVISED)
 
-    def _train_on_evaluations(self, tasks: Sequence[BudgetedEvaluator], seed: int) -> BaseAlgorithm:
-        """Real episodes of one problem after the other."""
-        episodes = [real_episodes(task) for task in tasks]
-        agent = self._build_agent(episodes[0], tasks, seed)
-        # An off-policy agent learns after every episode, an on-policy one needs some to compare.
-        at_a_time = 1 if isinstance(agent, OffPolicyAlgorithm) else BATCH
-        while any(task.left > 1 for task in tasks):
-            for task, of_task in zip(tasks, episodes, strict=True):
-                count = min(at_a_time, task.left - 1)
-                if count > 0:
-                    steps = count * len(task.problem.space)
-                    attach(agent, of_task, steps)
-                    agent.learn(steps, callback=Relabeling(of_task.context), reset_num_timesteps=False)
-        return agent
 
-    def _build_agent(self, episodes: VecEnv, tasks: Sequence[BudgetedEvaluator], seed: int) -> BaseAlgorithm:
-        steps, count = max(len(task.problem.space) for task in tasks), sum(task.left for task in tasks)
-        agent = build_agent(self._kind, self._settings, episodes, steps=steps, episodes=count, seed=seed)
-        write_events(agent, self._log_folder)
-        return agent
+def _train_on_evaluations(
+    agent: BaseAlgorithm, episodes: Sequence[PruningVecEnv], tasks: Sequence[BudgetedEvaluator]
+) -> None:
+    """Real episodes of one problem after the other."""
+    # An off-policy agent learns after every episode, an on-policy one needs some to compare.
+    at_a_time = 1 if isinstance(agent, OffPolicyAlgorithm) else BATCH
+    while any(task.left > 1 for task in tasks):
+        for task, of_task in zip(tasks, episodes, strict=True):
+            count = min(at_a_time, task.left - 1)
+            if count > 0:
+                steps = count * len(task.problem.space)
+                attach(agent, of_task, steps)
+                agent.learn(steps, callback=Relabeling(of_task.context), reset_num_timesteps=False)

@@ -12,15 +12,15 @@ from scipy.stats import norm
 
 from autoprune.rl.kriging import Kriging
 from autoprune.searchers import BudgetedEvaluator
+from autoprune.searchers.objective import Outcomes
 from autoprune.searchers.projection import prediction_error
-from autoprune.searchers.rewards import Outcomes
 
 UNSURE = 0.03  # Relative error of a predicted cost, before it is known how large it is.
 FAILED = 0.0  # Score of a plan that could not be scored.
 SHARES = (0.005, 0.995)  # Bounds of scores. Their log-odds are learnt: they are nearer to linear in the logarithms.
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions:
     """What some candidates are expected to be worth.
 
@@ -79,7 +79,7 @@ class RewardModel:
         scores = np.array([FAILED if e.failed else e.score for e in seen])
         self._score.learn(values, logit(np.clip(scores, *SHARES)))
         costed = [number for number, evaluation in enumerate(seen) if evaluation.cost is not None]
-        latencies = np.log([seen[number].cost.latency for number in costed])
+        latencies = np.log([seen[number].required_cost.latency for number in costed])
         self._latency.learn(values[costed], latencies)
 
     def costs(self, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -96,48 +96,41 @@ class RewardModel:
             candidates: (m, dimensions).
             doubt: relative error of a predicted cost; by default, as large as errors have been.
         """
+        budget, objective = self._problem.budget, self._problem.objective
+        dense, surrogate = self._problem.dense.required_cost, self.evaluator.surrogate
         odds, unsure = self._score.predict(self._space.values(candidates))
         scores = expit(odds)
-        unsure_scores = unsure * scores * (1 - scores)
         latencies, memories = self.costs(candidates)
-        budget, objective = self._problem.budget, self._problem.objective
-        plans = Outcomes(scores, latencies, memories, self._flops(candidates))
-        limits = _at_most(latencies, budget.latency), _at_most(memories, budget.memory)
-        able = Outcomes(np.maximum(scores, objective.floor or 0.0), *limits, plans.flops)
-        excess = budget.excess(latencies, memories)
-        within = norm.cdf(-excess / (self._error() if doubt is None else doubt))
-        found = objective.rewards(plans), objective.rewards(able), objective.deviations(able, unsure_scores)
-        rewards, met, deviations, used, within = (
-            np.broadcast_to(each, len(candidates)) for each in (*found, 1 + excess, within)
+        # Every layer is thought to lose the same share of its inputs and outputs.
+        ratios = self._space.keep_ratios(candidates)
+        flops = np.maximum(dense.flops * ratios.prod(1) ** (2 / ratios.shape[1]), 1) / dense.target.batch_size
+        plans = Outcomes(score=scores, latency=latencies, memory=memories, flops=flops)
+        able = Outcomes(
+            score=np.maximum(scores, objective.floor or 0.0),
+            latency=latencies if budget.latency is None else np.minimum(latencies, budget.latency),
+            memory=memories if memories is None or budget.memory is None else np.minimum(memories, budget.memory),
+            flops=flops,
         )
-        return Predictions(rewards, met, deviations, used, within, self._probability_of_floor(odds, unsure))
+        if doubt is None:
+            error = None if surrogate is None else prediction_error(surrogate, budget)
+            # Of normal errors the standard deviation is 1.25 times their mean.
+            doubt = UNSURE if error is None else max(1.25 * error, 1e-3)
+        excess = budget.excess(latencies, memories)
+        reached: np.ndarray | float = 1.0
+        if objective.floor is not None:
+            # Scores beyond the bounds are learnt as if they were there.
+            reached = norm.cdf((odds - logit(np.clip(objective.floor, *SHARES))) / np.maximum(unsure, 1e-9))
+        many = len(candidates)
+        return Predictions(
+            rewards=np.broadcast_to(objective.rewards(plans), many),
+            met=np.broadcast_to(objective.rewards(able), many),
+            deviations=np.broadcast_to(objective.deviations(able, unsure * scores * (1 - scores)), many),
+            used=np.broadcast_to(1 + excess, many),
+            within=np.broadcast_to(norm.cdf(-excess / doubt), many),
+            reached=reached,
+        )
 
     def improvement(self, predictions: Predictions) -> np.ndarray:
         """(m,) Expected improvements over the best so far; of none, over the dense model's score at no score at all."""
         best = self.evaluator.history.best
         return predictions.improvement(0.0 if best is None else best.reward)
-
-    def _probability_of_floor(self, odds: np.ndarray, unsure: np.ndarray) -> np.ndarray | float:
-        """(m,) Probability that a score is at the floor or above it, from (m,) log-odds and their deviations."""
-        floor = self._problem.objective.floor
-        if floor is None:
-            return 1.0
-        # Scores beyond the bounds are learnt as if they were there.
-        return norm.cdf((odds - logit(np.clip(floor, *SHARES))) / np.maximum(unsure, 1e-9))
-
-    def _error(self) -> float:
-        """Standard deviation of a predicted cost relative to the true one: of normal errors 1.25 times their mean."""
-        surrogate = self.evaluator.surrogate
-        error = None if surrogate is None else prediction_error(surrogate, self._problem.budget)
-        return UNSURE if error is None else max(1.25 * error, 1e-3)
-
-    def _flops(self, candidates: np.ndarray) -> np.ndarray:
-        """(m,) Operations per image: every layer is thought to lose the same share of its inputs and outputs."""
-        dense, ratios = self._problem.dense.cost, self._space.keep_ratios(candidates)
-        shares = ratios.prod(1) ** (2 / ratios.shape[1])
-        return np.maximum(dense.flops * shares, 1) / dense.target.batch_size
-
-
-def _at_most(amounts: np.ndarray | None, limit: float | None) -> np.ndarray | None:
-    """(m,) The amounts, or the limit where there is one and it is exceeded."""
-    return amounts if amounts is None or limit is None else np.minimum(amounts, limit)

@@ -5,8 +5,7 @@ uniform pruning when nothing has met the budget.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,42 +14,18 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from autoprune.envs import ENV_ID
-from autoprune.envs.episode import FEATURES, MEANING, EpisodeContext, PredictLatency, retrace
+from autoprune.envs.episode import EpisodeContext, retrace
 from autoprune.envs.vector_env import PruningVecEnv, pay_by_evaluations
-from autoprune.rl.agents import AgentKind, build_agent, check_agent, read_actor, start_from, write_events
+from autoprune.rl.agents import build_agent, check_agent, policy_of, start_from, write_events
 from autoprune.rl.dyna import Dyna, imagine
 from autoprune.rl.reward_model import RewardModel
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent, Problem, Proposal
 from autoprune.searchers.policy import Policy
+from autoprune.searchers.searcher import SearcherKind, one_thread
 from autoprune.settings import AgentSettings
 
 logger = logging.getLogger(__name__)
-
-
-class RlKind:
-    """The entry of the table of searchers."""
-
-    def check(self, agent: AgentSettings) -> None:
-        """See `SearcherKind.check`."""
-        check_agent(agent)
-
-    def build(
-        self,
-        problem: Problem,
-        evaluator: BudgetedEvaluator,
-        *,
-        seed: int,
-        agent: AgentSettings,
-        log_folder: Path | None = None,
-    ) -> "RlSearcher":
-        """See `SearcherKind.build`."""
-        return RlSearcher(problem, evaluator, agent, seed=seed, log_folder=log_folder)
-
-
-RL = RlKind()
 
 
 class RlSearcher:
@@ -59,7 +34,7 @@ class RlSearcher:
     Args:
         problem: what is searched for.
         evaluator: evaluates its episodes.
-        settings: which agent, its options.
+        agent: which one, its options.
         seed: seed of the agent and of what it draws.
         log_folder: where TensorBoard files go, or None.
         start: a stored policy of this kind of agent that it begins as; None begins knowing nothing.
@@ -72,7 +47,7 @@ class RlSearcher:
         self,
         problem: Problem,
         evaluator: BudgetedEvaluator,
-        settings: AgentSettings,
+        agent: AgentSettings,
         *,
         seed: int,
         log_folder: str | Path | None = None,
@@ -81,8 +56,8 @@ class RlSearcher:
         self.policy: Policy | None = None
         self._problem = problem
         self._evaluator = evaluator
-        self._settings = settings
-        self._kind = check_agent(settings)
+        self._settings = agent
+        self._kind = check_agent(agent)
         self._seed = seed
         self._start = start
         self._log_folder = log_folder
@@ -92,67 +67,54 @@ class RlSearcher:
 
         See `Searcher.run`.
         """
+        evaluator, steps = self._evaluator, len(self._problem.space)
         with one_thread(), suppress(EvaluationsSpent):
-            agent = self._train_in_imagination() if self._kind.imagines else self._train_on_evaluations()
-            self.policy = policy_of(self._kind, agent)
-            if self.policy is None:
-                logger.info("%s has a memory: its policy is not stored, its plans are", self._settings.name)
-            if self._evaluator.needs_anchor:
-                self._evaluator.evaluate_many([Proposal(self._problem.start, project=False)])
+            reward_model = RewardModel(evaluator) if self._kind.imagines else None
+            if reward_model is None:
+                episodes = real_episodes(evaluator)
             else:
-                play(agent, real_episodes(self._evaluator))
-
-    def _train_on_evaluations(self) -> BaseAlgorithm:
-        """Every episode is an evaluation."""
-        episodes, steps, left = real_episodes(self._evaluator), len(self._problem.space), self._evaluator.left
-        agent = self._build_agent(episodes)
-        if left > 1:
-            agent.learn((left - 1) * steps, callback=[_Watch(self._evaluator), Relabeling(episodes.context)])
-        return agent
-
-    def _train_in_imagination(self) -> BaseAlgorithm:
-        """Hundreds of imagined episodes for each evaluation."""
-        reward_model = RewardModel(self._evaluator)
-        episodes = imagine(reward_model, EpisodeContext.of(self._problem, latency_prediction(self._evaluator)))
-        agent = self._build_agent(episodes)
-        options = {"warm_up": self._settings.warm_up, "seed": self._seed, "trained": self._start is not None}
-        search = Dyna(reward_model, episodes, agent, **options)
-        search.begin()
-        while self._evaluator.left > 1:
-            search.step()
-        return agent
-
-    def _build_agent(self, episodes: VecEnv) -> BaseAlgorithm:
-        steps, left = len(self._problem.space), self._evaluator.left
-        agent = build_agent(self._kind, self._settings, episodes, steps=steps, episodes=left, seed=self._seed)
-        if self._start is not None:
-            start_from(self._kind, agent, self._start)
-            # What it knows is better than random actions.
-            agent.learning_starts = 0
-        write_events(agent, self._log_folder)
-        return agent
+                episodes = imagine(reward_model, context_of(evaluator))
+            agent = build_agent(
+                self._kind, self._settings, episodes, steps=steps, episodes=evaluator.left, seed=self._seed
+            )
+            if self._start is not None:
+                start_from(self._kind, agent, self._start)
+            write_events(agent, self._log_folder)
+            if reward_model is not None:
+                # Hundreds of imagined episodes for each evaluation.
+                trained = self._start is not None
+                warm_up = self._settings.warm_up
+                search = Dyna(reward_model, episodes, agent, warm_up=warm_up, seed=self._seed, trained=trained)
+                search.begin()
+                while evaluator.left > 1:
+                    search.step()
+            elif evaluator.left > 1:
+                # Every episode is an evaluation.
+                callbacks = [_Watch(evaluator), Relabeling(episodes.context)]
+                agent.learn((evaluator.left - 1) * steps, callback=callbacks)
+            if self._kind.remembers:
+                logger.info("%s has a memory: its policy is not stored, its plans are", self._settings.name)
+            else:
+                self.policy = policy_of(self._kind, agent)
+            if evaluator.needs_anchor:
+                evaluator.evaluate_many([Proposal(self._problem.start, project=False)])
+            else:
+                play(agent, real_episodes(evaluator))
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread is fastest for networks this small, and makes the history the same on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+RL = SearcherKind(check_agent, RlSearcher)
 
 
 def real_episodes(evaluator: BudgetedEvaluator) -> PruningVecEnv:
     """Episodes of which each is an evaluation."""
-    context = EpisodeContext.of(evaluator.problem, latency_prediction(evaluator))
-    return PruningVecEnv(context, pay_by_evaluations(evaluator.problem.objective, evaluator.evaluate_many))
+    return PruningVecEnv(
+        context_of(evaluator), pay_by_evaluations(evaluator.problem.objective, evaluator.evaluate_many)
+    )
 
 
-def latency_prediction(evaluator: BudgetedEvaluator) -> PredictLatency:
-    """From candidates to shares of the dense latency, as the evaluator's surrogate predicts them once it has learnt."""
-    space, dense = evaluator.problem.space, evaluator.problem.dense.cost.latency
+def context_of(evaluator: BudgetedEvaluator) -> EpisodeContext:
+    """The context of episodes of its problem, in which latencies are as its surrogate predicts them, once it can."""
+    space, dense = evaluator.problem.space, evaluator.problem.dense.required_cost.latency
 
     def predict(candidates: np.ndarray) -> np.ndarray | None:
         surrogate = evaluator.surrogate
@@ -160,13 +122,7 @@ def latency_prediction(evaluator: BudgetedEvaluator) -> PredictLatency:
             return None
         return surrogate.predict_all(space.values(candidates))[0] / dense
 
-    return predict
-
-
-def policy_of(kind: AgentKind, agent: BaseAlgorithm) -> Policy | None:
-    """What an agent has learnt, without a record of its training; None where its actor cannot be stored."""
-    actor = read_actor(kind, agent)
-    return None if actor is None else Policy(**actor, features=FEATURES, meaning=MEANING, environment=ENV_ID)
+    return EpisodeContext.of(evaluator.problem, predict)
 
 
 def play(agent: BaseAlgorithm, episodes: PruningVecEnv) -> None:
@@ -174,7 +130,8 @@ def play(agent: BaseAlgorithm, episodes: PruningVecEnv) -> None:
     observation, memory, begins = episodes.reset(), None, np.ones(episodes.num_envs, bool)
     for _ in range(len(episodes.context.space)):
         actions, memory = agent.predict(observation, state=memory, episode_start=begins, deterministic=True)
-        observation, *_ = episodes.step(actions)
+        episodes.step_async(actions)
+        observation, *_ = episodes.step_wait()
         begins = np.zeros(episodes.num_envs, bool)
 
 
@@ -227,21 +184,21 @@ class Relabeling(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         steps = len(self._context.space)
-        if isinstance(self.model, OffPolicyAlgorithm):
-            buffer, end = self.model.replay_buffer, self.model.replay_buffer.pos
+        if isinstance(self.model, OffPolicyAlgorithm) and self.model.replay_buffer is not None:
+            replayed, end = self.model.replay_buffer, self.model.replay_buffer.pos
             for number, actions in enumerate(reversed(self._actions)):
                 if actions is not None:
-                    places = np.arange(end - (number + 1) * steps, end - number * steps) % buffer.buffer_size
+                    places = np.arange(end - (number + 1) * steps, end - number * steps) % replayed.buffer_size
                     seen = retrace(self._context, actions)
-                    buffer.observations[places, 0], buffer.actions[places, 0, 0] = seen, actions
-                    buffer.next_observations[places[:-1], 0] = seen[1:]
+                    replayed.observations[places, 0], replayed.actions[places, 0, 0] = seen, actions
+                    replayed.next_observations[places[:-1], 0] = seen[1:]
         elif isinstance(self.model, OnPolicyAlgorithm) and not hasattr(self.model.rollout_buffer, "hidden_states_pi"):
             buffer = self.model.rollout_buffer
             changed = [(number, actions) for number, actions in enumerate(self._actions) if actions is not None]
             for number, actions in changed:
-                places = slice(number * steps, (number + 1) * steps)
-                buffer.observations[places, 0] = retrace(self._context, actions)
-                buffer.actions[places, 0, 0] = actions
+                rows = slice(number * steps, (number + 1) * steps)
+                buffer.observations[rows, 0] = retrace(self._context, actions)
+                buffer.actions[rows, 0, 0] = actions
             if changed:
                 observed, acted = (torch.as_tensor(part[:, 0]) for part in (buffer.observations, buffer.actions))
                 with torch.no_grad():

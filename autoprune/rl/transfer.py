@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from autoprune.envs.episode import EpisodeContext, roll_out
+from autoprune.envs.episode import roll_out
 from autoprune.planning import Candidate
 from autoprune.rl.agents import settings_of
-from autoprune.rl.searcher import RlSearcher, latency_prediction
+from autoprune.rl.searcher import RlSearcher, context_of
 from autoprune.searchers import BudgetedEvaluator, Problem, Proposal
 from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.policy import Policy
@@ -86,7 +86,7 @@ class PolicyTransfer:
 
 def roll_outs(evaluator: BudgetedEvaluator, policy: Policy) -> Callable[[float], Candidate]:
     """From the keep ratio that action 0 stands for to the candidate that a policy decides on, without exploration."""
-    context = EpisodeContext.of(evaluator.problem, latency_prediction(evaluator))
+    context = context_of(evaluator)
     return lambda anchor: roll_out(dataclasses.replace(context, anchor=anchor), policy.act)
 
 

@@ -1,8 +1,8 @@
 """Everything that proposes plans: one file each, one Protocol, one way to be evaluated.
 
-`problem.py` says what a searcher is given and makes it, `rewards.py` what it is paid for, `objective.py` which plan is
-best, `searcher.py` what a searcher promises and how one is written, `budgeted.py` what evaluates its proposals,
-`history.py` what came of them, and `projection.py` how predictions of cost change them. `uniform.py`,
+`problem.py` says what a searcher is given and makes it, `objective.py` what it is paid for and which plan is best,
+`searcher.py` what a searcher promises and how one is written, `budgeted.py` what evaluates its proposals and what came
+of them, and `projection.py` how predictions of cost change them. `uniform.py`,
 `random_search.py`, `greedy.py`, `evolution.py` and `bayes.py` are searchers; agents are in `autoprune.rl`.
 """
 
@@ -13,11 +13,9 @@ from autoprune.searchers import (  # noqa: F401 - importing a searcher enters it
     random_search,
     uniform,
 )
-from autoprune.searchers.budgeted import BudgetedEvaluator, EvaluationsSpent, Proposal
-from autoprune.searchers.history import History, Trial
-from autoprune.searchers.objective import Objective
+from autoprune.searchers.budgeted import BudgetedEvaluator, EvaluationsSpent, History, Proposal, Trial
+from autoprune.searchers.objective import REWARDS, Objective
 from autoprune.searchers.problem import Problem, build_problem
-from autoprune.searchers.rewards import REWARDS
 from autoprune.searchers.searcher import SEARCHERS, AskTellSearcher, Searcher, ask_tell
 
 SEARCHERS.add_lazily("rl", "autoprune.rl.searcher:RL")  # Torch and Stable-Baselines3 take seconds to import.

@@ -5,8 +5,6 @@ on the toy of `tests/helpers/toy.py` mean regret after 60 evaluations is 0.0000 
 tenths of a second at 60 evaluations, an evaluation of a network takes seconds.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 
 import numpy as np
@@ -15,7 +13,7 @@ from autoprune.planning import Candidate, SearchSpace
 from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
 from autoprune.searchers.memory import Memory
 from autoprune.searchers.problem import Problem
-from autoprune.searchers.searcher import EXTRA, Proposals, ask_tell
+from autoprune.searchers.searcher import EXTRA, Proposals, ask_tell, one_thread
 from autoprune.settings.extras import extra
 
 FIRST = 10  # Plans before the model has a say: the anchor, and draws around it as `random` makes them.
@@ -33,19 +31,25 @@ def bayes(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposal
     yield from memory.learn([Proposal(problem.start, "anchor", project=False)])
     if memory.complete:
         return
-    with _quiet(extra("optuna", "searcher=bayes", EXTRA)) as optuna:
-        study = _Study(optuna, space, seed)
-        study.add(problem.start, memory[problem.start])
-        while not memory.complete:
-            if len(memory) < FIRST:
-                offsets = np.ones(len(space))
-                offsets[free] = generator.uniform(-1, 1, len(free))
-                wanted = space.around(problem.anchor, offsets)
-            else:
-                wanted = study.propose()
-            candidate = memory.walk(wanted, generator)
-            yield from memory.learn([Proposal(candidate)])
-            study.add(candidate, memory[candidate])
+    optuna = extra("optuna", "searcher=bayes", EXTRA)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Otherwise there is a line per trial.
+    try:
+        with one_thread():
+            study = _Study(optuna, space, seed)
+            study.add(problem.start, memory[problem.start])
+            while not memory.complete:
+                if len(memory) < FIRST:
+                    offsets = np.ones(len(space))
+                    offsets[free] = generator.uniform(-1, 1, len(free))
+                    wanted = space.around(problem.anchor, offsets)
+                else:
+                    wanted = study.propose()
+                candidate = memory.walk(wanted, generator)
+                yield from memory.learn([Proposal(candidate)])
+                study.add(candidate, memory[candidate])
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 class _Study:
@@ -73,18 +77,3 @@ class _Study:
         values = {self._space.names[position]: candidate[position] for position in self._space.free}
         trial = self._optuna.trial.create_trial(params=values, distributions=self._distributions, value=reward)
         self._study.add_trial(trial)
-
-
-@contextmanager
-def _quiet(optuna: ModuleType) -> Iterator[ModuleType]:
-    """Optuna without a line per trial, and torch on one thread, which makes the history the same on every machine."""
-    import torch  # Takes seconds: only when it is needed.
-
-    verbosity, threads = optuna.logging.get_verbosity(), torch.get_num_threads()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    torch.set_num_threads(1)
-    try:
-        yield optuna
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-        torch.set_num_threads(threads)

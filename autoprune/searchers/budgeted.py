@@ -1,4 +1,4 @@
-"""What evaluates the proposals of one searcher, and enforces its number of evaluations."""
+"""What evaluates the proposals of one searcher, enforces its number of evaluations, and remembers its trials."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from autoprune.cost.surrogate import Surrogate
 from autoprune.errors import CostError
 from autoprune.planning import Candidate
 from autoprune.records import CostReport, Evaluation
-from autoprune.searchers.history import History, Trial
+from autoprune.searchers.objective import Objective
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.projection import BudgetProjector
 
@@ -32,6 +32,56 @@ class Proposal:
     candidate: Candidate
     source: str = ""
     project: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """One evaluation of a searcher's.
+
+    Attributes:
+        number: from 1.
+        candidate: that was evaluated: the projected one, where a proposal was projected onto the budget.
+        evaluation: what came of it.
+        source: how the searcher came upon it, such as `policy` or `exchange`.
+        reward: what it is paid.
+        seconds: that the searcher took since its last trial, and the evaluation when it was first made. One that
+            another searcher made before counts in full: no searcher shall look fast for coming last.
+    """
+
+    number: int
+    candidate: Candidate
+    evaluation: Evaluation
+    source: str
+    reward: float
+    seconds: float
+
+
+class History(list[Trial]):
+    """The trials of one searcher, in their order.
+
+    Args:
+        objective: what says which trial is best.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """Of the trials, in their order; a plan that was proposed twice stands there twice."""
+        return [trial.evaluation for trial in self]
+
+    @property
+    def sources(self) -> list[str]:
+        """Of the trials, in their order."""
+        return [trial.source for trial in self]
+
+    @property
+    def best(self) -> Trial | None:
+        """Best feasible trial; ties go to the lowest latency. None if none is feasible."""
+        best = self.objective.best(self.evaluations)
+        return next((trial for trial in self if trial.evaluation is best), None)
 
 
 class Evaluates(Protocol):
@@ -122,29 +172,27 @@ class BudgetedEvaluator:
             self.projector.project(proposal.candidate) if self._project and proposal.project else proposal.candidate
             for proposal in proposals
         ]
-        return [
-            self._evaluate(candidate, proposal.source)
-            for candidate, proposal in zip(candidates, proposals, strict=True)
-        ]
-
-    def _evaluate(self, candidate: Candidate, source: str) -> Trial:
-        thought = time.perf_counter() - self._since
-        evaluation = self._evaluator.evaluate(candidate)
-        self._teach(candidate, evaluation.cost)
-        trial = Trial(
-            number=self.used + 1,
-            candidate=candidate,
-            evaluation=evaluation,
-            source=source or self._name,
-            reward=self.problem.objective.reward(evaluation),
-            seconds=thought + evaluation.seconds,
-        )
-        self._evaluator.note(self._name, trial.number, evaluation)
-        self.history.add(trial)
-        if self._observe is not None:
-            self._observe(trial)
-        self._since = time.perf_counter()
-        return trial
+        trials = []
+        for candidate, proposal in zip(candidates, proposals, strict=True):
+            thought = time.perf_counter() - self._since
+            evaluation = self._evaluator.evaluate(candidate)
+            if evaluation.cost is not None:
+                self._teach(candidate, evaluation.cost)
+            trial = Trial(
+                number=self.used + 1,
+                candidate=candidate,
+                evaluation=evaluation,
+                source=proposal.source or self._name,
+                reward=self.problem.objective.reward(evaluation),
+                seconds=thought + evaluation.seconds,
+            )
+            self._evaluator.note(self._name, trial.number, evaluation)
+            self.history.append(trial)
+            if self._observe is not None:
+                self._observe(trial)
+            self._since = time.perf_counter()
+            trials.append(trial)
+        return trials
 
     def cost(self, candidate: Candidate) -> CostReport:
         """Only the cost of a candidate: a compilation, no evaluation. It is counted apart.
@@ -157,8 +205,8 @@ class BudgetedEvaluator:
         self._teach(candidate, cost)
         return cost
 
-    def _teach(self, candidate: Candidate, cost: CostReport | None) -> None:
-        if self.surrogate is not None and cost is not None:
+    def _teach(self, candidate: Candidate, cost: CostReport) -> None:
+        if self.surrogate is not None:
             self.surrogate.observe(self.problem.space.values(candidate), cost)
 
     def excess(self, candidate: Candidate) -> float | None:

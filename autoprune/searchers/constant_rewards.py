@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from autoprune.errors import SignalError
 from autoprune.records import Evaluation
-from autoprune.searchers.history import Trial
+from autoprune.searchers.budgeted import Trial
 from autoprune.searchers.objective import Objective
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ and 0.007; the genetic algorithm of pymoo with integer operators 0.012 and 0.000
 
 import numpy as np
 
-from autoprune.planning import Candidate
 from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
 from autoprune.searchers.memory import Memory
 from autoprune.searchers.problem import Problem
@@ -20,7 +19,7 @@ from autoprune.settings.extras import extra
 SIGMA = 0.2  # First spread of a group, as a share of its legal widths.
 POPULATION = 8  # Small, also for many groups: evaluations are few.
 STALE = 10  # Generations without a new plan before it starts again around the best.
-DRAWS = 50  # At most, for a plan that is predicted to meet the budget.
+DRAWS = 50  # At most, for a plan that is not predicted to miss the budget, where predictions screen.
 
 
 @ask_tell("evolution", library="cmaes")
@@ -49,19 +48,16 @@ def _adapt(memory: Memory, evaluator: BudgetedEvaluator, seed: int) -> Proposals
         population_size=POPULATION,
     )
 
-    def draw() -> tuple[Candidate, np.ndarray]:
-        """A candidate that is not predicted to miss the budget, where predictions screen, and what it was drawn as."""
-        candidate = np.array(memory.space.full)
-        for _ in range(DRAWS):
-            values, drawn = strategy.ask()
-            candidate[free] = np.round(values * last)
-            if evaluator.promising(tuple(candidate.tolist())):
-                break
-        return tuple(candidate.tolist()), drawn
-
-    stale = 0
+    candidate, stale = np.array(memory.space.full), 0
     while stale < STALE and not strategy.should_stop():
-        generation = [draw() for _ in range(POPULATION)]
+        generation = []  # Candidates, and what each was drawn as.
+        for _ in range(POPULATION):
+            for _ in range(DRAWS):
+                values, drawn = strategy.ask()
+                candidate[free] = np.round(values * last)
+                if evaluator.promising(tuple(candidate.tolist())):
+                    break
+            generation.append((tuple(candidate.tolist()), drawn))
         new = dict.fromkeys(candidate for candidate, _ in generation if candidate not in memory)
         if new:
             yield from memory.learn([Proposal(candidate) for candidate in new])

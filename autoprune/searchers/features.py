@@ -11,12 +11,12 @@ from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.layers import LayerDependence, layer_dependences
 from autoprune.models import keras_internals
 from autoprune.planning import Planner
-from autoprune.records import ChannelGroup
+from autoprune.records import Amount
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroupFeatures:
     """One prunable group.
 
@@ -57,7 +57,7 @@ class ModelFeatures:
     groups: tuple[GroupFeatures, ...]
     layers: tuple[LayerDependence, ...]
 
-    def flops_share(self, keep_ratios: Sequence[float]) -> float:
+    def flops_share(self, keep_ratios: Sequence[Amount]) -> Amount:
         """Share of the dense operations left at these keep ratios, one per group in order.
 
         A layer's operations are proportional to the product of its channel axes.
@@ -73,40 +73,30 @@ def read_features(model: Any, planner: Planner) -> ModelFeatures:
     layers = keras_internals.operations_by_path(model)
     flops = flops_per_layer(model)
     total_flops, parameters = max(sum(flops.values()), 1), model.count_params()
-    groups = tuple(
-        _group_features(group, planner.scores[group.name], layers, flops, total_flops, parameters)
-        for group in planner.groups
-    )
-    return ModelFeatures(groups, layer_dependences(model, planner.groups))
-
-
-def _group_features(
-    group: ChannelGroup,
-    scores: np.ndarray,
-    layers: dict[str, Any],
-    flops: dict[str, int],
-    total_flops: int,
-    parameters: int,
-) -> GroupFeatures:
-    producing = [m for m in group.members if m.role == "produces"]
-    consuming = {m.layer for m in group.members if m.role == "consumes"}
-    touched = {m.layer for m in group.members}
-    kernels = [keras_internals.layer_variable(layers[m.layer], m.name).shape for m in producing]
-    variables = {(m.layer, m.name) for m in group.members if not m.is_attribute}
-    sizes = (math.prod(keras_internals.layer_variable(layers[layer], name).shape) for layer, name in variables)
-    mean = float(scores.mean()) or 1.0
-    return GroupFeatures(
-        name=group.name,
-        size=group.size,
-        unit=group.unit,
-        pixels=_pixels(producing[0].layer, layers),
-        window=float(np.mean([math.prod(shape[:-2]) for shape in kernels])),
-        producers=len({m.layer for m in producing}),
-        consumers=len(consuming),
-        flops_share=sum(flops.get(layer, 0) for layer in touched) / total_flops,
-        parameter_share=sum(sizes) / parameters,
-        importance=tuple(float(q) for q in np.quantile(scores / mean, QUANTILES)),
-    )
+    groups = []
+    for group in planner.groups:
+        producing = [m for m in group.members if m.role == "produces"]
+        touched = {m.layer for m in group.members}
+        kernels = [keras_internals.layer_variable(layers[m.layer], m.name).shape for m in producing]
+        variables = {(m.layer, m.name) for m in group.members if not m.is_attribute}
+        sizes = (math.prod(keras_internals.layer_variable(layers[layer], name).shape) for layer, name in variables)
+        scores = planner.scores[group.name]
+        mean = float(scores.mean()) or 1.0
+        groups.append(
+            GroupFeatures(
+                name=group.name,
+                size=group.size,
+                unit=group.unit,
+                pixels=_pixels(producing[0].layer, layers),
+                window=float(np.mean([math.prod(shape[:-2]) for shape in kernels])),
+                producers=len({m.layer for m in producing}),
+                consumers=len({m.layer for m in group.members if m.role == "consumes"}),
+                flops_share=sum(flops.get(layer, 0) for layer in touched) / total_flops,
+                parameter_share=sum(sizes) / parameters,
+                importance=tuple(float(q) for q in np.quantile(scores / mean, QUANTILES)),
+            )
+        )
+    return ModelFeatures(tuple(groups), layer_dependences(model, planner.groups))
 
 
 def _pixels(path: str, layers: dict[str, Any]) -> int:

@@ -14,8 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from autoprune.planning import Candidate, SearchSpace
-from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
-from autoprune.searchers.history import Trial
+from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal, Trial
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.searcher import Proposals, ask_tell
 
@@ -177,7 +176,8 @@ def _neighbours(space: SearchSpace, base: Candidate, losses: Losses, *, narrower
 
     With `narrower_first`, where wider groups are what makes a plan worse, candidates with one come last.
     """
-    wider, narrower = [], []
+    wider: list[tuple[float, dict[int, int]]] = []
+    narrower: list[tuple[float, dict[int, int]]] = []
     for position in space.free:
         for step in {1, max(1, (space.full[position] + 1) // STRIDE)}:
             for moves, option in ((wider, base[position] + step), (narrower, base[position] - step)):

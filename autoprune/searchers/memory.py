@@ -9,7 +9,7 @@ from autoprune.searchers.searcher import Proposals
 STEPS = 200  # At most, towards a candidate that is predicted to meet the budget.
 
 
-class Memory:
+class Memory(dict[Candidate, float]):
     """Rewards by the candidate that was proposed.
 
     Args:
@@ -18,18 +18,9 @@ class Memory:
     """
 
     def __init__(self, space: SearchSpace, evaluator: BudgetedEvaluator) -> None:
+        super().__init__()
         self.space = space
         self._evaluator = evaluator
-        self._rewards: dict[Candidate, float] = {}
-
-    def __contains__(self, candidate: Candidate) -> bool:
-        return candidate in self._rewards
-
-    def __len__(self) -> int:
-        return len(self._rewards)
-
-    def __getitem__(self, candidate: Candidate) -> float:
-        return self._rewards[candidate]
 
     @property
     def complete(self) -> bool:
@@ -39,13 +30,13 @@ class Memory:
     @property
     def best(self) -> Candidate:
         """The candidate of the highest reward so far, the first of equal ones."""
-        return max(self._rewards, key=self._rewards.__getitem__)
+        return max(self, key=self.__getitem__)
 
     def learn(self, proposals: list[Proposal]) -> Proposals:
         """Propose candidates and remember what they are paid."""
         trials = yield proposals
         for proposal, trial in zip(proposals, trials, strict=True):
-            self._rewards[proposal.candidate] = trial.reward
+            self[proposal.candidate] = trial.reward
 
     def walk(self, candidate: Candidate, generator: np.random.Generator) -> Candidate:
         """The candidate itself, or the first on a random walk from it that is new and promising.

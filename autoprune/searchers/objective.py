@@ -1,16 +1,133 @@
-"""What a search is for: every searcher maximises the same reward, and the same rule says which plan is best."""
+"""What a search is for: what plans are paid, and the rule that says which of them is best.
+
+Each reward is a sum of named terms. `autoprune.settings.RewardSettings` names a reward and gives its weights. In the
+formulas below, the relative score is the plan's over the dense model's, and overrun is the largest relative excess over
+a limit of the budget, 0 within it.
+
+Every reward is linear in the score, from the floor on where it has one: `Objective.deviations` relies on that. And each
+takes one plan or many at once: an agent is paid for hundreds of guessed plans between two that are scored.
+"""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from autoprune.records import Amount, Budget, Evaluation
-from autoprune.searchers.rewards import REWARDS, Outcomes, Terms, outcome_of
+from autoprune.registry import Registry
 from autoprune.settings import RewardSettings
 from autoprune.settings.reward import FLOORED
 
 FAILED = -1.0  # At most, for a plan that could not be scored.
 DISTINCT = 0.1  # Plans less unlike each other than this are one plan to whoever fine-tunes a few of them.
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcomes:
+    """What rewards look at: numbers of one plan, or (m,) arrays of m plans.
+
+    Attributes:
+        score: from 0 to 1.
+        latency: seconds per batch.
+        memory: bytes of device memory in total; None when it is not known.
+        flops: operations per image.
+    """
+
+    score: Amount
+    latency: Amount
+    memory: Amount | None
+    flops: Amount
+
+
+Terms = Mapping[str, Amount]
+Reward = Callable[[Outcomes, Outcomes, Budget, RewardSettings], Terms]
+
+REWARDS: Registry[Reward] = Registry("reward")
+
+
+def outcome_of(evaluation: Evaluation) -> Outcomes:
+    """Of one plan that was scored and costed."""
+    cost = evaluation.required_cost
+    flops = cost.flops / cost.target.batch_size
+    return Outcomes(score=evaluation.score, latency=cost.latency, memory=cost.memory.total, flops=flops)
+
+
+@REWARDS.add("accuracy_within_budget")
+def accuracy_within_budget(plans: Outcomes, dense: Outcomes, budget: Budget, settings: RewardSettings) -> Terms:
+    """Relative score - penalty x overrun."""
+    return {
+        "accuracy": plans.score / max(dense.score, 1e-9),
+        "over_budget": -settings.penalty * _overrun(plans, budget),
+    }
+
+
+@REWARDS.add("latency_at_accuracy")
+def latency_at_accuracy(plans: Outcomes, dense: Outcomes, budget: Budget, settings: RewardSettings) -> Terms:
+    """1 - latency / dense latency - penalty x (max(0, 1 - score / floor) + overrun).
+
+    The floor is `reward.accuracy_floor` times the dense model's score. A plan below it is no result, however fast; the
+    budget, where there is one, holds besides. The penalty must be above 1 for a plan at the floor to be paid more than
+    one of no latency and no score.
+    """
+    floor = max(settings.accuracy_floor * dense.score, 1e-9)
+    return {
+        "time_saved": 1 - plans.latency / dense.latency,
+        "below_floor": -settings.penalty * np.maximum(0.0, 1 - plans.score / floor),
+        "over_budget": -settings.penalty * _overrun(plans, budget),
+    }
+
+
+@REWARDS.add("mnasnet")
+def mnasnet(plans: Outcomes, dense: Outcomes, budget: Budget, settings: RewardSettings) -> Terms:
+    """Relative score x (latency / limit) ^ w (Tan et al., 2019, arXiv 1807.11626, equations 2 and 3).
+
+    w is `exponent_within` for plans within the limit and `exponent` above it: alpha and beta of the paper, which takes
+    alpha = beta = -0.07 (soft, the default) or alpha = 0 and beta = -1 (hard). Without a latency limit, latency is
+    taken relative to the dense model's. The product enters as two terms: the score, and what the factor changes.
+    """
+    limit = budget.latency if budget.latency is not None else dense.latency
+    within = settings.exponent if settings.exponent_within is None else settings.exponent_within
+    exponent = np.where(plans.latency <= limit, within, settings.exponent)
+    score = plans.score / max(dense.score, 1e-9)
+    factor = (plans.latency / limit) ** exponent
+    return {"accuracy": score, "latency": score * factor - score}
+
+
+@REWARDS.add("amc_error")
+def amc_error(plans: Outcomes, dense: Outcomes, budget: Budget, settings: RewardSettings) -> Terms:
+    """-(1 - score) - penalty x overrun: AMC's reward for resource-constrained compression, R = -Error.
+
+    He et al., 2018, arXiv 1802.03494, Search Protocols. AMC keeps every plan within the budget by clipping its actions;
+    here the penalty does, or `search.project=true`.
+    """
+    return {"error": plans.score - 1, "over_budget": -settings.penalty * _overrun(plans, budget)}
+
+
+@REWARDS.add("amc_flops")
+def amc_flops(plans: Outcomes, dense: Outcomes, budget: Budget, settings: RewardSettings) -> Terms:
+    """-(1 - score) x log(FLOPs per image): AMC's reward for accuracy-guaranteed compression, R = -Error x log(FLOPs).
+
+    He et al., 2018, arXiv 1802.03494, Search Protocols. Two operations per multiply-accumulate, where AMC counts one.
+    It does not look at the budget, which only says which plans may be a result: `search.project=true` keeps plans
+    there.
+    """
+    # The logarithm stays above 0: an error is never paid for.
+    return {"error_by_flops": (plans.score - 1) * np.log(np.maximum(plans.flops, 2.0))}
+
+
+@REWARDS.add("amc_latency")
+def amc_latency(plans: Outcomes, dense: Outcomes, budget: Budget, settings: RewardSettings) -> Terms:
+    """-(1 - score) x log(latency per batch in nanoseconds): `amc_flops` with what a TPU takes instead of operations.
+
+    In nanoseconds the logarithm is positive: below one unit, the formula would pay for errors.
+    """
+    return {"error_by_latency": (plans.score - 1) * np.log(np.maximum(plans.latency * 1e9, 2.0))}
+
+
+def _overrun(plans: Outcomes, budget: Budget) -> Amount:
+    """The largest relative excess over a limit, 0 within the budget."""
+    return np.maximum(0.0, budget.excess(plans.latency, plans.memory))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +212,7 @@ class Objective:
         """
         able = [evaluation for evaluation in evaluations if self.met_by(evaluation)]
         ranked: dict[str, Evaluation] = {}
-        for evaluation in sorted(able, key=lambda e: (-self.reward(e), e.cost.latency)):
+        for evaluation in sorted(able, key=lambda e: (-self.reward(e), e.required_cost.latency)):
             ranked.setdefault(evaluation.key, evaluation)
         chosen: dict[str, Evaluation] = {}
         for key, evaluation in ranked.items():

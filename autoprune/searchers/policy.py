@@ -7,7 +7,7 @@ mean. The actor is a plain multilayer perceptron from features to one action; `P
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ FORMAT = "autoprune.policy"
 VERSION = 1
 BOUNDS = [-1, 1]  # Of every feature.
 LIBRARIES = ("keras", "stable-baselines3", "torch", "gymnasium", "numpy")  # Noted with a policy.
-ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Policy:
     """A learnt actor.
 
@@ -117,7 +117,16 @@ def load_policy(folder: str | Path, features: tuple[str, ...], environment: str)
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PolicyError(f"The policy in '{folder}' is malformed: {type(error).__name__}: {error}") from error
-    _check_layers(policy, folder)
+    # The weights' shapes must chain from the features to one action.
+    width = len(policy.features)
+    for weights, bias in policy.layers:
+        if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+            raise PolicyError(f"The policy in '{folder}' holds weights that are no numbers.")
+        if weights.ndim != 2 or weights.shape[1] != width or bias.shape != weights.shape[:1]:
+            raise PolicyError(f"The layers of the policy in '{folder}' do not fit each other.")
+        width = len(bias)
+    if width != 1 or policy.activation not in ACTIVATIONS:
+        raise PolicyError(f"The policy in '{folder}' does not end in one action, or has an unknown activation.")
     return policy
 
 
@@ -159,19 +168,6 @@ def _check_words(meta: Mapping[str, Any], features: tuple[str, ...], environment
             "The policy reads other features than this version shows. "
             f"It lacks {missing or 'none'} and expects {surplus or 'none'} besides; their order counts too."
         )
-
-
-def _check_layers(policy: Policy, folder: Path) -> None:
-    """Refuse weights whose shapes do not chain from the features to one action."""
-    width = len(policy.features)
-    for weights, bias in policy.layers:
-        if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-            raise PolicyError(f"The policy in '{folder}' holds weights that are no numbers.")
-        if weights.ndim != 2 or weights.shape[1] != width or bias.shape != weights.shape[:1]:
-            raise PolicyError(f"The layers of the policy in '{folder}' do not fit each other.")
-        width = len(bias)
-    if width != 1 or policy.activation not in ACTIVATIONS:
-        raise PolicyError(f"The policy in '{folder}' does not end in one action, or has an unknown activation.")
 
 
 def training_record(

@@ -23,7 +23,7 @@ Observe = Callable[[float, CostReport, int], None]
 MOST_LAYERS = 3  # Named as what holds the latency.
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
     """A model to prune within a budget.
 
@@ -91,26 +91,27 @@ def build_problem(
     reward, space = reward or RewardSettings(), evaluator.space
     check_budget(settings, reward)
 
-    def learn(candidate: Candidate, cost: CostReport) -> CostReport:
+    def learn(candidate: Candidate, cost: CostReport) -> None:
         if surrogate is not None:
             surrogate.observe(space.values(candidate), cost)
-        return cost
 
     dense = _evaluate_dense(evaluator)
-    learn(space.full, dense.cost)
-    objective = Objective(absolute(settings, dense.cost), dense, reward)
+    learn(space.full, dense.required_cost)
+    objective = Objective(absolute(settings, dense.required_cost), dense, reward)
     _refuse_slack(settings, objective)
     uniform = list(space.uniform().items())
-    seen = [(uniform[0][1], dense.cost)]
+    seen = [(uniform[0][1], dense.required_cost)]
 
     def overrun(number: int) -> float | None:
         candidate, ratio = uniform[number]
         if number > 0:
             try:
-                seen.append((ratio, learn(candidate, evaluator.cost(candidate))))
+                cost = evaluator.cost(candidate)
             except CostError as error:
                 logger.warning("uniform plans of keep ratio %.3f are left out: %s", ratio, error)
                 return None
+            learn(candidate, cost)
+            seen.append((ratio, cost))
         return objective.budget.overrun(seen[-1][1])
 
     def tell(left: int) -> None:
@@ -124,7 +125,7 @@ def build_problem(
     if objective.floor is not None:
         within = within[_narrowest_above(evaluator, objective, [candidate for candidate, _ in within], learn) :]
     features = read_features(evaluator.model, evaluator.planner)
-    return Problem(space, features, objective, within[0][1])
+    return Problem(space=space, features=features, objective=objective, anchor=within[0][1])
 
 
 def _evaluate_dense(evaluator: Evaluator) -> Evaluation:
@@ -146,7 +147,7 @@ def _narrowest_above(
     evaluator: Evaluator,
     objective: Objective,
     candidates: Sequence[Candidate],
-    learn: Callable[[Candidate, CostReport], CostReport],
+    learn: Callable[[Candidate, CostReport], None],
 ) -> int:
     """Which of uniform candidates, from wide to narrow, is the narrowest whose score is above the floor, by bisection.
 
@@ -176,21 +177,16 @@ def absolute(settings: BudgetSettings, dense: CostReport) -> Budget:
         BudgetError: memory is limited on a target that cannot tell it.
     """
     limits = settings.limits
-    if "memory" in limits and dense.memory.total is None:
-        raise BudgetError(
-            f"budget.memory cannot be checked on the target {dense.target.name}, which does not report device "
-            "memory. Choose a TPU target, or limit latency only."
-        )
     latency = limits["latency"].absolute(dense.latency) if "latency" in limits else None
     # At least one byte: less is as impossible, but nothing can be told as a share of a limit of 0.
-    memory = max(int(limits["memory"].absolute(dense.memory.total)), 1) if "memory" in limits else None
+    memory = max(int(limits["memory"].absolute(_taken("memory", dense))), 1) if "memory" in limits else None
     return Budget(latency, memory)
 
 
 def nothing_found(problem: Problem, courses: Iterable[Sequence[Evaluation]]) -> str:
     """Why no evaluation of a search may be a result: what was reached, and what to change."""
     scored = [evaluation for course in courses for evaluation in course if not evaluation.failed]
-    inside = [evaluation for evaluation in scored if problem.budget.met_by(evaluation.cost)]
+    inside = [evaluation for evaluation in scored if problem.budget.met_by(evaluation.required_cost)]
     objective = problem.objective
     if objective.floor is None or not inside:
         return (
@@ -215,7 +211,7 @@ def _refuse_slack(settings: BudgetSettings, objective: Objective) -> None:
     Raises:
         BudgetError: the dense model meets the whole budget.
     """
-    dense, amounts = objective.dense.cost, {}
+    dense, amounts = objective.dense.required_cost, {}
     for name, limit in settings.limits.items():
         taken = _taken(name, dense)
         if not limit.is_share and limit.absolute(taken) >= taken:
@@ -233,7 +229,7 @@ def _refuse_slack(settings: BudgetSettings, objective: Objective) -> None:
 
 def _impossible(settings: BudgetSettings, objective: Objective, seen: Costed, evaluator: Evaluator) -> str:
     """What was asked for, what can be had, in the units that were asked in, and what holds the rest."""
-    dense = objective.dense.cost
+    dense = objective.dense.required_cost
     lines = []
     for name, limit in settings.limits.items():
         taken = _taken(name, dense)
@@ -255,45 +251,50 @@ def _impossible(settings: BudgetSettings, objective: Objective, seen: Costed, ev
 
 
 def _describe_hold(budget: Budget, ratio: float, cost: CostReport, evaluator: Evaluator) -> str:
-    """What holds the latency and the memory that a uniform plan has too much of: layers, with what is left of them."""
-    told = ""
+    """What holds the latency and the memory that a uniform plan has too much of.
+
+    Of the slowest layers it tells what the plan leaves of the groups on them, or why none of their channels can go.
+    """
+    told, planner, memory = "", evaluator.planner, cost.memory
     if budget.latency is not None and cost.latency > budget.latency and cost.layers:
-        slowest = sorted(cost.layers, key=cost.layers.__getitem__, reverse=True)[:MOST_LAYERS]
-        left = _channels_left(evaluator, ratio)
-        shares = [f"{path} {cost.layers[path] / cost.latency:.0%} ({left(path)})" for path in slowest]
+        widths = planner.space.by_name(planner.space.nearest(ratio))
+        on = {
+            layer.path: sorted({index for axis in layer.axes for index, _ in axis.owners})
+            for layer in layer_dependences(evaluator.model, planner.groups)
+        }
+        shares = []
+        for path in sorted(cost.layers, key=cost.layers.__getitem__, reverse=True)[:MOST_LAYERS]:
+            groups = [planner.groups[index] for index in on.get(path, ())]
+            left = ", ".join(f"{widths[group.name]} of {group.size} channels of {group.name}" for group in groups)
+            if not groups:
+                frozen = [group for group in planner.all_groups if path in {member.layer for member in group.members}]
+                reasons = dict.fromkeys(group.reason for group in frozen if group.reason)
+                left = "; ".join(reasons) or "no channels of it can go"
+            shares.append(f"{path} {cost.layers[path] / cost.latency:.0%} ({left})")
         rest = max(1 - sum(cost.layers.values()) / cost.latency, 0)
         told += f" At keep ratio {ratio:.3f} the latency is held by {', '.join(shares)}"
         told += f"; {rest:.0%} belongs to no layer with operations, such as copies."
-    memory = cost.memory
-    if budget.memory is not None and memory.total > budget.memory:
+    if budget.memory is not None and memory.total is not None and memory.total > budget.memory:
         parts = {"weights": memory.weights, "activations": memory.activations, "code": memory.code}
         told += f" At keep ratio {ratio:.3f} the memory is held by "
         told += ", ".join(f"{name} {taken / memory.total:.0%}" for name, taken in parts.items() if taken) + "."
     return told
 
 
-def _channels_left(evaluator: Evaluator, ratio: float) -> Callable[[str], str]:
-    """Tells of a layer what a uniform plan leaves of the groups on it, or why none of its channels can go."""
-    planner = evaluator.planner
-    widths = planner.space.by_name(planner.space.nearest(ratio))
-    on = {
-        layer.path: sorted({index for axis in layer.axes for index, _ in axis.owners})
-        for layer in layer_dependences(evaluator.model, planner.groups)
-    }
-
-    def left(path: str) -> str:
-        groups = [planner.groups[index] for index in on.get(path, ())]
-        if groups:
-            return ", ".join(f"{widths[group.name]} of {group.size} channels of {group.name}" for group in groups)
-        frozen = [group for group in planner.all_groups if path in {member.layer for member in group.members}]
-        return "; ".join(dict.fromkeys(group.reason for group in frozen if group.reason)) or "no channels of it can go"
-
-    return left
-
-
 def _taken(name: str, cost: CostReport) -> float:
-    """What a model takes of that which a limit is for, in seconds or bytes."""
-    return cost.latency if name == "latency" else cost.memory.total
+    """What a model takes of that which a limit is for, in seconds or bytes.
+
+    Raises:
+        BudgetError: it is memory, and the target cannot tell it.
+    """
+    if name == "latency":
+        return cost.latency
+    if cost.memory.total is None:
+        raise BudgetError(
+            f"budget.memory cannot be checked on the target {cost.target.name}, which does not report device "
+            "memory. Choose a TPU target, or limit latency only."
+        )
+    return cost.memory.total
 
 
 def _where(cost: CostReport) -> str:

@@ -29,13 +29,10 @@ class BudgetProjector:
         shifts = np.linspace(-1, 1, STEPS) if problem.objective.floor is None else np.linspace(0, 1, STEPS // 2)
         self._shifts = shifts
 
-    @property
-    def _able(self) -> bool:
-        return self._budget.limited and self._surrogate is not None and self._surrogate.ready
-
     def predicts_within(self, candidate: Candidate) -> bool:
         """Whether a candidate may meet the budget: False only if it is predicted to miss it by more than errors are."""
-        return not self._able or bool(self._excess(np.array([candidate]))[0] <= self._margin())
+        predicted = self._predict(np.array([candidate]))
+        return predicted is None or bool(predicted[0][0] <= predicted[1])
 
     def project(self, candidate: Candidate) -> Candidate:
         """The candidate itself, or the widest one like it that is predicted to meet the budget.
@@ -45,20 +42,30 @@ class BudgetProjector:
         faster is better, none is widened. Before the surrogate has learnt, and without a limit, under which every
         candidate could be widened until it is the full one, it is the candidate itself.
         """
-        if not self._able:
-            return candidate
         line = self._space.shift(candidate, self._shifts)
-        within = np.flatnonzero(self._excess(line) <= -self._margin())
+        predicted = self._predict(line)
+        if predicted is None:
+            return candidate
+        excess, margin = predicted
+        within = np.flatnonzero(excess <= -margin)
         return tuple(line[within[0] if len(within) else -1].tolist())
 
-    def _excess(self, candidates: np.ndarray) -> np.ndarray:
-        """(m,) Predictions of the largest relative excess over a limit, of (m, dimensions) candidates."""
-        return self._budget.excess(*self._surrogate.predict_all(self._space.values(candidates)))
+    def _predict(self, candidates: np.ndarray) -> tuple[np.ndarray, float] | None:
+        """Predictions of the largest relative excess over a limit, and how large errors have been.
 
-    def _margin(self) -> float:
-        """How large errors of predictions have been; half of that is on either side."""
-        error = prediction_error(self._surrogate, self._budget)
-        return 0.0 if error is None else error / 2
+        Args:
+            candidates: (m, dimensions).
+
+        Returns:
+            (m,) excesses, and the margin on either side of 0 that errors ask for: half of their size. None where
+            nothing predicts, or nothing is limited.
+        """
+        surrogate = self._surrogate
+        if surrogate is None or not surrogate.ready or not self._budget.limited:
+            return None
+        error = prediction_error(surrogate, self._budget)
+        excess = self._budget.excess(*surrogate.predict_all(self._space.values(candidates)))
+        return np.broadcast_to(excess, len(candidates)), 0.0 if error is None else error / 2
 
 
 def prediction_error(surrogate: Surrogate, budget: Budget) -> float | None:

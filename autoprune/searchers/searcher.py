@@ -12,13 +12,14 @@ a batch of proposals and are sent the batch's trials.
 A batch holds one proposal or more that do not depend on each other's outcomes: it may be evaluated side by side.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from autoprune.registry import Registry
-from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
-from autoprune.searchers.history import Trial
+from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal, Trial
 from autoprune.searchers.policy import Policy
 from autoprune.searchers.problem import Problem
 from autoprune.settings import AgentSettings
@@ -44,19 +45,10 @@ class Searcher(Protocol):
         ...
 
 
-class SearcherKind(Protocol):
-    """An entry of the table of searchers."""
+class SearcherBuilder(Protocol):
+    """Builds a search of a problem."""
 
-    def check(self, agent: AgentSettings) -> None:
-        """Refuse at once what could not run.
-
-        Raises:
-            SettingsError: a library is missing, or an option of the agent cannot be.
-            UnknownNameError: there is no such agent.
-        """
-        ...
-
-    def build(
+    def __call__(
         self,
         problem: Problem,
         evaluator: BudgetedEvaluator,
@@ -65,7 +57,7 @@ class SearcherKind(Protocol):
         agent: AgentSettings,
         log_folder: Path | None = None,
     ) -> Searcher:
-        """A search of a problem.
+        """The search.
 
         Args:
             problem: what is searched for.
@@ -75,6 +67,20 @@ class SearcherKind(Protocol):
             log_folder: where an agent's TensorBoard files go, or None.
         """
         ...
+
+
+@dataclass(frozen=True)
+class SearcherKind:
+    """An entry of the table of searchers.
+
+    Attributes:
+        check: refuses at once what could not run: a SettingsError where a library is missing or an option of the agent
+            cannot be, an UnknownNameError where there is no such agent.
+        build: builds a search.
+    """
+
+    check: Callable[[AgentSettings], object]
+    build: SearcherBuilder
 
 
 SEARCHERS: Registry[SearcherKind] = Registry("searcher")
@@ -134,52 +140,40 @@ class AskTellSearcher:
         return bool(asked)
 
 
-class AskTellKind:
-    """A searcher that is written as a generator.
-
-    Args:
-        name: name of the searcher, for messages.
-        function: makes the proposals.
-        library: that it imports, of the optional extra `search`; empty for none.
-    """
-
-    def __init__(self, name: str, function: ProposalFunction, library: str = "") -> None:
-        self._name = name
-        self._function = function
-        self._library = library
-
-    def check(self, agent: AgentSettings) -> None:
-        """See `SearcherKind.check`."""
-        if self._library:
-            extra(self._library, f"searcher={self._name}", EXTRA)
-
-    def build(
-        self,
-        problem: Problem,
-        evaluator: BudgetedEvaluator,
-        *,
-        seed: int,
-        agent: AgentSettings,
-        log_folder: Path | None = None,
-    ) -> AskTellSearcher:
-        """See `SearcherKind.build`; no agent is trained."""
-        self.check(agent)
-        return AskTellSearcher(self._function(problem, evaluator, seed), evaluator)
-
-
 def ask_tell(name: str, library: str = "") -> Callable[[ProposalFunction], ProposalFunction]:
     """Decorator that enters a generator of proposals among the searchers.
 
     Args:
         name: name of the searcher, its option on the command line.
-        library: that it imports and that only the optional extra `search` installs.
+        library: that it imports and that only the optional extra `search` installs; empty for none.
 
     Raises:
         ValueError: the name is taken.
     """
 
+    def check(agent: AgentSettings | None = None) -> None:
+        if library:
+            extra(library, f"searcher={name}", EXTRA)
+
     def enter(function: ProposalFunction) -> ProposalFunction:
-        SEARCHERS.add(name)(AskTellKind(name, function, library))
+        def build(problem: Problem, evaluator: BudgetedEvaluator, *, seed: int, **of_agents: object) -> AskTellSearcher:
+            check()
+            return AskTellSearcher(function(problem, evaluator, seed), evaluator)
+
+        SEARCHERS.add(name)(SearcherKind(check, build))
         return function
 
     return enter
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, which is fastest for small networks, and makes the history the same on every machine."""
+    import torch  # Takes seconds: only when it is needed.
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

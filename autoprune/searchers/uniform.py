@@ -14,6 +14,12 @@ logger = logging.getLogger(__name__)
 
 # From a keep ratio to a candidate: what an engineer would set by hand.
 HAND_SET: Registry[Callable[[float, SearchSpace], Candidate]] = Registry("hand-set rule")
+HAND_SET.add("uniform")(lambda ratio, space: space.nearest(ratio))
+HAND_SET.add("uniform_skip")(
+    lambda ratio, space: space.nearest({**dict.fromkeys(space.names, ratio), space.names[0]: 1.0, space.names[-1]: 1.0})
+)
+# For each group the widest legal keep ratio that is not above the one given, or else its least.
+HAND_SET.add("uniform_width")(lambda ratio, space: tuple(dimension.at_most(ratio) for dimension in space.dimensions))
 
 
 def is_hand_set(searcher: str) -> bool:
@@ -89,21 +95,3 @@ def _spread(candidates: Sequence[Candidate], evaluator: BudgetedEvaluator) -> Pr
         candidates = [candidates[round(number * step)] for number in range(count)]
     if candidates:
         yield [Proposal(candidate, project=False) for candidate in candidates]
-
-
-@HAND_SET.add("uniform")
-def _flat(ratio: float, space: SearchSpace) -> Candidate:
-    """One keep ratio for every group."""
-    return space.nearest(ratio)
-
-
-@HAND_SET.add("uniform_skip")
-def _ends_whole(ratio: float, space: SearchSpace) -> Candidate:
-    """The same, but for the first and the last group."""
-    return space.nearest({**dict.fromkeys(space.names, ratio), space.names[0]: 1.0, space.names[-1]: 1.0})
-
-
-@HAND_SET.add("uniform_width")
-def _round_down(ratio: float, space: SearchSpace) -> Candidate:
-    """For each group the widest legal keep ratio that is not above the one given, or else its least."""
-    return tuple(dimension.at_most(ratio) for dimension in space.dimensions)

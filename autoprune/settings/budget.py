@@ -70,12 +70,11 @@ def limit_of(option: str, value: Any, units: Mapping[str, float], examples: str)
     if value is None:
         return None
     wanted = f"a share of the dense model's, above 0 and at most 1 (0.5 is half), an amount ({examples}), or null"
-    written = _AMOUNT.fullmatch(str(value))
-    check(written is not None and not isinstance(value, bool), option, wanted, value)
+    written = None if isinstance(value, bool) else _AMOUNT.fullmatch(str(value))
     try:
-        number, unit = float(written[1]), _SPELLINGS.get(written[2], written[2])
-    except ValueError:
-        check(False, option, wanted, value)
+        number, unit = (float(written[1]), _SPELLINGS.get(written[2], written[2])) if written else (math.nan, "")
+    except ValueError:  # Digits and points that are no number.
+        number, unit = math.nan, ""
     if not unit:
         check(0 < number <= 1, option, wanted, value)
         return Limit(number)

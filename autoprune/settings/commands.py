@@ -102,7 +102,9 @@ class CompareSettings(ScoringSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_list("searchers", self.searchers, [self._searcher_and_agent(searcher) for searcher in self.searchers])
+        # One agent that is named in two ways is found.
+        named_in_full = [f"rl:{self.agent.name}" if searcher == "rl" else searcher for searcher in self.searchers]
+        check_list("searchers", self.searchers, named_in_full)
         for searcher in self.searchers:
             kind, colon, agent = searcher.partition(":")
             named = bool(agent) and kind == "rl" if colon else bool(kind)
@@ -134,24 +136,16 @@ class CompareSettings(ScoringSettings):
             budget: as in `budgets`; None limits what any of the budgets limits.
             seed: of the search; None is that of the base model.
         """
-        kind, _, _ = (searcher or self.searchers[0]).partition(":")
+        kind, _, agent = (searcher or self.searchers[0]).partition(":")
         tightest = BudgetSettings(min(self.latencies, default=None), min(self.memories, default=None))
         return self.of_search(
             budget=tightest if budget is None else self.budgets[budget],
             searcher=SearcherSettings(kind),
-            agent=self._agent(searcher or self.searchers[0]),
+            # Options are those of the agent that they were given for.
+            agent=self.agent if agent in ("", self.agent.name) else replace(self.agent, name=agent, options={}),
             search=self.search,
             seed=self.seed if seed is None else seed,
         )
-
-    def _agent(self, searcher: str) -> AgentSettings:
-        """The agent of a searcher; options are those of the agent they were given for."""
-        _, _, name = searcher.partition(":")
-        return self.agent if name in ("", self.agent.name) else replace(self.agent, name=name, options={})
-
-    def _searcher_and_agent(self, searcher: str) -> str:
-        """The searcher with its agent, so that one that is named in two ways is found."""
-        return f"rl:{self.agent.name}" if searcher == "rl" else searcher
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,12 @@ def list_options(schema: type) -> list[Option]:
     Raises:
         LookupError: a field has no sentence in the docstring of its class.
     """
-    return [*_options_of_parts(schema), *_own_options(schema)]
-
-
-def _options_of_parts(schema: type) -> Iterator[Option]:
+    found: list[Option] = []
     for item in fields(schema):
         part = part_type(item)
         if part is not None:
-            yield from _own_options(part, f"{item.name}.", item.metadata.get("without", ()), default_of(item))
+            found += _own_options(part, f"{item.name}.", item.metadata.get("without", ()), default_of(item))
+    return [*found, *_own_options(schema)]
 
 
 def _own_options(schema: type, prefix: str = "", without: tuple[str, ...] = (), made: Any = None) -> Iterator[Option]:

@@ -19,39 +19,34 @@ def from_config(config: DictConfig, schema: type[S]) -> S:
     Raises:
         SettingsError: a key is unknown, or a value has the wrong type or range.
     """
-    data = OmegaConf.to_container(config, resolve=True)
-    return _build(schema, data, "")
+    data: Any = OmegaConf.to_container(config, resolve=True)
+    made: S = _build(schema, data, "")
+    return made
 
 
-def _build(schema: type[S], data: dict[str, Any], prefix: str) -> S:
+def _build(schema: type[Any], data: dict[str, Any], prefix: str) -> Any:
     """Fill a settings dataclass, part by part, so that an error names the whole key."""
     known = {item.name: item for item in fields(schema)}
     for key in data:
         if key not in known:
             raise SettingsError(f"There is no option '{prefix}{key}'. {suggestion(key, known)}")
-    parts = {name: part_type(item) for name, item in known.items()}
-    values = {}
+    plain, parts = {}, {}
     for key, value in data.items():
-        if parts[key] is not None:
-            values[key] = _build(parts[key], _options(value, parts[key], f"{prefix}{key}"), f"{prefix}{key}.")
-    plain = {key: value for key, value in data.items() if key not in values}
+        part = part_type(known[key])
+        if part is None:
+            plain[key] = value
+        elif isinstance(value, dict):
+            parts[key] = _build(part, value, f"{prefix}{key}.")
+        else:
+            options = ", ".join(f"{prefix}{key}.{item.name}" for item in fields(part))
+            raise SettingsError(
+                f"'{prefix}{key}' has parts: give one or more of {options}. Received: {prefix}{key}={value}"
+            )
     try:
-        typed = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), plain))
+        typed: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), plain))
     except ConfigKeyError as error:
         raise SettingsError(str(error).splitlines()[0]) from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
         raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
-    return schema(**{key: typed[key] for key in plain}, **values)
-
-
-def _options(value: Any, part: type, key: str) -> dict[str, Any]:
-    """The options of a part.
-
-    Raises:
-        SettingsError: the part itself was given a value.
-    """
-    if not isinstance(value, dict):
-        options = ", ".join(f"{key}.{item.name}" for item in fields(part))
-        raise SettingsError(f"'{key}' has parts: give one or more of {options}. Received: {key}={value}")
-    return value
+    return schema(**{key: typed[key] for key in plain}, **parts)

@@ -11,7 +11,7 @@ FLOORED = ("latency_at_accuracy",)
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """What searchers are paid for. `autoprune.searchers.rewards` has each reward's formula.
+    """What searchers are paid for. `autoprune.searchers.objective` has each reward's formula.
 
     Attributes:
         name: a registered reward. `accuracy_within_budget`: score relative to the dense model's - penalty x how far

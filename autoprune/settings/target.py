@@ -50,15 +50,6 @@ class TargetSettings:
         # In YAML, `off` and `on` are truth values, and become text again because the option takes text.
         switches = {"off": "off", "no": "off", "false": "off", "on": "auto", "yes": "auto", "true": "auto"}
         object.__setattr__(self, "cache", switches.get(str(self.cache).lower(), self.cache))
-        self._check_several()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All targets, the first one first."""
-        return (self.name, *self.also)
-
-    def _check_several(self) -> None:
-        """Refuse targets that cannot be combined, and weights that fit none."""
         check(self.combine in COMBINATIONS, "target.combine", f"one of {', '.join(COMBINATIONS)}", self.combine)
         once = len(set(self.names)) == len(self.names)
         check(once, "target.also", "targets other than target.name, each once", self.also)
@@ -70,3 +61,8 @@ class TargetSettings:
             positive = all(0 < weight < math.inf for weight in self.weights)
             fits = len(self.weights) == len(self.names) and positive
             check(fits, "target.weights", f"a number above 0 for each of {', '.join(self.names)}", self.weights)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All targets, the first one first."""
+        return (self.name, *self.also)

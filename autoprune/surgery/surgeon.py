@@ -4,18 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from autoprune.errors import PlanError
 from autoprune.graph import find_groups
+from autoprune.layers import shape_within, update_derived
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import check_indices
 from autoprune.records import ChannelGroup, Plan, SurgeryReport, VariableChange
 from autoprune.registry import suggestion
-from autoprune.surgery.optimizer import refresh_optimizer
-from autoprune.surgery.shapes import refresh_outside, refresh_shapes, update_derived
-from autoprune.surgery.slicing import Slices, slices_for, take
+from autoprune.surgery.slicing import Slices, cut_attributes, cut_optimizer, cut_variables, slices_for
 from autoprune.surgery.snapshot import Snapshot
 
 
@@ -38,12 +35,14 @@ class Surgeon:
         self.groups = find_groups(model) if groups is None else groups
         self.fingerprint = fingerprint or architecture_fingerprint(model)
         self._operations = keras_internals.operations_by_path(model)
+        # By group, what of it the check looks at, and all that a snapshot has to remember besides variables.
+        self._axes = {group.name: [m for m in group.members if not m.is_attribute] for group in self.groups}
+        self._attributes = {(m.layer, m.name) for group in self.groups for m in group.members if m.is_attribute}
         self._pruned = False
 
     def snapshot(self) -> Snapshot:
         """Remember the model as it is now."""
-        attributes = {(m.layer, m.name) for g in self.groups for m in g.members if m.is_attribute}
-        return Snapshot(self.model, attributes)
+        return Snapshot(self.model, self._attributes)
 
     def apply(self, plan: Plan, rollback: Snapshot | None = None) -> SurgeryReport:
         """Remove the channels that the plan does not keep. A failure leaves the model as it was.
@@ -127,22 +126,16 @@ class Surgeon:
                 "The groups agree, but an operation, a connection or the input size differs."
             )
         check_indices(plan)
-        self._check_unchanged(plan)
-
-    def _check_unchanged(self, plan: Plan) -> None:
-        """Refuse to cut by groups of a model that someone else has pruned since they were found."""
-        for group in self.groups:
-            for member in group.members if group.name in plan.kept else ():
-                if member.is_attribute:
-                    continue
-                variable = keras_internals.layer_variable(self._operations[member.layer], member.name)
-                length = keras_internals.shape_of(variable)[member.axis]
-                if length != len(member.channels):
-                    raise PlanError(
-                        f"The model was pruned after this surgeon looked at it: axis {member.axis} of the "
-                        f"{member.name} of '{member.layer}' had {len(member.channels)} positions and has {length}. "
-                        "Make a new Surgeon and plan for the model as it is now, or restore the model first."
-                    )
+        # Whoever has pruned the model since its groups were found has cut other axes than these.
+        axes = [member for name, members in self._axes.items() if name in plan.kept for member in members]
+        variables = keras_internals.variables_at(self._operations, [(member.layer, member.name) for member in axes])
+        for member, shape in zip(axes, keras_internals.shapes_of(variables), strict=True):
+            if shape[member.axis] != len(member.channels):
+                raise PlanError(
+                    f"The model was pruned after this surgeon looked at it: axis {member.axis} of the {member.name} of "
+                    f"'{member.layer}' had {len(member.channels)} positions and has {shape[member.axis]}. Make a new "
+                    "Surgeon and plan for the model as it is now, or restore the model first."
+                )
 
     def _cut(self, slices: Slices) -> tuple[list[VariableChange], str, list[str], list[str]]:
         """Slice variables and set attributes, then bring up to date all that Keras derived from the old widths.
@@ -151,19 +144,18 @@ class Surgeon:
             What changed, what became of the optimiser's state, the models that are saved as plain ones from now on, and
             the layers at which other models do not fit any more.
         """
-        changes, masks = self._cut_variables(slices)
+        changes, masks = cut_variables(self._operations, slices)
         if not changes:
             return [], "none", [], []
-        self._set_attributes(slices)
-        paths = {path for path, _ in (*slices.variables, *slices.values)} | {path for path, *_ in slices.counts}
-        edited = self._with_owners(paths)
+        cut_attributes(self._operations, slices)
+        edited = self._with_owners(slices.paths)
         update_derived(edited.values())
-        optimizer = refresh_optimizer(self.model, masks)
+        optimizer = cut_optimizer(self.model, masks)
         touched = {id(operation) for operation in edited.values()}
         graph = keras_internals.graph_of(self.model)
-        changed = refresh_shapes(graph, touched)
+        changed = keras_internals.refresh_shapes(graph, touched, shape_within)
         plain = self._save_by_graph(touched | changed)
-        lost = refresh_outside(graph, changed)
+        lost = keras_internals.refresh_outside(graph, changed)
         keras_internals.renew_compiled_functions(self.model)
         return changes, optimizer, plain, lost
 
@@ -191,40 +183,16 @@ class Surgeon:
         Returns:
             Their paths; the model's own is its name.
         """
-        stale = [
-            (path, model)
-            for path, model in ((self.model.name, self.model), *self._operations.items())
-            if keras_internals.is_graph(model)
-            and not keras_internals.saves_its_graph(model)
-            and (model is self.model or id(model) in changed or _tensors_of(model) & changed)
-        ]
-        keras_internals.save_by_graph(model for _, model in stale)
+        stale = []
+        for path, model in keras_internals.models_within(self.model):
+            if keras_internals.saves_its_graph(model):
+                continue
+            nodes = keras_internals.nodes_of(keras_internals.graph_of(model))
+            between = {id(tensor) for node in nodes for tensor in node.outputs}
+            if model is self.model or id(model) in changed or between & changed:
+                stale.append((path, model))
+        keras_internals.save_by_graph([model for _, model in stale])
         return [path for path, _ in stale]
-
-    def _cut_variables(self, slices: Slices) -> tuple[list[VariableChange], dict[int, dict[int, np.ndarray]]]:
-        """Give variables new storage; returns what changed, and by `id` of a variable the positions that stayed."""
-        changes, masks = [], {}
-        for (path, name), axes in slices.variables.items():
-            variable = keras_internals.layer_variable(self._operations[path], name)
-            value = keras_internals.array_of(variable)
-            kept = take(value, axes)
-            keras_internals.replace_value(variable, kept)
-            _cut_initializer(self._operations[path], name, value.shape, axes)
-            changes.append(VariableChange(path, name, value.shape, kept.shape))
-            masks[id(variable)] = axes
-        return changes, masks
-
-    def _set_attributes(self, slices: Slices) -> None:
-        """Cut attributes with a value for each position, and set those that count positions."""
-        for (path, name), axes in slices.values.items():
-            value = keras_internals.read_attribute(self._operations[path], name)
-            kept = take(np.asarray(value), axes)
-            kept = kept if isinstance(value, np.ndarray) else type(value)(kept.tolist())
-            keras_internals.write_attribute(self._operations[path], name, kept)
-        for (path, name, position), count in slices.counts.items():
-            value = keras_internals.read_attribute(self._operations[path], name)
-            value = count if position < 0 else (*value[:position], count, *value[position + 1 :])
-            keras_internals.write_attribute(self._operations[path], name, value)
 
     def _find_left_alone(self, plan: Plan) -> dict[str, str]:
         """For every group of which nothing was removed, why."""
@@ -235,17 +203,3 @@ class Surgeon:
             elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
                 left[group.name] = plan.left_whole.get(group.name, "is kept whole by the plan")
         return left
-
-
-def _tensors_of(model: Any) -> set[int]:
-    """`id` of the symbolic tensors between a model's operations."""
-    nodes = keras_internals.nodes_of(keras_internals.graph_of(model))
-    return {id(tensor) for node in nodes for tensor in node.outputs}
-
-
-def _cut_initializer(layer: Any, name: str, shape: tuple[int, ...], axes: dict[int, np.ndarray]) -> None:
-    """An initialiser with a value for each element goes into the saved file and must have the variable's new shape."""
-    attribute = f"{name}_initializer"
-    initializer = keras_internals.array_initializers(layer).get(attribute)
-    if initializer is not None and np.shape(initializer.value) == shape:
-        setattr(layer, attribute, type(initializer)(take(np.asarray(initializer.value), axes)))

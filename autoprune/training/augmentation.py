@@ -51,7 +51,25 @@ class KerasLayers:
     """
 
     def __init__(self, specifications: Sequence[Any]) -> None:
-        self._layers = [_layer(specification) for specification in specifications]
+        base = keras.layers.RandomFlip.__mro__[1]  # of Keras's layers that change images
+        kinds = {name: kind for name, kind in vars(keras.layers).items() if isinstance(kind, type)}
+        known = [name for name, kind in kinds.items() if issubclass(kind, base) and name not in _OF_LABELS]
+        self._layers = []
+        for specification in specifications:
+            if not isinstance(specification, Mapping) or len(specification) != 1:
+                raise SettingsError(
+                    "training.augmentation_layers must be a list of layers with their arguments, such as "
+                    f"[{{RandomRotation: {{factor: 0.05}}}}]. Received: {specification!r}"
+                )
+            ((name, arguments),) = specification.items()
+            if name not in known:
+                raise SettingsError(
+                    f"Keras has no layer '{name}' that changes images alone. {suggestion(str(name), known)}"
+                )
+            try:
+                self._layers.append(kinds[name](**(arguments or {})))
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise SettingsError(f"keras.layers.{name} refuses {arguments}: {words_of(error, 500)}") from error
 
     def __call__(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Changed images: (n, height, width, channels) float32, as those that came.
@@ -77,24 +95,6 @@ def renew_seeds(variables: Sequence[Any], generator: np.random.Generator) -> Non
     for variable in variables:
         if variable.path.endswith("seed_generator_state"):
             variable.assign(np.array([generator.integers(2**31), 0], dtype=str(variable.dtype)))
-
-
-def _layer(specification: Any) -> Any:
-    if not isinstance(specification, Mapping) or len(specification) != 1:
-        raise SettingsError(
-            "training.augmentation_layers must be a list of layers with their arguments, such as "
-            f"[{{RandomRotation: {{factor: 0.05}}}}]. Received: {specification!r}"
-        )
-    ((name, arguments),) = specification.items()
-    base = keras.layers.RandomFlip.__mro__[1]  # of Keras's layers that change images
-    known = [key for key, value in vars(keras.layers).items() if isinstance(value, type) and issubclass(value, base)]
-    known = [key for key in known if key not in _OF_LABELS]
-    if name not in known:
-        raise SettingsError(f"Keras has no layer '{name}' that changes images alone. {suggestion(str(name), known)}")
-    try:
-        return getattr(keras.layers, name)(**(arguments or {}))
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise SettingsError(f"keras.layers.{name} refuses {arguments}: {words_of(error, 500)}") from error
 
 
 _CHANGES: dict[str, Change] = {"shift": shift, "shift_flip": shift_flip}

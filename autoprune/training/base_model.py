@@ -11,12 +11,13 @@ from autoprune.cost.cache import cache_key
 from autoprune.data import Dataset
 from autoprune.errors import ModelError
 from autoprune.evaluation.accuracy import accuracy, check_fit
-from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.building import build_model, is_ready
 from autoprune.models.files import load_model, save_model
-from autoprune.settings import SearchSettings
+from autoprune.settings import FinetuneSettings, SearchSettings
 from autoprune.settings.places import user_cache_folder
-from autoprune.training.fit import OnProgress, train
+from autoprune.training.course import OnProgress
+from autoprune.training.fit import train
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     return model
 
 
-def settle(model: Any, data: Dataset, settings: SearchSettings) -> None:
+def settle(model: Any, data: Dataset, settings: SearchSettings | FinetuneSettings) -> None:
     """Estimate batch-norm statistics anew where that is better: after few steps the moving ones are far behind."""
     moving, score = model.get_weights(), accuracy(model, data.reward, settings.evaluation.batch_size)
     images = data.train.images[: settings.evaluation.recalibration_images]

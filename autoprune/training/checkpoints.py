@@ -93,14 +93,13 @@ class Checkpoints:
                 f"'{self.path}' is of another training: {', '.join(differing)} changed since. Put back what changed, "
                 "or begin anew in another folder."
             )
-        values = [tensors.get(f"variable.{number}") for number in range(len(variables))]
-        best = [tensors.get(f"best.{number}") for number in range(weights)]
-        shapes = [None if value is None else value.shape for value in values]
-        if shapes != [tuple(variable.shape) for variable in variables] or any(array is None for array in best):
+        names, best = [f"variable.{n}" for n in range(len(variables))], [f"best.{n}" for n in range(weights)]
+        shapes = [tensors[name].shape if name in tensors else None for name in names]
+        if shapes != [tuple(variable.shape) for variable in variables] or not tensors.keys() >= set(best):
             raise CheckpointError(f"'{self.path}' is of another model. Begin anew in another folder.")
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        return Checkpoint(best, head["position"])
+        for variable, name in zip(variables, names, strict=True):
+            variable.assign(tensors[name])
+        return Checkpoint([tensors[name] for name in best], head["position"])
 
     def newest(self) -> Checkpoint | None:
         """The newest state, whatever it belongs to; None when there is none.

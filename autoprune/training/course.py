@@ -146,12 +146,9 @@ class Course:
             self._best = found.best
             self.position = Position(**found.position)
             self._resumed = dataclasses.replace(self.position)
-        self._tell_beginning()
-
-    def _tell_beginning(self) -> None:
-        """Tell of the model as it came, and of the epochs that were done before an interruption."""
         if self._on_progress is None:
             return
+        # Of the model as it came, and of the epochs that were done before an interruption.
         position = self.position
         if position.start is not None:
             self._on_progress(0.0, {"val_accuracy": position.start})
@@ -167,7 +164,10 @@ class Course:
         """
         position = self.position
         before = position.step
-        position.step, position.loss = step, self._mean_loss(step, logs)
+        # The mean over all images of the epoch, those before an interruption too.
+        loss, earlier, now = float(logs["loss"]), self._seen(self._resumed.step), self._seen(step)
+        position.loss = loss if earlier == 0 else (self._resumed.loss * earlier + loss * (now - earlier)) / now
+        position.step = step
         if not math.isfinite(position.loss):
             self.failure = position.loss
             return
@@ -211,11 +211,6 @@ class Course:
     def restore_best(self) -> None:
         """Give the model the weights of the best epoch, or those that it began with when there is none."""
         self.network.set_weights(self._best)
-
-    def _mean_loss(self, step: int, logs: dict[str, Any]) -> float:
-        """The mean over all images of the epoch, those before an interruption too."""
-        loss, before, now = float(logs["loss"]), self._seen(self._resumed.step), self._seen(step)
-        return loss if before == 0 else (self._resumed.loss * before + loss * (now - before)) / now
 
     def _save(self) -> None:
         if self._checkpoints is not None:

@@ -18,7 +18,7 @@ from autoprune.workers import ChildProcess, DeadChildError
 # What a TPU may take until it is open.
 OPEN_SECONDS = 600
 # What the process raises on purpose comes out here as what it is.
-_RAISED = {kind.__name__: kind for kind in (CheckpointError, TrainingError)}
+_RAISED: dict[str, type[errors.AutopruneError]] = {kind.__name__: kind for kind in (CheckpointError, TrainingError)}
 
 
 def in_precision(model: Any, precision: str) -> dict[str, Any]:
@@ -94,17 +94,18 @@ def train_elsewhere(
             except DeadChildError as error:
                 raise TrainingProcessError(str(error)) from None
             if "error" in answer:
-                kind = _RAISED.get(answer["kind"]) or getattr(errors, answer["kind"], errors.AutopruneError)
-                raise kind(answer["error"])
-            return answer["result"]
+                raise _RAISED.get(answer["kind"], getattr(errors, answer["kind"], errors.AutopruneError))(
+                    answer["error"]
+                )
+            result: dict[str, Any] = answer["result"]
+            return result
 
         on_devices(Devices(**ask({"open": runtime.rehearse}, "open its devices", OPEN_SECONDS)))
         # A step may take long, and its compilation longer: only Ctrl-C ends the wait.
         record = ask({"train": dict(request)}, "finish the training", None)
         process.stop(grace=30)  # it lets go of the devices in order
-        return TrainingRecord(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-        )
+        curves = {name: tuple(record[name]) for name in ("losses", "accuracies")}
+        return TrainingRecord(**{**record, **curves})
 
 
 def environment_for(runtime: RuntimeSettings, scratch: str) -> dict[str, str]:

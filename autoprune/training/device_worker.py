@@ -38,7 +38,7 @@ class Devices(Protocol):
     count: int
     kind: str
 
-    def scope(self) -> AbstractContextManager:
+    def scope(self) -> AbstractContextManager[Any]:
         """Within it a model's variables are made on all devices."""
 
     def loop(self, steps_per_execution: int) -> Loop:

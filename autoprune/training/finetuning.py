@@ -55,7 +55,7 @@ class FineTuned:
     diverged: str
 
 
-def on_device(settings: FinetuneSettings) -> AbstractContextManager:
+def on_device(settings: FinetuneSettings) -> AbstractContextManager[Any]:
     """Within it this process computes on the device of the runtime."""
     name = settings.runtime.name
     return contextlib.nullcontext() if name in ON_TPU else keras.device(f"{name}:0")
@@ -83,47 +83,40 @@ def fine_tuned(
     checkpoints = Checkpoints(
         files.folder / "checkpoint.safetensors", _identity(model, data, settings), settings.checkpoint_every
     )
-    run = _on_tpu if settings.runtime.name in ON_TPU else _here
-    diverged = ""
+    diverged, epochs = "", settings.training.after_pruning
     try:
-        record = run(model, data, settings, files, checkpoints, before, on_progress)
+        if settings.runtime.name in ON_TPU:
+            record = _train_on_tpu(model, settings, files, checkpoints, before, on_progress)
+        else:
+            task = Task(model, data, settings.training, epochs, None, settings.seed, files.taught(), before)
+            record = carry_out(task, on_progress, checkpoints)
     except TrainingError as error:
         diverged = str(error)
         logger.warning("the fine-tuning has been stopped. %s", diverged)
         record = _restore_best(model, checkpoints)
     if record.only_worse:
         logger.warning(worse(record))
-    if settings.training.after_pruning > 0:
+    if epochs > 0:
         settle(model, data, settings)
+    cost = None
+    if settings.cost:
+        target = settings.target
+        described = Target(target.name, target.batch_size, target.dtype)
+        with closing(open_cost_model(described, cache=target.cache, route=target.route)) as cost_model:
+            cost = cost_model.submit(model).result()
     return FineTuned(
         model=model,
         record=record,
         before=before,
         after=accuracy(model, data.reward, batch_size),
         test_accuracy=accuracy(model, data.test, batch_size),
-        cost=_cost(model, settings) if settings.cost else None,
+        cost=cost,
         diverged=diverged,
     )
 
 
-def _here(
+def _train_on_tpu(
     model: Any,
-    data: Dataset,
-    settings: FinetuneSettings,
-    files: StartFiles,
-    checkpoints: Checkpoints,
-    start: float,
-    on_progress: OnProgress,
-) -> TrainingRecord:
-    """Train in this process."""
-    epochs = settings.training.after_pruning
-    task = Task(model, data, settings.training, epochs, None, settings.seed, files.taught(), start)
-    return carry_out(task, on_progress, checkpoints)
-
-
-def _on_tpu(
-    model: Any,
-    data: Dataset,
     settings: FinetuneSettings,
     files: StartFiles,
     checkpoints: Checkpoints,
@@ -135,7 +128,7 @@ def _on_tpu(
         return TrainingRecord(0, (), (), 0)
     runtime = settings.runtime
     request = {
-        "config": in_precision(model, runtime.precision),
+        "config": in_precision(model, runtime.precision or "float32"),  # on a TPU there is always one
         "model": str(files.model),
         "model_settings": dataclasses.asdict(settings.model),
         "data": dataclasses.asdict(settings.data),
@@ -187,10 +180,3 @@ def _identity(model: Any, data: Dataset, settings: FinetuneSettings) -> dict[str
         "runtime": dataclasses.asdict(settings.runtime),
         "seed": settings.seed,
     }
-
-
-def _cost(model: Any, settings: FinetuneSettings) -> CostReport:
-    target = settings.target
-    described = Target(target.name, target.batch_size, target.dtype)
-    with closing(open_cost_model(described, cache=target.cache, route=target.route)) as cost_model:
-        return cost_model.submit(model).result()

@@ -1,7 +1,7 @@
 """From the evaluation of a plan to a finished model: pruned in place, fine-tuned, tested once, costed as it is."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,15 +12,15 @@ from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.recovery import Passes, recalibrate
 from autoprune.models.feature_distilling import teachings
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.searchers.objective import Objective, best_finished, least_accuracy
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
-from autoprune.training.fit import OnProgress, TrainingError, TrainingRecord, carry_out
+from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
+from autoprune.training.fit import carry_out
 from autoprune.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -73,14 +73,14 @@ class Finished:
     finalists: tuple[Finalist, ...] = field(default=(), repr=False)
 
 
-class Finisher:
-    """Finishes plans of one model, one after the other, each from the dense weights and by the same recipe.
+class PlanTrainer:
+    """The dense model, and what else a training of the networks of its plans needs, whichever weights they begin with.
 
     Args:
-        model: the dense model; it holds the last finished model when done.
+        model: the dense model.
         planner: made the plans.
         data: trained on its training split, tested on its test split.
-        cost_model: costs the finished models.
+        cost_model: costs the networks.
         settings: recipe and seed.
     """
 
@@ -95,7 +95,23 @@ class Finisher:
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
         self._teacher: np.ndarray | None = None
-        self._passes: Passes | None = None
+
+    def ask_teacher(self) -> np.ndarray | None:
+        """What the model, which has to be the dense one, says of the training images; None without distillation."""
+        training = self._settings.training
+        if self._teacher is None and training.needs_teacher:
+            images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
+            self._teacher = teachings(self._model, images, batch_size, features=training.feature_distillation > 0)
+        return self._teacher
+
+
+class Finisher(PlanTrainer):
+    """Finishes plans of one model, one after the other, each from the dense weights and by the same recipe.
+
+    The model is the last finished one when done. Arguments are those of `PlanTrainer`.
+    """
+
+    _passes: Passes | None = None
 
     def finish(
         self,
@@ -124,7 +140,9 @@ class Finisher:
         """
         self._surgeon.restore(self._snapshot)
         settings, data, model = self._settings, self._data, self._model
-        teacher, passes = self._ask_teacher(), self._passes_of_dense()
+        teacher = self.ask_teacher() if settings.training.after_pruning > 0 else None
+        if self._passes is None:  # Compiled once, of the dense model, for all plans of it.
+            self._passes = Passes(model, self._planner.all_groups, data.train.images[:8])
         plan = self._planner.space.plan(self._planner.space.find(evaluation.widths))
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
@@ -133,11 +151,19 @@ class Finisher:
             images = data.train.images[: settings.evaluation.recalibration_images]
             recalibrate(model, images, settings.evaluation.batch_size)
         pruned = {group for group, ratio in plan.keep_ratios.items() if ratio < 1}
-        batch_size, run = settings.evaluation.batch_size, passes.compiled(pruned)
+        batch_size, run = settings.evaluation.batch_size, self._passes.compiled(pruned)
         start = accuracy(model, data.reward, batch_size, run) if epochs else None
         seed = settings.seed if seed is None else seed
         task = Task(model, data, settings.training, epochs, None, seed, teacher, start)
-        record = self._fine_tune(name, task, on_progress)
+        pruned_weights = model.get_weights()
+        try:
+            record = carry_out(task, on_progress)
+        except TrainingError as error:
+            logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
+            model.set_weights(pruned_weights)
+            record = TrainingRecord(0, (), (), 0)
+        if record.only_worse:
+            logger.warning("%s is shown without fine-tuning. %s", name, worse(record))
         return Finished(
             name=name,
             plan=plan,
@@ -153,32 +179,6 @@ class Finisher:
     def undo(self) -> None:
         """Make the model the dense one again."""
         self._surgeon.restore(self._snapshot)
-
-    def _ask_teacher(self) -> np.ndarray | None:
-        """What the dense model, which the model is now, says of the training images; None without distillation."""
-        training = self._settings.training
-        if self._teacher is None and training.needs_teacher and training.after_pruning > 0:
-            images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
-            self._teacher = teachings(self._model, images, batch_size, features=training.feature_distillation > 0)
-        return self._teacher
-
-    def _passes_of_dense(self) -> Passes:
-        """Compiled passes of the dense model, which the model is now, for all plans of it."""
-        if self._passes is None:
-            self._passes = Passes(self._model, self._planner.all_groups, self._data.train.images[:8])
-        return self._passes
-
-    def _fine_tune(self, name: str, task: Task, on_progress: OnProgress | None) -> TrainingRecord:
-        pruned = self._model.get_weights()
-        try:
-            record = carry_out(task, on_progress)
-        except TrainingError as error:
-            logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
-            self._model.set_weights(pruned)
-            return TrainingRecord(0, (), (), 0)
-        if record.only_worse:
-            logger.warning("%s is shown without fine-tuning. %s", name, worse(record))
-        return record
 
     def bring_back(self, finished: Finished) -> None:
         """Make the model the one that was finished earlier."""
@@ -225,8 +225,15 @@ def finish_all(
     """
     try:
         dense = finisher.finish("dense", objective.dense)
-        rivals, over, by_key = {}, {}, {}
-        for label, name, evaluation in _in_turn(finalists):
+        rivals: dict[str, list[Finished]] = {}
+        over: dict[str, float] = {}
+        by_key: dict[str, Finished] = {}
+        turns = [
+            (name if len(evaluations) == 1 else f"{name} {number}/{len(evaluations)}", name, evaluation)
+            for name, evaluations in finalists.items()
+            for number, evaluation in enumerate(evaluations, start=1)
+        ]
+        for label, name, evaluation in turns:
             known = by_key.get(evaluation.key)
             if known is None:
                 with progress(label) as show:
@@ -250,13 +257,6 @@ def finish_all(
         finisher.undo()
         raise
     return (dense, *results), kept
-
-
-def _in_turn(finalists: Mapping[str, Sequence[Evaluation]]) -> Iterator[tuple[str, str, Evaluation]]:
-    """Every finalist, with what it is called and the name of its searcher."""
-    for name, evaluations in finalists.items():
-        for number, evaluation in enumerate(evaluations, start=1):
-            yield name if len(evaluations) == 1 else f"{name} {number}/{len(evaluations)}", name, evaluation
 
 
 def _best(results: Sequence[Finished], dense: Finished, objective: Objective) -> Finished:

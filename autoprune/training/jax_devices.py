@@ -1,6 +1,7 @@
 """All JAX devices of this process, with batches divided among them by Keras."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import jax
 import keras
@@ -27,7 +28,7 @@ class JaxDevices:
         names = [f"{device.platform}:{device.id}" for device in devices]
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=names, auto_shard_dataset=False))
 
-    def scope(self) -> AbstractContextManager:
+    def scope(self) -> AbstractContextManager[Any]:
         """Nothing to do: the distribution holds for the process."""
         return nullcontext()
 

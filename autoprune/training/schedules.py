@@ -6,10 +6,8 @@ import keras
 
 from autoprune.settings import TrainingSettings
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
 
-
-def cosine(peak: float, steps: int, warm_up: float) -> Schedule:
+def cosine(peak: float, steps: int, warm_up: float) -> keras.optimizers.schedules.LearningRateSchedule:
     """Linear warm-up to the peak, then a cosine to zero (Loshchilov & Hutter, 2017, arXiv 1608.03983).
 
     Args:
@@ -26,7 +24,7 @@ def cosine(peak: float, steps: int, warm_up: float) -> Schedule:
     )
 
 
-class Rewound(Schedule):
+class Rewound(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule from one of its later steps on.
 
     Args:
@@ -34,7 +32,7 @@ class Rewound(Schedule):
         skipped: steps of it that are left out.
     """
 
-    def __init__(self, schedule: Schedule, skipped: int) -> None:
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, skipped: int) -> None:
         self._schedule = schedule
         self._skipped = skipped
 
@@ -47,7 +45,9 @@ class Rewound(Schedule):
         return {"schedule": self._schedule, "skipped": self._skipped}
 
 
-def fine_tuning_schedule(settings: TrainingSettings, epochs: int, steps: int) -> Schedule:
+def fine_tuning_schedule(
+    settings: TrainingSettings, epochs: int, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """The schedule of a fine-tuning.
 
     With `schedule=rewinding` it is that of the last epochs of training from scratch (Renda et al., 2020, arXiv

@@ -12,7 +12,7 @@ from autoprune.data import Dataset
 from autoprune.errors import ModelError, PlanError
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.cautions import data_cautions
-from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.feature_distilling import check_features, teachings
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import architecture_fingerprint
@@ -65,10 +65,7 @@ def started(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any
     """
     if files.model.exists():
         return load_model(files.model, settings.model)
-    if settings.run:
-        model, plan, teacher = _of_run(Path(settings.run), settings)
-    else:
-        model, plan, teacher = _of_files(settings)
+    model, plan, teacher = _of_run(Path(settings.run), settings) if settings.run else _of_files(settings)
     # Before anything is computed: what does not fit is told at once.
     check_fit(model, data)
     for caution in data_cautions(model, data):
@@ -79,7 +76,10 @@ def started(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any
         if features:
             check_features(model)
         said = teachings(teacher, data.train.images, settings.evaluation.batch_size, features=features)
-        _save_array(said, files.teacher)
+        partial = files.teacher.with_name(f".{files.teacher.name}.partial")
+        with open(partial, "wb") as file:
+            np.save(file, said, allow_pickle=False)
+        os.replace(partial, files.teacher)  # which appears whole or not at all
     elif settings.training.needs_teacher:
         logger.info("there is no teacher: the labels alone are learnt from")
     if plan is not None:
@@ -117,11 +117,3 @@ def _of_files(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]
     if settings.teacher:
         return model, plan, load_model(settings.teacher, settings.model)
     return model, plan, load_model(settings.model.path, settings.model) if plan is not None else None
-
-
-def _save_array(array: np.ndarray, path: Path) -> None:
-    """Write an array to a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        np.save(file, array, allow_pickle=False)
-    os.replace(partial, path)

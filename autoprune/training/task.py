@@ -44,17 +44,13 @@ class Task:
     teacher: np.ndarray | None = None
     start: float | None = None
 
-    @property
-    def _with_features(self) -> bool:
-        return self.teacher is not None and self.settings.feature_distillation > 0
-
     def network(self) -> Any:
         """What the steps run: the model, or one of the same variables that gives its features to the loss too.
 
         Raises:
             ModelError: features are asked for, and the model has none that can be found, or the teacher tells none.
         """
-        if not self._with_features:
+        if self.teacher is None or self.settings.feature_distillation == 0:
             return self.model
         classes, told = max(self.model.outputs[0].shape[-1], 2), self.teacher.shape[1]
         if told <= classes:
@@ -108,7 +104,7 @@ class Task:
                 from_logits=from_logits,
                 smoothing=settings.label_smoothing,
             )
-            if not self._with_features:
+            if settings.feature_distillation == 0:
                 return loss
             return FeatureDistillationLoss(loss, settings.feature_distillation, self.model.outputs[0].shape[-1])
         if settings.label_smoothing:

@@ -27,29 +27,25 @@ class TensorFlowDevices:
     """
 
     def __init__(self, rehearse: int | None) -> None:
-        self._strategy = _tpu_strategy() if rehearse is None else _cpu_strategy(rehearse)
+        if rehearse is None:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+            self._strategy = tf.distribute.TPUStrategy(resolver)
+        else:
+            (processor,) = tf.config.list_physical_devices("CPU")
+            logical = [tf.config.LogicalDeviceConfiguration()] * rehearse
+            tf.config.set_logical_device_configuration(processor, logical)
+            self._strategy = tf.distribute.MirroredStrategy([f"/cpu:{number}" for number in range(rehearse)])
         self.count = self._strategy.num_replicas_in_sync
         self.kind = "TPU core" if rehearse is None else "cpu"
 
-    def scope(self) -> AbstractContextManager:
+    def scope(self) -> AbstractContextManager[Any]:
         """The strategy's."""
         return self._strategy.scope()
 
     def loop(self, steps_per_execution: int) -> Loop:
         """Runs the steps on all devices."""
         return StrategyLoop(self._strategy, steps_per_execution)
-
-
-def _tpu_strategy() -> tf.distribute.Strategy:
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)
-
-
-def _cpu_strategy(count: int) -> tf.distribute.Strategy:
-    (processor,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
-    return tf.distribute.MirroredStrategy([f"/cpu:{number}" for number in range(count)])
 
 
 class StrategyLoop:

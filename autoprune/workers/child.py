@@ -196,8 +196,7 @@ class ChildProcess:
             try:
                 if line is not None:
                     # Within the time as well: a child that hangs does not read, and a pipe takes 64 kB.
-                    running.process.stdin.write(line)
-                    running.process.stdin.flush()
+                    running.send(line)
                 return running.receive()
             except NoMessageError as error:
                 running.process.kill()
@@ -221,7 +220,7 @@ class ChildProcess:
 
 
 @contextlib.contextmanager
-def _kill_after(timeout: float | None, process: subprocess.Popen) -> Iterator[threading.Event]:
+def _kill_after(timeout: float | None, process: subprocess.Popen[str]) -> Iterator[threading.Event]:
     """Within it a process is killed after so many seconds; the event tells that it was."""
     late = threading.Event()
     if timeout is None:

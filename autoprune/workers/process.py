@@ -55,9 +55,17 @@ class RunningProcess:
         except BaseException:
             self._remove_folder()
             raise
+        if self.process.stdin is None or self.process.stdout is None:
+            raise OSError("the child has no pipes")  # It cannot be: both are asked for above.
+        self._input, self._output = self.process.stdin, self.process.stdout
         # When memory runs out, the kernel shall end the child, whose death is reported, and not the parent.
         with contextlib.suppress(OSError):
             Path(f"/proc/{self.process.pid}/oom_score_adj").write_text("500")
+
+    def send(self, line: str) -> None:
+        """Write a line to the child."""
+        self._input.write(line)
+        self._input.flush()
 
     def receive(self) -> dict[str, Any]:
         """The child's next message. What is printed before it is ready, while Python starts, is put into the log.
@@ -67,7 +75,7 @@ class RunningProcess:
             NoMessageError: the next line is no message of the protocol.
         """
         while True:
-            text = self.process.stdout.readline()
+            text = self._output.readline()
             if not text.endswith("\n"):
                 raise ValueError("the child died")
             message: Any = None
@@ -102,13 +110,13 @@ class RunningProcess:
         try:
             if grace:
                 with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                    self.process.stdin.close()
+                    self._input.close()
                     self.process.wait(grace)
         finally:
             # Also after Ctrl-C.
             self.process.kill()
             self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
+            for pipe in (self._input, self._output):
                 with contextlib.suppress(OSError):
                     pipe.close()
             self._remove_folder()

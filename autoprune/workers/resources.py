@@ -10,21 +10,22 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def available_memory() -> float:
     """Bytes that can be taken without pushing something else out; infinite where the system does not say."""
-    return min([_free_memory(), *(_room_in(folder) for folder in _control_groups())])
+    room = [_room_in(folder) for folder in _control_groups()]
+    for line in _text(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            room.append(int(line.split()[1]) * 1024)
+    return min(room, default=math.inf)
 
 
 def usable_cores() -> int:
     """Cores that this process may run on, at least 1; a container's share of their time counts."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shares = [allowed, *(_quota(folder) for folder in _control_groups())]
+    shares = [float(allowed)]
+    for folder in _control_groups():
+        quota = _text(folder / "cpu.max").split()  # Time that the group may use, and the period that it is for.
+        if len(quota) == 2 and quota[0].isdecimal():
+            shares.append(int(quota[0]) / int(quota[1]))
     return max(1, math.floor(min(shares)))
-
-
-def _free_memory() -> float:
-    for line in _text(Path("/proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return math.inf
 
 
 def _control_groups() -> Iterator[Path]:
@@ -42,12 +43,6 @@ def _room_in(group: Path) -> float:
         return math.inf
     kept = dict(line.split() for line in _text(group / "memory.stat").splitlines())
     return max(0, int(limit) - int(used) + int(kept.get("inactive_file", 0)))
-
-
-def _quota(group: Path) -> float:
-    """Cores' worth of time that a control group may use."""
-    words = _text(group / "cpu.max").split()
-    return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdecimal() else math.inf
 
 
 def _text(path: Path) -> str:

@@ -61,7 +61,7 @@ def main() -> None:
         signal.alarm(_EXIT_SECONDS)
 
 
-def _receive(requests: queue.SimpleQueue, working: threading.Event) -> None:
+def _receive(requests: queue.SimpleQueue[dict[str, Any] | None], working: threading.Event) -> None:
     """Body of a thread. Standard input ends with the parent, or when the parent wants no more."""
     for line in sys.stdin:
         working.set()

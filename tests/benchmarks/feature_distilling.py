@@ -20,7 +20,7 @@ import numpy as np
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation.accuracy import accuracy
-from autoprune.evaluation.recalibration import recalibrate
+from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.feature_distilling import similarity_loss, teachings
 from autoprune.planning import make_plan
 from autoprune.settings import DataSettings, ModelSettings, SearchSettings, TrainingSettings

@@ -33,10 +33,8 @@ from autoprune.cost.layers import layer_dependences
 from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation import Evaluator, Journal
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recalibration import recalibrate
-from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import read_signals
+from autoprune.evaluation.accuracy import read_signals
+from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
 from autoprune.models.distilling import predict_log_probabilities
 from autoprune.models.feature_distilling import similarity_loss, teachings
 from autoprune.planning import Candidate, Planner

@@ -25,10 +25,8 @@ from scipy.stats import spearmanr
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.data import Dataset, Split, load_data
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recalibration import recalibrate
-from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import read_signals
+from autoprune.evaluation.accuracy import read_signals
+from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
 from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings

@@ -20,10 +20,8 @@ import numpy as np
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.data import Split
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recalibration import recalibrate
-from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import Signals, read_signals
+from autoprune.evaluation.accuracy import Signals, read_signals
+from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
 from autoprune.models import applications, zoo
 from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner

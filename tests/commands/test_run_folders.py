@@ -207,10 +207,10 @@ def test_an_ended_run_keeps_its_settings_until_there_is_a_new_result(begin, tmp_
     folder.report.write_text("of five")
     assert is_finished("search", began, folder)
     assert not is_finished("search", longer, folder)
-    assert folder.load_settings() == began
+    assert folder.load_settings(SearchSettings) == began
     folder.report.unlink()
     assert not is_finished("search", longer, folder)
-    assert folder.load_settings() == longer
+    assert folder.load_settings(SearchSettings) == longer
 
 
 def test_half_a_report_is_none(tmp_path):

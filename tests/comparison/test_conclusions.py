@@ -101,7 +101,7 @@ def test_cells_have_their_own_settings():
 
 
 def ran(name, best):
-    return Run((best.key,), (0.9,), (1.0,), 2, (best,))
+    return Run(keys=(best.key,), rewards=(0.9,), seconds=(1.0,), costed=2, finalists=(best,))
 
 
 def record_of(settings=SETTINGS, written=None):
@@ -275,7 +275,7 @@ def test_budgets_are_also_taken_together():
 def test_a_searcher_that_found_nothing_has_no_row_and_is_told_of():
     record = record_of()
     for name in [name for name in record.runs if name.startswith("random")]:
-        record.runs[name] = Run(("key",), (None,), (1.0,), 0, ())
+        record.runs[name] = Run(keys=("key",), rewards=(None,), seconds=(1.0,), costed=0, finalists=())
         record.matches.pop(name)
     finish(record)
     summary = summarise(SETTINGS, record)
@@ -338,12 +338,12 @@ def test_one_seed_gives_no_interval_and_no_verdict():
 
 def test_tables_hold_the_figures(summary):
     results, differences, costs = text_tables(SETTINGS, summary)
-    cells = {row[1]: dict(zip(results.headers, row, strict=True)) for row in results.rows}
+    cells = {row[1]: dict(zip(results.columns, row, strict=True)) for row in results.rows}
     assert cells["rl"]["budget"] == "latency 0.5"
     assert cells["rl"]["test accuracy"].startswith(f"{100 * (BEST.accuracy + 0.001):.2f} ± ")
     assert cells["rl"]["latency"] == f"{BEST.cost.latency:.1%}"
     assert cells["uniform"]["uniform as fast"] == "-"
-    rl = dict(zip(differences.headers, next(row for row in differences.rows if row[1] == "rl"), strict=True))
+    rl = dict(zip(differences.columns, next(row for row in differences.rows if row[1] == "rl"), strict=True))
     assert rl["over hand-set uniform"].endswith("*")
     assert rl["over from scratch"].startswith("+1.10")
     assert "n pairs" in differences.caption

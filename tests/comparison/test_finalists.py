@@ -45,7 +45,9 @@ def record_of():
     record.dense = DENSE
     for cell in cells_of(SETTINGS):
         plans = (FIRST, SECOND) if cell.searcher == "rl" else UNIFORM
-        record.runs[cell.name] = Run(tuple(plan.key for plan in plans), (0.9, 0.8), (1.0, 1.0), 0, plans)
+        record.runs[cell.name] = Run(
+            keys=tuple(plan.key for plan in plans), rewards=(0.9, 0.8), seconds=(1.0, 1.0), costed=0, finalists=plans
+        )
     return record
 
 
@@ -117,9 +119,9 @@ def test_what_the_choice_was_worth_is_told():
     summary = summarise(SETTINGS, whole())
     (gain,) = [d for d in summary.differences if (d.searcher, d.reference) == ("rl", "its highest score")]
     assert gain.interval.mean == pytest.approx(((0.86 - 0.80) + (0.84 - 0.90)) / 2)
-    assert "over its highest score" in text_tables(SETTINGS, summary)[1].headers
+    assert "over its highest score" in text_tables(SETTINGS, summary)[1].columns
     alone = replace(SETTINGS, search=LimitsSettings(finalists=1))
-    assert "over its highest score" not in text_tables(alone, summarise(alone, whole()))[1].headers
+    assert "over its highest score" not in text_tables(alone, summarise(alone, whole()))[1].columns
 
 
 def test_only_what_was_chosen_is_trained_from_scratch():

@@ -54,7 +54,7 @@ def test_interval_is_that_of_scipy(values):
 
 
 def test_one_value_has_no_interval_and_none_has_no_mean():
-    assert student_interval([0.5]) == Interval(0.5, None, None, 1)
+    assert student_interval([0.5]) == Interval(mean=0.5, low=None, high=None, count=1)
     assert not student_interval([0.5]).excludes_zero
     assert student_interval([0.5]).to_json() == {"mean": 0.5, "low": None, "high": None, "n": 1}
     with pytest.raises(ValueError, match="at least one value"):
@@ -101,7 +101,7 @@ def test_geometric_interval_of_known_numbers():
     assert interval.low * interval.high == pytest.approx(4)
     half = 12.7062047 * math.sqrt(0.5) * math.log(4) / math.sqrt(2)
     assert math.log(interval.high) == pytest.approx(math.log(2) + half, rel=1e-6)
-    assert geometric_interval([3.0]) == Interval(pytest.approx(3.0), None, None, 1)
+    assert geometric_interval([3.0]) == Interval(mean=pytest.approx(3.0), low=None, high=None, count=1)
 
 
 # ------------------------------------------------------------------ courses

@@ -7,7 +7,7 @@ from PIL import Image
 
 from autoprune.cost import open_cost_model
 from autoprune.data import LazyImages, from_arrays, load_data
-from autoprune.data.image_folder import FileSource, read_image
+from autoprune.data.image_folder import FileSource, decode_image
 from autoprune.data.pixels import Preparation, resize
 from autoprune.errors import DataError
 from autoprune.evaluation import Evaluator, Journal
@@ -240,7 +240,7 @@ def test_resizing_is_bilinear_between_centres():
 )
 def test_kinds_of_png(tmp_path, mode, value, expected):
     Image.new(mode, (3, 2), value).save(tmp_path / "x.png")
-    found = read_image(tmp_path / "x.png")
+    found = decode_image(tmp_path / "x.png", "x")
     assert found.shape == (2, 3, len(expected))
     np.testing.assert_array_equal(found[1, 2], expected)
 
@@ -249,7 +249,7 @@ def test_palettes_jpeg_and_other_kinds_of_files(tmp_path):
     picture = Image.new("RGB", (6, 4), (255, 0, 0))
     for suffix in ("jpg", "JPEG", "bmp", "gif", "png"):
         (picture.convert("P") if suffix == "gif" else picture).save(tmp_path / f"x.{suffix}")
-        np.testing.assert_allclose(read_image(tmp_path / f"x.{suffix}")[0, 0], [255, 0, 0], atol=3)
+        np.testing.assert_allclose(decode_image(tmp_path / f"x.{suffix}", "x")[0, 0], [255, 0, 0], atol=3)
 
 
 # ------------------------------------------------------------------ what is refused
@@ -330,7 +330,7 @@ def test_every_damaged_byte_is_refused_or_harmless(tmp_path):
     for position in range(len(content)):
         path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
         try:
-            read_image(path)
+            decode_image(path, "x")
         except DataError:
             refused += 1
     assert refused > 30

@@ -111,7 +111,15 @@ def test_an_action_that_is_not_finite_is_refused(value):
 def test_every_model_is_seen_within_the_bounds_and_by_its_own_features(name):
     model = made(name)
     planner = Planner(model, constraints=Constraints(multiple_of=1))
-    context = EpisodeContext(planner.space, read_features(model, planner), 0.5, 1.0, 0.6, 8, True)
+    context = EpisodeContext(
+        space=planner.space,
+        features=read_features(model, planner),
+        latency_budget=0.5,
+        memory_budget=1.0,
+        anchor=0.6,
+        batch_size=8,
+        on_tpu=True,
+    )
     state, seen = begin(context, 1), []
     while state.step < len(planner.space):
         seen += list(observe(context, state))
@@ -167,7 +175,15 @@ def decide(action, size=64, anchor=0.5, constraints=toy.CONSTRAINTS):
     """What an action makes of a single group."""
     dimension = Dimension("a", tuple(legal_widths(size, constraints)), np.arange(size))
     space = SearchSpace([dimension], constraints.min_keep_ratio)
-    context = EpisodeContext(space, toy.features(), 1.0, 1.0, anchor, 8, True)
+    context = EpisodeContext(
+        space=space,
+        features=toy.features(),
+        latency_budget=1.0,
+        memory_budget=1.0,
+        anchor=anchor,
+        batch_size=8,
+        on_tpu=True,
+    )
     return int(space.values(advance(context, begin(context, 1), np.array([action])).candidates[0])[0])
 
 

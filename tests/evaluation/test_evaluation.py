@@ -11,11 +11,10 @@ from autoprune.cost import open_cost_model
 from autoprune.data import Dataset, Split
 from autoprune.errors import CostError, DataError, JournalError
 from autoprune.evaluation import Evaluator, Journal
-from autoprune.evaluation.accuracy import accuracy, check_fit, predict_classes
+from autoprune.evaluation.accuracy import accuracy, check_fit, predict_classes, read_signals
 from autoprune.evaluation.evaluator import plan_key
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
-from autoprune.evaluation.recalibration import recalibrate
-from autoprune.evaluation.signals import read_signals
+from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning import Planner, make_plan
 from autoprune.records import Target

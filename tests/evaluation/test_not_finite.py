@@ -9,8 +9,8 @@ import pytest
 
 from autoprune.data import Dataset, Split
 from autoprune.evaluation import Evaluator, Journal, evaluator
+from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import read_signals
 from autoprune.planning import Planner
 from autoprune.settings import Constraints, EvaluationSettings
 from helpers import toy

@@ -7,8 +7,8 @@ import pytest
 from autoprune.cost import open_cost_model
 from autoprune.errors import SettingsError
 from autoprune.evaluation import Evaluator, Journal
+from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.recovery import ShortTuning
-from autoprune.evaluation.signals import read_signals
 from autoprune.models import zoo
 from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner

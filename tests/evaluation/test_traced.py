@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recalibration import recalibrate
-from autoprune.evaluation.recovery import ShortTuning
+from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
 from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.planning import Planner

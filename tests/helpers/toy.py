@@ -98,7 +98,12 @@ def problem(budget=BUDGET, *, space=SPACE, anchor=None, reward=None, limits=None
         limits: a `Budget` in the place of the share.
     """
     objective = Objective(limits or Budget(budget), evaluation_of(1.0), reward or RewardSettings())
-    return Problem(space, features(), objective, np.floor(budget * 8) / 8 if anchor is None else anchor)
+    return Problem(
+        space=space,
+        features=features(),
+        objective=objective,
+        anchor=np.floor(budget * 8) / 8 if anchor is None else anchor,
+    )
 
 
 def budgeted(evaluations, *, name="toy", to_search=None, evaluator=None, **options):
@@ -119,7 +124,18 @@ def search(name, evaluations, *, seed=0, agent=None, **options):
 
 def features():
     groups = tuple(
-        GroupFeatures(name, SIZE, 1, 4**n, 9.0, 1, 1, TIME[n], WORTH[n], (0.5, 0.8, 1.0, 1.2, 1.5))
+        GroupFeatures(
+            name=name,
+            size=SIZE,
+            unit=1,
+            pixels=4**n,
+            window=9.0,
+            producers=1,
+            consumers=1,
+            flops_share=TIME[n],
+            parameter_share=WORTH[n],
+            importance=(0.5, 0.8, 1.0, 1.2, 1.5),
+        )
         for n, name in enumerate(NAMES)
     )
     return ModelFeatures(groups, tuple(LayerDependence(f"g{n}", TIME[n], (Axis(1, ((n, 1.0),)),)) for n in range(4)))

@@ -59,7 +59,10 @@ def line_with(text, *words):
 
 def test_shares_are_of_the_first_model_on_the_same_target():
     half = replace(COST, latency=5e-4, memory=replace(COST.memory, total=3 * 2**20))
-    rows = [CostRow("dense", "tpu_v5e", COST), CostRow("pruned", "tpu_v5e", half)]
+    rows = [
+        CostRow(model="dense", target="tpu_v5e", answer=COST),
+        CostRow(model="pruned", target="tpu_v5e", answer=half),
+    ]
     text = printed(cost_table(rows))
     assert line_with(text, "pruned")[:4] == ["tpu_v5e", "pruned", "500.0 us", "50.0%"]
     assert line_with(text, "pruned")[-4:] == ["25%", "compute", "3.00 MiB", "50.0%"]
@@ -67,7 +70,10 @@ def test_shares_are_of_the_first_model_on_the_same_target():
 
 
 def test_a_first_model_without_figures_leaves_shares_open():
-    rows = [CostRow("dense", "tpu_v5e", CostError("no")), CostRow("pruned", "tpu_v5e", COST)]
+    rows = [
+        CostRow(model="dense", target="tpu_v5e", answer=CostError("no")),
+        CostRow(model="pruned", target="tpu_v5e", answer=COST),
+    ]
     text = printed(cost_table(rows))
     assert line_with(text, "pruned")[3] == "-"
     assert line_with(text, "dense")[2] == "failed"
@@ -76,22 +82,30 @@ def test_a_first_model_without_figures_leaves_shares_open():
 
 
 def test_what_does_not_fit_says_what_it_needs():
-    rows = [CostRow("net", name, DoesNotFitError("too large", 2**35, 2**34)) for name in ("tpu_v2", "tpu_v3")]
-    text = printed(cost_table([*rows, CostRow("net", "tpu_v5e", COST)]))
+    rows = [
+        CostRow(model="net", target=name, answer=DoesNotFitError("too large", 2**35, 2**34))
+        for name in ("tpu_v2", "tpu_v3")
+    ]
+    text = printed(cost_table([*rows, CostRow(model="net", target="tpu_v5e", answer=COST)]))
     assert line_with(text, "tpu_v3")[1] == "does not fit"
     assert "32.00 GiB" in text
     assert "1,234 parameters, 1.0 MFLOPs per image." in text
     # One sentence for all that failed alike.
     assert notes(rows) == ["net on tpu_v2, net on tpu_v3: too large"]
-    assert len(notes([CostRow("net", "tpu_v2", CostError("x" * 5000))])[0]) < 800
+    assert len(notes([CostRow(model="net", target="tpu_v2", answer=CostError("x" * 5000))])[0]) < 800
 
 
 def test_training_steps():
     rows = [
-        CostRow("net", "tpu_v5e", replace(STEP, devices=1, global_batch_size=128, communicated=0), 1),
-        CostRow("net", "tpu_v5e", STEP, 4),
-        CostRow("net", "tpu_v5e", TOO_LARGE, 16),
-        CostRow("net", "tpu_v5e", CostError("no"), 64),
+        CostRow(
+            model="net",
+            target="tpu_v5e",
+            answer=replace(STEP, devices=1, global_batch_size=128, communicated=0),
+            devices=1,
+        ),
+        CostRow(model="net", target="tpu_v5e", answer=STEP, devices=4),
+        CostRow(model="net", target="tpu_v5e", answer=TOO_LARGE, devices=16),
+        CostRow(model="net", target="tpu_v5e", answer=CostError("no"), devices=64),
     ]
     text = printed(training_table(rows))
     assert line_with(text, " 1 ", "128")[-1] == "-"
@@ -105,16 +119,30 @@ def test_training_steps():
 def test_tables_of_several_models_are_not_cut_at_120_columns():
     name = "a_model_with_a_name_that_is_far_too_long_for_a_column"
     large = replace(COST, memory=Memory(2**33, 2**33, 2**33, 2**33))
-    costs = printed(cost_table([CostRow(name, "tpu_v5e", large), CostRow("pruned", "tpu_v5e", COST)]))
+    costs = printed(
+        cost_table(
+            [
+                CostRow(model=name, target="tpu_v5e", answer=large),
+                CostRow(model="pruned", target="tpu_v5e", answer=COST),
+            ]
+        )
+    )
     step = replace(TOO_LARGE, communicated=2**33, global_batch_size=2**20)
-    steps = printed(training_table([CostRow(name, "tpu_v5e", step, 256), CostRow("pruned", "tpu_v5e", STEP, 256)]))
+    steps = printed(
+        training_table(
+            [
+                CostRow(model=name, target="tpu_v5e", answer=step, devices=256),
+                CostRow(model="pruned", target="tpu_v5e", answer=STEP, devices=256),
+            ]
+        )
+    )
     for text in (costs, steps):
         assert "a_model_" in text
         assert "a_column" in text
         # The name alone is shortened.
         assert text.count("…") == 1
         assert not [line for line in text.splitlines() if line.endswith("…") or "Left out" in line]
-    assert "…" not in printed(training_table([CostRow("net", "tpu_v5e", step, 256)]))
+    assert "…" not in printed(training_table([CostRow(model="net", target="tpu_v5e", answer=step, devices=256)]))
 
 
 def sweep_rows(targets):
@@ -172,12 +200,22 @@ def test_sizes_have_a_unit_that_fits():
 def test_narrow_terminals_get_fewer_columns_and_no_broken_row(width):
     names = [f"target_{number}" for number in range(7)]
     names_of_models = ("a_model_with_a_name_that_is_too_long", "a_model_with_a_name_that_is_longer_still")
-    several = [CostRow(model, "tpu_v5e", COST) for model in names_of_models]
+    several = [CostRow(model=model, target="tpu_v5e", answer=COST) for model in names_of_models]
     cases = [
-        (cost_table([CostRow("net", "tpu_v5e", COST)]), 1, ["tpu_v5e", "1.00 ms"]),
+        (cost_table([CostRow(model="net", target="tpu_v5e", answer=COST)]), 1, ["tpu_v5e", "1.00 ms"]),
         (cost_table(several), 2, ["tpu_v5e", "1.00 ms", "a_model_wi"]),
-        (training_table([CostRow("net", "tpu_v5e", STEP, 4)]), 1, ["tpu_v5e", "4", "2.00 ms"]),
-        (training_table([CostRow(model, "tpu_v5e", STEP, 4) for model in names_of_models]), 2, ["tpu_v5e", "2.00 ms"]),
+        (
+            training_table([CostRow(model="net", target="tpu_v5e", answer=STEP, devices=4)]),
+            1,
+            ["tpu_v5e", "4", "2.00 ms"],
+        ),
+        (
+            training_table(
+                [CostRow(model=model, target="tpu_v5e", answer=STEP, devices=4) for model in names_of_models]
+            ),
+            2,
+            ["tpu_v5e", "2.00 ms"],
+        ),
         (sweep_table("net", sweep_rows(names)), 3, ["0.5", "40%"]),
         (sweep_table("net", sweep_rows(names[:3])), 3, ["0.5", "400.0 us  40%"]),
     ]
@@ -196,7 +234,9 @@ def test_narrow_terminals_get_fewer_columns_and_no_broken_row(width):
 def test_a_bound_far_from_the_latency_is_explained():
     for utilisation, told in ((0.03, "At 3% of peak it is not the bound"), (0.004, "At 0.4% of peak"), (0.6, None)):
         text = " ".join(
-            printed(cost_table([CostRow("net", "tpu_v5e", replace(COST, utilisation=utilisation))])).split()
+            printed(
+                cost_table([CostRow(model="net", target="tpu_v5e", answer=replace(COST, utilisation=utilisation))])
+            ).split()
         )
         assert "the FLOPs or the traffic to HBM" in text
         assert (told in text) if told else "layers=true" not in text
@@ -205,12 +245,14 @@ def test_a_bound_far_from_the_latency_is_explained():
 def test_latency_by_layer_adds_up():
     """A layer's share of the peak is that of its FLOPs in its time; what belongs to no layer is told."""
     report = replace(COST, layers={"conv": 6e-4, "dense": 1e-4})
-    text = printed(layer_table(CostRow("net", "tpu_v5e", report), {"conv": 750, "unseen": 0, "dense": 250}))
+    text = printed(
+        layer_table(CostRow(model="net", target="tpu_v5e", answer=report), {"conv": 750, "unseen": 0, "dense": 250})
+    )
     assert line_with(text, "conv")[1:] == ["600.0 us", "60.0%", "75.0%", "31%"]
     assert line_with(text, "dense")[1:] == ["100.0 us", "10.0%", "25.0%", "62%"]
     assert line_with(text, "other", "us")[1:] == ["300.0 us", "30.0%", "-", "-"]
     assert "Compiler estimate of the whole model" in text
     measured = replace(COST, kind="measured", utilisation=None)
-    text = printed(layer_table(CostRow("net", "cpu", measured), {"conv": 750}))
+    text = printed(layer_table(CostRow(model="net", target="cpu", answer=measured), {"conv": 750}))
     assert line_with(text, "other", "ms")[1:3] == ["1.00 ms", "100.0%"]
     assert "Measured: known of the model as a whole only" in text

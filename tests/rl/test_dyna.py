@@ -122,7 +122,13 @@ def test_rewards_costs_and_limits_are_guessed():
 
 def test_expected_improvement_is_the_textbook_one():
     rewards = np.array([1.0, 1.0, 0.5])
-    guesses = Predictions(rewards, rewards, np.array([0.1, 0.1, 0.0]), np.ones(3), np.array([1.0, 0.5, 1.0]))
+    guesses = Predictions(
+        rewards=rewards,
+        met=rewards,
+        deviations=np.array([0.1, 0.1, 0.0]),
+        used=np.ones(3),
+        within=np.array([1.0, 0.5, 1.0]),
+    )
     found = guesses.improvement(1.0)
     assert found[0] == pytest.approx(0.1 / np.sqrt(2 * np.pi))
     assert found[1] == pytest.approx(found[0] / 2)

@@ -17,7 +17,7 @@ from autoprune.searchers.policy import Policy, load_policy, save_policy, trainin
 from autoprune.settings import AgentSettings, SearchSettings
 from helpers import toy
 
-STORED = [name for name in AGENTS if AGENTS.get(name).actor is not None]
+STORED = [name for name in AGENTS if not AGENTS.get(name).remembers]
 
 
 def store(policy, folder, agent="dyna_ppo"):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from autoprune.records import Budget, Evaluation
-from autoprune.searchers.objective import FAILED, Objective, unlikeness
-from autoprune.searchers.rewards import REWARDS, Outcomes, outcome_of
+from autoprune.searchers.objective import FAILED, REWARDS, Objective, Outcomes, outcome_of, unlikeness
 from autoprune.settings import RewardSettings
 from helpers import toy
 
@@ -196,7 +195,7 @@ def test_many_plans_at_once_are_paid_what_each_is_paid_alone(budget):
     dense = toy.evaluation_of(1.0)
     plans = [toy.evaluation_of(ratio) for ratio in (0.125, 0.375, 0.5, 0.625, 1.0)]
     together = Outcomes(
-        *(np.array([getattr(outcome_of(plan), each.name) for plan in plans]) for each in fields(Outcomes))
+        **{each.name: np.array([getattr(outcome_of(plan), each.name) for plan in plans]) for each in fields(Outcomes)}
     )
     for name in REWARDS:
         objective = Objective(budget, dense, RewardSettings(name))

@@ -28,7 +28,7 @@ def learn(name, folder, evaluations=6):
     return evaluator.history
 
 
-@pytest.mark.parametrize("name", [name for name in AGENTS if AGENTS.get(name).actor is not None])
+@pytest.mark.parametrize("name", [name for name in AGENTS if not AGENTS.get(name).remembers])
 def test_a_stored_policy_acts_as_the_agent_did(name, tmp_path):
     history = learn(name, tmp_path / "policy", 20)
     assert toy.problem().objective.best(history.evaluations[:-1]), "else the last evaluation is not the policy's"

@@ -5,7 +5,7 @@ import pytest
 
 from autoprune.cost.surrogate import GuessError, Surrogate
 from autoprune.records import Budget
-from autoprune.rl.searcher import latency_prediction
+from autoprune.rl.searcher import context_of
 from autoprune.searchers import Proposal
 from autoprune.searchers.projection import BudgetProjector
 from autoprune.settings import RewardSettings
@@ -126,6 +126,6 @@ def test_the_trial_of_a_projected_proposal_holds_the_projected_candidate():
 
 def test_agents_see_predictions_once_there_are_some():
     candidate = toy.SPACE.nearest([0.5, 0.25, 1.0, 0.75])
-    assert latency_prediction(toy.budgeted(1))(np.array([candidate])) is None
-    (seen,) = latency_prediction(toy.budgeted(1, surrogate=taught(80)))(np.array([candidate]))
+    assert context_of(toy.budgeted(1)).predict(np.array([candidate])) is None
+    (seen,) = context_of(toy.budgeted(1, surrogate=taught(80))).predict(np.array([candidate]))
     assert seen == pytest.approx(latency(candidate) / latency(toy.SPACE.full), rel=0.05)

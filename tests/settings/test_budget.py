@@ -157,7 +157,7 @@ def test_settings_survive_the_run_folder(tmp_path):
         settings = SearchSettings(**changes)
         folder = RunFolder.make(tmp_path)
         folder.save_settings(settings)
-        assert folder.load_settings() == settings
+        assert folder.load_settings(SearchSettings) == settings
         assert from_config(OmegaConf.create(dataclasses.asdict(settings)), SearchSettings) == settings
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from autoprune import finetune
 from autoprune.errors import DoesNotFitError, SettingsError
 from autoprune.models.config import rebuild
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (
     DataSettings,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from autoprune import find_groups, finetune
+from autoprune import find_groups
 from autoprune.comparison.controls import ScratchTrainer
 from autoprune.data import Dataset, load_data
 from autoprune.errors import ModelError, SettingsError
@@ -14,6 +14,7 @@ from autoprune.models.feature_distilling import (
     teachings,
 )
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.pipeline.session import open_session
 from autoprune.planning import Planner, make_plan
 from autoprune.reporting.run_folder import RunFolder

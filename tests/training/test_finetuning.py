@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from autoprune import finetune, training_step_cost
+from autoprune import training_step_cost
 from autoprune.errors import (
     AutopruneError,
     DataError,
@@ -21,6 +21,7 @@ from autoprune.errors import (
 )
 from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
+from autoprune.pipeline import finetune
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import (
     DataSettings,

@@ -84,7 +84,7 @@ class CompilerCostModel:
         self._processes = processes
         self._versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu", "keras")}
 
-    def submit(self, model: Any) -> Future:
+    def submit(self, model: Any) -> Future[CostReport]:
         """Ask for the cost of a model as it is now; it may change once this has returned.
 
         The first model of route `auto` is waited for.
@@ -110,17 +110,17 @@ class CompilerCostModel:
         self.route = "tensorflow"
         return other
 
-    def _ask(self, model: Any, route: str) -> Future:
+    def _ask(self, model: Any, route: str) -> Future[CostReport]:
         """A future of the report, from the cache or the compiler."""
         counts = _Counts.of(model)
         key = self._key(model, route)
-        report: Future = Future()
+        report: Future[CostReport] = Future()
         known = self._cache.get(key) if self._cache else None
         if known is not None:
             report.set_result(self._report(known, counts, route))
             return report
 
-        def finish(answer: Future) -> None:
+        def finish(answer: Future[dict[str, Any]]) -> None:
             error = answer.exception()
             if error is not None:
                 report.set_exception(error)
@@ -220,8 +220,8 @@ def _times(kernels: list[Any], counts: _Counts) -> dict[str, float]:
     return times
 
 
-def _failure(error: CostError) -> Future:
-    answer: Future = Future()
+def _failure(error: CostError) -> Future[CostReport]:
+    answer: Future[CostReport] = Future()
     answer.set_exception(error)
     return answer
 

@@ -24,7 +24,7 @@ _COLLECTIVES = frozenset({"all-reduce", "all-gather", "reduce-scatter", "all-to-
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Instruction:
     """One scheduled instruction."""
 
@@ -81,7 +81,9 @@ def _parse_instruction(line: str) -> Instruction:
     opening = rest.index("(")
     closing = _find_closing(rest, opening)
     operands = tuple(re.findall(r"%([\w.\-]+)", rest[opening + 1 : closing]))
-    return Instruction(left.lstrip("%"), shape, rest[:opening], operands, rest[closing + 1 :])
+    return Instruction(
+        name=left.lstrip("%"), shape=shape, opcode=rest[:opening], operands=operands, attributes=rest[closing + 1 :]
+    )
 
 
 def _find_closing(text: str, opening: int) -> int:
@@ -132,7 +134,7 @@ def _array_bytes(dtype: str, dims: str, order: str | None, tiles: str | None) ->
         sizes = [1] * (len(lengths) - len(sizes)) + sizes
         for axis, length in enumerate(reversed(lengths), start=1):
             sizes[-axis] = math.ceil(sizes[-axis] / length) * length
-    bits = _BITS.get(dtype) if dtype in _BITS else int(re.sub(r"\D", "", dtype) or 32)
+    bits = _BITS[dtype] if dtype in _BITS else int(re.sub(r"\D", "", dtype) or 32)
     return math.prod(sizes) * bits // 8
 
 

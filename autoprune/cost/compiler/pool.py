@@ -81,7 +81,7 @@ class CompilerPool:
         self._timeout = timeout
         self._start_timeout = start_timeout
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[dict[str, Any], Future]] = deque()
+        self._waiting: deque[tuple[dict[str, Any], Future[dict[str, Any]]]] = deque()
         self._workers: list[tuple[ChildProcess, threading.Thread]] = []
         self._idle = 0
         self._answers = 0
@@ -98,7 +98,7 @@ class CompilerPool:
         """How many requests have been answered by a process, refusals included."""
         return self._answers
 
-    def submit(self, request: dict[str, Any]) -> Future:
+    def submit(self, request: dict[str, Any]) -> Future[dict[str, Any]]:
         """Ask for one compilation.
 
         Returns:
@@ -107,7 +107,7 @@ class CompilerPool:
         Raises:
             CostError: the pool is closed.
         """
-        future: Future = Future()
+        future: Future[dict[str, Any]] = Future()
         with self._changed:
             if self._closed:
                 raise CostError("The compiler pool is closed.")

@@ -53,7 +53,7 @@ def forward_pass(model: Any, batch_size: int) -> Program:
     """The inference of a model whose variables need no values."""
     structure = keras_internals.input_structure(model)
 
-    def forward(state: tuple[list, list], batch: list) -> Any:
+    def forward(state: tuple[list[Any], list[Any]], batch: list[Any]) -> Any:
         return model.stateless_call(*state, keras.tree.pack_sequence_as(structure, list(batch)), training=False)[0]
 
     return Program(
@@ -88,13 +88,13 @@ def hlo_program(request: dict[str, Any]) -> Program:
         module_kept_var_idx=tuple(range(len(arguments))),
     )
 
-    def forward(state: list, batch: list) -> Any:
+    def forward(state: list[Any], batch: list[Any]) -> Any:
         return exported.call(*state, *batch)
 
     return Program(forward, arguments[:count], arguments[count:], tuple(request["paths"]))
 
 
-def wide_integers(request: dict[str, Any]) -> contextlib.AbstractContextManager:
+def wide_integers(request: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
     """What a program is made and lowered in: TensorFlow's states of random generators have 64 bits."""
     return jax.enable_x64(True) if "hlo" in request else contextlib.nullcontext()
 

@@ -40,12 +40,12 @@ def _step(model: Any, optimizer: Any) -> Any:
     loss_of = loss_for(model)
     structure = keras_internals.input_structure(model)
 
-    def loss(trainable: list, others: list, images: list, labels: Any) -> tuple[Any, list]:
+    def loss(trainable: list[Any], others: list[Any], images: list[Any], labels: Any) -> tuple[Any, list[Any]]:
         packed = keras.tree.pack_sequence_as(structure, list(images))
         outputs, others, penalties = model.stateless_call(trainable, others, packed, training=True, return_losses=True)
         return loss_of(labels, keras.tree.flatten(outputs)[0]) + sum(penalties), others
 
-    def step(state: tuple[list, list, list], batch: tuple[list, Any]) -> tuple[Any, Any]:
+    def step(state: tuple[list[Any], list[Any], list[Any]], batch: tuple[list[Any], Any]) -> tuple[Any, Any]:
         trainable, others, slots = state
         (value, others), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, others, *batch)
         trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)

@@ -61,7 +61,7 @@ class TrainingStepCosts:
         self._client = client
         self._versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu", "keras")}
 
-    def submit(self, model: Any, devices: int = 1) -> Future:
+    def submit(self, model: Any, devices: int = 1) -> Future[TrainingStepReport]:
         """Ask for the cost of a step of a model as it is now; it may change once this has returned.
 
         Args:
@@ -101,13 +101,13 @@ class TrainingStepCosts:
             **conditions,
         )
         remembered = self._cache.get(key) if self._cache else None
-        report: Future = Future()
+        report: Future[TrainingStepReport] = Future()
         parameters = model.count_params()
         if remembered is not None:
             report.set_result(self._report(remembered, conditions, parameters))
             return report
 
-        def finish(answer: Future) -> None:
+        def finish(answer: Future[dict[str, Any]]) -> None:
             error = answer.exception()
             if error is not None and not isinstance(error, DoesNotFitError):
                 report.set_exception(error)

@@ -111,14 +111,14 @@ class AttachedTpuCostModel:
         self._timeout = timeout
         self._chip_of_kind = chip_of_kind
 
-    def submit(self, model: Any) -> Future:
+    def submit(self, model: Any) -> Future[CostReport]:
         """Measure a model at once; the future is finished when this returns.
 
         Returns:
             A future of a `CostReport`; its exception is a `CostError`: an input size of the model is not fixed, the
             process cannot rebuild the model or open the device, the compiler refuses, or it took too long.
         """
-        report: Future = Future()
+        report: Future[CostReport] = Future()
         try:
             report.set_result(self._measure(model))
         except CostError as error:

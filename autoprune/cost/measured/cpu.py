@@ -31,14 +31,14 @@ class CpuCostModel:
     def __init__(self, target: Target) -> None:
         self.target = target
 
-    def submit(self, model: Any) -> Future:
+    def submit(self, model: Any) -> Future[CostReport]:
         """Measure a model at once; the future is finished when this returns.
 
         Returns:
             A future of a `CostReport`; its exception is a `CostError`: the input size of the model is not fixed, or XLA
             refuses one of its layers.
         """
-        report: Future = Future()
+        report: Future[CostReport] = Future()
         try:
             report.set_result(self._measure(model))
         except Exception as error:  # noqa: BLE001 - what the compiler raises belongs to this candidate alone
@@ -99,7 +99,7 @@ def _measure_with_tensorflow(model: Any, batch: list[np.ndarray]) -> tuple[Timin
     return time_loop(run), None
 
 
-def _measure_with_jax(model: Any, batch: list[np.ndarray]) -> tuple[Timing, int]:
+def _measure_with_jax(model: Any, batch: list[np.ndarray]) -> tuple[Timing, int | None]:
     """The timing, and the bytes of inputs, outputs and temporaries."""
     import jax
 
@@ -107,7 +107,7 @@ def _measure_with_jax(model: Any, batch: list[np.ndarray]) -> tuple[Timing, int]
 
     structure = keras_internals.input_structure(model)
 
-    def forward(state: tuple[list, list], arrays: list[Any]) -> Any:
+    def forward(state: tuple[list[Any], list[Any]], arrays: list[Any]) -> Any:
         return model.stateless_call(*state, keras.tree.pack_sequence_as(structure, list(arrays)), training=False)[0]
 
     state = tuple([v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables))

@@ -35,7 +35,7 @@ class JaxTiming:
     figures: dict[str, int]
 
 
-def time_on_jax(forward: Callable[[Any, list], Any], state: Any, batch: list, device: Any) -> JaxTiming:
+def time_on_jax(forward: Callable[[Any, list[Any]], Any], state: Any, batch: list[Any], device: Any) -> JaxTiming:
     """Compile a forward pass for a device and measure it there.
 
     Args:
@@ -69,7 +69,7 @@ def time_on_jax(forward: Callable[[Any, list], Any], state: Any, batch: list, de
 
 
 def _compile_loop(
-    forward: Callable[[Any, list], Any], state: Any, batch: Sequence[Any], outputs: Sequence[Any]
+    forward: Callable[[Any, list[Any]], Any], state: Any, batch: Sequence[Any], outputs: Sequence[Any]
 ) -> Callable[[int], None]:
     """A function that runs so many iterations of the compiled loop and waits for the last.
 

@@ -108,7 +108,7 @@ def _estimate_seconds(seconds: Callable[[int], float]) -> float:
     return taken / iterations
 
 
-def make_loop(forward: Callable[[Any, list], Any]) -> Callable[..., tuple[list, list]]:
+def make_loop(forward: Callable[[Any, list[Any]], Any]) -> Callable[..., tuple[list[Any], list[Any]]]:
     """A function that runs a forward pass so many times in a loop on the device, to be compiled by the backend.
 
     Each iteration writes one element of every input, in place: 1 if the first elements of the last outputs add up to
@@ -126,8 +126,8 @@ def make_loop(forward: Callable[[Any, list], Any]) -> Callable[..., tuple[list, 
         as there are outputs, of their shapes. It gives the last inputs and outputs.
     """
 
-    def run(count: Any, state: Any, batch: list, outputs: list) -> tuple[list, list]:
-        def iteration(_: Any, carry: tuple[list, list]) -> tuple[list, list]:
+    def run(count: Any, state: Any, batch: list[Any], outputs: list[Any]) -> tuple[list[Any], list[Any]]:
+        def iteration(_: Any, carry: tuple[list[Any], list[Any]]) -> tuple[list[Any], list[Any]]:
             inputs = [_mark(array, carry[1]) for array in carry[0]]
             return inputs, list(keras.tree.flatten(forward(state, inputs)))
 
@@ -136,7 +136,7 @@ def make_loop(forward: Callable[[Any, list], Any]) -> Callable[..., tuple[list, 
     return run
 
 
-def _mark(array: Any, outputs: list) -> Any:
+def _mark(array: Any, outputs: list[Any]) -> Any:
     """An input whose first element depends on the first element of every output; NaN counts as 0."""
     total = sum(keras.ops.cast(output[(0,) * len(output.shape)], "float32") for output in outputs)
     mark = keras.ops.reshape(keras.ops.cast(total > 0, array.dtype), (1,) * len(array.shape))

@@ -35,10 +35,10 @@ class Fit:
     weights: np.ndarray
     scales: np.ndarray
     mean: float
-    choice: tuple[float, float, float, float]
+    choice: tuple[float, ...]
 
 
-def fit(features: np.ndarray, kinds: Sequence[int], values: np.ndarray, choice: tuple | None = None) -> Fit:
+def fit(features: np.ndarray, kinds: Sequence[int], values: np.ndarray, choice: tuple[float, ...] | None = None) -> Fit:
     """Learn a quantity from examples.
 
     Args:
@@ -52,24 +52,25 @@ def fit(features: np.ndarray, kinds: Sequence[int], values: np.ndarray, choice: 
         empty = np.zeros((len(values), features.shape[1]))
         return Fit(empty, np.zeros(len(values)), np.ones(features.shape[1]), mean, choice or _INITIAL)
     target = (values - mean) / spread
-    kinds = np.asarray(kinds)
-    choice = choice or _choose_scales(features, kinds, target)
-    scales = _scales(kinds, choice)
+    kind_of_each = np.asarray(kinds)
+    choice = choice or _choose_scales(features, kind_of_each, target)
+    scales = _scales(kind_of_each, choice)
     weights = _solve(features / scales, target, choice[-1])[0]
     return Fit(features / scales, weights * spread, scales, mean, choice)
 
 
-def _scales(kinds: np.ndarray, choice: tuple) -> np.ndarray:
+def _scales(kinds: np.ndarray, choice: tuple[float, ...]) -> np.ndarray:
     """Those of near and tile features count relative to a layer's own."""
     relative = np.array([1.0, choice[1], choice[2] / choice[0]])
     return choice[0] * relative[kinds]
 
 
-def _choose_scales(features: np.ndarray, kinds: np.ndarray, target: np.ndarray) -> tuple:
+def _choose_scales(features: np.ndarray, kinds: np.ndarray, target: np.ndarray) -> tuple[float, ...]:
     """One kind after the other, twice over, the value of least leave-one-out error."""
-    choice, errors = list(_INITIAL), {}
+    choice: tuple[float, ...] = _INITIAL
+    errors: dict[tuple[float, ...], float] = {}
 
-    def error(candidate: tuple) -> float:
+    def error(candidate: tuple[float, ...]) -> float:
         if candidate not in errors:
             weights, diagonal = _solve(features / _scales(kinds, candidate), target, candidate[-1])
             errors[candidate] = float(np.mean((weights / diagonal) ** 2))
@@ -79,8 +80,8 @@ def _choose_scales(features: np.ndarray, kinds: np.ndarray, target: np.ndarray) 
     for _, position in itertools.product(range(2), [*present, len(SCALES)]):
         options = SCALES.get(position, NOISES)
         tried = [(*choice[:position], option, *choice[position + 1 :]) for option in options]
-        choice = list(min(tried, key=error))
-    return tuple(choice)
+        choice = min(tried, key=error)
+    return choice
 
 
 def _solve(points: np.ndarray, target: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:

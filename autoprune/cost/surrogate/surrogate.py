@@ -132,13 +132,13 @@ class Surrogate:
         Raises:
             ValueError: fewer than 12 plans have been seen.
         """
-        if self._latency is None:
-            self._learn()
+        latency = self._learn() if self._latency is None else self._latency
         features = self._space.features(np.asarray(widths, float))
         memory = None if self._memory is None else np.maximum(self._memory.predict(features), 0.0)
-        return np.maximum(self._latency.predict(features), 0.0), memory
+        return np.maximum(latency.predict(features), 0.0), memory
 
-    def _learn(self) -> None:
+    def _learn(self) -> Stack:
+        """What predicts latency; what predicts memory is kept beside it."""
         if not self.ready:
             raise ValueError(f"A guess needs {LEAST} plans or more. Seen: {len(self._seen)}")
         recent = list(self._seen.items())[-MOST:]
@@ -158,12 +158,13 @@ class Surrogate:
         own = [one(path, [cost.layers.get(path, 0.0) for cost in costs], term) for path, term in terms.items()]
         rest = [cost.latency - sum(cost.layers.get(path, 0.0) for path in terms) for cost in costs]
         whole = self._space.whole
-        self._latency = Stack([*own, one("", rest, whole)], [*(term[0] for term in terms.values()), whole[0]])
-        totals = [cost.memory.total for cost in costs]
-        if None not in totals:
+        self._latency = latency = Stack([*own, one("", rest, whole)], [*(term[0] for term in terms.values()), whole[0]])
+        totals = [cost.memory.total for cost in costs if cost.memory.total is not None]
+        if len(totals) == len(costs):
             self._memory = Stack([one("memory", totals, whole)], [whole[0]])
         if not keep:
             self._chosen = (len(self._seen), learnt)
+        return latency
 
 
 class _Space:

@@ -112,7 +112,8 @@ def _export_checked(
     try:
         try:
             entry.write(model, partial)
-            found = entry.run(partial, examples, _input_names(model))
+            inputs = keras.tree.flatten(keras_internals.input_structure(model))
+            found = entry.run(partial, examples, [tensor.name for tensor in inputs])
         except ExportError:
             raise
         except Exception as error:
@@ -126,10 +127,6 @@ def _export_checked(
     finally:
         _remove(partial)
     return Exported(name, path, size, difference, largest)
-
-
-def _input_names(model: Any) -> list[str]:
-    return [tensor.name for tensor in keras.tree.flatten(keras_internals.input_structure(model))]
 
 
 def _compare(name: str, found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> tuple[float, float]:

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import keras
@@ -107,16 +106,13 @@ class _ComplementaryErrorFunction:
     def version_9(cls, context: Any, node: Any, **_: Any) -> None:
         """For ONNX operator sets from 9 on, which have `Erf`."""
         shapes, dtypes = node.output_shapes, node.output_dtypes
-        one = context.make_const(f"{node.name}/one", np.ones((), _numpy_type(dtypes[0])))
+        numpy_type = extra("onnx", "formats=[onnx]", "onnx").helper.tensor_dtype_to_np_dtype(dtypes[0])
+        one = context.make_const(f"{node.name}/one", np.ones((), numpy_type))
         context.remove_node(node.name)
         error = context.make_node("Erf", node.input, name=f"{node.name}/erf", shapes=shapes, dtypes=dtypes)
         context.make_node(
             "Sub", [one.output[0], error.output[0]], name=node.name, outputs=node.output, shapes=shapes, dtypes=dtypes
         )
-
-
-def _numpy_type(onnx_type: int) -> Any:
-    return extra("onnx", "formats=[onnx]", "onnx").helper.tensor_dtype_to_np_dtype(onnx_type)
 
 
 def _run_saved_model(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
@@ -128,10 +124,16 @@ def _run_saved_model(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarr
 
 
 def _run_litert(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarray]:
+    try:
+        from ai_edge_litert import interpreter as litert
+    except ImportError:
+        import tensorflow as tf
+
+        litert = tf.lite
     with warnings.catch_warnings():
         # TensorFlow names the package that its interpreter moves to; until then it is the same.
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
-        interpreter = _interpreter_module().Interpreter(str(path))
+        interpreter = litert.Interpreter(str(path))
     runner = interpreter.get_signature_runner()
     outputs = runner(**_name_inputs(list(runner.get_input_details()), names, inputs))
     # By their number, `output_10` after `output_9`, or by the keys of a dict as Keras flattens it.
@@ -142,16 +144,6 @@ def _name_inputs(known: Sequence[str], names: Sequence[str], inputs: Any) -> dic
     """The inputs by the names that a file knows them by: the model's, or others in the same order."""
     arrays = keras.tree.flatten(inputs)
     return dict(zip(names if set(names) == set(known) else known, arrays, strict=True))
-
-
-def _interpreter_module() -> ModuleType:
-    try:
-        from ai_edge_litert import interpreter
-    except ImportError:
-        import tensorflow as tf
-
-        return tf.lite
-    return interpreter
 
 
 def _run_onnx(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarray]:

@@ -1,9 +1,10 @@
 """What a model is made of: operations, their calls in data-flow order, and the symbolic tensors between them."""
 
+import functools
 import importlib
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -49,23 +50,25 @@ def graph_of(model: Any) -> Any:
             "listed, but what flows between them cannot. Write its forward pass with the functional API "
             "(keras.Model(inputs, outputs)) or as keras.Sequential, load the weights into that, and prune that."
         )
-    if type(model).call is not plain_class(type(model)).call:
+    kind: type[Any] = type(model)
+    if kind.call is not plain_class(kind).call:
         raise ModelError(
-            f"The model '{model.name}' ({type(model).__name__}) is built with the "
+            f"The model '{model.name}' ({kind.__name__}) is built with the "
             f"{'Sequential' if sequential else 'functional'} API but overrides `call`, so its graph is not what it "
             "computes. Remove the override to prune it."
         )
     return model._functional if sequential else model
 
 
-def functional_class() -> type:
+@functools.cache
+def functional_class() -> type[Any]:
     """The class of plain models that are made of inputs and outputs."""
     from keras.src.models.functional import Functional
 
     return Functional
 
 
-def plain_class(kind: type) -> type:
+def plain_class(kind: type[Any]) -> type[Any]:
     """The class of Keras's own beneath the class of a model with a graph."""
     return keras.Sequential if issubclass(kind, keras.Sequential) else functional_class()
 
@@ -75,7 +78,7 @@ def input_structure(model: Any) -> Any:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
-def running_own_code() -> AbstractContextManager:
+def running_own_code() -> AbstractContextManager[Any]:
     """Within it Keras makes Lambda layers of configs: of models of this process, where their code runs already."""
     return SafeModeScope(safe_mode=False)
 
@@ -86,6 +89,15 @@ def run_on(model: Any, batch: Any, *, training: bool = False) -> Any:
     if len(leaves) == 1:
         batch = keras.tree.pack_sequence_as(input_structure(model), leaves)
     return model(batch, training=training)
+
+
+def without_gradients() -> AbstractContextManager[Any]:
+    """Within the block nothing is kept for gradients: PyTorch alone keeps it wherever it is not told otherwise."""
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 def entering_tensors(model: Operation, node: Node) -> list[Any] | None:
@@ -107,7 +119,7 @@ def entering_tensors(model: Operation, node: Node) -> list[Any] | None:
 
 def is_graph(operation: Operation) -> bool:
     """Whether the operation is itself a model with a graph (a nested Functional or built Sequential)."""
-    kind = type(operation)
+    kind: type[Any] = type(operation)
     if isinstance(operation, keras.Sequential):
         return operation._functional is not None and kind.call is keras.Sequential.call
     return isinstance(operation, functional_class()) and kind.call is functional_class().call
@@ -120,6 +132,32 @@ def nodes_of(graph: Any) -> list[Node]:
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         ordered.extend(sorted(graph._nodes_by_depth[depth], key=lambda node: place[id(node.operation)]))
     return ordered
+
+
+def graphs_within(graph: Any) -> list[Any]:
+    """A graph and those nested in it."""
+    graphs = [graph]
+    for inner in graphs:
+        graphs += [graph_of(operation) for operation in inner.operations if is_graph(operation)]
+    return graphs
+
+
+def models_within(model: Any) -> list[tuple[str, Any]]:
+    """A model, with its name, and the models nested in it, with their paths."""
+    nested = [(path, found) for path, found in operations_by_path(model).items() if is_graph(found)]
+    return [(model.name, model), *nested]
+
+
+def calls_by_path(graph: Any, prefix: str = "") -> list[tuple[str, Node]]:
+    """The calls that make up one model with the path of each, in data-flow order: of nested models those within."""
+    found = []
+    for node in nodes_of(graph):
+        path = prefix + node.operation.name
+        if is_graph(node.operation):
+            found += calls_by_path(graph_of(node.operation), f"{path}/")
+        elif not node.is_input:
+            found.append((path, node))
+    return found
 
 
 def maker_of(tensor: Any) -> Operation:
@@ -140,9 +178,10 @@ def operations_by_path(model: Any) -> dict[str, Operation]:
     return found
 
 
-def layers_by_path(model: Any) -> dict[str, Any]:
-    """As `operations_by_path`, without raw `keras.ops` operations."""
-    return {path: found for path, found in operations_by_path(model).items() if isinstance(found, keras.Layer)}
+def layers_by_path(model: Any, *, nested: bool = True) -> dict[str, Any]:
+    """As `operations_by_path`, without raw `keras.ops` operations, nor nested models where those are not wanted."""
+    layers = {path: found for path, found in operations_by_path(model).items() if isinstance(found, keras.Layer)}
+    return layers if nested else {path: found for path, found in layers.items() if not is_graph(found)}
 
 
 def _collect(operations: Sequence[Operation], prefix: str, found: dict[str, Operation]) -> None:
@@ -155,7 +194,7 @@ def _collect(operations: Sequence[Operation], prefix: str, found: dict[str, Oper
             _collect(operation._layers, f"{path}/", found)
 
 
-def application_class(module: str, name: str) -> type:
+def application_class(module: str, name: str) -> type[Any]:
     """A layer class that `keras.applications` defines for itself and exports nowhere, such as ConvNeXt's LayerScale."""
     return getattr(importlib.import_module(f"keras.src.applications.{module}"), name)
 
@@ -165,12 +204,52 @@ def calls_of(operation: Operation) -> list[Node]:
     return list(operation._inbound_nodes)
 
 
-def readers_of(operation: Operation) -> list[Node]:
-    """Every symbolic call, in whatever model, that reads what an operation gives."""
-    return list(operation._outbound_nodes)
+def list_calls(graph: Any) -> list[Node]:
+    """Every call of every operation of a graph, each after the calls whose outputs it reads.
+
+    Calls that belong to other models are included: layers added to a Sequential model one by one have been called
+    once for each intermediate model, and `summary()` shows the first of those calls.
+    """
+    return _in_order([node for operation in graph.operations for node in operation._inbound_nodes])
 
 
-def arguments_of(node: Node) -> tuple[tuple, dict]:
+def calls_outside(graph: Any) -> list[Node]:
+    """Calls of operations that the graph and its nested graphs do not have, and that read what theirs give.
+
+    They belong to other models over the same layers, such as another head, and stand in data-flow order.
+    """
+    operations = [operation for inner in graphs_within(graph) for operation in inner.operations]
+    inside = {id(operation) for operation in operations}
+    found: dict[int, Node] = {}
+    for operation in operations:
+        for node in operation._outbound_nodes:
+            if id(node.operation) not in inside and id(node) not in found:
+                found[id(node)] = node
+                operations.append(node.operation)
+    return _in_order(list(found.values()))
+
+
+def _in_order(pending: list[Node]) -> list[Node]:
+    """Calls, each after those of them whose outputs it reads."""
+    made_here = {id(tensor) for node in pending for tensor in node.outputs}
+    ordered: list[Node] = []
+    done: set[int] = set()
+    while pending:
+        waiting = []
+        for node in pending:
+            needs = {id(tensor) for tensor in node.input_tensors} & made_here
+            if needs <= done:
+                ordered.append(node)
+                done.update(id(tensor) for tensor in node.outputs)
+            else:
+                waiting.append(node)
+        if len(waiting) == len(pending):
+            raise RuntimeError(f"the calls of {[node.operation.name for node in pending]} form a cycle")
+        pending = waiting
+    return ordered
+
+
+def arguments_of(node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a call, symbolic tensors included."""
     return node.arguments.args, node.arguments.kwargs
 
@@ -179,8 +258,3 @@ def raw_operation_name(operation: Operation) -> str | None:
     """Class name of a raw `keras.ops` operation (`Add`, `Relu`, ...), or None for a layer or a user's class."""
     kind = type(operation)
     return kind.__name__ if kind.__module__.startswith("keras.src.ops.") else None
-
-
-def set_tensor_shape(tensor: Any, shape: Sequence[int | None]) -> None:
-    """Change the static shape of a symbolic tensor in place, so that every node that holds it sees the change."""
-    tensor._shape = tuple(shape)

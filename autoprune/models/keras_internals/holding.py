@@ -26,7 +26,8 @@ def reachable(operation: Any) -> dict[int, Any]:
         value = pending.pop()
         if id(value) not in found:
             found[id(value)] = value
-            look = _look_into(type(value))
+            kind: Any = type(value)
+            look = _look_into(kind)
             if look is not None:
                 pending.extend(look(value))
     return found

@@ -1,4 +1,4 @@
-"""Layers: their variables by name, what they were built with, and other methods for a while."""
+"""Layers: what they are made of, and other methods and values for a while."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,41 +7,8 @@ from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 
 _INHERITED = object()
-
-
-def layer_variable(layer: Any, name: str) -> Any:
-    """The variable that the public name of a layer stands for (`kernel` is stored as `_kernel` in some layers).
-
-    Raises:
-        AttributeError: the layer has no such variable.
-    """
-    for attribute in (f"_{name}", name):
-        value = vars(layer).get(attribute)
-        if isinstance(value, keras.Variable):
-            return value
-    raise AttributeError(f"layer '{layer.name}' has no variable '{name}'")
-
-
-def has_variable(layer: Any, name: str) -> bool:
-    """Whether `layer_variable` would find one."""
-    return any(isinstance(vars(layer).get(key), keras.Variable) for key in (f"_{name}", name))
-
-
-def has_parameters(layer: Any) -> bool:
-    """Whether the layer, or one within it, has variables that training could change, be it frozen or not."""
-    return any(within._trainable_variables for within in layer._flatten_layers())
-
-
-def array_initializers(layer: Any) -> dict[str, Any]:
-    """The layer's initialisers that hold a value for each element, such as a table of word vectors, by attribute."""
-    return {
-        name: value
-        for name, value in vars(layer).items()
-        if name.endswith("_initializer") and isinstance(value, keras.initializers.Constant) and np.ndim(value.value) > 0
-    }
 
 
 def attention_parts(layer: Any) -> dict[str, Any]:
@@ -55,21 +22,6 @@ def attention_parts(layer: Any) -> dict[str, Any]:
 def call_arguments(layer: Any) -> list[str]:
     """Names of the arguments of a layer's `call`, in order."""
     return list(inspect.signature(layer.call).parameters)
-
-
-def build_shapes(layer: Any) -> dict[str, Any] | None:
-    """The shapes that the layer was built with, as written to a `.keras` file."""
-    return layer._build_shapes_dict
-
-
-def set_build_shapes(layer: Any, shapes: dict[str, Any] | None) -> None:
-    """Replace what `build_shapes` returns."""
-    layer._build_shapes_dict = shapes
-
-
-def set_batch_shape(input_layer: Any, shape: Sequence[int | None]) -> None:
-    """Change the shape that an input layer expects and saves."""
-    input_layer._batch_shape = tuple(shape)
 
 
 @contextmanager
@@ -112,3 +64,22 @@ def overridden(name: str, replacements: Mapping[Any, Any]) -> Iterator[None]:
                 object.__delattr__(operation, name)
             else:
                 object.__setattr__(operation, name, value)
+
+
+@contextmanager
+def stand_in(pairs: Sequence[tuple[Any, Any]]) -> Iterator[keras.StatelessScope]:
+    """Within the block tensors stand in for variables, also for their shapes, and collect what is assigned to them.
+
+    `keras.StatelessScope` itself refuses tensors whose lengths are not known yet, which are None here.
+    """
+    scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
+    before = [variable._shape for variable, _ in pairs]
+    try:
+        for variable, value in pairs:
+            scope.state_mapping[id(variable)] = value
+            variable._shape = tuple(value.shape)
+        with scope:
+            yield scope
+    finally:
+        for (variable, _), shape in zip(pairs, before, strict=True):
+            variable._shape = shape

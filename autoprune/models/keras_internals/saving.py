@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from autoprune.models.keras_internals.graph import is_graph, operations_by_path, plain_class
+from autoprune.models.keras_internals.graph import models_within, plain_class
 
 
 def graph_config(model: Any) -> dict[str, Any]:
@@ -19,9 +19,9 @@ def graph_config(model: Any) -> dict[str, Any]:
     Raises:
         NotImplementedError: Keras has no config for one of its layers.
     """
-    before = [(found, type(found)) for found in (model, *operations_by_path(model).values()) if is_graph(found)]
+    before = [(found, type(found)) for _, found in models_within(model)]
     try:
-        save_by_graph(found for found, _ in before)
+        save_by_graph([found for found, _ in before])
         return keras.saving.serialize_keras_object(model)
     finally:
         for found, kind in before:
@@ -33,7 +33,8 @@ def saves_its_graph(model: Any) -> bool:
 
     They do not where only a constructor can read them that builds a graph itself.
     """
-    kind, plain = type(model), plain_class(type(model))
+    kind: Any = type(model)
+    plain: Any = plain_class(kind)
     own, known = inspect.getfullargspec(kind.__init__), inspect.getfullargspec(plain.__init__)
     if own.args != known.args and not (own.varargs and own.varkw):
         return False
@@ -52,8 +53,9 @@ def save_by_graph(models: Iterable[Any]) -> None:
     of what it was. What is saved is a plain Functional or Sequential model, and so is what is loaded.
     """
     for model in models:
-        if type(model) is not plain_class(type(model)):
-            set_class(model, _class_saved_by_graph(type(model)))
+        kind: Any = type(model)
+        if kind is not plain_class(kind):
+            set_class(model, _class_saved_by_graph(kind))
 
 
 def set_class(model: Any, kind: type) -> None:
@@ -63,7 +65,7 @@ def set_class(model: Any, kind: type) -> None:
 
 
 @functools.cache
-def _class_saved_by_graph(kind: type) -> type:
+def _class_saved_by_graph(kind: type[Any]) -> type[Any]:
     """A class that Keras saves and clones as the plain class beneath `kind`, and that is like `kind` otherwise."""
     plain = plain_class(kind)
     names = ("get_build_config", "build_from_config", "get_compile_config", "compile_from_config")

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from autoprune.models.keras_internals.graph import is_graph, operations_by_path
+from autoprune.models.keras_internals.graph import models_within
 
 _COMPILED = ("train_function", "test_function", "predict_function")
 
@@ -17,8 +17,8 @@ def renew_compiled_functions(model: Any) -> None:
 
     The new ones are traced when they are next called, also by a `fit` that is running: it calls what the model has.
     """
-    for graph in (model, *_models_within(model)):
-        _renew(graph)
+    for _, within in models_within(model):
+        _renew(within)
 
 
 def _renew(model: Any) -> None:
@@ -52,10 +52,6 @@ def collect_state(model: Any) -> None:
     """Bring variables up to date within a `fit` that is running: on JAX they are empty between its steps."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
-
-
-def _models_within(model: Any) -> list[Any]:
-    return [operation for operation in operations_by_path(model).values() if is_graph(operation)]
 
 
 def forget_training(model: Any) -> None:

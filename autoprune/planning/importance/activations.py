@@ -6,7 +6,7 @@ scores of the positions of its input; the settings say how these are normalised 
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,7 +17,6 @@ from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.importance.combining import MemberScores, covers
 from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
 from autoprune.planning.importance.weights import l1
-from autoprune.records import ChannelGroup
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,16 @@ def _mean_rank(x: Any) -> np.ndarray:
 def _score_activations(context: ImportanceContext, statistic: Statistic) -> Criterion:
     """The criterion that averages, over batches, a statistic (*batch and space, positions) -> (positions,)."""
     data = context.calibration()
-    readers = {group.name: list(_find_readers(context, group)) for group in context.groups}
+    # For each group the layers that read it, with their kinds and the channel at every position of their inputs.
+    readers: dict[str, list[tuple[Any, LayerKind, np.ndarray]]] = {group.name: [] for group in context.groups}
+    for group in context.groups:
+        for member in group.members:
+            if not member.is_attribute:
+                layer = context.layers[member.layer]
+                kind = exact_kind_of(layer)
+                channels = None if kind is None else kind.input_channels(layer, member)
+                if kind is not None and channels is not None:
+                    readers[group.name].append((layer, kind, channels))
     watched = {id(layer): (layer, kind) for found in readers.values() for layer, kind, _ in found}
     totals: dict[int, np.ndarray] = {}
     seen: dict[int, int] = {}
@@ -99,15 +107,3 @@ def _score_activations(context: ImportanceContext, statistic: Statistic) -> Crit
         )
     fallback = l1(context)
     return lambda g: fallback(g) if g.name in unread else context.combine(g, scores[g.name])
-
-
-def _find_readers(context: ImportanceContext, group: ChannelGroup) -> Iterator[tuple[Any, LayerKind, np.ndarray]]:
-    """Layers that read channels of the group, each with its kind and the channel at every position of its input."""
-    for member in group.members:
-        if member.is_attribute:
-            continue
-        layer = context.layers[member.layer]
-        kind = exact_kind_of(layer)
-        channels = None if kind is None else kind.input_channels(layer, member)
-        if kind is not None and channels is not None:
-            yield layer, kind, channels

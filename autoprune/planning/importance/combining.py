@@ -1,12 +1,13 @@
 """From scores along the axes of members to one score per channel of the group."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from autoprune.settings import ImportanceSettings
 
-_SCALES = {"mean": np.mean, "max": np.max, "sum": np.sum}
+_SCALES: dict[str, Callable[[np.ndarray], float]] = {"mean": np.mean, "max": np.max, "sum": np.sum}
 
 
 class MemberScores(NamedTuple):
@@ -19,14 +20,6 @@ class MemberScores(NamedTuple):
 
     channels: np.ndarray
     scores: np.ndarray
-
-
-def average_positions(size: int, member: MemberScores) -> np.ndarray:
-    """(size,) the mean score of the positions of each channel; NaN for a channel that has no position."""
-    held = member.channels >= 0
-    counts = np.bincount(member.channels[held], minlength=size)
-    sums = np.bincount(member.channels[held], weights=member.scores[held], minlength=size)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def normalise(scores: np.ndarray, normalisation: str) -> np.ndarray:
@@ -48,13 +41,20 @@ def combine(size: int, members: list[MemberScores], settings: ImportanceSettings
     The reduction `first` takes the first member, in data-flow order, that holds the channel. A channel that no member
     holds gets 0.
     """
-    rows = np.stack([normalise(average_positions(size, member), settings.normalisation) for member in members])
-    held = ~np.isnan(rows)
+    rows = []
+    for member in members:
+        # The mean score of the positions of each channel; NaN for a channel that has no position.
+        positions = member.channels >= 0
+        counts = np.bincount(member.channels[positions], minlength=size)
+        sums = np.bincount(member.channels[positions], weights=member.scores[positions], minlength=size)
+        rows.append(normalise(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), settings.normalisation))
+    by_member = np.stack(rows)
+    held = ~np.isnan(by_member)
     if settings.reduction == "first":
-        return np.where(held.any(0), np.nan_to_num(rows)[held.argmax(0), np.arange(size)], 0.0)
+        return np.where(held.any(0), np.nan_to_num(by_member)[held.argmax(0), np.arange(size)], 0.0)
     if settings.reduction == "max":
-        return np.where(held.any(0), np.where(held, rows, -np.inf).max(0), 0.0)
-    return np.nan_to_num(rows).sum(0) / np.maximum(held.sum(0), 1)
+        return np.where(held.any(0), np.where(held, by_member, -np.inf).max(0), 0.0)
+    return np.nan_to_num(by_member).sum(0) / np.maximum(held.sum(0), 1)
 
 
 def covers(size: int, members: list[MemberScores]) -> bool:

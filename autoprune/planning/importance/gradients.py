@@ -33,7 +33,14 @@ def gradients_per_batch(model: Any, variables: Sequence[Any], data: CalibrationD
         PlanError: the model is no classifier with one output, or a label has no output.
         DataError: the labels are no class numbers.
     """
-    _check_classifier(model)
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        raise PlanError(
+            "Gradients are taken of a classifier's loss: the model has one output of shape (n, classes). "
+            f"'{model.name}' has {len(shapes)} of shape {shapes}. Choose an importance that needs no labels, such as "
+            "'activation' or 'l1'."
+        )
+    classes = max(shapes[0][0], 2)
     recorder = _Recorder(variables)
     inputs = model.inputs[0] if len(model.inputs) == 1 else keras_internals.input_structure(model)
     probe = _Probe(inputs, model.outputs[0], name="gradients")
@@ -42,7 +49,11 @@ def gradients_per_batch(model: Any, variables: Sequence[Any], data: CalibrationD
     probe.compile(recorder, run_eagerly=True, jit_compile=False, auto_scale_loss=False)
     with safe_convolutions(model):
         for images, labels in data.batches(whole=True):
-            _check_labels(model, labels)
+            if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+                raise PlanError(
+                    f"'{model.name}' tells {classes} classes apart (0 to {classes - 1}). Received labels from "
+                    f"{labels.min()} to {labels.max()}."
+                )
             probe.train_on_batch(images, labels)
             yield recorder.gradients
 
@@ -90,22 +101,3 @@ class _Recorder(keras.Optimizer):
     def gradients(self) -> list[np.ndarray]:
         """The last step's gradients of the variables that were wanted, in their order."""
         return [self._slots[id(v)].numpy().astype(np.float64) for v in self._wanted]
-
-
-def _check_classifier(model: Any) -> None:
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
-    if len(shapes) != 1 or len(shapes[0]) != 1:
-        raise PlanError(
-            "Gradients are taken of a classifier's loss: the model has one output of shape (n, classes). "
-            f"'{model.name}' has {len(shapes)} of shape {shapes}. Choose an importance that needs no labels, such as "
-            "'activation' or 'l1'."
-        )
-
-
-def _check_labels(model: Any, labels: Any) -> None:
-    classes = max(model.outputs[0].shape[-1], 2)
-    if labels.min() < 0 or labels.max() >= classes:
-        raise PlanError(
-            f"'{model.name}' tells {classes} classes apart (0 to {classes - 1}). Received labels from {labels.min()} "
-            f"to {labels.max()}."
-        )

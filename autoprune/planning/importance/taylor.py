@@ -8,7 +8,7 @@ from autoprune.planning.importance.combining import MemberScores
 from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
 from autoprune.planning.importance.gradients import gradients_per_batch
 from autoprune.planning.importance.weights import l1
-from autoprune.records import ChannelGroup, Member
+from autoprune.records import Member
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,12 @@ def taylor(context: ImportanceContext) -> Criterion:
         batches += 1
         changes = {key: gradient * weights[key] for key, gradient in zip(needed, gradients, strict=True)}
         for group in context.groups:
-            totals[group.name] += np.square(_sum_changes(context, group, members[group.name], changes))
+            change = np.zeros(group.size)  # Over each channel's parameters.
+            for member in members[group.name]:
+                products = np.moveaxis(changes[id(context.variable(member))], member.axis, 0)
+                held = member.channels >= 0
+                np.add.at(change, member.channels[held], products.reshape(len(products), -1).sum(1)[held])
+            totals[group.name] += np.square(change)
     frozen = [name for name, of_group in members.items() if not of_group]
     if frozen:
         logger.warning(
@@ -52,15 +57,3 @@ def _is_trained(context: ImportanceContext, member: Member) -> bool:
         return False
     variable = context.variable(member)
     return any(variable is trainable for trainable in context.layers[member.layer].trainable_variables)
-
-
-def _sum_changes(
-    context: ImportanceContext, group: ChannelGroup, members: list[Member], changes: dict[int, np.ndarray]
-) -> np.ndarray:
-    """(size,) sum of gradient times weight over each channel's parameters."""
-    total = np.zeros(group.size)
-    for member in members:
-        products = np.moveaxis(changes[id(context.variable(member))], member.axis, 0)
-        held = member.channels >= 0
-        np.add.at(total, member.channels[held], products.reshape(len(products), -1).sum(1)[held])
-    return total

@@ -6,37 +6,84 @@ loading a `.keras` file builds from), and the input layers of nested models. Wha
 kind.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from autoprune.layers import exact_kind_of, kind_of
-from autoprune.models import keras_internals
+from autoprune.models.keras_internals.graph import (
+    arguments_of,
+    calls_outside,
+    entering_tensors,
+    graph_of,
+    graphs_within,
+    is_graph,
+    list_calls,
+    maker_of,
+    nodes_of,
+    operations_by_path,
+)
+from autoprune.models.keras_internals.layers import call_arguments
+
+Shape = tuple[int | None, ...]
+# Of a wrapper and the shape of a tensor: the shape in which the wrapped layer sees it.
+ShapeWithin = Callable[[Any, Shape], Shape]
 
 
-def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None) -> set[int]:
+class StaticShapes:
+    """All that `refresh_shapes` and `refresh_outside` may change in a model, as it is now.
+
+    Args:
+        model: a built model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        graph = graph_of(model)
+        layers = [found for found in operations_by_path(model).values() if isinstance(found, keras.Layer)]
+        # A nested model derives its input spec from its inputs; setting it would fix it for good.
+        self._specs = [(layer, layer.input_spec) for layer in layers if not is_graph(layer)]
+        self._built = [(layer, layer._build_shapes_dict) for layer in layers]
+        self._inputs = [(layer, layer.batch_shape) for layer in layers if isinstance(layer, keras.layers.InputLayer)]
+        nodes = [node for inner in graphs_within(graph) for node in list_calls(inner)] + calls_outside(graph)
+        self._tensors = [(tensor, tuple(tensor.shape)) for node in nodes for tensor in node.outputs]
+
+    def restore(self) -> None:
+        """Put them back."""
+        for layer, spec in self._specs:
+            layer.input_spec = spec
+        for layer, shapes in self._built:
+            layer._build_shapes_dict = shapes
+        for layer, shape in self._inputs:
+            layer._batch_shape = shape
+        for tensor, shape in self._tensors:
+            tensor._shape = shape
+
+
+def refresh_shapes(
+    graph: Any, edited: set[int], shape_within: ShapeWithin, changed: set[int] | None = None
+) -> set[int]:
     """Recompute static shapes downstream of edited layers.
 
     Args:
-        graph: the model's graph, as `keras_internals.graph_of` gives it.
+        graph: the model's graph, as `graph_of` gives it.
         edited: `id` of every layer whose variables or attributes changed.
+        shape_within: tells in which shape a wrapped layer sees a tensor.
         changed: `id` of symbolic tensors whose shape has changed already; those that change are added.
 
     Returns:
         All that have changed.
     """
     changed = set() if changed is None else changed
-    own = {id(node) for node in keras_internals.nodes_of(graph)}
+    own = {id(node) for node in nodes_of(graph)}
     for node in list_calls(graph):
         operation = node.operation
         stale = any(id(tensor) in changed for tensor in node.input_tensors)
-        if keras_internals.is_graph(operation):
-            stale = _refresh_nested(operation, node, edited, changed) or stale
+        if is_graph(operation):
+            stale = _refresh_nested(operation, node, edited, shape_within, changed) or stale
         if not stale and id(operation) not in edited:
             continue
         if stale and isinstance(operation, keras.Layer):
-            _refresh_layer(operation, changed)
+            _refresh_layer(operation, shape_within, changed)
         try:
             _refresh_outputs(node, changed)
         except ValueError:
@@ -44,39 +91,6 @@ def refresh_shapes(graph: Any, edited: set[int], changed: set[int] | None = None
             if id(node) in own:
                 raise
     return changed
-
-
-def update_derived(layers: Iterable[Any]) -> None:
-    """Renew what layers derived from their widths when they were built, as their kinds say."""
-    for layer in layers:
-        kind = exact_kind_of(layer)
-        if kind is not None:
-            kind.update_derived(layer)
-
-
-def list_calls(graph: Any) -> list[Any]:
-    """Every call of every operation of a graph, each after the calls whose outputs it reads.
-
-    Calls that belong to other models are included: layers added to a Sequential model one by one have been called
-    once for each intermediate model, and `summary()` shows the first of those calls.
-    """
-    return _in_order([node for operation in graph.operations for node in keras_internals.calls_of(operation)])
-
-
-def calls_outside(graph: Any) -> list[Any]:
-    """Calls of operations that the graph and its nested graphs do not have, and that read what theirs give.
-
-    They belong to other models over the same layers, such as another head, and stand in data-flow order.
-    """
-    operations = [operation for inner in _graphs(graph) for operation in inner.operations]
-    inside = {id(operation) for operation in operations}
-    found: dict[int, Any] = {}
-    for operation in operations:
-        for node in keras_internals.readers_of(operation):
-            if id(node.operation) not in inside and id(node) not in found:
-                found[id(node)] = node
-                operations.append(node.operation)
-    return _in_order(list(found.values()))
 
 
 def refresh_outside(graph: Any, changed: set[int]) -> list[str]:
@@ -90,9 +104,9 @@ def refresh_outside(graph: Any, changed: set[int]) -> list[str]:
         Names of the layers at which other models do not fit any more: they have weights for channels that are gone, or
         are cut and read channels that are still whole there.
     """
-    graphs = _graphs(graph)
-    own = {id(node) for inner in graphs for node in keras_internals.nodes_of(inner)}
-    calls = [node for inner in graphs for operation in inner.operations for node in keras_internals.calls_of(operation)]
+    graphs = graphs_within(graph)
+    own = {id(node) for inner in graphs for node in nodes_of(inner)}
+    calls = [node for inner in graphs for operation in inner.operations for node in operation._inbound_nodes]
     lost = [node.operation.name for node in calls if id(node) not in own and _is_refused(node)]
     for node in calls_outside(graph):
         if not any(id(tensor) in changed for tensor in node.input_tensors):
@@ -108,15 +122,6 @@ def refresh_outside(graph: Any, changed: set[int]) -> list[str]:
     return list(dict.fromkeys(lost))
 
 
-def _graphs(graph: Any) -> list[Any]:
-    """A graph and those nested in it."""
-    graphs = [graph]
-    for inner in graphs:
-        nested = [operation for operation in inner.operations if keras_internals.is_graph(operation)]
-        graphs += [keras_internals.graph_of(operation) for operation in nested]
-    return graphs
-
-
 def _is_refused(node: Any) -> bool:
     """Whether the layer of a call expects other sizes than it is given."""
     spec = node.operation.input_spec if isinstance(node.operation, keras.Layer) else None
@@ -127,50 +132,30 @@ def _is_refused(node: Any) -> bool:
 
 def _refresh_outputs(node: Any, changed: set[int]) -> None:
     """Recompute the static shapes of what a call gives; a `ValueError` says that its inputs do not fit."""
-    args, kwargs = keras_internals.arguments_of(node)
+    args, kwargs = arguments_of(node)
     outputs = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
     for tensor, fresh in zip(node.outputs, outputs, strict=True):
         if tuple(tensor.shape) != tuple(fresh.shape):
-            keras_internals.set_tensor_shape(tensor, fresh.shape)
+            tensor._shape = tuple(fresh.shape)
             changed.add(id(tensor))
 
 
-def _in_order(pending: list[Any]) -> list[Any]:
-    """Calls, each after those of them whose outputs it reads."""
-    made_here = {id(tensor) for node in pending for tensor in node.outputs}
-    ordered: list[Any] = []
-    done: set[int] = set()
-    while pending:
-        waiting = []
-        for node in pending:
-            needs = {id(tensor) for tensor in node.input_tensors} & made_here
-            if needs <= done:
-                ordered.append(node)
-                done.update(id(tensor) for tensor in node.outputs)
-            else:
-                waiting.append(node)
-        if len(waiting) == len(pending):
-            raise RuntimeError(f"the calls of {[node.operation.name for node in pending]} form a cycle")
-        pending = waiting
-    return ordered
-
-
-def _refresh_nested(operation: Any, node: Any, edited: set[int], changed: set[int]) -> bool:
+def _refresh_nested(operation: Any, node: Any, edited: set[int], shape_within: ShapeWithin, changed: set[int]) -> bool:
     """Bring a nested model up to date with what enters it; returns whether its outputs changed shape."""
-    inner = keras_internals.graph_of(operation)
-    for outer, entry in zip(keras_internals.entering_tensors(operation, node) or [], inner.inputs, strict=False):
+    inner = graph_of(operation)
+    for outer, entry in zip(entering_tensors(operation, node) or [], inner.inputs, strict=False):
         if outer is None:
             continue
         # Sizes that the nested model leaves open stay open: other callers have others.
         pairs = zip(outer.shape, entry.shape, strict=True)
         shape = tuple(own if own is None or size is None else size for size, own in pairs)
         if shape != tuple(entry.shape):
-            keras_internals.set_tensor_shape(entry, shape)
+            entry._shape = shape
             changed.add(id(entry))
-            layer = keras_internals.maker_of(entry)
+            layer = maker_of(entry)
             if isinstance(layer, keras.layers.InputLayer):
-                keras_internals.set_batch_shape(layer, shape)
-    refresh_shapes(inner, edited, changed)
+                layer._batch_shape = shape
+    refresh_shapes(inner, edited, shape_within, changed)
     # Against what the caller knows: another nested model may have changed tensors that both share.
     return any(
         own not in (None, size)
@@ -179,40 +164,40 @@ def _refresh_nested(operation: Any, node: Any, edited: set[int], changed: set[in
     )
 
 
-def _refresh_layer(layer: Any, changed: set[int]) -> None:
+def _refresh_layer(layer: Any, shape_within: ShapeWithin, changed: set[int]) -> None:
     """Update a layer's input spec and build shapes from the first of its calls whose inputs changed.
 
     Earlier calls may belong to other models, whose tensors are not this one's concern.
     """
-    calls = keras_internals.calls_of(layer)
-    call = next((call for call in calls if any(id(tensor) in changed for tensor in call.input_tensors)), None)
+    call = next(
+        (call for call in layer._inbound_nodes if any(id(tensor) in changed for tensor in call.input_tensors)), None
+    )
     if call is None:
         return
     first = tuple(call.input_tensors[0].shape)
-    args, kwargs = keras_internals.arguments_of(call)
-    built_with = keras_internals.build_shapes(layer)
+    args, kwargs = arguments_of(call)
+    built_with = layer._build_shapes_dict
     if built_with and len(built_with) == 1:
-        inputs = args[0] if args else kwargs[keras_internals.call_arguments(layer)[0]]
+        inputs = args[0] if args else kwargs[call_arguments(layer)[0]]
         built_with = dict.fromkeys(built_with, keras.tree.map_structure(lambda tensor: tuple(tensor.shape), inputs))
     elif built_with:
         # Such as `query_shape` and `value_shape`, for arguments `query` and `value`.
-        named = dict(zip(keras_internals.call_arguments(layer), args, strict=False)) | kwargs
+        named = dict(zip(call_arguments(layer), args, strict=False)) | kwargs
         tensors = {name: named.get(name.removesuffix("_shape")) for name in built_with}
         built_with = built_with | {
             name: tuple(t.shape) for name, t in tensors.items() if isinstance(t, keras.KerasTensor)
         }
     _set_shapes(layer, first, built_with)
     while isinstance(layer, keras.layers.Wrapper):
-        kind = kind_of(layer)
-        first = first if kind is None else kind.shape_within(first)
+        first = shape_within(layer, first)
         layer = layer.layer
-        built_with = keras_internals.build_shapes(layer)
+        built_with = layer._build_shapes_dict
         _set_shapes(layer, first, built_with and dict.fromkeys(built_with, first))
 
 
-def _set_shapes(layer: Any, first: tuple[int | None, ...], built_with: dict[str, Any] | None) -> None:
+def _set_shapes(layer: Any, first: Shape, built_with: dict[str, Any] | None) -> None:
     """Let a layer expect a first input of this shape, and be built with these shapes when loaded."""
-    if isinstance(layer.input_spec, keras.InputSpec) and not keras_internals.is_graph(layer):
+    if isinstance(layer.input_spec, keras.InputSpec) and not is_graph(layer):
         # The same demands on an input, with the new sizes.
         spec = layer.input_spec
         layer.input_spec = keras.InputSpec(
@@ -224,4 +209,4 @@ def _set_shapes(layer: Any, first: tuple[int | None, ...], built_with: dict[str,
             axes={axis: first[axis] for axis in spec.axes} if spec.axes else spec.axes,
             allow_last_axis_squeeze=spec.allow_last_axis_squeeze,
         )
-    keras_internals.set_build_shapes(layer, built_with)
+    layer._build_shapes_dict = built_with
