@@ -201,7 +201,7 @@ def evaluations_in(folder):
 def test_two_steered_searches_at_once(tmp_path):
     """One cache, plans projected, widths learnt from the staircase: both end, with the same course, on legal widths."""
     arguments = ["experiment=quick", "search.evaluations=3", "search.project=true", "training.epochs=1"]
-    arguments += ["constraints.widths=staircase", "constraints.staircase_points=3"]
+    arguments += ["data.train_size=500", "constraints.widths=staircase", "constraints.staircase_points=3"]
     processes = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -38,10 +38,15 @@ from autoprune.training.starting import StartFiles
 from autoprune.training.step_check import check_step
 from helpers import running
 from helpers.finished_search import finished_search
-from helpers.processes import gone, wait_until
+from helpers.processes import UNOPTIMISED, gone, wait_until
 
 pytestmark = pytest.mark.slow
 RECIPE = TrainingSettings(fine_tune_epochs=2, batch_size=64)
+
+
+@pytest.fixture(autouse=True)
+def quick_compilations(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", UNOPTIMISED)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ from autoprune.training.fit import carry_out
 from autoprune.training.task import Task
 from helpers.featured_network import featured, gram, summed, traces
 from helpers.finished_search import finished_search
+from helpers.processes import UNOPTIMISED
 from helpers.toy import cost_of, evaluation_of
 
 FEATURES = TrainingSettings(batch_size=50, distillation=0.0, feature_distillation=100.0)
@@ -142,6 +143,7 @@ def test_interrupted_it_ends_with_the_same_bits(few, tmp_path):
 def test_every_runtime_has_the_loss_of_its_batches(search, tmp_path, monkeypatch):
     """With steps of no length. Under a strategy each of two devices compares the images of its share."""
     monkeypatch.setattr(finetuning, "check_step", lambda *_: None)  # which compiles for seconds
+    monkeypatch.setenv("XLA_FLAGS", UNOPTIMISED)
     training = dataclasses.replace(FEATURES, fine_tune_epochs=1, fine_tune_learning_rate=1e-12)
     shared = FinetuneSettings(
         run=str(search.path),
