@@ -1,0 +1,134 @@
+"""What can be removed from a model, what a plan keeps of it, and what surgery did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Role = Literal["produces", "follows", "consumes", "counts", "per_channel"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One axis of one variable (or one attribute of a layer) that is as long as its group has channels.
+
+    Attributes:
+        layer: path of the operation in the model, such as `backbone/conv1`.
+        name: the variable (`kernel`) or, for the roles `counts` and `per_channel`, the attribute (`filters`).
+        axis: the axis of the variable. For the role `counts`, the position in an attribute that is a tuple, or -1 for
+            a plain integer.
+        role: `produces` (the channels are made here: the output axis of a kernel), `follows` (parameters per
+            channel: batch norm, bias, depthwise kernel), `consumes` (the input axis of a kernel), `counts` (an
+            attribute that is the number of positions), `per_channel` (an attribute with a value for each position).
+        channels: integer array as long as the axis: for each position the index of the channel in the group,
+            or -1 where the position belongs to another group.
+    """
+
+    layer: str
+    name: str
+    axis: int
+    role: Role
+    channels: np.ndarray = field(repr=False)
+
+    @property
+    def is_attribute(self) -> bool:
+        """Whether `name` is an attribute of the operation and not a variable."""
+        return self.role in ("counts", "per_channel")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChannelGroup:
+    """Channel axes of several layers that can only be removed together.
+
+    A worked example: in `Conv2D(8, name="a") -> BatchNormalization(name="bn") -> Flatten -> Dense(10)` on
+    2x2 images, the group `a` has size 8. Its members are the output axis of `a`'s kernel (positions 0..7 are
+    channels 0..7), the axes of `bn`'s four variables (the same), and the input axis of the dense kernel, whose
+    32 positions are channels 0..7, 0..7, 0..7, 0..7. Removing channel 3 removes four rows there.
+
+    Attributes:
+        name: path of the first layer, in data-flow order, that produces the channels.
+        size: number of channels.
+        prunable: whether channels can be removed.
+        reason: why not; empty when prunable.
+        members: every axis that shrinks with the group; none for a layer that is left whole because nothing is known
+            of its inside, whose `size` is that of the last axis of its output.
+        unit: positions that a channel stands for where it is made: 1, or as many as a grouped convolution, an attention
+            head or a shuffle ties together.
+    """
+
+    name: str
+    size: int
+    prunable: bool
+    reason: str
+    members: tuple[Member, ...] = field(repr=False)
+    unit: int = 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plan:
+    """For one model: the channels that stay, of every prunable group.
+
+    Attributes:
+        model: fingerprint of the architecture that the plan was made for.
+        sizes: channels of every group before removal.
+        kept: for every group the sorted indices of the channels that stay.
+        importance: name of the measure that ranked the channels; for the record.
+        left_whole: for groups that should have lost channels and have no legal width for it, why; likewise.
+    """
+
+    model: str
+    sizes: Mapping[str, int]
+    kept: Mapping[str, np.ndarray]
+    importance: str = ""
+    left_whole: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        widths = [f"{name} {width} of {self.sizes[name]}" for name, width in self.widths.items()]
+        return f"Plan({', '.join(widths[:6])}{f', and {len(widths) - 6} more' if len(widths) > 6 else ''})"
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels left in every group."""
+        return {name: len(kept) for name, kept in self.kept.items()}
+
+    @property
+    def keep_ratios(self) -> dict[str, float]:
+        """Achieved, not requested, keep ratio of every group."""
+        return {name: len(kept) / self.sizes[name] for name, kept in self.kept.items()}
+
+
+@dataclass(frozen=True)
+class VariableChange:
+    """Shape of one variable before and after surgery."""
+
+    layer: str
+    name: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurgeryReport:
+    """What `apply_plan` did.
+
+    Attributes:
+        changes: every variable whose shape changed.
+        left_alone: for every group of which nothing was removed, the reason.
+        parameters_before: parameters of the model before.
+        parameters_after: parameters of the model after.
+        optimizer: what became of the optimiser's state: `none`, `sliced` or `reset`.
+        saved_as_plain: paths of the models of a class of their own, nested ones included, that Keras saves and clones
+            as plain Functional or Sequential models from now on: their constructors would build the old widths. They
+            keep their methods and attributes here; the saved file knows neither.
+        lost_elsewhere: layers at which other models, over layers or tensors of this one, do not fit any more: with
+            weights for channels that are gone, or cut and reading channels that are whole there.
+    """
+
+    changes: tuple[VariableChange, ...] = field(repr=False)
+    left_alone: Mapping[str, str] = field(repr=False)
+    parameters_before: int
+    parameters_after: int
+    optimizer: str
+    saved_as_plain: tuple[str, ...] = ()
+    lost_elsewhere: tuple[str, ...] = ()
