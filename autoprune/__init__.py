@@ -44,6 +44,7 @@ _HOMES = {
     "LayerKind": "autoprune.layers",
     "apply_plan": "autoprune.surgery",
     "export_model": "autoprune.models.exporting",
+    "find_branches": "autoprune.graph",
     "find_groups": "autoprune.graph",
     "layer_kind": "autoprune.layers",
     "load_plan": "autoprune.planning.plan_file",

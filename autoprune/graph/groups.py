@@ -30,13 +30,9 @@ def find_groups(model: Any) -> tuple[ChannelGroup, ...]:
 
 def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     """The channel groups of a traced model."""
-    merged, reasons = traced.table.resolve()
-    # The variables of one batch norm share an array: each is looked at once.
-    arrays = {id(slot.ids): slot.ids for slot in traced.slots}
-    resolved = {key: merged[ids] for key, ids in arrays.items()}
-    slots = [(slot, resolved[id(slot.ids)]) for slot in traced.slots]
+    slots, merged, reasons = resolve_slots(traced)
     runs = _split_by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
-    members = _list_members(slots, [order for _, order in runs], merged)
+    members = list_members(slots, [order for _, order in runs], merged)
     groups = []
     names: set[str] = set()
     whole = list(traced.whole.values())
@@ -55,6 +51,15 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
             )
         )
     return (*groups, *(_group_of_whole(layer, names) for layer in whole))
+
+
+def resolve_slots(traced: Trace) -> tuple[list[tuple[Slot, np.ndarray]], np.ndarray, dict[int, str]]:
+    """The slots with the channels along them, the number that each channel has after equalities, and what is frozen."""
+    merged, reasons = traced.table.resolve()
+    # The variables of one batch norm share an array: each is looked at once.
+    arrays = {id(slot.ids): slot.ids for slot in traced.slots}
+    resolved = {key: merged[ids] for key, ids in arrays.items()}
+    return [(slot, resolved[id(slot.ids)]) for slot in traced.slots], merged, reasons
 
 
 def _group_of_whole(layer: Whole, names: set[str]) -> ChannelGroup:
@@ -96,10 +101,16 @@ def _split_by_carriers(
     return [(first, np.array(channels)) for (first, _), channels in runs.items()]
 
 
-def _list_members(
+def list_members(
     slots: list[tuple[Slot, np.ndarray]], runs: list[np.ndarray], merged: np.ndarray
 ) -> list[list[Member]]:
-    """For every group the slots that hold some of its channels, with their index in the group along the axis."""
+    """For every run of channels the slots that hold some of them, with their index in the run along the axis.
+
+    Args:
+        slots: with the channels along them, as `resolve_slots` gives them.
+        runs: distinct numbers of channels; no channel is in two runs.
+        merged: as `resolve_slots` gives it.
+    """
     # One more entry than channels, for none.
     count = len(merged)
     group, index = np.full(count + 1, -1), np.full(count + 1, -1)

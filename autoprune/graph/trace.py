@@ -4,28 +4,31 @@ Before: a Keras model. After: a `Trace` with every axis that carries channels, f
 makes channel groups. Nothing here writes to the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from autoprune.layers import Call, Channels, exact_kind_of
-from autoprune.layers.record import Trace
+from autoprune.layers.record import Operand, Trace
 from autoprune.models import keras_internals
 
 
-def trace(model: Any) -> Trace:
+def trace(model: Any, rename: Collection[Operand] = ()) -> Trace:
     """Follow the channels through a model.
 
     Args:
         model: a Functional or built Sequential model.
+        rename: operands whose channels get numbers of their own where they enter the call, so that they can be told
+            from the same channels elsewhere. An operand that hands on new numbers keeps them.
 
     Raises:
         ModelError: the model has no graph to follow.
     """
     graph = keras_internals.graph_of(model)
     result = Trace()
-    outputs = _walk(result, graph, [None] * len(graph.inputs), "")
+    outputs = _walk(result, graph, [None] * len(graph.inputs), "", rename)
     result.freeze_what_only_some_calls_follow()
     result.freeze_what_is_used_raw()
     for tensor, channels in zip(graph.outputs, outputs, strict=True):
@@ -35,7 +38,9 @@ def trace(model: Any) -> Trace:
     return result
 
 
-def _walk(result: Trace, graph: Any, inputs: Sequence[Channels | None], prefix: str) -> list[Channels | None]:
+def _walk(
+    result: Trace, graph: Any, inputs: Sequence[Channels | None], prefix: str, rename: Collection[Operand]
+) -> list[Channels | None]:
     """Follow the channels through one graph, nested models included; returns those of the graph's outputs."""
     known: dict[int, Channels | None] = {id(t): c for t, c in zip(graph.inputs, inputs, strict=True)}
     for node in keras_internals.nodes_of(graph):
@@ -44,14 +49,27 @@ def _walk(result: Trace, graph: Any, inputs: Sequence[Channels | None], prefix: 
         if node.is_input or isinstance(operation, keras.layers.InputLayer):
             continue
         channels = [known.get(id(tensor)) for tensor in node.input_tensors]
+        for place in [place for place in range(len(channels)) if (id(node), place) in rename] if rename else ():
+            channels[place] = _rename(result, (id(node), place), channels[place])
         entering = keras_internals.entering_tensors(operation, node) if keras_internals.is_graph(operation) else None
         if entering is not None:
             inner = keras_internals.graph_of(operation)
-            outputs = _walk(result, inner, [known.get(id(tensor)) for tensor in entering], f"{path}/")
+            outputs = _walk(result, inner, [known.get(id(tensor)) for tensor in entering], f"{path}/", rename)
         else:
             outputs = _ask_kind(result, node, path, channels)
         known.update((id(tensor), c) for tensor, c in zip(node.outputs, outputs, strict=True))
     return [known.get(id(tensor)) for tensor in graph.outputs]
+
+
+def _rename(result: Trace, operand: Operand, channels: Channels | None) -> Channels | None:
+    """The channels of an operand under new numbers; a model within the model that is called again has one set."""
+    if channels is None:
+        result.unknown.add(operand)
+        return None
+    if any(np.isin(channels.ids, new).any() for other, new in result.renamed.items() if other != operand):
+        return channels
+    new = result.renamed.setdefault(operand, result.table.new(len(channels.ids)))
+    return Channels(channels.axis, new)
 
 
 def _ask_kind(result: Trace, node: Any, path: str, channels: Sequence[Channels | None]) -> list[Channels | None]:

@@ -20,7 +20,7 @@ from autoprune.layers import (  # noqa: F401 - importing a module of kinds regis
 )
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.kind import LayerKind
+from autoprune.layers.kind import LayerKind, Merge
 from autoprune.layers.registry import (
     count_calls,
     exact_kind_of,
@@ -37,6 +37,7 @@ __all__ = [
     "Call",
     "Channels",
     "LayerKind",
+    "Merge",
     "count_calls",
     "exact_kind_of",
     "kind_of",

@@ -1,7 +1,8 @@
 """What is known of a kind of layer, in one class; `registry.py` holds the classes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,19 @@ from autoprune.records import Member
 Sizes = tuple[int, ...]
 Flops = int | Mapping[str, int]
 S = TypeVar("S", bound=int | None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """An operation that stays valid without some of its operands.
+
+    Attributes:
+        kind: `sum`, which is its operand when one is left, or `concatenation`.
+        needed: positions of the operands that must stay.
+    """
+
+    kind: Literal["sum", "concatenation"]
+    needed: tuple[int, ...] = ()
 
 
 class LayerKind:
@@ -65,6 +79,10 @@ class LayerKind:
             One `Channels`, None where the output's channels cannot be followed, or a list of these for several outputs.
         """
         raise NotImplementedError
+
+    def merge(self, operation: Any) -> Merge | None:
+        """What the operation is when it sums or concatenates its inputs, so that some of them can go; else None."""
+        return None
 
     def update_derived(self, layer: Any) -> None:
         """Renew what the layer derived from its widths when it was built, such as a table.

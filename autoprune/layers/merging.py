@@ -1,21 +1,24 @@
 """Operations on several tensors: sums and products couple channels, concatenation lines them up."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.kind import LayerKind
+from autoprune.layers.kind import LayerKind, Merge
 from autoprune.layers.registry import layer_kind, raw_kind
 from autoprune.models import keras_internals
 
 layers = keras.layers
+_ScaledSum = keras_internals.application_class("inception_resnet_v2", "CustomScaleLayer")
 
 
 @layer_kind(
     *(layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract),
     # `x + scale * f(x)`, with one scale for all channels.
-    keras_internals.application_class("inception_resnet_v2", "CustomScaleLayer"),
+    _ScaledSum,
 )
 @raw_kind(
     "Add", "Divide", "Greater", "Less", "Maximum", "Minimum", "Multiply", "Power", "Subtract", "TrueDivide", "Where"
@@ -61,6 +64,13 @@ class ElementwiseMerge(LayerKind):
             call.freeze(f"is combined in '{call.path}' with a tensor whose channels are fixed", spanning[0])
         return Channels(axis, spanning[0])
 
+    def merge(self, operation: Any) -> Merge | None:
+        """A sum loses an operand by leaving it out; a scaled one has to keep the one that is not scaled."""
+        if isinstance(operation, _ScaledSum):
+            return Merge(kind="sum", needed=(0,))
+        is_sum = isinstance(operation, layers.Add) or keras_internals.raw_operation_name(operation) == "Add"
+        return Merge(kind="sum") if is_sum else None
+
 
 def _has_fixed_partner(call: Call, axis: int, rank: int, size: int) -> bool:
     """Whether an input without known channels, or a constant, spans the channel axis."""
@@ -103,6 +113,10 @@ class Concatenation(LayerKind):
         for ids in runs[1:]:
             call.equate(runs[0], ids)
         return Channels(axis, runs[0])
+
+    def merge(self, operation: Any) -> Merge:
+        """What follows reads fewer channels."""
+        return Merge(kind="concatenation")
 
 
 @raw_kind("Stack")

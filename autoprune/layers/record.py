@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from autoprune.layers.call import Call
 
 
+Operand = tuple[int, int]  # `id` of a call, and which of its input tensors.
+
+
 @dataclass(frozen=True, eq=False)
 class Slot:
     """An axis of a variable, or an attribute, whose length follows `ids`. See `records.Member` for the fields.
@@ -60,6 +63,8 @@ class Trace:
             `id` of the variable or operation and the place in it.
         carried_by: these keys by the `id` alone, and by that of the backend's own variable.
         calls: of the operations of the graph, in data-flow order.
+        renamed: the new numbers of the channels of operands that were to get some (`autoprune.graph.trace`).
+        unknown: of these operands those whose channels are not known.
     """
 
     table: ChannelTable = field(default_factory=ChannelTable)
@@ -69,6 +74,8 @@ class Trace:
     carried: dict[tuple[Any, ...], Slot] = field(default_factory=dict)
     carried_by: dict[int, set[tuple[Any, ...]]] = field(default_factory=dict)
     calls: list["Call"] = field(default_factory=list)
+    renamed: dict[Operand, np.ndarray] = field(default_factory=dict)
+    unknown: set[Operand] = field(default_factory=set)
 
     def freeze_what_is_used_raw(self) -> None:
         """Variables that are also arguments of other operations must stay as these expect them."""

@@ -15,10 +15,11 @@ from autoprune.records.costs import (
     TrainingMemory,
     TrainingStepReport,
 )
-from autoprune.records.pruning import ChannelGroup, Member, Plan, Role, SurgeryReport, VariableChange
+from autoprune.records.pruning import Branch, ChannelGroup, Member, Plan, Role, SurgeryReport, VariableChange
 
 __all__ = [
     "Amount",
+    "Branch",
     "Budget",
     "ChannelGroup",
     "CostReport",

@@ -66,6 +66,40 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Branch:
+    """An operand of a sum or concatenation, with all that only it needs: the residual function of a block, say.
+
+    Attributes:
+        name: what the paths of its layers begin with, such as `stage1_block2`; else its merge and operand, such as
+            `mixed0[2]`.
+        kind: `sum`, to which it adds nothing once removed, or `concatenation`, behind which its channels are missing.
+        merge: path of the operation that it ends in.
+        call: which of that operation's calls in the model, from 0.
+        operand: which of the call's input tensors, from 0.
+        needed: operands of the call of which one has to stay.
+        layers: paths of the layers that leave with it, in data-flow order.
+        operations: the same with raw operations among them.
+        groups: names of the channel groups that leave with it.
+        removable: whether the model is valid without it.
+        reason: why not; empty when removable.
+        members: of a concatenation's branch, every axis behind it that loses positions: those that are not -1.
+    """
+
+    name: str
+    kind: Literal["sum", "concatenation"]
+    merge: str
+    call: int
+    operand: int
+    needed: tuple[int, ...]
+    layers: tuple[str, ...]
+    operations: tuple[str, ...] = field(repr=False)
+    groups: tuple[str, ...]
+    removable: bool
+    reason: str
+    members: tuple[Member, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
     """For one model: the channels that stay, of every prunable group.
 

@@ -178,6 +178,15 @@ def operations_by_path(model: Any) -> dict[str, Operation]:
     return found
 
 
+def graphs_by_path(model: Any) -> dict[str, Any]:
+    """The model's graph and those nested in it, each once, by what the paths of its operations begin with."""
+    found = {"": graph_of(model)}
+    for path, operation in operations_by_path(model).items():
+        if is_graph(operation) and all(graph_of(operation) is not graph for graph in found.values()):
+            found[f"{path}/"] = graph_of(operation)
+    return found
+
+
 def layers_by_path(model: Any, *, nested: bool = True) -> dict[str, Any]:
     """As `operations_by_path`, without raw `keras.ops` operations, nor nested models where those are not wanted."""
     layers = {path: found for path, found in operations_by_path(model).items() if isinstance(found, keras.Layer)}

@@ -1,0 +1,239 @@
+"""Finds branches: operands of sums and concatenations that these stay valid without.
+
+The residual function of a block, one of several parallel paths, the new features of a dense block. With a branch goes
+whatever only it needs: found by a walk back from the operand over calls whose every reader is in the branch already.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.graph.groups import find_groups, list_members, resolve_slots
+from autoprune.graph.trace import trace
+from autoprune.layers import Merge, exact_kind_of
+from autoprune.layers.record import Operand
+from autoprune.models import keras_internals
+from autoprune.records import Branch, ChannelGroup, Member
+
+
+def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> tuple[Branch, ...]:
+    """The branches of a model and then of those nested in it, in data-flow order; who cannot be removed says why.
+
+    Args:
+        model: a built Functional or Sequential Keras model. It is read, never changed.
+        groups: its channel groups, if they are known already.
+
+    Raises:
+        ModelError: the model is subclassed, or not built.
+    """
+    groups = find_groups(model) if groups is None else groups
+    sites = list(_list_sites(model))
+    _name(sites, keras_internals.operations_by_path(model))
+    _refuse_what_others_use(model, sites)
+    members = _axes_behind_concatenations(model, [site for site in sites if site.merge.kind == "concatenation"])
+    return tuple(
+        Branch(
+            name=site.name,
+            kind=site.merge.kind,
+            merge=site.path,
+            call=site.call,
+            operand=site.operand,
+            needed=site.merge.needed or _whole_operands(site.node, site.merge),
+            layers=tuple(site.layers),
+            operations=tuple(site.owned),
+            groups=tuple(_groups_that_leave(groups, site, members.get(site.key, ()))),
+            removable=not site.reason,
+            reason=site.reason,
+            members=tuple(members.get(site.key, ())),
+        )
+        for site in sites
+    )
+
+
+@dataclass(kw_only=True)
+class _Site:
+    """An operand of a merge that owns layers.
+
+    `owned` are the operations that leave with it, by path; `layers` those paths of them that are layers.
+    """
+
+    node: Any
+    operand: int
+    merge: Merge
+    path: str
+    call: int
+    owned: dict[str, Any]
+    reason: str
+    name: str = ""
+    layers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.layers = [path for path, operation in self.owned.items() if isinstance(operation, keras.Layer)]
+
+    @property
+    def key(self) -> Operand:
+        return id(self.node), self.operand
+
+
+def is_within(path: str, owners: Collection[str]) -> bool:
+    """Whether an operation is one of some, or part of one of them: of a nested model, or a layer that holds layers."""
+    parts = path.split("/")
+    return any("/".join(parts[:end]) in owners for end in range(1, len(parts) + 1))
+
+
+def _list_sites(model: Any) -> Iterator[_Site]:
+    """Every operand of a merge, in the model or a nested one, that owns a layer."""
+    graphs = keras_internals.graphs_by_path(model)
+    homes = Counter(id(operation) for graph in graphs.values() for operation in graph.operations)
+    for prefix, graph in graphs.items():
+        nodes = keras_internals.nodes_of(graph)
+        readers: dict[int, list[Operand]] = defaultdict(list)
+        calls: dict[int, list[Any]] = defaultdict(list)
+        for node in nodes:
+            calls[id(node.operation)].append(node)
+            for place, tensor in enumerate(node.input_tensors):
+                readers[id(tensor)].append((id(node), place))
+        for tensor in graph.outputs:
+            readers[id(tensor)].append((0, 0))
+        for end, node, merge in _list_merges(nodes):
+            for operand in range(len(node.input_tensors)):
+                inside = _needed_only_by((id(node), operand), nodes[:end], readers)
+                ids = {id(call) for call in inside}
+                site = _Site(
+                    node=node,
+                    operand=operand,
+                    merge=merge,
+                    path=prefix + node.operation.name,
+                    call=calls[id(node.operation)].index(node),
+                    owned={
+                        prefix + call.operation.name: call.operation
+                        for call in inside
+                        if homes[id(call.operation)] == 1 and all(id(c) in ids for c in calls[id(call.operation)])
+                    },
+                    reason=_refusal(node, operand, merge, inside),
+                )
+                if site.layers:
+                    yield site
+
+
+def _list_merges(nodes: Sequence[Any]) -> Iterator[tuple[int, Any, Merge]]:
+    """The calls of several tensors that merge them, with their place among all calls."""
+    for place, node in enumerate(nodes):
+        kind = exact_kind_of(node.operation) if len(node.input_tensors) > 1 else None
+        merge = None if kind is None else kind.merge(node.operation)
+        if merge is not None:
+            yield place, node, merge
+
+
+def _needed_only_by(operand: Operand, before: Sequence[Any], readers: dict[int, list[Operand]]) -> list[Any]:
+    """The calls whose every reader is the operand of the merge, or a call that is needed only by it; in their order."""
+    inside: set[int] = set()
+    found = []
+    for node in reversed(before):
+        reading = [reader for tensor in node.outputs for reader in readers[id(tensor)]]
+        if reading and all(reader == operand or reader[0] in inside for reader in reading):
+            inside.add(id(node))
+            found.append(node)
+    return found[::-1]
+
+
+def _refusal(node: Any, operand: int, merge: Merge, inside: Sequence[Any]) -> str:
+    """Why the merge cannot do without an operand; empty when it can."""
+    if any(inner.is_input or isinstance(inner.operation, keras.layers.InputLayer) for inner in inside):
+        return "is all that reads an input of the model"
+    if operand in merge.needed:
+        return f"is what '{node.operation.name}' gives when all else is removed"
+    if _whole_operands(node, merge) == (operand,):
+        return f"is the only operand of '{node.operation.name}' that has the shape of its output"
+    return ""
+
+
+def _whole_operands(node: Any, merge: Merge) -> tuple[int, ...]:
+    """The operands any of which the merge can be left with: those of a sum that are not broadcast."""
+    shape = tuple(node.outputs[0].shape)
+    operands = enumerate(node.input_tensors)
+    return tuple(place for place, tensor in operands if merge.kind != "sum" or tuple(tensor.shape) == shape)
+
+
+def _name(sites: Sequence[_Site], operations: Iterable[str]) -> None:
+    """Name every branch by what its layers' paths begin with; by merge and operand where that says too little."""
+    taken = set(operations)
+    begins = []
+    for site in sites:
+        first, last = min(site.layers), max(site.layers)
+        same = next((n for n, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))
+        # What all begin with, to the end of a word.
+        begins.append(first if same == len(first) else first[: max(map(first[:same].rfind, "_/.-")) + 1].rstrip("_/.-"))
+    for begin, site in zip(begins, sites, strict=True):
+        own = begin and begin not in taken and begins.count(begin) == 1
+        call = f"#{site.call + 1}" if site.call else ""
+        site.name = begin if own else f"{site.path}{call}[{site.operand}]"
+
+
+def _refuse_what_others_use(model: Any, sites: Sequence[_Site]) -> None:
+    """Keep branches with a layer or variable that an operation outside holds, such as a kernel read for its values."""
+    held: dict[int, set[str]] = defaultdict(set)
+    for path, operation in keras_internals.operations_by_path(model).items():
+        if not keras_internals.is_graph(operation):
+            for key in keras_internals.reachable(operation):
+                held[key].add(path)
+    for site in sites:
+        if site.reason:
+            continue
+        for path, operation in site.owned.items():
+            own = [operation, *operation.variables] if isinstance(operation, keras.Layer) else [operation]
+            users = {user for part in own for user in held[id(part)] if not is_within(user, site.owned)}
+            if users:
+                site.reason = f"holds '{path}', which '{min(users)}' uses too"
+                break
+
+
+def _axes_behind_concatenations(model: Any, sites: Sequence[_Site]) -> dict[Operand, list[Member]]:
+    """For every operand of a concatenation the axes behind it that hold its channels.
+
+    There each operand gets numbers of its own for its channels, so that what carries them is found however they are
+    tied to others before. An operand that hands on what another one has given is left to another walk.
+    """
+    found: dict[Operand, list[Member]] = {}
+    pending = {site.key: site for site in sites if not site.reason}
+    while pending:
+        traced = trace(model, set(pending))
+        slots, merged, reasons = resolve_slots(traced)
+        runs = {key: np.unique(merged[ids]) for key, ids in traced.renamed.items()}
+        members = list_members(slots, list(runs.values()), merged)
+        numbers = np.bincount(merged)
+        for (key, run), axes in zip(runs.items(), members, strict=True):
+            site = pending.pop(key)
+            frozen = next((reasons[int(channel)] for channel in run if int(channel) in reasons), "")
+            emptied = next((member for member in axes if (member.channels >= 0).all()), None)
+            own = np.bincount(merged[traced.renamed[key]], minlength=len(numbers))
+            if (numbers[run] > own[run]).any():
+                site.reason = f"has channels that are tied to others behind '{site.path}'"
+            elif frozen:
+                site.reason = f"has channels that must stay behind '{site.path}': one {frozen}"
+            elif emptied is not None:
+                site.reason = f"is all that '{emptied.layer}' reads of '{site.path}'"
+            else:
+                found[key] = axes
+        for key in traced.unknown & pending.keys():
+            site = pending.pop(key)
+            site.reason = f"has channels that cannot be followed into '{site.path}'"
+    return found
+
+
+def _groups_that_leave(groups: Sequence[ChannelGroup], site: _Site, lost: Sequence[Member]) -> Iterator[str]:
+    """Names of the groups that are nowhere else: every axis is in the branch, or loses the group's positions."""
+    gone: dict[tuple[str, str, int], np.ndarray] = {}
+    for member in lost:
+        key = (member.layer, member.name, member.axis)
+        gone[key] = gone.get(key, False) | (member.channels >= 0)
+    for group in groups:
+        rest = [member for member in group.members if not is_within(member.layer, site.owned)]
+        if len(rest) < len(group.members) and all(
+            np.all((member.channels < 0) | gone.get((member.layer, member.name, member.axis), False)) for member in rest
+        ):
+            yield group.name
