@@ -101,7 +101,7 @@ def _list_sites(model: Any) -> Iterator[_Site]:
             readers[id(tensor)].append((0, 0))
         for end, node, merge in _list_merges(nodes):
             for operand in range(len(node.input_tensors)):
-                inside = _needed_only_by((id(node), operand), nodes[:end], readers)
+                inside = _walk_back((id(node), operand), nodes[:end], readers)
                 ids = {id(call) for call in inside}
                 site = _Site(
                     node=node,
@@ -129,7 +129,7 @@ def _list_merges(nodes: Sequence[Any]) -> Iterator[tuple[int, Any, Merge]]:
             yield place, node, merge
 
 
-def _needed_only_by(operand: Operand, before: Sequence[Any], readers: dict[int, list[Operand]]) -> list[Any]:
+def _walk_back(operand: Operand, before: Sequence[Any], readers: dict[int, list[Operand]]) -> list[Any]:
     """The calls whose every reader is the operand of the merge, or a call that is needed only by it; in their order."""
     inside: set[int] = set()
     found = []

@@ -109,7 +109,7 @@ def list_members(
     Args:
         slots: with the channels along them, as `resolve_slots` gives them.
         runs: distinct numbers of channels; no channel is in two runs.
-        merged: as `resolve_slots` gives it.
+        merged: for every number handed out the number of its merged channel.
     """
     # One more entry than channels, for none.
     count = len(merged)
