@@ -15,7 +15,7 @@ from autoprune.settings import DataSettings
 _SHAPE = (3, 32, 32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Variant:
     """One of the two.
 
@@ -39,8 +39,24 @@ class _Variant:
 
 
 _BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-_CIFAR10 = _Variant("CIFAR-10", keras.datasets.cifar10, "cifar-10-batches-bin", _BATCHES, "test_batch.bin", 1, 10)
-_CIFAR100 = _Variant("CIFAR-100", keras.datasets.cifar100, "cifar-100-binary", ("train.bin",), "test.bin", 2, 100)
+_CIFAR10 = _Variant(
+    title="CIFAR-10",
+    keras_module=keras.datasets.cifar10,
+    folder="cifar-10-batches-bin",
+    train=_BATCHES,
+    test="test_batch.bin",
+    labels=1,
+    classes=10,
+)
+_CIFAR100 = _Variant(
+    title="CIFAR-100",
+    keras_module=keras.datasets.cifar100,
+    folder="cifar-100-binary",
+    train=("train.bin",),
+    test="test.bin",
+    labels=2,
+    classes=100,
+)
 
 
 @DATASETS.add("cifar10")

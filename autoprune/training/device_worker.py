@@ -81,7 +81,16 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
     with devices.scope():
         model = rebuild(request["config"], request["modules"])
         model.set_weights(load_model(request["model"], model_settings).get_weights())
-        task = Task(model, data, settings, request["epochs"], None, request["seed"], teacher, request["start"])
+        task = Task(
+            model=model,
+            data=data,
+            settings=settings,
+            epochs=request["epochs"],
+            learning_rate=None,
+            seed=request["seed"],
+            teacher=teacher,
+            start=request["start"],
+        )
         record = carry_out(
             task,
             lambda done, logs: tell({"done": done, "logs": {name: float(value) for name, value in logs.items()}}),

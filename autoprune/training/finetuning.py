@@ -88,7 +88,16 @@ def fine_tuned(
         if settings.runtime.name in ON_TPU:
             record = _train_on_tpu(model, settings, files, checkpoints, before, on_progress)
         else:
-            task = Task(model, data, settings.training, epochs, None, settings.seed, files.taught(), before)
+            task = Task(
+                model=model,
+                data=data,
+                settings=settings.training,
+                epochs=epochs,
+                learning_rate=None,
+                seed=settings.seed,
+                teacher=files.taught(),
+                start=before,
+            )
             record = carry_out(task, on_progress, checkpoints)
     except TrainingError as error:
         diverged = str(error)

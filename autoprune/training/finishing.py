@@ -154,7 +154,16 @@ class Finisher(PlanTrainer):
         batch_size, run = settings.evaluation.batch_size, self._passes.compiled(pruned)
         start = accuracy(model, data.reward, batch_size, run) if epochs else None
         seed = settings.seed if seed is None else seed
-        task = Task(model, data, settings.training, epochs, None, seed, teacher, start)
+        task = Task(
+            model=model,
+            data=data,
+            settings=settings.training,
+            epochs=epochs,
+            learning_rate=None,
+            seed=seed,
+            teacher=teacher,
+            start=start,
+        )
         pruned_weights = model.get_weights()
         try:
             record = carry_out(task, on_progress)

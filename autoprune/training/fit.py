@@ -54,7 +54,18 @@ def train(
         TrainingError: the loss became infinite or not a number. The weights are those of the best epoch before, or
             those that the model came with.
     """
-    return carry_out(Task(model, data, settings, epochs, learning_rate, seed, teacher), on_progress)
+    return carry_out(
+        Task(
+            model=model,
+            data=data,
+            settings=settings,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            seed=seed,
+            teacher=teacher,
+        ),
+        on_progress,
+    )
 
 
 def carry_out(

@@ -17,7 +17,7 @@ from autoprune.training.batches import Batches, InOrder
 from autoprune.training.schedules import cosine, fine_tuning_schedule
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
     """A network to train, and how.
 

@@ -16,21 +16,13 @@ from autoprune.evaluation.staircase import staircase_steps, staircase_widths, wo
 from autoprune.models import zoo
 from autoprune.planning import Dimension, Planner, SearchSpace
 from autoprune.planning.space import legal_widths
-from autoprune.records import ChannelGroup, CostReport, Memory, Target
+from autoprune.records import ChannelGroup, Memory, Target
 from autoprune.settings import Constraints
+from helpers.toy import cost_report
 
 
 def cost(latency, total=None):
-    return CostReport(
-        target=Target("tpu_v5e"),
-        kind="compiler estimate",
-        latency=latency,
-        latency_sum=None,
-        latency_iqr=None,
-        memory=Memory(1, 1, 1, total),
-        flops=1,
-        parameters=1,
-    )
+    return cost_report(latency, Memory(1, 1, 1, total), Target("tpu_v5e"))
 
 
 def space_of(min_keep_ratio=0.3, **sizes):

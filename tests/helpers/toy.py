@@ -30,11 +30,10 @@ def accuracy_of(ratios):
     return 0.1 + (-np.expm1(-4 * ratios) / -np.expm1(-4.0)) @ np.array(WORTH)
 
 
-def cost_of(ratios):
-    latency = sum(t * r for t, r in zip(TIME, ratios, strict=True))
-    memory = Memory(1000, 1000, 1000, 3000)
+def cost_report(latency, memory, target=TARGET, layers=None):
+    """A compiler's estimate, of 1,000 operations and parameters."""
     return CostReport(
-        target=TARGET,
+        target=target,
         kind="compiler estimate",
         latency=latency,
         latency_sum=latency,
@@ -42,7 +41,12 @@ def cost_of(ratios):
         memory=memory,
         flops=1000,
         parameters=1000,
+        layers=layers or {},
     )
+
+
+def cost_of(ratios):
+    return cost_report(sum(t * r for t, r in zip(TIME, ratios, strict=True)), Memory(1000, 1000, 1000, 3000))
 
 
 SPACE = SearchSpace(

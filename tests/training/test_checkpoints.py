@@ -53,7 +53,7 @@ def task_for(data, settings, teacher=False):
     # A process that loads the model draws other seeds for its layers.
     keras.utils.set_random_seed(int(np.random.default_rng().integers(1000)))
     taught = predict_log_probabilities(network(), data.train.images) if teacher else None
-    return Task(model, data, settings, EPOCHS, None, 3, taught)
+    return Task(model=model, data=data, settings=settings, epochs=EPOCHS, learning_rate=None, seed=3, teacher=taught)
 
 
 def interrupt_at(epochs):
@@ -184,7 +184,7 @@ def test_early_stop_ends_a_training_and_stays_ended(few, tmp_path):
     model = keras.Model(image, layers.Dense(10, kernel_initializer="zeros", bias_constraint="non_neg")(x))
     model.layers[-1].bias.assign(np.eye(10)[3] * 9)
     for _ in range(2):
-        task = Task(model, few, settings, EPOCHS, None, 3)
+        task = Task(model=model, data=few, settings=settings, epochs=EPOCHS, learning_rate=None, seed=3)
         record = carry_out(task, progress, Checkpoints(tmp_path / "state.safetensors", {}))
         assert (record.epochs, record.best_epoch) == (3, 3)
         assert record.stopped == "no better accuracy on the reward split for 2 epochs"
@@ -200,7 +200,7 @@ def test_loss_that_is_no_number_leaves_the_best_weights(few, tmp_path):
     first = task_for(few, PLAIN)
     begun = first.model.get_weights()
     broken = TrainingSettings(batch_size=50, fine_tune_learning_rate=1e38, warm_up=0)
-    task = Task(first.model, few, broken, EPOCHS, None, 3)
+    task = Task(model=first.model, data=few, settings=broken, epochs=EPOCHS, learning_rate=None, seed=3)
     with pytest.raises(TrainingError, match="Lower the learning rate: it was 1e\\+38"):
         carry_out(task)
     for value, wanted in zip(task.model.get_weights(), begun, strict=True):
@@ -216,7 +216,14 @@ def test_checkpoint_of_another_training_is_refused(few, tmp_path):
     with pytest.raises(CheckpointError, match="of another training: seed changed since"):
         carry_out(task_for(few, PLAIN), checkpoints=Checkpoints(path, {"seed": 4}))
     image = keras.Input((8, 8, 1))
-    other = Task(keras.Model(image, layers.Dense(10)(layers.Flatten()(image))), few, PLAIN, EPOCHS, None, 3)
+    other = Task(
+        model=keras.Model(image, layers.Dense(10)(layers.Flatten()(image))),
+        data=few,
+        settings=PLAIN,
+        epochs=EPOCHS,
+        learning_rate=None,
+        seed=3,
+    )
     with pytest.raises(CheckpointError, match="is of another model"):
         carry_out(other, checkpoints=Checkpoints(path, {"seed": 3}))
 

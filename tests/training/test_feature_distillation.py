@@ -127,7 +127,9 @@ def test_interrupted_it_ends_with_the_same_bits(few, tmp_path):
             if stop_at and epochs >= stop_at:
                 raise KeyboardInterrupt
 
-        task = Task(featured(), few, FEATURES, 2, None, 3, teacher)
+        task = Task(
+            model=featured(), data=few, settings=FEATURES, epochs=2, learning_rate=None, seed=3, teacher=teacher
+        )
         carry_out(task, stop, checkpoints)
         return task.model.get_weights()
 
@@ -169,7 +171,15 @@ def test_every_runtime_has_the_loss_of_its_batches(search, tmp_path, monkeypatch
 def expected_loss(search, settings, teacher, shares):
     """Mean loss of the steps of an epoch that changes no weight, and what it is without the features' term."""
     model = load_model(search.pruned)
-    task = Task(model, load_data(settings.data), settings.training, 1, None, settings.seed, teacher)
+    task = Task(
+        model=model,
+        data=load_data(settings.data),
+        settings=settings.training,
+        epochs=1,
+        learning_rate=None,
+        seed=settings.seed,
+        teacher=teacher,
+    )
     network, batches, losses = task.network(), task.training_batches(whole=True), []
     batches.begin(0)
     for index in range(len(batches)):

@@ -16,6 +16,7 @@ from autoprune.planning.space import ratio_around
 from autoprune.records import CostReport, Memory, Target
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon
+from helpers.toy import cost_report
 
 SIZES = np.array([64, 64, 64])
 LAYERS = (
@@ -36,18 +37,7 @@ def cost_of(widths, known=True):
     latency = sum(times.values()) + 1e-6
     weights = a + a * b + b * c
     memory = Memory(weights, 1000, 500, weights + 1500)
-    layers = times if known else {}
-    return CostReport(
-        target=Target("tpu_v5e"),
-        kind="compiler estimate",
-        latency=latency,
-        latency_sum=latency,
-        latency_iqr=None,
-        memory=memory,
-        flops=1,
-        parameters=1,
-        layers=layers,
-    )
+    return cost_report(latency, memory, Target("tpu_v5e"), times if known else {})
 
 
 def taught(count, known=True, seed=0):
