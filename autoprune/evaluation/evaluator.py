@@ -17,7 +17,8 @@ from autoprune.data import Dataset, LazyImages
 from autoprune.errors import CostError
 from autoprune.evaluation.accuracy import Signals, check_fit, read_signals
 from autoprune.evaluation.journal import Journal
-from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
+from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.recovery import ShortTuning, recalibrate
 from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Candidate, Planner, SearchSpace
 from autoprune.records import CostReport, Evaluation, Plan

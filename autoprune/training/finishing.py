@@ -12,7 +12,8 @@ from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
-from autoprune.evaluation.recovery import Passes, recalibrate
+from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.feature_distilling import teachings
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport

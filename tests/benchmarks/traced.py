@@ -21,7 +21,8 @@ import numpy as np
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.data import Split
 from autoprune.evaluation.accuracy import Signals, read_signals
-from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
+from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.recovery import ShortTuning, recalibrate
 from autoprune.models import applications, zoo
 from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from autoprune.evaluation.recovery import Passes, ShortTuning
+from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.recovery import ShortTuning
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon

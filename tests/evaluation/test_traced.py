@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from autoprune.evaluation.recovery import Passes, ShortTuning, recalibrate
+from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.recovery import ShortTuning, recalibrate
 from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.planning import Planner
