@@ -60,7 +60,7 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'autoprune' has no attribute '{name}'")
+        raise AttributeError(f"module 'autoprune' has no attribute '{name}'. It has: {', '.join(__all__)}")
     importlib.import_module("autoprune.quiet")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
