@@ -11,6 +11,7 @@ from keras import layers
 
 from autoprune.errors import ModelError, PlanError, SettingsError, UnknownNameError
 from autoprune.graph import find_groups
+from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.planning.plan_file import load_plan, plan_from_json, plan_to_json, save_plan
 from autoprune.planning.space import Dimension, legal_widths, offset_of, ratio_around
@@ -206,8 +207,6 @@ def test_surgeon_refuses_to_prune_twice():
 
 
 def test_failed_surgery_leaves_the_model_as_it_was(monkeypatch):
-    import autoprune.surgery.surgeon as module
-
     model = made("residual")
     before = [v.numpy() for v in model.variables]
     plan, config = make_plan(model, 0.5, multiple_of=1), model.get_config()
@@ -215,7 +214,7 @@ def test_failed_surgery_leaves_the_model_as_it_was(monkeypatch):
     def fail(*arguments):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(module, "refresh_shapes", fail)
+    monkeypatch.setattr(keras_internals, "refresh_shapes", fail)
     with pytest.raises(PlanError, match="could not be applied to .* which is as it was: RuntimeError: no"):
         apply_plan(model, plan)
     assert model.get_config() == config
