@@ -10,7 +10,7 @@ from autoprune.errors import PlanError
 from autoprune.records import Plan
 
 FORMAT = "autoprune.plan"
-VERSION = 1
+VERSION = 2
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "model": plan.model,
         "importance": plan.importance,
         "groups": groups,
+        "dropped": list(plan.dropped),
         **({"left_whole": dict(plan.left_whole)} if plan.left_whole else {}),
     }
 
@@ -36,7 +37,8 @@ def plan_from_json(data: Any) -> Plan:
         raise PlanError(f"Expected a plan (format '{FORMAT}'). Received: {str(data)[:80]!r}")
     if data.get("version") != VERSION:
         raise PlanError(
-            f"This version of autoprune reads plans of version {VERSION}. Received: version={data.get('version')!r}"
+            f"This version of autoprune reads plans of version {VERSION}, which name branches too. Received: "
+            f"version={data.get('version')!r}. Make the plan anew for its model, with this version."
         )
     try:
         groups = data["groups"]
@@ -47,6 +49,7 @@ def plan_from_json(data: Any) -> Plan:
             model=str(data["model"]),
             sizes=sizes,
             kept=kept,
+            dropped=tuple(map(str, data["dropped"])),
             importance=str(data.get("importance", "")),
             left_whole=left_whole,
         )

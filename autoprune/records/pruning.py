@@ -101,12 +101,13 @@ class Branch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
-    """For one model: the channels that stay, of every prunable group.
+    """For one model: the channels that stay, of every prunable group, and the branches that go.
 
     Attributes:
         model: fingerprint of the architecture that the plan was made for.
         sizes: channels of every group before removal.
         kept: for every group the sorted indices of the channels that stay.
+        dropped: names of the branches that go, in data-flow order.
         importance: name of the measure that ranked the channels; for the record.
         left_whole: for groups that should have lost channels and have no legal width for it, why; likewise.
     """
@@ -114,12 +115,14 @@ class Plan:
     model: str
     sizes: Mapping[str, int]
     kept: Mapping[str, np.ndarray]
+    dropped: tuple[str, ...] = ()
     importance: str = ""
     left_whole: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         widths = [f"{name} {width} of {self.sizes[name]}" for name, width in self.widths.items()]
-        return f"Plan({', '.join(widths[:6])}{f', and {len(widths) - 6} more' if len(widths) > 6 else ''})"
+        shown = f"{', '.join(widths[:6])}{f', and {len(widths) - 6} more' if len(widths) > 6 else ''}"
+        return f"Plan({shown}{''.join(f', without {name}' for name in self.dropped)})"
 
     @property
     def widths(self) -> dict[str, int]:
@@ -148,6 +151,7 @@ class SurgeryReport:
 
     Attributes:
         changes: every variable whose shape changed.
+        dropped: names of the branches that are gone.
         left_alone: for every group of which nothing was removed, the reason.
         parameters_before: parameters of the model before.
         parameters_after: parameters of the model after.
@@ -164,5 +168,6 @@ class SurgeryReport:
     parameters_before: int
     parameters_after: int
     optimizer: str
+    dropped: tuple[str, ...] = ()
     saved_as_plain: tuple[str, ...] = ()
     lost_elsewhere: tuple[str, ...] = ()

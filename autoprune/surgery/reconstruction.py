@@ -21,7 +21,6 @@ from autoprune.models import keras_internals
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.calibration import CalibrationData, as_calibration, check_images
 from autoprune.records import Plan, SurgeryReport
-from autoprune.surgery.slicing import slices_for
 from autoprune.surgery.surgeon import Surgeon
 
 logger = logging.getLogger(__name__)
@@ -147,7 +146,7 @@ def _find_consumers(surgeon: Surgeon, plan: Plan, seed: int) -> list[_Consumer]:
         if kind is not None and kind.has_patches(layer):
             holders.setdefault(id(keras_internals.layer_variable(layer, "kernel")), []).append((layer, kind))
     consumers = []
-    for number, ((path, name), masks) in enumerate(slices_for(surgeon.groups, plan).variables.items()):
+    for number, ((path, name), masks) in enumerate(surgeon.slices(plan).variables.items()):
         variable = keras_internals.layer_variable(layers[path], name)
         if name != "kernel" or all(layer is not layers[path] for layer, _ in holders.get(id(variable), ())):
             continue

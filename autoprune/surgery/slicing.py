@@ -1,13 +1,14 @@
 """From the kept channels of groups to the kept positions of axes, and the cut of all that has these axes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from autoprune.graph.branches import is_within
 from autoprune.models import keras_internals
-from autoprune.records import ChannelGroup, Plan, VariableChange
+from autoprune.records import Branch, ChannelGroup, Member, Plan, VariableChange
 
 Masks = dict[int, np.ndarray]
 
@@ -32,9 +33,16 @@ class Slices:
         return {path for path, _ in (*self.variables, *self.values, *self.counts)}
 
 
-def slices_for(groups: Iterable[ChannelGroup], plan: Plan) -> Slices:
-    """Combine the groups: a position stays when every group that owns it keeps its channel."""
+def slices_for(groups: Iterable[ChannelGroup], plan: Plan, branches: Iterable[Branch] = ()) -> Slices:
+    """Combine the groups: a position stays when every group that owns it keeps its channel.
+
+    Of the branches those that the plan drops take their positions behind concatenations with them, and layers that
+    leave with one are not cut.
+    """
     masks: dict[tuple[str, str, int, str], np.ndarray] = {}
+    dropped = [branch for branch in branches if branch.name in plan.dropped]
+    gone = {path for branch in dropped for path in branch.operations}
+    pairs: list[tuple[Member, np.ndarray]] = []
     for group in groups:
         if group.name not in plan.kept or len(plan.kept[group.name]) == group.size:
             continue
@@ -42,12 +50,15 @@ def slices_for(groups: Iterable[ChannelGroup], plan: Plan) -> Slices:
         keeps = np.zeros(group.size + 1, bool)
         keeps[plan.kept[group.name]] = True
         keeps[-1] = True
-        for member in group.members:
-            # A variable is cut alike whatever its axes are for.
-            kind = "variable" if member.role in ("produces", "follows", "consumes") else str(member.role)
-            key = (member.layer, member.name, member.axis, kind)
-            mask = keeps[member.channels]
-            masks[key] = masks[key] & mask if key in masks else mask
+        pairs.extend((member, keeps[member.channels]) for member in group.members)
+    pairs.extend((member, member.channels < 0) for branch in dropped for member in branch.members)
+    for member, mask in pairs:
+        if gone and is_within(member.layer, gone):
+            continue
+        # A variable is cut alike whatever its axes are for.
+        kind = "variable" if member.role in ("produces", "follows", "consumes") else str(member.role)
+        key = (member.layer, member.name, member.axis, kind)
+        masks[key] = masks[key] & mask if key in masks else mask
     slices = Slices()
     for (layer, name, axis, kind), mask in masks.items():
         if kind == "counts":
@@ -99,8 +110,8 @@ def cut_attributes(operations: Mapping[str, Any], slices: Slices) -> None:
     keras_internals.write_attributes(edits)
 
 
-def cut_optimizer(model: Any, masks: Mapping[int, Masks]) -> str:
-    """Slice the optimiser's state as the model's variables were sliced.
+def cut_optimizer(model: Any, masks: Mapping[int, Masks], gone: Collection[int] = ()) -> str:
+    """Slice the optimiser's state as the model's variables were sliced, and drop that of variables that are gone.
 
     Must be called while the state still has the old shapes. State of any other shape (factored second moments)
     cannot be sliced: then the model gets a fresh optimiser with the same settings.
@@ -108,6 +119,7 @@ def cut_optimizer(model: Any, masks: Mapping[int, Masks]) -> str:
     Args:
         model: the model.
         masks: by `id` of a variable, for every axis that shrank the positions that stayed.
+        gone: `id` of the variables that have left the model.
 
     Returns:
         `none` when there is no optimiser or it has no state, `sliced`, or `reset`.
@@ -125,9 +137,11 @@ def cut_optimizer(model: Any, masks: Mapping[int, Masks]) -> str:
     ]
     scalars = sum(1 for variable in optimizer.variables if len(variable.shape) == 0)
     if len(slots) + scalars < len(optimizer.variables):
-        model.optimizer = keras_internals.fresh_optimizer(model, optimizer, variables)
+        stay = [variable for variable in variables if id(variable) not in gone]
+        model.optimizer = keras_internals.fresh_optimizer(model, optimizer, stay)
         return "reset"
     changed = [(slot, of_slot) for slot, of_slot in slots if of_slot is not None]
     keras_internals.slice_variables([slot for slot, _ in changed], [of_slot for _, of_slot in changed])
+    keras_internals.drop_slots(optimizer, gone)
     keras_internals.renew_identities(optimizer)
     return "sliced"

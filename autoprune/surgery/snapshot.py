@@ -29,14 +29,20 @@ class Snapshot:
         self._classes = [(found, type(found)) for _, found in keras_internals.models_within(model)]
         self._initializers = keras_internals.array_initializers(self._layers)
         self._shapes = keras_internals.StaticShapes(model)
+        self._wiring = keras_internals.Wiring(model)
         self._optimizer = keras_internals.optimizer_of(model)
         slots = self._optimizer.variables if self._optimizer is not None else []
         self._slots = keras_internals.remember(slots)
+        lists = [] if self._optimizer is None else keras_internals.optimizer_lists(self._optimizer)
+        self._lists = [(found, list(found)) for found in lists]
         self._optimizer_built = self._optimizer is not None and self._optimizer.built
 
     def restore(self) -> None:
-        """Put the model back: variables, attributes, shapes and optimiser state are what they were, to the bit."""
+        """Put the model back, to the bit: variables, attributes, connections, shapes and the optimiser's state."""
         keras_internals.collect_state(self._model)
+        self._wiring.restore()
+        for found, content in self._lists:
+            found[:] = content
         keras_internals.put_back([*self._variables, *self._slots])
         keras_internals.restore_attributes(self._attributes)
         for found, kind in self._classes:

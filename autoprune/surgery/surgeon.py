@@ -1,17 +1,18 @@
 """Applies plans to one model, in place."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from autoprune.errors import PlanError
-from autoprune.graph import find_groups
+from autoprune.graph import find_branches, find_groups
 from autoprune.layers import shape_within, update_derived
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import check_indices
-from autoprune.records import ChannelGroup, Plan, SurgeryReport, VariableChange
+from autoprune.records import Branch, ChannelGroup, Plan, SurgeryReport, VariableChange
 from autoprune.registry import suggestion
+from autoprune.surgery.branches import check_dropped, drop_branches
 from autoprune.surgery.slicing import Slices, cut_attributes, cut_optimizer, cut_variables, slices_for
 from autoprune.surgery.snapshot import Snapshot
 
@@ -33,11 +34,13 @@ class Surgeon:
     ) -> None:
         self.model = model
         self.groups = find_groups(model) if groups is None else groups
+        self.branches = find_branches(model, self.groups)
         self.fingerprint = fingerprint or architecture_fingerprint(model)
         self._operations = keras_internals.operations_by_path(model)
         # By group, what of it the check looks at, and all that a snapshot has to remember besides variables.
         self._axes = {group.name: [m for m in group.members if not m.is_attribute] for group in self.groups}
-        self._attributes = {(m.layer, m.name) for group in self.groups for m in group.members if m.is_attribute}
+        members = [part.members for part in self.groups] + [part.members for part in self.branches]
+        self._attributes = {(m.layer, m.name) for of_part in members for m in of_part if m.is_attribute}
         self._pruned = False
 
     def snapshot(self) -> Snapshot:
@@ -45,24 +48,26 @@ class Surgeon:
         return Snapshot(self.model, self._attributes)
 
     def apply(self, plan: Plan, rollback: Snapshot | None = None) -> SurgeryReport:
-        """Remove the channels that the plan does not keep. A failure leaves the model as it was.
+        """Remove the channels and branches that the plan does not keep. A failure leaves the model as it was.
 
         Args:
             plan: for this model.
             rollback: a snapshot to return to on failure, by default one that is taken now.
 
         Raises:
-            PlanError: the plan is for another model, keeps impossible indices, or the model is pruned already.
+            PlanError: the plan is for another model, keeps impossible indices, drops what cannot go, or the model is
+                pruned already.
         """
         if self._pruned:
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
         self.check(plan)
         keras_internals.collect_state(self.model)
-        slices = slices_for(self.groups, plan)
+        slices = self.slices(plan)
+        dropped = [branch for branch in self.branches if branch.name in plan.dropped]
         before = self.model.count_params()
         rollback = rollback or self.snapshot()
         try:
-            changes, optimizer, plain, lost = self._cut(slices)
+            changes, optimizer, plain, lost = self._cut(slices, dropped)
         except Exception as error:
             rollback.restore()
             raise PlanError(
@@ -72,7 +77,7 @@ class Surgeon:
         except BaseException:
             rollback.restore()
             raise
-        self._pruned = bool(changes)
+        self._pruned = bool(changes or dropped)
         after = self.model.count_params()
         left = self._find_left_alone(plan)
         return SurgeryReport(
@@ -81,6 +86,7 @@ class Surgeon:
             parameters_before=before,
             parameters_after=after,
             optimizer=optimizer,
+            dropped=plan.dropped,
             saved_as_plain=tuple(plain),
             lost_elsewhere=tuple(lost),
         )
@@ -126,6 +132,7 @@ class Surgeon:
                 "The groups agree, but an operation, a connection or the input size differs."
             )
         check_indices(plan)
+        check_dropped(self.branches, plan.dropped)
         # Whoever has pruned the model since its groups were found has cut other axes than these.
         axes = [member for name, members in self._axes.items() if name in plan.kept for member in members]
         variables = keras_internals.variables_at(self._operations, [(member.layer, member.name) for member in axes])
@@ -137,7 +144,22 @@ class Surgeon:
                     "Surgeon and plan for the model as it is now, or restore the model first."
                 )
 
-    def _cut(self, slices: Slices) -> tuple[list[VariableChange], str, list[str], list[str]]:
+    def slices(self, plan: Plan) -> Slices:
+        """What the plan leaves of every axis and attribute that shrinks.
+
+        Raises:
+            PlanError: nothing is left of one, because every branch that ends in it goes.
+        """
+        slices = slices_for(self.groups, plan, self.branches)
+        for (path, name), axes in slices.variables.items() if plan.dropped else ():
+            if not all(mask.any() for mask in axes.values()):
+                raise PlanError(
+                    f"Nothing enters the {name} of '{path}' without {', '.join(map(repr, plan.dropped))}: keep one of "
+                    "the branches that end in it."
+                )
+        return slices
+
+    def _cut(self, slices: Slices, dropped: Sequence[Branch]) -> tuple[list[VariableChange], str, list[str], list[str]]:
         """Slice variables and set attributes, then bring up to date all that Keras derived from the old widths.
 
         Returns:
@@ -145,15 +167,18 @@ class Surgeon:
             the layers at which other models do not fit any more.
         """
         changes, masks = cut_variables(self._operations, slices)
-        if not changes:
+        if not changes and not dropped:
             return [], "none", [], []
         cut_attributes(self._operations, slices)
         edited = self._with_owners(slices.paths)
         update_derived(edited.values())
-        optimizer = cut_optimizer(self.model, masks)
-        touched = {id(operation) for operation in edited.values()}
+        before = {id(variable) for variable in self.model.variables}
+        rewired, entering = drop_branches(self.model, dropped)
+        gone = before - {id(variable) for variable in self.model.variables}
+        optimizer = cut_optimizer(self.model, masks, gone)
+        touched = {id(operation) for operation in (*edited.values(), *rewired)}
         graph = keras_internals.graph_of(self.model)
-        changed = keras_internals.refresh_shapes(graph, touched, shape_within)
+        changed = keras_internals.refresh_shapes(graph, touched, shape_within, entering)
         plain = self._save_by_graph(touched | changed)
         lost = keras_internals.refresh_outside(graph, changed)
         keras_internals.renew_compiled_functions(self.model)

@@ -151,7 +151,7 @@ def spoilt(**changes):
     [
         ([1, 2], "Expected a plan"),
         ({"format": "other"}, "Expected a plan"),
-        (lambda: spoilt(version=99), "reads plans of version 1. Received: version=99"),
+        (lambda: spoilt(version=99), "reads plans of version 2, which name branches too. Received: version=99. Make"),
         (lambda: spoilt(groups=None), "malformed"),
         (lambda: spoilt(groups={"a": {"size": 8}}), "malformed: KeyError: 'kept'"),
         (lambda: spoilt(kept=[]), "keeps none"),

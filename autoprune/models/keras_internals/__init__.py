@@ -44,8 +44,10 @@ from autoprune.models.keras_internals.saving import (
 from autoprune.models.keras_internals.shapes import StaticShapes, refresh_outside, refresh_shapes
 from autoprune.models.keras_internals.training import (
     collect_state,
+    drop_slots,
     forget_training,
     fresh_optimizer,
+    optimizer_lists,
     optimizer_of,
     renew_compiled_functions,
     renew_identities,
@@ -77,9 +79,11 @@ from autoprune.models.keras_internals.variables import (
     variables_at,
     write_attributes,
 )
+from autoprune.models.keras_internals.wiring import Wiring, drop_operands
 
 __all__ = [
     "StaticShapes",
+    "Wiring",
     "application_class",
     "arguments_of",
     "array_initializers",
@@ -94,6 +98,8 @@ __all__ = [
     "calls_of",
     "check_model",
     "collect_state",
+    "drop_operands",
+    "drop_slots",
     "entering_tensors",
     "forget_training",
     "fresh_optimizer",
@@ -113,6 +119,7 @@ __all__ = [
     "models_within",
     "nodes_of",
     "operations_by_path",
+    "optimizer_lists",
     "optimizer_of",
     "overridden",
     "put_back",

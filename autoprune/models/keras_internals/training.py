@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
 
@@ -102,6 +103,21 @@ def slot_lists(optimizer: Any) -> list[list[Any]]:
         if len(value) == count and all(isinstance(slot, keras.Variable) for slot in value):
             lists.append(value)
     return lists
+
+
+def optimizer_lists(optimizer: Any) -> list[list[Any]]:
+    """All lists in which an optimiser has variables: the model's, their slots, and everything that it saves."""
+    return [optimizer._trainable_variables, *slot_lists(optimizer), optimizer._variables]
+
+
+def drop_slots(optimizer: Any, gone: Collection[int]) -> None:
+    """Let an optimiser forget model variables, given by `id`, with the state that it has for them."""
+    variables, *slots, everything = optimizer_lists(optimizer)
+    stay = [place for place, variable in enumerate(variables) if id(variable) not in gone]
+    forgotten = {id(of_all[place]) for of_all in slots for place in set(range(len(variables))) - set(stay)}
+    for aligned in (variables, *slots):
+        aligned[:] = [aligned[place] for place in stay]
+    everything[:] = [variable for variable in everything if id(variable) not in forgotten]
 
 
 def variables_of_optimizer(optimizer: Any) -> list[Any]:
