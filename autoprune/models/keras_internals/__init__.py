@@ -21,6 +21,7 @@ from autoprune.models.keras_internals.graph import (
     models_within,
     nodes_of,
     operations_by_path,
+    output_structure,
     raw_operation_name,
     run_on,
     running_own_code,
@@ -41,7 +42,7 @@ from autoprune.models.keras_internals.saving import (
     saves_its_graph,
     set_class,
 )
-from autoprune.models.keras_internals.shapes import StaticShapes, refresh_outside, refresh_shapes
+from autoprune.models.keras_internals.shapes import StaticShapes, refresh_outside, refresh_shapes, refused_calls
 from autoprune.models.keras_internals.training import (
     collect_state,
     drop_slots,
@@ -122,6 +123,7 @@ __all__ = [
     "operations_by_path",
     "optimizer_lists",
     "optimizer_of",
+    "output_structure",
     "overridden",
     "put_back",
     "raw_operation_name",
@@ -129,6 +131,7 @@ __all__ = [
     "read_attribute",
     "refresh_outside",
     "refresh_shapes",
+    "refused_calls",
     "remember",
     "renew_compiled_functions",
     "renew_identities",

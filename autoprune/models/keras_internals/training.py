@@ -32,10 +32,13 @@ def _renew(model: Any) -> None:
         model._jax_state = None
 
 
-def renew_other_models(model: Any) -> None:
+def renew_other_models(model: Any) -> list[Any]:
     """Renew the compiled functions of every model over layers of this one, such as a feature extractor.
 
     Keras keeps no list of a layer's models: they are looked for among all objects that there are.
+
+    Returns:
+        These models, this one and those nested in it among them.
     """
     kinds, pending = {keras.Model}, [keras.Model]
     while pending:
@@ -45,9 +48,14 @@ def renew_other_models(model: Any) -> None:
     own = {id(layer) for layer in model._flatten_layers()}
     objects = gc.get_objects()
     # Of a few hundred thousand objects a handful are models: no line of Python runs for the others.
-    for other in list(itertools.compress(objects, map(kinds.__contains__, map(type, objects)))):
-        if "_layers" in vars(other) and any(id(layer) in own for layer in other._flatten_layers()):
-            _renew(other)
+    others = [
+        other
+        for other in itertools.compress(objects, map(kinds.__contains__, map(type, objects)))
+        if "_layers" in vars(other) and any(id(layer) in own for layer in other._flatten_layers())
+    ]
+    for other in others:
+        _renew(other)
+    return others
 
 
 def collect_state(model: Any) -> None:
