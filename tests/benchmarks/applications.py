@@ -2,9 +2,10 @@
 
     python tests/benchmarks/applications.py
 
-Each is built at its default width, with 1,000 classes and random weights, and pruned in place to half of every group's
-channels. The table tells its groups, those that cannot be pruned and why, parameters before and after, and the largest
-difference between its logits and those of the original with the removed channels zeroed, relative to the largest. The
+Each is built at its default width, with 1,000 classes and random weights, and pruned in place: half of every group's
+channels go and, at once, half of the branches. The table tells its groups, those that cannot be pruned and why, its
+branches and how many of them went, parameters before and after, and the largest difference between its logits and those
+of the original with the removed channels and the contributions of the branches zeroed, relative to the largest. The
 pruned model must then load from its file with the same outputs, take a training step, and be restored to the last bit.
 Results go to `tests/benchmarks/results/applications.json` as they come. `--models ResNet50 VGG16` takes only some.
 """
@@ -53,14 +54,14 @@ def passed(row: dict) -> bool:
 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown."""
-    lines = [
-        "| model | groups | frozen | parameters | pruned | largest difference | loads equal | trains | restored |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ("model", "groups", "frozen", "branches", "dropped", "parameters", "pruned", "largest difference")
+    heads += ("loads equal", "trains", "restored")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         frozen = "; ".join(f"{count}: {reason}" for reason, count in row["frozen"].items()) or "0"
         checks = (row["saved_equals"], row["loss_is_finite"], row["restored_equals"])
-        cells = [row["model"], row["groups"], frozen, f"{row['parameters']:,}", f"{row['parameters_pruned']:,}"]
+        cells = [row["model"], row["groups"], frozen, row["branches"], row["dropped"]]
+        cells += [f"{row[count]:,}" for count in ("parameters", "parameters_pruned")]
         cells += [f"{row['max_difference']:.0e}", *("yes" if check else "NO" for check in checks)]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)

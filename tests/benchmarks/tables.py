@@ -664,6 +664,8 @@ def surgery(found: Json) -> str:
 
 
 def applications(found: Json) -> str:
+    # Results from before branches could be dropped have no such columns.
+    branches = [count for count in ("branches", "dropped") if all(count in row for row in found["rows"])]
     rows = []
     for row in found["rows"]:
         frozen = "; ".join(f"{count}: {reason}" for reason, count in row["frozen"].items()) or "0"
@@ -673,15 +675,17 @@ def applications(found: Json) -> str:
                 row["model"],
                 row["groups"],
                 frozen,
+                *(row[count] for count in branches),
                 f"{row['parameters']:,}",
                 f"{row['parameters_pruned']:,}",
                 f"{row['max_difference']:.0e}",
                 *("yes" if check else "NO" for check in checks),
             ]
         )
-    heads = ["model", "groups", "frozen", "parameters", "pruned", "largest difference"]
+    heads = ["model", "groups", "frozen", *branches, "parameters", "pruned", "largest difference"]
     first = (
-        "Half of every group's channels removed. The largest difference is that between the pruned model's logits and "
+        f"Half of every group's channels{' and half of the branches' if branches else ''} removed. The largest "
+        "difference is that between the pruned model's logits and "
         f"the zeroed original's, relative to the largest logit. Keras {found['keras']} on {found['backend']}."
     )
     return f"{first}\n\n{table([*heads, 'loads equal', 'trains', 'restored'], rows)}"

@@ -1,6 +1,7 @@
-"""Every constructor of `keras.applications`, pruned at a keep ratio of 0.5 in every group, with a proof for each."""
+"""Every constructor of `keras.applications` without half of its channels and branches, with a proof for each."""
 
 import collections
+import dataclasses
 import inspect
 import tempfile
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from autoprune.errors import PlanError
 from autoprune.graph import find_groups
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
-from helpers.oracle import kept_by_layer, outputs_of, zeroed_outputs
+from helpers.oracle import dropped_operands, kept_by_layer, outputs_of, zeroed_outputs
 
 # Only VGG's number of parameters depends on the size of the image; NASNet and Inception need at least 75 pixels.
 PIXELS = 96
@@ -28,16 +30,18 @@ def constructors():
 def prove(name, pixels=None):
     """Prune one application and check it; returns the figures of its row in the table.
 
-    The largest difference is between the pruned model's logits and those of the original with the removed channels
-    zeroed, relative to the largest logit.
+    Half of every group's channels go and, at once, half of the branches, drawn at random of those that can go together.
+    The largest difference is between the pruned model's logits and those of the original with the removed channels and
+    the contributions of the branches zeroed, relative to the largest logit.
     """
     model = build(name, pixels)
     image = np.random.default_rng(0).normal(size=(1, *model.inputs[0].shape[1:])).astype("float32")
     groups = find_groups(model)
-    plan = make_plan(model, 0.5, importance="random", multiple_of=1)
-    expected = zeroed_outputs(model, kept_by_layer(groups, plan), image)[0]
-    dense = outputs_of(model, image)[0]
     surgeon = Surgeon(model, groups)
+    plan = without_half_of_the_branches(surgeon, make_plan(model, 0.5, importance="random", multiple_of=1))
+    gone = dropped_operands(surgeon.branches, plan)
+    expected = zeroed_outputs(model, kept_by_layer(groups, plan), image, gone)[0]
+    dense = outputs_of(model, image)[0]
     snapshot = surgeon.snapshot()
     report = surgeon.apply(plan)
     pruned = outputs_of(model, image)[0]
@@ -46,6 +50,8 @@ def prove(name, pixels=None):
         "model": name,
         "groups": len(groups),
         "frozen": dict(collections.Counter(group.reason for group in groups if not group.prunable)),
+        "branches": sum(branch.removable for branch in surgeon.branches),
+        "dropped": len(report.dropped),
         "parameters": report.parameters_before,
         "parameters_pruned": report.parameters_after,
         "max_difference": float(np.abs(pruned - expected).max()) / scale,
@@ -56,6 +62,20 @@ def prove(name, pixels=None):
     surgeon.restore(snapshot)
     row["restored_equals"] = bool(np.array_equal(outputs_of(model, image)[0], dense))
     return row
+
+
+def without_half_of_the_branches(surgeon, plan):
+    """The plan, which then also drops half of the branches that can go."""
+    names = [branch.name for branch in surgeon.branches if branch.removable]
+    for name in np.random.default_rng(0).permutation(names):
+        more = dataclasses.replace(plan, dropped=(*plan.dropped, str(name)))
+        try:
+            surgeon.check(more)
+            surgeon.slices(more)
+        except PlanError:
+            continue
+        plan = more if len(more.dropped) <= len(names) // 2 else plan
+    return plan
 
 
 def build(name, pixels=None):

@@ -186,6 +186,8 @@ class _Interpreter:
     @staticmethod
     def _merged(operation, masks, shape):
         """Where channels meet they must be alive or gone together; a size of 1 is broadcast and constrains nothing."""
+        if not masks:  # All operands are gone, within a branch that is.
+            return np.zeros(shape, "float32")
         spread = [np.broadcast_to(mask, shape) for mask in masks]
         spanning = [s for s, mask in zip(spread, masks, strict=True) if mask.shape[-1] == shape[-1]]
         for mask in spanning[1:]:

@@ -23,6 +23,7 @@ def test_application_prunes_exactly(name):
     assert [*row["frozen"].values()] == [1]
     assert "is an output of the model" in next(iter(row["frozen"]))
     assert row["parameters_pruned"] < 0.5 * row["parameters"]
+    assert row["dropped"] == row["branches"] // 2
     assert row["max_difference"] < 1e-4 < row["change_by_pruning"]
     assert row["saved_equals"]
     assert row["loss_is_finite"]

@@ -1,5 +1,6 @@
 """Surgery frees what it removes, and pruning again and again leaves nothing behind."""
 
+import dataclasses
 import gc
 import weakref
 
@@ -10,6 +11,7 @@ import pytest
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon, apply_plan
+from helpers.branching import made_branching
 from helpers.sharing import tie
 from helpers.topologies import fitted, images_for, made
 
@@ -54,6 +56,37 @@ def test_pruning_many_times_leaves_nothing_behind():
             counts.append(alive())
     assert counts[0] == counts[1]
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(images)), expected)
+
+
+# Looking at every object there is touches deprecated ones of other libraries.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.slow
+def test_dropping_branches_many_times_leaves_nothing_behind():
+    """Random branches and channels each time; what was put back is compared to the bit, and objects are counted."""
+    model = made_branching("inception")
+    surgeon = Surgeon(model)
+    snapshot = surgeon.snapshot()
+    images, config = images_for(model), model.get_config()
+    expected = keras.ops.convert_to_numpy(model(images))
+    generator, counts = np.random.default_rng(0), []
+    names = [branch.name for branch in surgeon.branches]
+    for number in range(90):
+        plan = make_plan(model, float(generator.uniform(0.3, 1)), importance="random", multiple_of=1, seed=number)
+        # One path of each of two modules stays at least.
+        places = generator.choice([0, 1, 2], 2)
+        dropped = tuple(
+            name for name in names if int(name[-2]) != places[int(name[5]) - 1] and generator.random() < 0.7
+        )
+        with surgeon.pruning(dataclasses.replace(plan, dropped=dropped), snapshot) as report:
+            assert report.dropped == dropped
+            model(images)
+        if number in (29, 89):
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(model(images)), expected)
+    assert model.get_config() == config
+    # Less than one object for each round: nothing of a model, which has thousands.
+    assert counts[1] - counts[0] < 60
 
 
 @pytest.mark.parametrize("name", ["plain", "residual"])
