@@ -139,6 +139,7 @@ class Evaluator:
             error=error,
             seconds=seconds,
             score=score,
+            dropped=plan.dropped,
         )
 
     def _complaint(self, signals: Signals, pruned: set[str]) -> str:
@@ -223,9 +224,11 @@ class _Dense:
 
 
 def plan_key(plan: Plan) -> str:
-    """Hash of the model and the kept channels. 16 hexadecimal digits."""
+    """Hash of the model, the kept channels and the dropped branches. 16 hexadecimal digits."""
     digest = hashlib.sha256(plan.model.encode())
     for name in sorted(plan.kept):
         digest.update(f"|{name}:".encode())
         digest.update(plan.kept[name].astype("<i8").tobytes())
+    for name in sorted(plan.dropped):
+        digest.update(f"|without {name}".encode())
     return digest.hexdigest()[:16]

@@ -9,7 +9,7 @@ from autoprune.cost.surrogate import Surrogate
 from autoprune.errors import BudgetError, CostError, ModelError
 from autoprune.evaluation import Evaluator
 from autoprune.planning import Candidate, SearchSpace
-from autoprune.records import Budget, CostReport, Evaluation
+from autoprune.records import Budget, ChannelGroup, CostReport, Evaluation
 from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.features import ModelFeatures, read_features
 from autoprune.searchers.objective import Objective
@@ -260,11 +260,12 @@ def _describe_hold(budget: Budget, ratio: float, cost: CostReport, evaluator: Ev
         widths = planner.space.by_name(planner.space.nearest(ratio))
         on = {
             layer.path: sorted({index for axis in layer.axes for index, _ in axis.owners})
-            for layer in layer_dependences(evaluator.model, planner.groups)
+            for layer in layer_dependences(evaluator.model, planner.parts)
         }
         shares = []
         for path in sorted(cost.layers, key=cost.layers.__getitem__, reverse=True)[:MOST_LAYERS]:
-            groups = [planner.groups[index] for index in on.get(path, ())]
+            owners = [planner.parts[index] for index in on.get(path, ())]
+            groups = [part for part in owners if isinstance(part, ChannelGroup)]
             left = ", ".join(f"{widths[group.name]} of {group.size} channels of {group.name}" for group in groups)
             if not groups:
                 frozen = [group for group in planner.all_groups if path in {member.layer for member in group.members}]

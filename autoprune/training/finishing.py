@@ -144,7 +144,7 @@ class Finisher(PlanTrainer):
         teacher = self.ask_teacher() if settings.training.after_pruning > 0 else None
         if self._passes is None:  # Compiled once, of the dense model, for all plans of it.
             self._passes = Passes(model, self._planner.all_groups, data.train.images[:8])
-        plan = self._planner.space.plan(self._planner.space.find(evaluation.widths))
+        plan = self._planner.space.plan(self._planner.space.find(evaluation.values))
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
         epochs = settings.training.after_pruning if surgery.changes or whole_too else 0
