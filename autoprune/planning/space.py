@@ -4,6 +4,7 @@ Everything between a searcher and the surgeon speaks of candidates. Keep ratios 
 in settings and in reports.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from autoprune.settings import Constraints
 Candidate = tuple[int, ...]  # An option index for each dimension.
 
 GRID = 64  # Keep ratios that are told apart: every width of a group of 512 channels in steps of 8.
+ENUMERATED = 4096  # Candidates at most of which the different ones are counted.
 DROP = -0.5  # Offsets below it drop a branch: of random ones a quarter do.
 
 
@@ -117,10 +119,13 @@ class SearchSpace:
     def __len__(self) -> int:
         return len(self.dimensions)
 
-    @property
+    @cached_property
     def count(self) -> float:
-        """How many candidates there are."""
-        return math.prod(last + 1.0 for last in self.full)
+        """How many candidates there are; of many with branches those are counted too that stand for the same plan."""
+        count = math.prod(last + 1.0 for last in self.full)
+        if self.depth is None or count > ENUMERATED:
+            return count
+        return len(np.unique(self.canonical(list(itertools.product(*(range(last + 1) for last in self.full)))), axis=0))
 
     def restrict(self, allowed: Mapping[str, Sequence[int]]) -> "SearchSpace":
         """The space with only these values for some dimensions, of those that they have; keeping all always stays."""
@@ -239,8 +244,12 @@ class SearchSpace:
         return np.linspace(1, self.minimum, GRID).tolist()
 
     def random(self, generator: np.random.Generator, anchor: float) -> Candidate:
-        """A candidate as uniformly random actions of the environment give it."""
-        return self.around(anchor, generator.uniform(-1, 1, len(self)))
+        """A candidate of uniformly random widths around an anchor, without a random share of the branches."""
+        offsets = generator.uniform(-1, 1, len(self))
+        if self.depth is not None:
+            count = len(self.depth.positions)
+            offsets[list(self.depth.positions)] = np.where(generator.uniform(size=count) < generator.uniform(), -1, 0)
+        return self.around(anchor, offsets)
 
     def around(self, anchor: float, offsets: Sequence[float] | np.ndarray) -> Candidate:
         """The candidate at these distances from an anchor, see `ratio_around`."""

@@ -26,6 +26,7 @@ def floor(share):
 @dataclass
 class ToyPlanner:
     groups: tuple
+    parts: tuple
     all_groups: tuple
     scores: dict
     space: SearchSpace
@@ -68,7 +69,7 @@ class Posed(toy.ToyEvaluator):
             members=(replace(OUTPUT, layer="head"),),
         )
         scores = dict.fromkeys(toy.NAMES, np.ones(toy.SIZE))
-        self.planner = ToyPlanner(groups, (*groups, frozen), scores, toy.SPACE)
+        self.planner = ToyPlanner(groups, groups, (*groups, frozen), scores, toy.SPACE)
         self.refused = refused
         self.model = toy_network()
         self.costed = []
