@@ -136,6 +136,11 @@ class Plan:
         """Achieved, not requested, keep ratio of every group."""
         return {name: len(kept) / self.sizes[name] for name, kept in self.kept.items()}
 
+    @property
+    def pruned(self) -> set[str]:
+        """Names of the groups that lose channels and of the branches that go; empty for the dense model."""
+        return {name for name, kept in self.kept.items() if len(kept) < self.sizes[name]} | set(self.dropped)
+
 
 @dataclass(frozen=True)
 class VariableChange:
