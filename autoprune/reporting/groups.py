@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.cost.flops import flops_per_layer
-from autoprune.cost.layers import held_share, parameters_per_layer
+from autoprune.cost.shares import held_share, parameters_per_layer
 from autoprune.records import Branch, ChannelGroup, CostReport
 from autoprune.reporting.fitting import Column, FittingTable
 

@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from autoprune.cost.flops import flops_per_layer
-from autoprune.cost.layers import held_share, parameters_per_layer
+from autoprune.cost.shares import held_share, parameters_per_layer
 from autoprune.graph import find_branches
 
 
