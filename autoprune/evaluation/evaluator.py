@@ -184,8 +184,11 @@ class Evaluator:
             some = data.train.head(settings.recovery_images)
             teacher = predict_log_probabilities(self.model, some.images, settings.batch_size)
             tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
-        few = (data.train.images[:8],) if tuning is None else (*tuning.first(8), tuning.loss_for(self.model))
-        passes = Passes(self.model, self.planner.all_groups, *few, branches=self._surgeon.branches)
+        groups, branches = self.planner.all_groups, self.planner.branches
+        if tuning is None:
+            passes = Passes(self.model, groups, data.train.images[:8], branches=branches)
+        else:
+            passes = Passes(self.model, groups, *tuning.first(8), tuning.loss_for(self.model), branches)
         return _Dense(data.train.head(settings.recalibration_images).images, passes, tuning, found)
 
     @contextmanager
