@@ -184,7 +184,9 @@ class Evaluator:
             teacher = predict_log_probabilities(self.model, some.images, settings.batch_size)
             tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
         few = (data.train.images[:8],) if tuning is None else (*tuning.first(8), tuning.loss_for(self.model))
-        passes = Passes(self.model, self.planner.all_groups, *few, branches=self._surgeon.branches)
+        # Those alone that a plan may drop: conditions take time to trace.
+        branches = [branch for branch in self._surgeon.branches if branch.name in self.space.names]
+        passes = Passes(self.model, self.planner.all_groups, *few, branches=branches)
         return _Dense(data.train.head(settings.recalibration_images).images, passes, tuning, found)
 
     @contextmanager

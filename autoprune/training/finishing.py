@@ -143,7 +143,8 @@ class Finisher(PlanTrainer):
         settings, data, model = self._settings, self._data, self._model
         teacher = self.ask_teacher() if settings.training.after_pruning > 0 else None
         if self._passes is None:  # Compiled once, of the dense model, for all plans of it.
-            groups, branches = self._planner.all_groups, self._surgeon.branches
+            groups, names = self._planner.all_groups, self._planner.space.names
+            branches = [branch for branch in self._surgeon.branches if branch.name in names]
             self._passes = Passes(model, groups, data.train.images[:8], branches=branches)
         plan = self._planner.space.plan(self._planner.space.find(evaluation.widths))
         surgery = self._surgeon.apply(plan)
