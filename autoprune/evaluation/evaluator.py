@@ -138,6 +138,7 @@ class Evaluator:
             error=error,
             seconds=seconds,
             score=score,
+            dropped=plan.dropped,
         )
 
     def _complaint(self, signals: Signals, pruned: set[str]) -> str:
@@ -183,10 +184,11 @@ class Evaluator:
             some = data.train.head(settings.recovery_images)
             teacher = predict_log_probabilities(self.model, some.images, settings.batch_size)
             tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
-        few = (data.train.images[:8],) if tuning is None else (*tuning.first(8), tuning.loss_for(self.model))
-        # Those alone that a plan may drop: conditions take time to trace.
-        branches = [branch for branch in self._surgeon.branches if branch.name in self.space.names]
-        passes = Passes(self.model, self.planner.all_groups, *few, branches=branches)
+        groups, branches = self.planner.all_groups, self.planner.branches
+        if tuning is None:
+            passes = Passes(self.model, groups, data.train.images[:8], branches=branches)
+        else:
+            passes = Passes(self.model, groups, *tuning.first(8), tuning.loss_for(self.model), branches)
         return _Dense(data.train.head(settings.recalibration_images).images, passes, tuning, found)
 
     @contextmanager

@@ -40,6 +40,7 @@ def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> t
             name=site.name,
             kind=site.merge.kind,
             merge=site.path,
+            shape=tuple(site.node.outputs[0].shape[1:]),
             call=site.call,
             operand=site.operand,
             needed=site.merge.needed or _whole_operands(site.node, site.merge),

@@ -10,6 +10,7 @@ from typing import Any
 
 from autoprune.data import Dataset, load_data
 from autoprune.errors import BudgetError, DataError
+from autoprune.graph import find_branches
 from autoprune.models.files import save_model
 from autoprune.models.fingerprint import architecture_fingerprint, weights_fingerprint
 from autoprune.models.keras_internals import check_model
@@ -25,18 +26,19 @@ from autoprune.pipeline.session import (
     validate_choices,
 )
 from autoprune.planning.plan_file import save_plan
-from autoprune.records import Evaluation, Plan, Target
+from autoprune.records import Branch, Evaluation, Plan, Target
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
+from autoprune.reporting.depth import describe_dropped
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
 from autoprune.searchers import History, Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
+from autoprune.searchers.hand_set import is_hand_set
+from autoprune.searchers.infeasible import nothing_found
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.policy import Policy, save_policy, training_record
-from autoprune.searchers.problem import nothing_found
-from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import BudgetSettings, SearcherSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 
@@ -55,6 +57,7 @@ class SearchResult:
         history: every searcher's trials in order.
         kept: the finished plan that the model holds, the best on the reward split.
         finished: the dense model, the best uniform plan and the searched plan, each as finished.
+        branches: those that a plan could drop, as they are in the dense model.
         report: the HTML report.
     """
 
@@ -64,6 +67,7 @@ class SearchResult:
     history: Mapping[str, History] = field(repr=False)
     kept: Finished
     finished: tuple[Finished, ...] = field(repr=False)
+    branches: tuple[Branch, ...] = field(repr=False)
     report: Path
 
 
@@ -80,7 +84,10 @@ def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
 
 def show(result: SearchResult, folder: RunFolder) -> None:
     """Print the table, and where the model and the report are."""
-    CONSOLE.print(result_table(result_rows(result.finished)))
+    CONSOLE.print(result_table(result_rows(result.finished, result.branches)))
+    dense, *others = result.finished
+    for words in filter(None, (describe_dropped(done, dense, result.branches) for done in others)):
+        CONSOLE.print(words, highlight=False)
     kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
     same = [done.name for done in result.finished[1:] if done.evaluation.key == result.kept.evaluation.key]
     if len(same) > 1 and "uniform" in same:
@@ -125,6 +132,8 @@ def run_search(
     with open_session(model, data, settings, folder) as session:
         announce(session, settings, [settings.budget])
         problem = pose_problem(session, settings, surrogate=session.surrogate)
+        every = find_branches(model, session.planner.all_groups)
+        branches = tuple(branch for branch in every if branch.name in problem.space.names)
         histories, policy, guard = {}, None, ConstantRewardGuard(problem.objective)
         for name, build in builders.items():
             # All learn from the costs of hand-set plans.
@@ -157,6 +166,7 @@ def run_search(
         target=session.cost_model.target,
         problem=problem,
         groups=session.planner.all_groups,
+        branches=branches,
         histories=histories,
         finished=finished,
         kept=kept,
@@ -172,6 +182,7 @@ def run_search(
         history=histories,
         kept=kept,
         finished=finished,
+        branches=branches,
         report=folder.report,
     )
 
@@ -186,7 +197,7 @@ def _finalists(histories: Mapping[str, History], problem: Problem, count: int) -
         else:
             logger.warning("%s found no plan that may be a result in %d evaluations", name, len(history))
     if not finalists:
-        raise BudgetError(nothing_found(problem, [history.evaluations for history in histories.values()]))
+        raise BudgetError(nothing_found(problem.objective, [history.evaluations for history in histories.values()]))
     return finalists
 
 

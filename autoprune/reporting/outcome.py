@@ -10,7 +10,8 @@ from autoprune.data import Dataset
 from autoprune.evaluation.cautions import chance_caution, gap_caution
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
-from autoprune.records import ChannelGroup, Target
+from autoprune.records import Branch, ChannelGroup, Plan, Target
+from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
 from autoprune.reporting.html import Report, write_report
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.reporting.tables import ResultRow, shares
@@ -31,6 +32,7 @@ class Outcome:
         target: what `auto` became.
         problem: groups, budget, dense evaluation.
         groups: all channel groups, frozen ones too.
+        branches: those that a plan may drop.
         histories: each searcher's trials in order.
         finished: the dense model and the finished plans, the search's last.
         kept: the finished plan that the saved model holds.
@@ -47,12 +49,18 @@ class Outcome:
     finished: Sequence[Finished]
     kept: Finished
     seconds: float
+    branches: Sequence[Branch] = ()
     guesses: GuessError | None = None
     cautions: Sequence[str] = ()
 
 
-def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
-    """The result table's rows."""
+def result_rows(finished: Sequence[Finished], branches: Sequence[Branch] = ()) -> list[ResultRow]:
+    """The result table's rows.
+
+    Args:
+        finished: the dense model first.
+        branches: those that a plan may drop.
+    """
     return [
         ResultRow(
             name=done.name,
@@ -60,15 +68,22 @@ def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
             reward_accuracy=done.reward_accuracy,
             one_shot_accuracy=done.evaluation.accuracy,
             cost=done.cost,
-            keep_ratio=sum(done.plan.widths.values()) / sum(done.plan.sizes.values()),
+            keep_ratio=_keep_ratio(done.plan),
+            branches=(len(branches) - len(gone_branches(done.plan, branches)), len(branches)) if branches else None,
         )
         for done in finished
     ]
 
 
+def _keep_ratio(plan: Plan) -> float:
+    """Channels that are left of all groups' channels; of groups that leave with a branch none are."""
+    whole = sum(plan.sizes.values())
+    return sum(plan.widths.values()) / whole if whole else 1.0
+
+
 def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
     """Write `metrics.json` and `report.html`."""
-    rows = result_rows(outcome.finished)
+    rows, of_branches = result_rows(outcome.finished, outcome.branches), branch_rows(outcome.finished, outcome.branches)
     metrics = {
         "format": FORMAT,
         "version": VERSION,
@@ -77,6 +92,7 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "budget": dataclasses.asdict(outcome.problem.budget),
         "anchor": outcome.problem.anchor,
         "rows": [row.to_json() for row in rows],
+        "branches": [row.to_json() for row in of_branches],
         "kept": outcome.kept.name,
         "cautions": list(outcome.cautions),
         "plans": {done.name: plan_to_json(done.plan) for done in outcome.finished},
@@ -102,8 +118,10 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         dense=problem.dense,
         chosen=outcome.kept.evaluation,
         budget=problem.budget,
-        sizes=problem.space.by_name(problem.space.full),
+        sizes=outcome.finished[0].plan.sizes,
         plans={done.name: done.plan.widths for done in outcome.finished[1:]},
+        gone={done.name: gone_groups(done.plan, outcome.branches, outcome.groups) for done in outcome.finished[1:]},
+        branches=of_branches,
         left_alone=outcome.kept.surgery.left_alone,
         settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(cost.provenance)}),
     )
@@ -151,6 +169,8 @@ def verdict(outcome: Outcome) -> str:
     dense = outcome.finished[0]
     kept = outcome.kept
     found = describe_origin(outcome)
+    if without := describe_dropped(kept, dense, outcome.branches):
+        found += f" {without}"
     if kept.training.only_worse:
         found += " Fine-tuning only made it worse on the reward split: it is as it was pruned."
     held = (

@@ -222,7 +222,12 @@ class Surgeon:
     def _find_left_alone(self, plan: Plan) -> dict[str, str]:
         """For every group of which nothing was removed, why."""
         left = {}
+        gone = {name for branch in self.branches if branch.name in plan.dropped for name in branch.groups}
+        # Of groups that are nowhere but in several branches, the plan alone says that they leave with them.
+        gone |= plan.sizes.keys() - plan.kept.keys() if plan.dropped else set()
         for group in self.groups:
+            if group.name in gone:
+                continue
             if not group.prunable:
                 left[group.name] = group.reason
             elif group.name not in plan.kept or len(plan.kept[group.name]) == group.size:

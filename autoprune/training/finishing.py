@@ -143,10 +143,9 @@ class Finisher(PlanTrainer):
         settings, data, model = self._settings, self._data, self._model
         teacher = self.ask_teacher() if settings.training.after_pruning > 0 else None
         if self._passes is None:  # Compiled once, of the dense model, for all plans of it.
-            groups, names = self._planner.all_groups, self._planner.space.names
-            branches = [branch for branch in self._surgeon.branches if branch.name in names]
+            groups, branches = self._planner.all_groups, self._planner.branches
             self._passes = Passes(model, groups, data.train.images[:8], branches=branches)
-        plan = self._planner.space.plan(self._planner.space.find(evaluation.widths))
+        plan = self._planner.space.plan(self._planner.space.find(evaluation.values))
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
         epochs = settings.training.after_pruning if plan.pruned or whole_too else 0
