@@ -22,7 +22,7 @@ from autoprune.comparison.matching import kind_of
 from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, PlanResult, Record
 from autoprune.comparison.selection import most_accurate, select_finalist
 from autoprune.comparison.statistics import Interval, Matched, Point
-from autoprune.searchers.uniform import is_hand_set
+from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings
 
 

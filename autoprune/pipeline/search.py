@@ -35,10 +35,10 @@ from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
 from autoprune.searchers import History, Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
+from autoprune.searchers.hand_set import is_hand_set
+from autoprune.searchers.infeasible import nothing_found
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.policy import Policy, save_policy, training_record
-from autoprune.searchers.problem import nothing_found
-from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import BudgetSettings, SearcherSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 
@@ -198,7 +198,7 @@ def _finalists(histories: Mapping[str, History], problem: Problem, count: int) -
         else:
             logger.warning("%s found no plan that may be a result in %d evaluations", name, len(history))
     if not finalists:
-        raise BudgetError(nothing_found(problem, [history.evaluations for history in histories.values()]))
+        raise BudgetError(nothing_found(problem.objective, [history.evaluations for history in histories.values()]))
     return finalists
 
 

@@ -19,7 +19,7 @@ from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.run_folder import RunFolder, write_text
 from autoprune.reporting.tables import seconds
-from autoprune.searchers.uniform import is_hand_set
+from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings
 
 NONE = "-"

@@ -5,6 +5,7 @@ Everything here is a verb on Keras objects; the reasons and the order of calls a
 """
 
 from autoprune.models.keras_internals.graph import (
+    LEFT_OUT,
     application_class,
     arguments_of,
     call_of,
@@ -35,6 +36,7 @@ from autoprune.models.keras_internals.layers import (
     overridden,
     stand_in,
 )
+from autoprune.models.keras_internals.running import ChangesWithin, RunCall, attach_mask, mask_of, running
 from autoprune.models.keras_internals.saving import (
     graph_config,
     save_by_graph,
@@ -82,6 +84,9 @@ from autoprune.models.keras_internals.variables import (
 from autoprune.models.keras_internals.wiring import Wiring, drop_operands
 
 __all__ = [
+    "LEFT_OUT",
+    "ChangesWithin",
+    "RunCall",
     "StaticShapes",
     "Wiring",
     "application_class",
@@ -89,6 +94,7 @@ __all__ = [
     "array_initializers",
     "array_of",
     "assign_values",
+    "attach_mask",
     "attention_parts",
     "attribute_states",
     "batch_statistics_only",
@@ -116,6 +122,7 @@ __all__ = [
     "layer_variable",
     "layers_by_path",
     "maker_of",
+    "mask_of",
     "models_within",
     "nodes_of",
     "operations_by_path",
@@ -134,6 +141,7 @@ __all__ = [
     "renew_other_models",
     "restore_attributes",
     "run_on",
+    "running",
     "running_own_code",
     "save_by_graph",
     "saves_its_graph",
