@@ -10,7 +10,6 @@ from typing import Any
 
 from autoprune.data import Dataset, load_data
 from autoprune.errors import BudgetError, DataError
-from autoprune.graph import find_branches
 from autoprune.models.files import save_model
 from autoprune.models.fingerprint import architecture_fingerprint, weights_fingerprint
 from autoprune.models.keras_internals import check_model
@@ -133,8 +132,6 @@ def run_search(
     with open_session(model, data, settings, folder) as session:
         announce(session, settings, [settings.budget])
         problem = pose_problem(session, settings, surrogate=session.surrogate)
-        every = find_branches(model, session.planner.all_groups)
-        branches = tuple(branch for branch in every if branch.name in problem.space.names)
         histories, policy, guard = {}, None, ConstantRewardGuard(problem.objective)
         for name, build in builders.items():
             # All learn from the costs of hand-set plans.
@@ -167,7 +164,7 @@ def run_search(
         target=session.cost_model.target,
         problem=problem,
         groups=session.planner.all_groups,
-        branches=branches,
+        branches=session.planner.branches,
         histories=histories,
         finished=finished,
         kept=kept,
@@ -183,7 +180,7 @@ def run_search(
         history=histories,
         kept=kept,
         finished=finished,
-        branches=branches,
+        branches=session.planner.branches,
         report=folder.report,
     )
 
