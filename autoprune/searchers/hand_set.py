@@ -11,6 +11,8 @@ import numpy as np
 from autoprune.planning import Candidate, SearchSpace
 from autoprune.registry import Registry
 
+# What stands beside every search, of widths alone and of any kind.
+WIDTH_RULE, DEPTH_RULE = "uniform", "uniform_depth_width"
 DEPTH_RATIOS = 16  # Keep ratios that `uniform_depth_width` tries at each depth.
 
 Ladder = list[Candidate]  # Distinct, from wide to narrow.

@@ -73,7 +73,10 @@ class SearchSettings(ScoringSettings):
         check_budget(self.budget, self.reward, several=bool(self.target.also))
 
 
-_COMPARED = ("uniform", "uniform_skip", "uniform_width", "random", "greedy", "evolution", "rl")
+_COMPARED = (
+    *("uniform", "uniform_skip", "uniform_width", "uniform_depth", "uniform_depth_width"),
+    *("random", "greedy", "evolution", "rl"),
+)
 
 
 @dataclass(frozen=True)
