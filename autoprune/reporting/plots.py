@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from autoprune.records import Budget, Evaluation
 from autoprune.reporting.depth import BranchRow
 
-_COLOURS = {"uniform": "#d95f02", "random": "#7570b3", "rl": "#1b9e77"}
+_COLOURS = {"uniform": "#d95f02", "uniform_depth_width": "#e6ab02", "random": "#7570b3", "rl": "#1b9e77"}
 
 
 def latency_against_accuracy(
