@@ -85,8 +85,9 @@ def show(result: SearchResult, folder: RunFolder) -> None:
     """Print the table, and where the model and the report are."""
     CONSOLE.print(result_table(result_rows(result.finished, result.branches)))
     dense, *others = result.finished
-    for words in filter(None, (describe_dropped(done, dense, result.branches) for done in others)):
-        CONSOLE.print(words, highlight=False)
+    for done in others:
+        if without := describe_dropped(done, dense, result.branches):
+            CONSOLE.print(f"{done.name} is {without}.", highlight=False)
     kept = f"the {result.kept.name} plan" if is_hand_set(result.kept.name) else f"the plan of {result.kept.name}"
     same = [done.name for done in result.finished[1:] if done.evaluation.key == result.kept.evaluation.key]
     if any(map(is_hand_set, same)) and not all(map(is_hand_set, same)):

@@ -83,14 +83,14 @@ def gone_groups(plan: Plan, branches: Sequence[Branch], groups: Sequence[Channel
 
 
 def describe_dropped(done: Finished, dense: Finished, branches: Sequence[Branch]) -> str:
-    """A sentence on the branches that a result is without; empty when it has all."""
+    """What branches a result is without, and what they held, as words that follow `is`; empty when it has all."""
     if not done.plan.dropped:
         return ""
     *first, last = done.plan.dropped
     named = f"{', '.join(first)} and {last}" if first else last
     lost = _lost_operations(done.plan, branches)
     held = f", which held {_latency_share(lost, dense.cost):.1%} of the dense latency" if dense.cost.layers else ""
-    return f"The plan of {done.name} is without {named}{held}."
+    return f"without {named}{held}"
 
 
 def _lost_operations(plan: Plan, branches: Sequence[Branch]) -> set[str]:

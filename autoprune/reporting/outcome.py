@@ -175,7 +175,7 @@ def verdict(outcome: Outcome) -> str:
     kept = outcome.kept
     found = describe_origin(outcome)
     if without := describe_dropped(kept, dense, outcome.branches):
-        found += f" {without}"
+        found += f" It is {without}."
     if kept.training.only_worse:
         found += " Fine-tuning only made it worse on the reward split: it is as it was pruned."
     held = (

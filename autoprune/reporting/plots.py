@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from autoprune.records import Budget, Evaluation
 from autoprune.reporting.depth import BranchRow
 
-_COLOURS = {"uniform": "#d95f02", "random": "#7570b3", "rl": "#1b9e77"}
+_COLOURS = {"uniform": "#d95f02", "uniform_depth_width": "#e6ab02", "random": "#7570b3", "rl": "#1b9e77"}
 
 
 def latency_against_accuracy(
@@ -121,7 +121,8 @@ def _bars(before: Mapping[str, float], plans: Mapping[str, Sequence[tuple[float,
         axes.barh(rows + offset, [value for value, _ in bars], height=height, color=colour, label=plan)
         for row, (value, text) in zip(rows, bars, strict=True):
             # What is gone has no bar: its words have the plan's colour.
-            axes.text(value, row + offset, f" {text}", va="center", fontsize=7, color="black" if value else colour)
+            style = {} if value else {"color": colour, "fontweight": "bold"}
+            axes.text(value, row + offset, f" {text}", va="center", fontsize=7, **style)
     axes.set_yticks(rows, list(before), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(label)

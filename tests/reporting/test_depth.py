@@ -11,9 +11,12 @@ from autoprune.models import zoo
 from autoprune.planning import make_plan
 from autoprune.records import Budget, Memory
 from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
+from autoprune.reporting.finetuning import rows
 from autoprune.reporting.html import Report, branch_cells, write_report
 from autoprune.reporting.outcome import result_rows
 from autoprune.reporting.tables import result_columns
+from autoprune.training.course import TrainingRecord
+from autoprune.training.finetuning import FineTuned
 from helpers import toy
 
 LAYERS = {
@@ -61,38 +64,45 @@ def finished(model):
 
 
 def test_rows_tell_the_share_before_and_after(finished, branches):
-    rows = {row.name: row for row in branch_rows(finished, branches)}
-    assert rows["stage1_block1"].latency == {"dense": pytest.approx(0.4), "uniform": pytest.approx(0.4), "rl": None}
-    assert rows["stage1_block1"].gone == ("rl",)
-    assert rows["stage2_block1"].latency["rl"] == pytest.approx(0.6)
-    assert rows["stage2_block1"].gone == ()
-    assert branch_cells(rows["stage1_block1"]) == ["40.0%", "40.0%", "gone"]
+    told = {row.name: row for row in branch_rows(finished, branches)}
+    assert told["stage1_block1"].latency == {"dense": pytest.approx(0.4), "uniform": pytest.approx(0.4), "rl": None}
+    assert told["stage1_block1"].gone == ("rl",)
+    assert told["stage2_block1"].latency["rl"] == pytest.approx(0.6)
+    assert told["stage2_block1"].gone == ()
+    assert branch_cells(told["stage1_block1"]) == ["40.0%", "40.0%", "gone"]
 
 
 def test_without_times_of_layers_only_what_is_gone_is_told(finished, branches):
     blind = [done(one.name, one.plan, {}) for one in finished]
-    rows = {row.name: row for row in branch_rows(blind, branches)}
-    assert branch_cells(rows["stage1_block1"]) == ["-", "-", "gone"]
-    assert describe_dropped(blind[2], blind[0], branches) == "The plan of rl is without stage1_block1."
+    told = {row.name: row for row in branch_rows(blind, branches)}
+    assert branch_cells(told["stage1_block1"]) == ["-", "-", "gone"]
+    assert describe_dropped(blind[2], blind[0], branches) == "without stage1_block1"
 
 
-def test_a_sentence_names_the_branches_and_what_they_held(finished, branches):
+def test_words_name_the_branches_and_what_they_held(finished, branches):
     dense, uniform, rl = finished
     assert describe_dropped(uniform, dense, branches) == ""
-    told = "The plan of rl is without stage1_block1, which held 40.0% of the dense latency."
+    told = "without stage1_block1, which held 40.0% of the dense latency"
     assert describe_dropped(rl, dense, branches) == told
     both = done("rl", without(rl.plan, "stage1_block1", "stage2_block1"))
     assert "without stage1_block1 and stage2_block1, which held 70.0% of" in describe_dropped(both, dense, branches)
 
 
 def test_the_result_table_counts_branches_and_channels_that_are_left(finished, branches):
-    rows = result_rows(finished, branches)
-    assert [row.branches for row in rows] == [(5, 5), (5, 5), (4, 5)]
-    assert result_columns(rows)[-1].header == "branches"
+    told = result_rows(finished, branches)
+    assert [row.branches for row in told] == [(5, 5), (5, 5), (4, 5)]
+    assert result_columns(told)[-1].header == "branches"
     sizes = finished[0].plan.sizes
-    assert rows[2].keep_ratio == pytest.approx(1 - sizes["stage1_block1_conv1"] / sum(sizes.values()))
+    assert told[2].keep_ratio == pytest.approx(1 - sizes["stage1_block1_conv1"] / sum(sizes.values()))
     # A model without branches has no such column.
     assert "branches" not in [column.header for column in result_columns(result_rows(finished))]
+
+
+def test_a_fine_tuning_tells_what_its_plan_is_without(model):
+    record = TrainingRecord(1, (1.0,), (0.9,), 1)
+    done = FineTuned(model, record, 0.8, 0.9, 0.9, None, "", ("stage1_block1", "stage2_block1"))
+    assert ("without", "stage1_block1, stage2_block1") in rows(done)
+    assert "without" not in dict(rows(replace(done, dropped=())))
 
 
 def test_groups_are_gone_with_their_branch(model, finished, branches):

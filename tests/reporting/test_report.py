@@ -115,6 +115,7 @@ def test_the_verdict_says_that_a_search_came_to_the_uniform_plan_and_that_traini
             evaluation=evaluation,
             cost=evaluation.cost,
             test_accuracy=0.9,
+            reward_accuracy=0.9,
             training=training,
         )
 
