@@ -121,8 +121,8 @@ def _bars(before: Mapping[str, float], plans: Mapping[str, Sequence[tuple[float,
         axes.barh(rows + offset, [value for value, _ in bars], height=height, color=colour, label=plan)
         for row, (value, text) in zip(rows, bars, strict=True):
             # What is gone has no bar: its words have the plan's colour.
-            style = {} if value else {"color": colour, "fontweight": "bold"}
-            axes.text(value, row + offset, f" {text}", va="center", fontsize=7, **style)
+            ink, weight = ("black", "normal") if value else (colour, "bold")
+            axes.text(value, row + offset, f" {text}", va="center", fontsize=7, color=ink, fontweight=weight)
     axes.set_yticks(rows, list(before), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(label)
