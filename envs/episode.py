@@ -13,7 +13,6 @@ import numpy as np
 
 from autoprune.errors import AutopruneError
 from autoprune.planning import Candidate, SearchSpace
-from autoprune.planning.space import ratio_around
 from autoprune.records import Budget, Evaluation
 from autoprune.searchers import Problem
 from autoprune.searchers.features import QUANTILES, ModelFeatures
@@ -102,7 +101,7 @@ class EpisodeContext:
         """(dimensions, len(FEATURES)) What of each step's observation does not depend on what was decided."""
         count = len(self.space)
         rows = np.zeros((count, len(FEATURES)))
-        for step, group in enumerate(self.features.groups):
+        for step, group in enumerate(self.features.dimensions):
             quantiles = zip(QUANTILES, group.importance, strict=True)
             values = {
                 "position": step / max(count - 1, 1),
@@ -133,7 +132,7 @@ class EpisodeState:
 
     Attributes:
         step: dimensions that are decided.
-        candidates: (m, dimensions) options decided; the first of those to come is that of keeping everything.
+        candidates: (m, dimensions) options decided; those to come keep everything. Canonical at the end.
         previous: (m,) the last actions, 0 before the first.
     """
 
@@ -169,8 +168,10 @@ def advance(context: EpisodeContext, state: EpisodeState, actions: np.ndarray) -
             "learning rate (+agent.options.learning_rate=1e-4)."
         )
     candidates = state.candidates.copy()
-    ratios = ratio_around(context.anchor, actions, context.space.minimum)
-    candidates[:, state.step] = context.space.dimensions[state.step].nearest(ratios)
+    dimension = context.space.dimensions[state.step]
+    candidates[:, state.step] = dimension.around(context.anchor, actions, context.space.minimum)
+    if state.step + 1 == len(context.space):
+        candidates = context.space.canonical(candidates)
     return EpisodeState(state.step + 1, candidates, np.clip(actions, -1, 1))
 
 
@@ -182,7 +183,7 @@ def observe(context: EpisodeContext, state: EpisodeState) -> np.ndarray:
     seen = np.tile(context.fixed[step], (count, 1))
     least = state.candidates.copy()
     least[:, step:] = 0
-    both = np.concatenate([state.candidates, least])
+    both = context.space.canonical(np.concatenate([state.candidates, least]))
     flops = np.broadcast_to(context.features.flops_share(list(context.space.keep_ratios(both).T)), (2 * count,))
     latencies = context.predict(both)
     latencies = flops if latencies is None else latencies

@@ -8,8 +8,8 @@ from typing import Any
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.records import Evaluation
 from autoprune.searchers import BudgetedEvaluator
+from autoprune.searchers.hand_set import is_hand_set
 from autoprune.searchers.objective import DISTINCT
-from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import CompareSettings, SearchSettings
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune.comparison import statistics
@@ -27,6 +27,7 @@ class SearchOutcome:
         scratch: the same network trained from scratch; None where it was not.
         first: the finalist of the highest reward in the search, which would stand here had it been the only one.
         score: score of the plan in the search, from 0 to 1.
+        dropped: branches that the plan is without.
     """
 
     searcher: str
@@ -38,6 +39,7 @@ class SearchOutcome:
     scratch: PlanResult | None
     first: PlanResult
     score: float
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Row:
         speed_up: mean of dense latency over latency.
         speed_up_kept: speed-up over what the FLOPs promise; None without FLOPs.
         evaluations: mean number that the searcher used.
+        dropped: by the name of each branch that plans are without, how many of them are.
     """
 
     searcher: str
@@ -71,6 +74,7 @@ class Row:
     speed_up: float
     speed_up_kept: Interval | None
     evaluations: float
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ class ScratchTrainer(PlanTrainer):
         batch_size = settings.evaluation.batch_size
         teacher = self.ask_teacher()
         with self._surgeon.pruning(
-            self._planner.space.plan(self._planner.space.find(evaluation.widths)), self._snapshot
+            self._planner.space.plan(self._planner.space.find(evaluation.values)), self._snapshot
         ):
             pending = self._cost_model.submit(self._model)
             network = reinitialise(self._model, seed)

@@ -7,7 +7,7 @@ from autoprune.comparison.cells import Cell, cells_of
 from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, result_name
 from autoprune.comparison.selection import select_finalist
 from autoprune.records import Evaluation
-from autoprune.searchers.uniform import is_hand_set
+from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings
 
 

@@ -15,7 +15,7 @@ from autoprune.evaluation import Evaluator
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.planning import Candidate
 from autoprune.records import CostReport, Evaluation
-from autoprune.searchers.uniform import hand_set_candidates
+from autoprune.searchers.hand_set import hand_set_candidates
 
 logger = logging.getLogger(__name__)
 

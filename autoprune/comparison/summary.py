@@ -1,5 +1,6 @@
 """From what a comparison has done to what may be concluded; every figure is after fine-tuning, on the test split."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from autoprune.comparison import statistics
@@ -22,7 +23,7 @@ from autoprune.comparison.matching import kind_of
 from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, PlanResult, Record
 from autoprune.comparison.selection import most_accurate, select_finalist
 from autoprune.comparison.statistics import Interval, Matched, Point
-from autoprune.searchers.uniform import is_hand_set
+from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings
 
 
@@ -76,6 +77,7 @@ def _outcomes(settings: CompareSettings, record: Record) -> Iterator[SearchOutco
                 scratch=record.find(best.key, FROM_SCRATCH, seed) if cell.searcher in scratch else None,
                 first=record.require(finalists[0].key, FINE_TUNED, seed),
                 score=best.score,
+                dropped=best.dropped,
             )
 
 
@@ -131,6 +133,7 @@ def _row(plans: Sequence[SearchOutcome], dense: PlanResult, evaluations: float) 
         speed_up=_mean([dense.latency / done.latency for done in tested]),
         speed_up_kept=statistics.student_interval(kept) if kept else None,
         evaluations=evaluations,
+        dropped=dict(Counter(name for plan in plans for name in plan.dropped)),
     )
 
 

@@ -117,14 +117,13 @@ class Evaluator:
     def _score(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()
         cost, signals = None, Signals(math.nan, math.nan, math.nan)
-        pruned = {name for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]}
         self._dense = dense = self._dense or self._look_at_dense()
         try:
             with self._prune(plan):
                 pending = self._cost_model.submit(self.model)
-                signals = self._signals(dense, pruned)
+                signals = self._signals(dense, plan.pruned)
             cost = pending.result()
-            error = self._complaint(signals, pruned)
+            error = self._complaint(signals, plan.pruned)
         except CostError as failure:
             error = str(failure)
         if error:
@@ -139,10 +138,11 @@ class Evaluator:
             error=error,
             seconds=seconds,
             score=score,
+            dropped=plan.dropped,
         )
 
     def _complaint(self, signals: Signals, pruned: set[str]) -> str:
-        """Why these signals of a model with some groups pruned are no score, and what to do; empty when they are."""
+        """Why these signals of a model with some parts pruned are no score, and what to do; empty when they are."""
         settings, score = self._settings, getattr(signals, self._score_name)
         if math.isfinite(score):
             return ""
@@ -164,7 +164,7 @@ class Evaluator:
         )
 
     def _signals(self, dense: "_Dense", pruned: set[str]) -> Signals:
-        """Of the model as it is now, with these groups pruned; it is tuned and recalibrated."""
+        """Of the model as it is now, with these groups and branches pruned; it is tuned and recalibrated."""
         batch_size, model = self._settings.batch_size, self.model
         compiled = dense.passes.compiled(pruned)
         tune, collect = (None, None) if compiled is None else (compiled.tune, compiled.collect)
@@ -176,7 +176,7 @@ class Evaluator:
 
     def _look_at_dense(self) -> "_Dense":
         """Ask the dense model, which the model is between plans, what is needed of it."""
-        settings, data, groups = self._settings, self._data, self.planner.all_groups
+        settings, data = self._settings, self._data
         found, tuning = None, None
         if settings.score == "agreement":
             found = predict_log_probabilities(self.model, data.reward.images, settings.batch_size)
@@ -184,10 +184,11 @@ class Evaluator:
             some = data.train.head(settings.recovery_images)
             teacher = predict_log_probabilities(self.model, some.images, settings.batch_size)
             tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
+        groups, branches = self.planner.all_groups, self.planner.branches
         if tuning is None:
-            passes = Passes(self.model, groups, data.train.images[:8])
+            passes = Passes(self.model, groups, data.train.images[:8], branches=branches)
         else:
-            passes = Passes(self.model, groups, *tuning.first(8), tuning.loss_for(self.model))
+            passes = Passes(self.model, groups, *tuning.first(8), tuning.loss_for(self.model), branches)
         return _Dense(data.train.head(settings.recalibration_images).images, passes, tuning, found)
 
     @contextmanager
@@ -211,7 +212,7 @@ class _Dense:
 
     Attributes:
         images: batch norms are recalibrated with them.
-        passes: compiled for all widths.
+        passes: compiled for all plans.
         tuning: that every plan gets, if any.
         log_probabilities: (n, classes) for the reward split, if plans are scored by them.
     """
@@ -223,9 +224,11 @@ class _Dense:
 
 
 def plan_key(plan: Plan) -> str:
-    """Hash of the model and the kept channels. 16 hexadecimal digits."""
+    """Hash of the model, the kept channels and the dropped branches. 16 hexadecimal digits."""
     digest = hashlib.sha256(plan.model.encode())
     for name in sorted(plan.kept):
         digest.update(f"|{name}:".encode())
         digest.update(plan.kept[name].astype("<i8").tobytes())
+    for name in sorted(plan.dropped):
+        digest.update(f"|without {name}".encode())
     return digest.hexdigest()[:16]

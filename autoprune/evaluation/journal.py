@@ -127,4 +127,4 @@ def evaluation_from_json(data: Mapping[str, Any]) -> Evaluation:
     if cost is not None:
         cost = report_from_json(cost)
     numbers = {name: math.nan if data[name] is None else data[name] for name in ("accuracy", "score")}
-    return Evaluation(**{**data, "cost": cost, **numbers})
+    return Evaluation(**{**data, "cost": cost, "dropped": tuple(data.get("dropped", ())), **numbers})

@@ -12,7 +12,7 @@ from autoprune.cost.layers import LayerDependence, group_forms
 from autoprune.cost.surrogate import Surrogate
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.planning import SearchSpace
-from autoprune.records import ChannelGroup, CostReport
+from autoprune.records import Branch, ChannelGroup, CostReport
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Step:
 
 
 def staircase_steps(
-    space: SearchSpace, groups: Sequence[ChannelGroup], layers: Sequence[LayerDependence], points: int
+    space: SearchSpace, parts: Sequence[ChannelGroup | Branch], layers: Sequence[LayerDependence], points: int
 ) -> list[Step]:
     """The plans that tell every group's staircase.
 
@@ -37,12 +37,12 @@ def staircase_steps(
 
     Args:
         space: with the widths that are thought of.
-        groups: those of its dimensions.
+        parts: what its dimensions decide on.
         layers: how the model's layers depend on its groups.
         points: widths of a group at most, evenly spread, narrowest and dense among them.
     """
     alike: dict[Hashable, list[str]] = {}
-    for name, form in group_forms(groups, layers).items():
+    for name, form in group_forms(parts, layers).items():
         alike.setdefault(form, []).append(name)
     options = {dimension.name: dimension.options for dimension in space.dimensions}
     steps = []

@@ -1,8 +1,9 @@
-"""A network's passes, compiled once for all widths that it may be pruned to.
+"""A network's passes, compiled once for all plans that it may be pruned by.
 
 A function that is traced for the shapes of one plan is of no use to the next, and tracing takes longer than ten steps
-of tuning. Here the variables are arguments of the function and their lengths are left open, so that one trace serves
-every plan; what runs is as small as the pruned network. `tests/benchmarks/traced.py` compares with running eagerly.
+of tuning. Here the variables are arguments of the function and their lengths are left open, and so is which branches
+there are: one trace serves every plan, and what runs is as small as the pruned network. `tests/benchmarks/traced.py`
+compares with running eagerly.
 """
 
 import logging
@@ -16,59 +17,70 @@ import numpy as np
 import tensorflow as tf
 
 from autoprune.errors import words_of
+from autoprune.evaluation.optional_branches import OptionalBranches
 from autoprune.evaluation.recovery import collecting, layers_to_recalibrate
 from autoprune.layers import kind_of, open_widths
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
-from autoprune.records import ChannelGroup, Member
+from autoprune.records import Branch, ChannelGroup, Member
 
 logger = logging.getLogger(__name__)
 
 BETAS, EPSILON = (0.9, 0.999), 1e-7  # Of Adam, as Keras has them.
 
 Values = list[tf.Tensor]
+# Which branches there are, and attributes that follow the channels.
+Form = tuple[tf.Tensor, Values]
 
 
 class TracedNetwork:
-    """Inference, collecting of statistics and a training step of one model, whatever channels were removed from it.
+    """Inference, collecting of statistics and a training step of one model, whatever was removed from it.
 
-    Each is traced when it is first needed. Called like the model, it gives what the model gives in inference.
+    Each is traced when it is first needed, by the dense model. Called like the model, it gives what the model gives in
+    inference. Variables of dropped branches keep the values that they have.
 
     Args:
-        model: with one input and one output. Its layers must not change but in their widths.
-        groups: its channel groups. Only lengths that they change are left open: Keras has a convolution compiled by
-            XLA, for every plan anew, where it cannot see that the images have as many channels as the kernel.
+        model: the dense model, with one input and one output. It must not change but by surgery.
+        groups: its channel groups. Only lengths that they or branches change are left open: Keras has a convolution
+            compiled by XLA, for every plan anew, where it cannot see that the images have as many channels as the
+            kernel.
         loss: of a training step, from targets and outputs to their mean loss; none for a network that is not tuned.
+        branches: its branches; none for a network that only gets narrower.
     """
 
     def __init__(
-        self, model: Any, groups: Sequence[ChannelGroup], loss: Callable[[Any, Any], Any] | None = None
+        self,
+        model: Any,
+        groups: Sequence[ChannelGroup],
+        loss: Callable[[Any, Any], Any] | None = None,
+        branches: Sequence[Branch] = (),
     ) -> None:
         self._model = model
         self._norms = layers_to_recalibrate(model)
         self._loss = loss
         self._trained, self._others = model.trainable_variables, model.non_trainable_variables
-        self._widths = OpenWidths(model, groups)
-        counts = self._widths.specs()
+        self._widths = OpenWidths(model, groups, branches)
+        self._branches = OptionalBranches(model, branches)
+        form = self._branches.spec(), self._widths.specs()
         values = [
             [tf.TensorSpec(self._widths.shape(v), v.dtype) for v in variables]
             for variables in (self._trained, self._others)
         ]
         images = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)
         number, targets = tf.TensorSpec((), "float32"), tf.TensorSpec((None, None), "float32")
-        self._outputs = _function(self._trace_outputs, counts, *values, images)
-        self._collected = _function(self._trace_statistics, counts, *values, images, number)
+        self._outputs = _function(self._trace_outputs, form, *values, images)
+        self._collected = _function(self._trace_statistics, form, *values, images, number)
         self._step = _function(
-            self._trace_step, counts, *values, [values[0], values[0]], images, targets, number, number, number
+            self._trace_step, form, *values, [values[0], values[0]], images, targets, number, number, number
         )
 
     def __call__(self, images: np.ndarray, training: bool = False) -> tf.Tensor:
         """Outputs for (n, *input shape) images, always in inference mode."""
-        return self._outputs(self._widths.attributes(), *self._values(), images)
+        return self._outputs(self._form(), *self._values(), images)
 
     def collect(self, images: np.ndarray, momentum: float) -> None:
         """Let the batch norms see a batch; the other layers run as in inference."""
-        self._write([], self._collected(self._widths.attributes(), *self._values(), images, momentum))
+        self._write([], self._collected(self._form(), *self._values(), images, momentum))
 
     def tune(self, batches: Iterable[tuple[np.ndarray, np.ndarray]], rates: Sequence[float]) -> None:
         """Steps of Adam: Kingma & Ba, 2015, arXiv 1412.6980, in the form at the end of section 2.
@@ -78,11 +90,11 @@ class TracedNetwork:
             rates: learning rate of each step.
         """
         trained, others = self._values()
-        counts = self._widths.attributes()
+        form = self._form()
         moments = [[tf.zeros_like(value) for value in trained] for _ in BETAS]
         for number, ((images, targets), rate) in enumerate(zip(batches, rates, strict=True), start=1):
             powers = [beta**number for beta in BETAS]
-            trained, others, moments = self._step(counts, trained, others, moments, images, targets, rate, *powers)
+            trained, others, moments = self._step(form, trained, others, moments, images, targets, rate, *powers)
         self._write(trained, others)
 
     def complaint(self, images: np.ndarray, targets: np.ndarray | None = None) -> str:
@@ -96,10 +108,10 @@ class TracedNetwork:
         """
         try:
             found = self(images)
-            self._collected(self._widths.attributes(), *self._values(), images, 0.5)
+            self._collected(self._form(), *self._values(), images, 0.5)
             if targets is not None:
                 trained, others = self._values()
-                self._step(self._widths.attributes(), trained, others, [trained, trained], images, targets, 0.0, *BETAS)
+                self._step(self._form(), trained, others, [trained, trained], images, targets, 0.0, *BETAS)
         except Exception as error:  # whatever a layer or TensorFlow raises
             logger.debug("not run compiled", exc_info=True)
             # Without the places in code and the arguments that Keras and TensorFlow list.
@@ -113,15 +125,20 @@ class TracedNetwork:
         values = keras_internals.values_of([*self._trained, *self._others])
         return values[: len(self._trained)], values[len(self._trained) :]
 
+    def _form(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """What the model is now, besides the values of its variables."""
+        return self._branches.flags(), self._widths.attributes()
+
     def _write(self, trained: Values, others: Values) -> None:
         keras_internals.assign_values([*self._trained[: len(trained)], *self._others], [*trained, *others])
 
     # ------------------------------------------------------------------ traced
 
     @contextmanager
-    def _holding(self, counts: Values, trained: Values, others: Values) -> Iterator[keras.StatelessScope]:
+    def _holding(self, form: Form, trained: Values, others: Values) -> Iterator[keras.StatelessScope]:
         pairs = [*zip(self._trained, trained, strict=True), *zip(self._others, others, strict=True)]
-        with self._widths.holding(counts), keras_internals.stand_in(pairs) as scope:
+        flags, counts = form
+        with self._branches.holding(flags), self._widths.holding(counts), keras_internals.stand_in(pairs) as scope:
             yield scope
 
     def _run(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
@@ -133,25 +150,25 @@ class TracedNetwork:
     def _read_others(self, scope: keras.StatelessScope) -> Values:
         return [scope.get_current_value(variable) for variable in self._others]
 
-    def _trace_outputs(self, counts: Values, trained: Values, others: Values, images: tf.Tensor) -> tf.Tensor:
-        with self._holding(counts, trained, others):
+    def _trace_outputs(self, form: Form, trained: Values, others: Values, images: tf.Tensor) -> tf.Tensor:
+        with self._holding(form, trained, others):
             return self._run(images, training=False)
 
     def _trace_statistics(
-        self, counts: Values, trained: Values, others: Values, images: tf.Tensor, momentum: tf.Tensor
+        self, form: Form, trained: Values, others: Values, images: tf.Tensor, momentum: tf.Tensor
     ) -> Values:
-        with collecting(self._norms, momentum), self._holding(counts, trained, others) as scope:
+        with collecting(self._norms, momentum), self._holding(form, trained, others) as scope:
             keras_internals.run_on(self._model, images, training=False)
             return self._read_others(scope)
 
     def _trace_step(
-        self, counts: Values, trained: Values, others: Values, moments: list[Values], images: tf.Tensor,
+        self, form: Form, trained: Values, others: Values, moments: list[Values], images: tf.Tensor,
         targets: tf.Tensor, rate: tf.Tensor, *powers: tf.Tensor,
     ) -> tuple[Values, Values, list[Values]]:  # fmt: skip
         if self._loss is None:
             raise TypeError("A network without a loss is not tuned.")
         loss_of = self._loss
-        with tf.GradientTape() as tape, safe_convolutions(self._model), self._holding(counts, trained, others) as scope:
+        with tf.GradientTape() as tape, safe_convolutions(self._model), self._holding(form, trained, others) as scope:
             tape.watch(trained)
             loss = loss_of(targets, self._run(images, training=True)) + sum(self._model.losses)
         # From where the step has left the kernel of a spectral normalisation.
@@ -222,13 +239,15 @@ class OpenWidths:
     Args:
         model: whose layers must not change but in their widths.
         groups: its channel groups.
+        branches: its branches: behind a concatenation channels go with them.
     """
 
-    def __init__(self, model: Any, groups: Sequence[ChannelGroup]) -> None:
+    def __init__(self, model: Any, groups: Sequence[ChannelGroup], branches: Sequence[Branch] = ()) -> None:
         self._operations = keras_internals.operations_by_path(model)
         self._lengths: dict[int, list[int | None]] = {}
         bound: dict[tuple[str, str], list[Member]] = {}
-        for member in (member for group in groups if group.prunable for member in group.members):
+        parts = [group for group in groups if group.prunable] + [branch for branch in branches if branch.removable]
+        for member in (member for part in parts for member in part.members):
             operation = self._operations[member.layer]
             if not member.is_attribute:
                 variable = keras_internals.layer_variable(operation, member.name)

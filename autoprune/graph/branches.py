@@ -5,7 +5,7 @@ whatever only it needs: found by a walk back from the operand over calls whose e
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> t
             name=site.name,
             kind=site.merge.kind,
             merge=site.path,
+            shape=tuple(site.node.outputs[0].shape[1:]),
             call=site.call,
             operand=site.operand,
             needed=site.merge.needed or _whole_operands(site.node, site.merge),
@@ -79,6 +80,51 @@ class _Site:
         return id(self.node), self.operand
 
 
+class WalkBack:
+    """Finds what only one operand of a merge needs.
+
+    Args:
+        graph: the model's graph, or that of a nested one, with all of its connections.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        self._nodes = keras_internals.nodes_of(graph)
+        self._places = {id(node): place for place, node in enumerate(self._nodes)}
+        self._readers: dict[int, list[Operand]] = defaultdict(list)
+        for node in self._nodes:
+            for place, tensor in enumerate(node.input_tensors):
+                self._readers[id(tensor)].append((id(node), place))
+        for tensor in graph.outputs:
+            self._readers[id(tensor)].append((0, 0))
+
+    def calls_within(self, merge: Any, operand: int) -> list[Any]:
+        """The calls whose every reader is this operand, or a call that is needed only by it; in data-flow order."""
+        inside: set[int] = set()
+        found = []
+        for node in reversed(self._nodes[: self._places[id(merge)]]):
+            reading = [reader for tensor in node.outputs for reader in self._readers[id(tensor)]]
+            if reading and all(reader == (id(merge), operand) or reader[0] in inside for reader in reading):
+                inside.add(id(node))
+                found.append(node)
+        return found[::-1]
+
+
+def find_merge(graphs: Mapping[str, Any], branch: Branch) -> tuple[str, Any]:
+    """The call that a branch ends in.
+
+    Args:
+        graphs: of the model that it was found in, see `keras_internals.graphs_by_path`, with all of their connections.
+        branch: the branch.
+
+    Returns:
+        Which of the graphs has the call, and the call.
+    """
+    prefix, _, name = branch.merge.rpartition("/")
+    prefix = f"{prefix}/" if prefix else ""
+    calls = [node for node in keras_internals.nodes_of(graphs[prefix]) if node.operation.name == name]
+    return prefix, calls[branch.call]
+
+
 def is_within(path: str, owners: Collection[str]) -> bool:
     """Whether an operation is one of some, or part of one of them: of a nested model, or a layer that holds layers."""
     parts = path.split("/")
@@ -91,17 +137,13 @@ def _list_sites(model: Any) -> Iterator[_Site]:
     homes = Counter(id(operation) for graph in graphs.values() for operation in graph.operations)
     for prefix, graph in graphs.items():
         nodes = keras_internals.nodes_of(graph)
-        readers: dict[int, list[Operand]] = defaultdict(list)
         calls: dict[int, list[Any]] = defaultdict(list)
         for node in nodes:
             calls[id(node.operation)].append(node)
-            for place, tensor in enumerate(node.input_tensors):
-                readers[id(tensor)].append((id(node), place))
-        for tensor in graph.outputs:
-            readers[id(tensor)].append((0, 0))
-        for end, node, merge in _list_merges(nodes):
+        walk = WalkBack(graph)
+        for node, merge in _list_merges(nodes):
             for operand in range(len(node.input_tensors)):
-                inside = _walk_back((id(node), operand), nodes[:end], readers)
+                inside = walk.calls_within(node, operand)
                 ids = {id(call) for call in inside}
                 site = _Site(
                     node=node,
@@ -122,25 +164,13 @@ def _list_sites(model: Any) -> Iterator[_Site]:
                     yield site
 
 
-def _list_merges(nodes: Sequence[Any]) -> Iterator[tuple[int, Any, Merge]]:
-    """The calls of several tensors that merge them, with their place among all calls."""
-    for place, node in enumerate(nodes):
+def _list_merges(nodes: Sequence[Any]) -> Iterator[tuple[Any, Merge]]:
+    """The calls of several tensors that merge them."""
+    for node in nodes:
         kind = exact_kind_of(node.operation) if len(node.input_tensors) > 1 else None
         merge = None if kind is None else kind.merge(node.operation)
         if merge is not None:
-            yield place, node, merge
-
-
-def _walk_back(operand: Operand, before: Sequence[Any], readers: dict[int, list[Operand]]) -> list[Any]:
-    """The calls whose every reader is the operand of the merge, or a call that is needed only by it; in their order."""
-    inside: set[int] = set()
-    found = []
-    for node in reversed(before):
-        reading = [reader for tensor in node.outputs for reader in readers[id(tensor)]]
-        if reading and all(reader == operand or reader[0] in inside for reader in reading):
-            inside.add(id(node))
-            found.append(node)
-    return found[::-1]
+            yield node, merge
 
 
 def _refusal(node: Any, operand: int, merge: Merge, inside: Sequence[Any]) -> str:

@@ -34,9 +34,9 @@ from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.searchers import Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
+from autoprune.searchers.hand_set import hand_set_candidates, is_hand_set
+from autoprune.searchers.infeasible import nothing_found
 from autoprune.searchers.objective import DISTINCT
-from autoprune.searchers.problem import nothing_found
-from autoprune.searchers.uniform import hand_set_candidates, is_hand_set
 from autoprune.settings import CompareSettings
 from autoprune.training.finishing import Finisher
 
@@ -184,7 +184,7 @@ def _search(
         for budget, problem in problems.items():
             cells = [cell for cell in cells_of(settings) if cell.budget == budget]
             courses = [session.evaluator.journal.course(cell.name) for cell in cells]
-            told.append(f"At {budget}: {nothing_found(problem, courses)}")
+            told.append(f"At {budget}: {nothing_found(problem.objective, courses)}")
         raise BudgetError("\n".join(told))
 
 

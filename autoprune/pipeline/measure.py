@@ -17,7 +17,7 @@ from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.model import CostModel
 from autoprune.cost.sweep import uniform_sweep
 from autoprune.errors import AutopruneError, CostError, ModelError
-from autoprune.graph import find_groups
+from autoprune.graph import find_branches, find_groups
 from autoprune.models import zoo
 from autoprune.models.files import load_model
 from autoprune.planning import Planner
@@ -25,7 +25,7 @@ from autoprune.records import CostReport, Target, TrainingStepReport
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
 from autoprune.reporting.fitting import FittingTable
-from autoprune.reporting.groups import group_data, group_table
+from autoprune.reporting.groups import branch_data, branch_table, group_data, group_table, read_branch_shares
 from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
@@ -57,6 +57,12 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow[CostReport]]:
             for name, model in models.items()
         )
         rows = collect_costs("costs", asked, len(models) * len(cost_models), folder / "costs.json")
+        if settings.groups:
+            # After the costs, of which it tells the shares.
+            costs = [row.report for row in rows if row.model == rows[0].model and not row.failed]
+            shares = read_branch_shares(first, find_branches(first, groups), costs)
+            CONSOLE.print(branch_table(shares) if shares else f"'{first.name}' has no branches.", highlight=False)
+            write_json(folder / "branches.json", branch_data(shares))
         _show(cost_table(rows), rows)
         if settings.layers:
             for row in rows:

@@ -70,8 +70,7 @@ def replay_model(
             problem, evaluator, policy, seed=settings.seed, settings=settings.agent, log_folder=folder.tensorboard
         )
 
-    names = ("uniform", "rl") if scratch else ("uniform",)
-    builders = {name: searcher_builder(replace(settings, searcher=SearcherSettings(name))) for name in names}
+    builders = {"rl": searcher_builder(replace(settings, searcher=SearcherSettings("rl")))} if scratch else {}
     if not folder.report.exists():  # A replay that had ended keeps what it learnt until there is more.
         save_policy(policy, folder.policy)
     return run_search(model, data, settings, folder, {**builders, "replay": build_transfer})

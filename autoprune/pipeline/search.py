@@ -25,18 +25,19 @@ from autoprune.pipeline.session import (
     validate_choices,
 )
 from autoprune.planning.plan_file import save_plan
-from autoprune.records import Evaluation, Plan, Target
+from autoprune.records import Branch, Evaluation, Plan, Target
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
+from autoprune.reporting.depth import describe_dropped
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
 from autoprune.searchers import History, Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
+from autoprune.searchers.hand_set import DEPTH_RULE, WIDTH_RULE, is_hand_set
+from autoprune.searchers.infeasible import nothing_found
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.policy import Policy, save_policy, training_record
-from autoprune.searchers.problem import nothing_found
-from autoprune.searchers.uniform import is_hand_set
 from autoprune.settings import BudgetSettings, SearcherSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
 
@@ -54,7 +55,8 @@ class SearchResult:
         policy: what the agent learnt; None for searchers that learn nothing.
         history: every searcher's trials in order.
         kept: the finished plan that the model holds, the best on the reward split.
-        finished: the dense model, the best uniform plan and the searched plan, each as finished.
+        finished: the dense model, the best plan of each rule set by hand, and the searched plan, each as finished.
+        branches: those that a plan could drop, as they are in the dense model.
         report: the HTML report.
     """
 
@@ -64,6 +66,7 @@ class SearchResult:
     history: Mapping[str, History] = field(repr=False)
     kept: Finished
     finished: tuple[Finished, ...] = field(repr=False)
+    branches: tuple[Branch, ...] = field(repr=False)
     report: Path
 
 
@@ -80,11 +83,15 @@ def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
 
 def show(result: SearchResult, folder: RunFolder) -> None:
     """Print the table, and where the model and the report are."""
-    CONSOLE.print(result_table(result_rows(result.finished)))
-    kept = "the uniform plan" if result.kept.name == "uniform" else f"the plan of {result.kept.name}"
+    CONSOLE.print(result_table(result_rows(result.finished, result.branches)))
+    dense, *others = result.finished
+    for done in others:
+        if without := describe_dropped(done, dense, result.branches):
+            CONSOLE.print(f"{done.name} is {without}.", highlight=False)
+    kept = f"the {result.kept.name} plan" if is_hand_set(result.kept.name) else f"the plan of {result.kept.name}"
     same = [done.name for done in result.finished[1:] if done.evaluation.key == result.kept.evaluation.key]
-    if len(same) > 1 and "uniform" in same:
-        kept = f"the searched plan is the uniform plan, found by {' and '.join(same)}"
+    if any(map(is_hand_set, same)) and not all(map(is_hand_set, same)):
+        kept = f"the searched plan is one that is set by hand, found by {' and '.join(same)}"
     CONSOLE.print(f"Model: {folder.pruned} ({kept})\nReport: {folder.report}", soft_wrap=True, highlight=False)
 
 
@@ -95,10 +102,7 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
         AutopruneError: model, data, target or budget cannot be used; the message says which and why.
     """
     validate_choices(settings)
-    builders = {
-        "uniform": searcher_builder(replace(settings, searcher=SearcherSettings("uniform"))),
-        settings.searcher.name: searcher_builder(settings, folder.tensorboard),
-    }
+    builders = {settings.searcher.name: searcher_builder(settings, folder.tensorboard)}
     return run_search(model, data, settings, folder, builders)
 
 
@@ -111,12 +115,14 @@ def run_search(
 ) -> SearchResult:
     """Let searchers search by the same problem with the same number of evaluations, and finish what each has found.
 
+    The rules that are set by hand come first: of widths, and where branches may go, of depth and width.
+
     Args:
         model: the dense model; it becomes the best of what is found.
         data: its data.
         settings: of the search; `settings.searcher.name` is the searcher that the report is about.
         folder: the run folder.
-        builders: what builds the searchers, by name, in their order.
+        builders: what builds the searchers beside them, by name, in their order.
 
     Raises:
         AutopruneError: model, data, target or budget cannot be used, or no plan may be a result.
@@ -126,7 +132,9 @@ def run_search(
         announce(session, settings, [settings.budget])
         problem = pose_problem(session, settings, surrogate=session.surrogate)
         histories, policy, guard = {}, None, ConstantRewardGuard(problem.objective)
-        for name, build in builders.items():
+        rules = (WIDTH_RULE,) if problem.space.depth is None else (WIDTH_RULE, DEPTH_RULE)
+        hand_set = {n: searcher_builder(replace(settings, searcher=SearcherSettings(n))) for n in rules}
+        for name, build in {**hand_set, **builders}.items():
             # All learn from the costs of hand-set plans.
             surrogate = session.surrogate if is_hand_set(name) else None
             searcher, evaluator = run_searcher(name, build, problem, session, settings, guard, surrogate=surrogate)
@@ -157,6 +165,7 @@ def run_search(
         target=session.cost_model.target,
         problem=problem,
         groups=session.planner.all_groups,
+        branches=session.planner.branches,
         histories=histories,
         finished=finished,
         kept=kept,
@@ -172,6 +181,7 @@ def run_search(
         history=histories,
         kept=kept,
         finished=finished,
+        branches=session.planner.branches,
         report=folder.report,
     )
 
@@ -186,7 +196,7 @@ def _finalists(histories: Mapping[str, History], problem: Problem, count: int) -
         else:
             logger.warning("%s found no plan that may be a result in %d evaluations", name, len(history))
     if not finalists:
-        raise BudgetError(nothing_found(problem, [history.evaluations for history in histories.values()]))
+        raise BudgetError(nothing_found(problem.objective, [history.evaluations for history in histories.values()]))
     return finalists
 
 

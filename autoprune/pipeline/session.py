@@ -147,7 +147,7 @@ def open_session(
             evaluator = Evaluator(
                 model, planner, data, cost_model=cost_model, journal=journal, settings=settings.evaluation
             )
-            layers = layer_dependences(model, planner.groups)
+            layers = layer_dependences(model, planner.parts)
             surrogate = Surrogate(planner.space.sizes, layers)
             if settings.constraints.widths == "staircase":
                 _learn_widths(evaluator, layers, surrogate, settings)
@@ -169,7 +169,7 @@ def _learn_widths(
 ) -> None:
     """Restrict the planner to widths that the target makes worth having."""
     planner = evaluator.planner
-    steps = staircase_steps(planner.space, planner.groups, layers, settings.constraints.staircase_points)
+    steps = staircase_steps(planner.space, planner.parts, layers, settings.constraints.staircase_points)
     memory = settings.budget.memory is not None
     with stage("widths", len(steps), "plans compiled") as shown:
         widths = staircase_widths(

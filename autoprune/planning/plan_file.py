@@ -15,7 +15,10 @@ VERSION = 2
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain data."""
-    groups = {n: {"size": int(plan.sizes[n]), "kept": [int(i) for i in kept]} for n, kept in plan.kept.items()}
+    groups = {
+        name: {"size": int(size), "kept": [int(i) for i in plan.kept[name]] if name in plan.kept else None}
+        for name, size in plan.sizes.items()
+    }
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -43,7 +46,8 @@ def plan_from_json(data: Any) -> Plan:
     try:
         groups = data["groups"]
         sizes = {name: int(group["size"]) for name, group in groups.items()}
-        kept = {name: np.array(group["kept"]) for name, group in groups.items()}
+        # Null is a group that leaves with a branch.
+        kept = {name: np.array(group["kept"]) for name, group in groups.items() if group["kept"] is not None}
         left_whole = {str(name): str(why) for name, why in data.get("left_whole", {}).items()}
         plan = Plan(
             model=str(data["model"]),

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from autoprune.errors import ModelError, PlanError
-from autoprune.graph import find_groups
+from autoprune.graph import find_branches, find_groups
+from autoprune.graph.branches import is_within
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.calibration import as_calibration
+from autoprune.planning.depth import tie_branches
 from autoprune.planning.importance import IMPORTANCES, ImportanceContext
 from autoprune.planning.ranking import rank_globally
 from autoprune.planning.space import Dimension, SearchSpace, legal_widths
-from autoprune.records import ChannelGroup, Plan
+from autoprune.records import Branch, ChannelGroup, Plan
 from autoprune.registry import suggestion
 from autoprune.settings import Constraints, ImportanceSettings
 
@@ -40,8 +42,11 @@ class Planner:
     Attributes:
         groups: the prunable groups, in data-flow order.
         all_groups: the frozen ones too.
+        branches: those that the constraints allow to go, in data-flow order.
+        all_branches: the others too.
+        parts: what each dimension decides on, in their order: groups, and each branch before what leaves with it.
         scores: importance of every channel, by group name.
-        space: the plans that may be made: a dimension for each group, in the same order.
+        space: the plans that may be made: a dimension for each of the parts.
 
     Raises:
         ModelError: the model has no graph to follow, or nothing in it can be pruned.
@@ -65,7 +70,9 @@ class Planner:
         maker = IMPORTANCES.get(settings.name)
         self.all_groups = find_groups(model)
         self.groups = tuple(group for group in self.all_groups if group.prunable)
-        if not self.groups:
+        self.all_branches = find_branches(model, self.all_groups)
+        self.branches = _choose_branches(self.all_branches, self.constraints.depth)
+        if not self.groups and not self.branches:
             reasons = "; ".join(f"'{group.name}' {group.reason}" for group in self.all_groups[:5])
             raise ModelError(
                 f"Nothing in the model '{model.name}' can be pruned: "
@@ -76,19 +83,23 @@ class Planner:
         keras_internals.collect_state(model)
         measure = maker(ImportanceContext(model, self.groups, settings, as_calibration(data), seed))
         self.scores = {group.name: measure(group) for group in self.groups}
+        self.parts = _order_parts(self.groups, self.branches)
         self.space = SearchSpace(
             [
-                Dimension(
-                    group.name,
-                    tuple(legal_widths(group.size, self.constraints, group.unit)),
+                Dimension(part.name, (0, 1), np.zeros(0, int), is_branch=True)
+                if isinstance(part, Branch)
+                else Dimension(
+                    part.name,
+                    tuple(legal_widths(part.size, self.constraints, part.unit)),
                     # Stable: equal scores keep the order of the channels: a plan depends on nothing but its inputs.
-                    np.argsort(-self.scores[group.name], kind="stable"),
+                    np.argsort(-self.scores[part.name], kind="stable"),
                 )
-                for group in self.groups
+                for part in self.parts
             ],
             self.constraints.min_keep_ratio,
             model=self.fingerprint,
             importance=self.importance,
+            depth=tie_branches(self.parts, keep_stages=self.constraints.keep_stages),
         )
         if not self.space.free:
             sizes = ", ".join(f"'{group.name}' of {group.size} channels" for group in self.groups[:5])
@@ -109,16 +120,16 @@ class Planner:
         """The plan for these keep ratios.
 
         Args:
-            keep_ratios: one for all groups, or by group name; a group that is not named is kept whole. One number for
-                the global ranking.
+            keep_ratios: one for all groups, or by name of a group or branch; who is not named is kept whole, and
+                branches have 0, gone, or 1. One number for the global ranking.
             ranking: `local`: every group keeps its share. `global`: one threshold on the scores of all groups, so that
                 the keep ratio is the share of all channels that stay, and groups of unimportant channels lose more;
                 see `autoprune.planning.ranking`. Scores are compared as the importance settings normalise them: by
                 default each group's are around 1, whatever its size and weights.
 
         Raises:
-            PlanError: a ratio is outside (0, 1], a name is not that of a prunable group, ratios by group are given
-                for the global ranking, or the model was pruned after this planner was made.
+            PlanError: a ratio is outside (0, 1], a name is not that of a prunable group or removable branch, ratios by
+                group are given for the global ranking, or the model was pruned after this planner was made.
         """
         if ranking not in RANKINGS:
             raise PlanError(f"The ranking is one of {', '.join(RANKINGS)}. Received: {ranking!r}")
@@ -142,10 +153,20 @@ class Planner:
         return self.space.plan(rank_globally(self.space, self.scores, keep_ratios))
 
     def _check_ratios(self, keep_ratios: float | Mapping[str, float]) -> None:
-        given = keep_ratios if isinstance(keep_ratios, Mapping) else dict.fromkeys(self.space.names, keep_ratios)
+        groups, branches = [group.name for group in self.groups], {branch.name: branch for branch in self.all_branches}
+        given = keep_ratios if isinstance(keep_ratios, Mapping) else dict.fromkeys(groups, keep_ratios)
         for name, ratio in given.items():
-            if name not in self.space.names:
-                raise PlanError(f"The model has no prunable group '{name}'. {suggestion(name, self.space.names)}")
+            if name in branches:
+                if not branches[name].removable:
+                    raise PlanError(f"The branch '{name}' cannot be dropped: it {branches[name].reason}.")
+                if name not in self.space.names:
+                    raise PlanError(f"The branch '{name}' stays by constraints.depth={self.constraints.depth}.")
+                if ratio not in (0, 1):
+                    raise PlanError(f"A branch has the keep ratio 0, gone, or 1. Received: {ratio!r} for '{name}'.")
+                continue
+            if name not in groups:
+                what = "prunable group or branch" if branches else "prunable group"
+                raise PlanError(f"The model has no {what} '{name}'. {suggestion(name, [*groups, *branches])}")
             if isinstance(ratio, bool) or not isinstance(ratio, numbers.Real) or not 0 < ratio <= 1:
                 raise PlanError(
                     f"A keep ratio is above 0 and at most 1. Received: {ratio!r} for group '{name}'. "
@@ -163,12 +184,12 @@ def make_plan(
     seed: int = 0,
     data: Any = None,
 ) -> Plan:
-    """A plan that keeps the given share of every group's channels, or of all channels.
+    """A plan that keeps the given share of every group's channels, or of all channels, and drops branches by name.
 
     Args:
         model: a built Functional or Sequential model; it is read, not changed.
-        keep_ratio: share of the channels that stay, in (0, 1]: one for all groups, or by group name, where groups
-            that are not named stay whole.
+        keep_ratio: share of the channels that stay, in (0, 1]: one for all groups, or by name, where groups that are
+            not named stay whole. The name of a branch (`find_branches`) with 0 drops it.
         importance: what ranks the channels: from the weights `l1`, `l2`, `bn_gamma`, `fpgm`, `lamp` or `random`; from
             data `taylor` (which needs labels), `activation`, `apoz` or `hrank`. Or `ImportanceSettings`.
         ranking: `local` keeps the share in every group, `global` over all groups together.
@@ -180,7 +201,7 @@ def make_plan(
 
     Raises:
         ModelError: the model cannot be pruned.
-        PlanError: a keep ratio, group name or ranking cannot be, or a measure lacks data.
+        PlanError: a keep ratio, name or ranking cannot be, or a measure lacks data.
         DataError: the data do not fit the model.
         UnknownNameError: there is no such importance.
     """
@@ -188,9 +209,18 @@ def make_plan(
     planner = Planner(model, importance=importance, constraints=constraints, seed=seed, data=data)
     plan = planner.plan(keep_ratio, ranking=ranking)
     wanted = keep_ratio if isinstance(keep_ratio, Mapping) else dict.fromkeys(plan.kept, keep_ratio)
-    whole = {name: ratio for name, ratio in wanted.items() if ratio < 1 and len(plan.kept[name]) == plan.sizes[name]}
+    whole = {
+        name: ratio
+        for name, ratio in wanted.items()
+        if ratio < 1 and name in plan.kept and len(plan.kept[name]) == plan.sizes[name]
+    }
     step = "of its step" if multiple_of is None else f"of {multiple_of}"
-    if whole and planner.space.free and all(len(kept) == plan.sizes[name] for name, kept in plan.kept.items()):
+    if (
+        whole
+        and planner.space.free
+        and not plan.dropped
+        and all(len(kept) == plan.sizes[name] for name, kept in plan.kept.items())
+    ):
         logger.warning(
             "the plan removes nothing: of the widths of each group in multiples %s all channels are nearest to what "
             "was asked for. Ask for a smaller keep ratio, or for multiple_of=1.",
@@ -200,6 +230,49 @@ def make_plan(
         return plan
     why = "has no width in multiples {} that is nearer to the keep ratio {:g} than all its channels"
     return dataclasses.replace(plan, left_whole={name: why.format(step, ratio) for name, ratio in whole.items()})
+
+
+def _choose_branches(branches: Sequence[Branch], depth: Any) -> tuple[Branch, ...]:
+    """The branches that may go: all that can, none, or those that are named.
+
+    Raises:
+        PlanError: there is no such branch, or it cannot go.
+    """
+    if isinstance(depth, bool):
+        return tuple(branch for branch in branches if depth and branch.removable)
+    named = {branch.name: branch for branch in branches}
+    for name in depth:
+        if name not in named:
+            raise PlanError(f"constraints.depth: the model has no branch '{name}'. {suggestion(name, named)}")
+        if not named[name].removable:
+            raise PlanError(f"constraints.depth: the branch '{name}' cannot be dropped: it {named[name].reason}.")
+    return tuple(branch for branch in branches if branch.name in depth)
+
+
+def _order_parts(groups: Sequence[ChannelGroup], branches: Sequence[Branch]) -> tuple[ChannelGroup | Branch, ...]:
+    """Groups in their order, each branch before the first that leaves with it, or else that is made in it.
+
+    Of two branches before the same group the larger comes first.
+    """
+    places = {group.name: number for number, group in enumerate(groups)}
+    first: dict[str, int] = {}
+    for number, group in enumerate(groups):
+        for member in group.members:
+            if member.role == "produces":
+                first.setdefault(member.layer, number)
+    begins = [
+        min(
+            [places[name] for name in branch.groups if name in places]
+            or [number for path, number in first.items() if is_within(path, branch.operations)],
+            default=len(groups),
+        )
+        for branch in branches
+    ]
+    keyed: list[tuple[tuple[int, int, int], ChannelGroup | Branch]] = [
+        *(((number, 1, 0), group) for number, group in enumerate(groups)),
+        *(((begin, 0, -len(b.operations)), b) for begin, b in zip(begins, branches, strict=True)),
+    ]
+    return tuple(part for _, part in sorted(keyed, key=lambda pair: pair[0]))
 
 
 def _shapes(model: Any, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], tuple[Any, tuple[int, ...]]]:

@@ -21,11 +21,12 @@ def rank_globally(space: SearchSpace, scores: Mapping[str, np.ndarray], keep_rat
         keep_ratio: share of all channels that stay, in (0, 1]. Between options it can be missed, and it is exceeded
             when the smallest options add up to more.
     """
-    owner = np.concatenate([np.full(size, position) for position, size in enumerate(space.sizes)])
+    groups = [(position, each) for position, each in enumerate(space.dimensions) if not each.is_branch]
+    owner = np.concatenate([np.full(dimension.size, position) for position, dimension in groups])
     # Stable, so that equal scores go by the order of groups and channels: a plan depends on nothing but its inputs.
-    descending = owner[np.argsort(-np.concatenate([scores[name] for name in space.names]), kind="stable")]
+    descending = owner[np.argsort(-np.concatenate([scores[dimension.name] for _, dimension in groups]), kind="stable")]
     chosen, total = [], np.zeros(len(owner) + 1, int)
-    for position, dimension in enumerate(space.dimensions):
+    for position, dimension in groups:
         # When the 0, 1, 2, ... highest of all scores lie above the threshold.
         above = np.concatenate([[0], np.cumsum(descending == position)])
         options = np.array(dimension.options)
@@ -34,4 +35,5 @@ def rank_globally(space: SearchSpace, scores: Mapping[str, np.ndarray], keep_rat
         total = total + options[chosen[-1]]
     distance = np.abs(total - keep_ratio * len(owner))
     best = len(owner) - int(np.argmin(distance[::-1]))
-    return tuple(int(options[best]) for options in chosen)
+    widths = {position: int(options[best]) for (position, _), options in zip(groups, chosen, strict=True)}
+    return tuple(widths.get(position, last) for position, last in enumerate(space.full))

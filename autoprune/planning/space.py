@@ -4,35 +4,42 @@ Everything between a searcher and the surgeon speaks of candidates. Keep ratios 
 in settings and in reports.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from autoprune.errors import PlanError
+from autoprune.planning.depth import Depth
 from autoprune.records import Amount, Plan
 from autoprune.settings import Constraints
 
 Candidate = tuple[int, ...]  # An option index for each dimension.
 
 GRID = 64  # Keep ratios that are told apart: every width of a group of 512 channels in steps of 8.
+ENUMERATED = 4096  # Candidates at most of which the different ones are counted.
+DROP = -0.5  # Offsets below it drop a branch: of random ones a quarter do.
 
 
 @dataclass(frozen=True, eq=False)
 class Dimension:
-    """One decision of the search space: how many channels of a group stay.
+    """One decision of the search space: how many channels of a group stay, or whether a branch does.
 
     Attributes:
-        name: name of the channel group.
-        options: channels that may stay, ascending; the last is all of them.
-        order: the group's channels, the most important first.
+        name: name of the channel group or branch.
+        options: channels that may stay, ascending, the last being all of them; of a branch 0 and 1.
+        order: the group's channels, the most important first; none for a branch.
+        is_branch: whether it is a branch.
     """
 
     name: str
     options: tuple[int, ...]
     order: np.ndarray
+    is_branch: bool = False
 
     @property
     def size(self) -> int:
@@ -56,6 +63,18 @@ class Dimension:
         within = np.flatnonzero(np.array(self.options) <= keep_ratio * self.size + 1e-9)
         return int(within[-1]) if len(within) else 0
 
+    def around(self, anchor: float, offsets: float | np.ndarray, minimum: float) -> np.ndarray:
+        """The options at these distances from an anchor, see `ratio_around`; below -0.5 a branch goes."""
+        if self.is_branch:
+            return np.where(np.asarray(offsets) < DROP, 0, len(self.options) - 1)
+        return self.nearest(ratio_around(anchor, np.asarray(offsets, float), minimum))
+
+    def offset(self, option: int, anchor: float, minimum: float) -> float:
+        """The inverse of `around`; of a branch the middle of the offsets that give the option."""
+        if self.is_branch:
+            return (DROP + (1 if self.options[option] else -1)) / 2
+        return offset_of(float(self.keep_ratios[option]), anchor, minimum)
+
 
 class SearchSpace:
     """Every plan that may be proposed for one model.
@@ -65,9 +84,10 @@ class SearchSpace:
         minimum: keep ratio below which no group is cut, in (0, 1].
         model: fingerprint of the model, which goes into plans.
         importance: name of the criterion that ranked the channels; likewise.
+        depth: how its branches are tied, if it has any.
 
     Attributes:
-        dimensions, minimum: as given.
+        dimensions, minimum, depth: as given.
         names: name of each dimension, in their order.
         sizes: (dimensions,) values of the options that keep everything.
         full: the candidate that keeps everything.
@@ -75,10 +95,17 @@ class SearchSpace:
     """
 
     def __init__(
-        self, dimensions: Sequence[Dimension], minimum: float, *, model: str = "", importance: str = ""
+        self,
+        dimensions: Sequence[Dimension],
+        minimum: float,
+        *,
+        model: str = "",
+        importance: str = "",
+        depth: Depth | None = None,
     ) -> None:
         self.dimensions = tuple(dimensions)
         self.minimum = minimum
+        self.depth = depth
         self.names = tuple(dimension.name for dimension in self.dimensions)
         self.sizes = np.array([dimension.size for dimension in self.dimensions])
         self.full: Candidate = tuple(len(dimension.options) - 1 for dimension in self.dimensions)
@@ -92,10 +119,13 @@ class SearchSpace:
     def __len__(self) -> int:
         return len(self.dimensions)
 
-    @property
+    @cached_property
     def count(self) -> float:
-        """How many candidates there are."""
-        return math.prod(last + 1.0 for last in self.full)
+        """How many candidates there are; of many with branches those are counted too that stand for the same plan."""
+        count = math.prod(last + 1.0 for last in self.full)
+        if self.depth is None or count > ENUMERATED:
+            return count
+        return len(np.unique(self.canonical(list(itertools.product(*(range(last + 1) for last in self.full)))), axis=0))
 
     def restrict(self, allowed: Mapping[str, Sequence[int]]) -> "SearchSpace":
         """The space with only these values for some dimensions, of those that they have; keeping all always stays."""
@@ -103,43 +133,93 @@ class SearchSpace:
         for dimension in self.dimensions:
             wanted = {*allowed.get(dimension.name, dimension.options), dimension.size}
             dimensions.append(replace(dimension, options=tuple(sorted(wanted.intersection(dimension.options)))))
-        return SearchSpace(dimensions, self.minimum, model=self._model, importance=self._importance)
+        return SearchSpace(dimensions, self.minimum, model=self._model, importance=self._importance, depth=self.depth)
+
+    def canonical(self, candidates: Candidate | Sequence[Candidate] | np.ndarray) -> np.ndarray:
+        """(..., dimensions) Candidates of the same plans that keep all where a dimension has no effect.
+
+        Of branches of which one has to stay one is kept.
+        """
+        found = np.array(candidates, int)
+        if self.depth is None:
+            return found
+        rows = found.reshape(-1, len(self))
+        for together in self.depth.together:
+            rows[~rows[:, together].any(1), together[-1]] = self.full[together[-1]]
+        gone = self.depth.without_effect(self._kept(rows))
+        rows[gone] = np.broadcast_to(self.full, rows.shape)[gone]
+        return rows.reshape(found.shape)
+
+    def _kept(self, rows: np.ndarray) -> np.ndarray:
+        """(m, branches) Whether (m, dimensions) candidates keep each branch."""
+        positions = () if self.depth is None else self.depth.positions
+        return self.values(rows)[:, positions].astype(bool)
+
+    def is_gone(self, candidates: np.ndarray) -> np.ndarray:
+        """(m, dimensions) Whether a dimension's channels, or the branch, leave with a branch that is dropped."""
+        if self.depth is None:
+            return np.zeros(candidates.shape, bool)
+        kept = self._kept(candidates)
+        gone = self.depth.without_effect(kept)
+        gone[:, self.depth.positions] |= ~kept
+        return gone
 
     def plan(self, candidate: Candidate) -> Plan:
-        """The plan that a candidate stands for."""
-        pairs = list(zip(self.dimensions, candidate, strict=True))
+        """The plan that a candidate stands for. Groups that leave with a branch have no channels in it."""
+        chosen = self.canonical(candidate)
+        gone = self.is_gone(chosen[None])[0]
+        values = self.values(chosen).tolist()
+        each = list(zip(self.dimensions, values, gone.tolist(), strict=True))
         return Plan(
             model=self._model,
-            sizes={dimension.name: dimension.size for dimension in self.dimensions},
-            kept={each.name: np.sort(each.order[: each.options[option]]) for each, option in pairs},
+            sizes={dimension.name: dimension.size for dimension in self.dimensions if not dimension.is_branch},
+            kept={
+                dimension.name: np.sort(dimension.order[:value])
+                for dimension, value, is_gone in each
+                if not dimension.is_branch and not is_gone
+            },
+            dropped=tuple(dimension.name for dimension, value, _ in each if dimension.is_branch and not value),
             importance=self._importance,
         )
 
     def nearest(self, keep_ratios: float | Mapping[str, float] | Sequence[float] | np.ndarray) -> Candidate:
-        """The candidate nearest to keep ratios: one for all, by name (who is not named keeps all), or one for each."""
+        """The candidate nearest to keep ratios: one for all groups, by name, or one for each dimension.
+
+        Who is not named keeps all, and of branches keeps all whoever gives one for all groups.
+        """
         if isinstance(keep_ratios, Mapping):
             keep_ratios = [keep_ratios.get(name, 1.0) for name in self.names]
         each = np.asarray(keep_ratios, float)
         if each.ndim == 0:
-            each = np.full(len(self), each)
-        return tuple(int(dimension.nearest(ratio)) for dimension, ratio in zip(self.dimensions, each, strict=True))
+            each = np.where([dimension.is_branch for dimension in self.dimensions], 1.0, each)
+        return self._candidate([d.nearest(ratio) for d, ratio in zip(self.dimensions, each, strict=True)])
+
+    def _candidate(self, options: Sequence[Any] | np.ndarray) -> Candidate:
+        """The canonical candidate of these options."""
+        return tuple(self.canonical(np.asarray(options, int)).tolist())
 
     def find(self, values: Mapping[str, int]) -> Candidate:
-        """The candidate of these values, by name.
+        """The candidate of these values, by name: channels left in groups, and 0 for branches that go.
 
         Raises:
-            PlanError: a dimension is missing, or has no such option.
+            PlanError: a dimension is missing, has no such option, or there is none of a branch that goes.
         """
         found = []
+        unknown = [name for name, value in values.items() if not value and name not in self.names]
+        if unknown:
+            raise PlanError(
+                f"Expected a plan that drops branches of this search space. Received one without '{unknown[0]}'. The "
+                "plan was made with other constraints: search anew, in a new run folder."
+            )
         for dimension in self.dimensions:
-            value = values.get(dimension.name)
+            value = values.get(dimension.name, dimension.size if self.depth is not None else None)
             if value not in dimension.options:
                 raise PlanError(
                     f"Expected one of {list(dimension.options)} channels in '{dimension.name}'. Received: {value}. "
                     "The plan was made with other constraints: search anew, in a new run folder."
                 )
             found.append(dimension.options.index(value))
-        return tuple(found)
+        return self._candidate(found)
 
     def values(self, candidates: Candidate | Sequence[Candidate] | np.ndarray) -> np.ndarray:
         """(..., dimensions) What each dimension keeps, of candidates (..., dimensions)."""
@@ -164,19 +244,25 @@ class SearchSpace:
         return np.linspace(1, self.minimum, GRID).tolist()
 
     def random(self, generator: np.random.Generator, anchor: float) -> Candidate:
-        """A candidate as uniformly random actions of the environment give it."""
-        return self.around(anchor, generator.uniform(-1, 1, len(self)))
+        """A candidate of uniformly random widths around an anchor, without a random share of the branches."""
+        offsets = generator.uniform(-1, 1, len(self))
+        if self.depth is not None:
+            count = len(self.depth.positions)
+            offsets[list(self.depth.positions)] = np.where(generator.uniform(size=count) < generator.uniform(), -1, 0)
+        return self.around(anchor, offsets)
 
     def around(self, anchor: float, offsets: Sequence[float] | np.ndarray) -> Candidate:
         """The candidate at these distances from an anchor, see `ratio_around`."""
-        return self.nearest(ratio_around(anchor, np.asarray(offsets, float), self.minimum))
+        pairs = zip(self.dimensions, offsets, strict=True)
+        return self._candidate([dimension.around(anchor, offset, self.minimum) for dimension, offset in pairs])
 
     def offsets(self, candidate: Candidate, anchor: float) -> list[float]:
         """The inverse of `around`."""
-        return [offset_of(ratio, anchor, self.minimum) for ratio in self.keep_ratios(candidate).tolist()]
+        pairs = zip(self.dimensions, candidate, strict=True)
+        return [dimension.offset(option, anchor, self.minimum) for dimension, option in pairs]
 
     def shift(self, candidate: Candidate, shifts: np.ndarray) -> np.ndarray:
-        """(m, dimensions) Candidates on the line from keeping everything, through one, to the least.
+        """(m, dimensions) Candidates on the line from keeping all channels, through one, to the least; branches stay.
 
         Args:
             candidate: shift 0.
@@ -184,8 +270,11 @@ class SearchSpace:
         """
         ratios, shifts = self.keep_ratios(candidate), np.asarray(shifts)[:, None]
         wider, narrower = ratios - shifts * (1 - ratios), ratios - shifts * (ratios - self.minimum)
-        columns = zip(self.dimensions, np.where(shifts < 0, wider, narrower).T, strict=True)
-        return np.stack([dimension.nearest(column) for dimension, column in columns], axis=-1)
+        columns = zip(self.dimensions, np.where(shifts < 0, wider, narrower).T, candidate, strict=True)
+        return np.stack(
+            [np.full(len(shifts), own) if each.is_branch else each.nearest(column) for each, column, own in columns],
+            axis=-1,
+        )
 
     def neighbours(
         self, parents: Sequence[Candidate], generator: np.random.Generator, count: int
@@ -196,8 +285,10 @@ class SearchSpace:
             many = min(int(generator.integers(1, 4)), len(candidate))
             for position in generator.choice(len(candidate), many, False):
                 step = generator.choice([-3, -2, -1, 1, 2, 3], p=[0.05, 0.15, 0.3, 0.3, 0.15, 0.05])
-                candidate[position] = int(np.clip(candidate[position] + step, 0, self.full[position]))
-            yield tuple(candidate)
+                moved = int(np.clip(candidate[position] + step, 0, self.full[position]))
+                is_branch = self.dimensions[position].is_branch
+                candidate[position] = self.full[position] - candidate[position] if is_branch else moved
+            yield self._candidate(candidate)
 
     def by_name(self, candidate: Candidate) -> dict[str, int]:
         """What each dimension keeps, by its name."""

@@ -153,9 +153,9 @@ class Evaluation:
     """One scored plan: a row of the journal.
 
     Attributes:
-        key: hash of the plan's kept channels.
-        keep_ratios: achieved keep ratio of every group.
-        widths: channels left in every group.
+        key: hash of the plan's kept channels and dropped branches.
+        keep_ratios: achieved keep ratio of every group that does not leave with a branch.
+        widths: channels left in each of them.
         accuracy: share of the reward split classified correctly after batch-norm recalibration, and after whatever
             else was done for the model to recover; NaN when its outputs were not finite, or it was not run.
         cost: cost on the target; None when it could not be costed. A plan that failed may have one of the two.
@@ -163,6 +163,7 @@ class Evaluation:
         seconds: wall time it took.
         score: what a search maximises, from 0 to 1: the accuracy, or another sign of what fine-tuning will make of the
             plan (`autoprune.settings.EvaluationSettings`); NaN where the accuracy is. Not given, it is the accuracy.
+        dropped: names of the branches that are gone.
     """
 
     key: str
@@ -173,10 +174,16 @@ class Evaluation:
     error: str = ""
     seconds: float = 0.0
     score: float = None  # type: ignore[assignment] # `__post_init__` puts the accuracy here
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.score is None:
             object.__setattr__(self, "score", self.accuracy)
+
+    @property
+    def values(self) -> dict[str, int]:
+        """What the plan says of each dimension, by name, as `SearchSpace.find` reads it."""
+        return {**self.widths, **dict.fromkeys(self.dropped, 0)}
 
     @property
     def required_cost(self) -> CostReport:

@@ -74,6 +74,7 @@ class Branch:
             `mixed0[2]`.
         kind: `sum`, to which it adds nothing once removed, or `concatenation`, behind which its channels are missing.
         merge: path of the operation that it ends in.
+        shape: of what the merge gives, without the batch.
         call: which of that operation's calls in the model, from 0.
         operand: which of the call's input tensors, from 0.
         needed: operands of the call of which one has to stay.
@@ -88,6 +89,7 @@ class Branch:
     name: str
     kind: Literal["sum", "concatenation"]
     merge: str
+    shape: tuple[int | None, ...]
     call: int
     operand: int
     needed: tuple[int, ...]
@@ -106,7 +108,7 @@ class Plan:
     Attributes:
         model: fingerprint of the architecture that the plan was made for.
         sizes: channels of every group before removal.
-        kept: for every group the sorted indices of the channels that stay.
+        kept: for every group that does not leave with a branch, the sorted indices of the channels that stay.
         dropped: names of the branches that go, in data-flow order.
         importance: name of the measure that ranked the channels; for the record.
         left_whole: for groups that should have lost channels and have no legal width for it, why; likewise.
@@ -133,6 +135,11 @@ class Plan:
     def keep_ratios(self) -> dict[str, float]:
         """Achieved, not requested, keep ratio of every group."""
         return {name: len(kept) / self.sizes[name] for name, kept in self.kept.items()}
+
+    @property
+    def pruned(self) -> set[str]:
+        """Names of the groups that lose channels and of the branches that go; empty for the dense model."""
+        return {name for name, kept in self.kept.items() if len(kept) < self.sizes[name]} | set(self.dropped)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.run_folder import RunFolder, write_text
 from autoprune.reporting.tables import seconds
-from autoprune.searchers.uniform import is_hand_set
+from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings
 
 NONE = "-"
+_DROPPED = "without"  # The header of names of branches.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def comparison_tables(settings: CompareSettings, summary: Summary) -> list[Fitti
     tables = []
     for text in text_tables(settings, summary):
         columns = [
-            Column(header, rank, "word" if number < 2 else "figure")
+            Column(header, rank, "prose" if header == _DROPPED else "word" if number < 2 else "figure")
             for number, (header, rank) in enumerate(text.columns.items())
         ]
         table = FittingTable(columns, title=text.title, caption=text.caption)
@@ -59,8 +60,9 @@ def comparison_tables(settings: CompareSettings, summary: Summary) -> list[Fitti
 
 
 def text_tables(settings: CompareSettings, summary: Summary) -> list[TextTable]:
-    """Results, differences, and costs at equal accuracy."""
-    tables = [_results(summary), _differences(settings, summary)]
+    """Results, dropped branches, differences, and costs at equal accuracy."""
+    dropped = [_dropped(summary)] if any(row.dropped for row in summary.rows) else []
+    tables = [_results(summary), *dropped, _differences(settings, summary)]
     return [*tables, _costs(summary)] if summary.ratios or summary.volumes else tables
 
 
@@ -91,6 +93,17 @@ def _results(summary: Summary) -> TextTable:
     columns = {"budget": 0, "searcher": 0, "n": 6, "test accuracy": 0, "score": 4, "latency": 0, "memory": 3}
     columns |= {"uniform as fast": 2, "its cost": 5, "of FLOPs'": 7}
     return TextTable(title="After fine-tuning", columns=columns, rows=rows, caption=caption)
+
+
+def _dropped(summary: Summary) -> TextTable:
+    rows = []
+    for row in summary.rows:
+        plans = row.accuracy.count
+        names = [name if of == plans else f"{name} ({of} of {plans})" for name, of in row.dropped.items()]
+        rows.append((_budget(row.budget), row.searcher, str(plans), ", ".join(names) or NONE))
+    caption = "Branches that the plans of the table above are without; in brackets how many of the plans, if not all."
+    columns = {"budget": 0, "searcher": 0, "n": 1, _DROPPED: 0}
+    return TextTable(title="Dropped branches", columns=columns, rows=rows, caption=caption)
 
 
 def _differences(settings: CompareSettings, summary: Summary) -> TextTable:

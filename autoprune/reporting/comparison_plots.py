@@ -14,7 +14,7 @@ from autoprune.comparison.matching import LATENCY, kind_of
 from autoprune.comparison.statistics import pareto_front, student_interval
 from autoprune.comparison.summary import references_of
 from autoprune.reporting.plots import svg
-from autoprune.searchers.uniform import is_hand_set
+from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

@@ -45,6 +45,7 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         "test_accuracy": done.test_accuracy,
         "training": dataclasses.asdict(done.record),
         "diverged": done.diverged,
+        "dropped": list(done.dropped),
         "cost": dataclasses.asdict(done.cost) if done.cost else None,
         "parameters": done.model.count_params(),
         "seconds": took,
@@ -85,6 +86,8 @@ def rows(done: FineTuned) -> list[tuple[str, str]]:
         ("epochs", f"{done.record.epochs}, the best {done.record.best_epoch or '0, before the first step'}"),
         ("parameters", f"{done.model.count_params():,}"),
     ]
+    if done.dropped:
+        found.append(("without", ", ".join(done.dropped)))
     if done.cost is not None:
         target = done.cost.target
         where = f"per batch of {target.batch_size} on {target.name}, {target.dtype}: {done.cost.kind}"

@@ -1,9 +1,12 @@
-"""The channel groups of a model, for people (a table) and for programs (plain data)."""
+"""The channel groups and branches of a model, for people (tables) and for programs (plain data)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from autoprune.records import ChannelGroup
+from autoprune.cost.flops import flops_per_layer
+from autoprune.cost.shares import held_share, parameters_per_layer
+from autoprune.records import Branch, ChannelGroup, CostReport
 from autoprune.reporting.fitting import Column, FittingTable
 
 # What a member does, in the order in which the table tells it.
@@ -69,4 +72,96 @@ def group_data(groups: Sequence[ChannelGroup]) -> list[dict[str, Any]]:
             ],
         }
         for group in groups
+    ]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BranchShares:
+    """A branch and what its layers hold of the model, as shares from 0 to 1.
+
+    Attributes:
+        branch: the branch.
+        parameters: share of the parameters.
+        flops: share of the floating-point operations.
+        latency: share of the latency, by the name of the target; of targets whose reports tell the times of layers.
+    """
+
+    branch: Branch
+    parameters: float
+    flops: float
+    latency: Mapping[str, float]
+
+
+def read_branch_shares(model: Any, branches: Sequence[Branch], costs: Sequence[CostReport]) -> list[BranchShares]:
+    """What the layers of each branch hold of a model.
+
+    Args:
+        model: the model.
+        branches: its branches.
+        costs: the model's, each on another target.
+    """
+    parameters, flops = parameters_per_layer(model), flops_per_layer(model)
+    return [
+        BranchShares(
+            branch=branch,
+            parameters=held_share(branch.layers, parameters),
+            flops=held_share(branch.layers, flops),
+            latency={
+                cost.target.name: held_share(branch.layers, cost.layers, cost.latency) for cost in costs if cost.layers
+            },
+        )
+        for branch in branches
+    ]
+
+
+def branch_table(rows: Sequence[BranchShares]) -> FittingTable:
+    """Every branch: where it ends, what leaves with it, whether it can, and its shares of the model.
+
+    Args:
+        rows: at least one.
+    """
+    targets = list(rows[0].latency)
+    headers = [f"latency on {target}" for target in targets] if len(targets) > 1 else ["latency"] * len(targets)
+    columns = [
+        Column("branch", kind="name"),
+        Column("kind", rank=5, kind="word"),
+        Column("ends in", rank=6, kind="name"),
+        Column("layers", rank=4),
+        Column("groups", rank=7, kind="prose"),
+        Column("removable", kind="prose"),
+        Column("parameters", rank=2),
+        Column("FLOPs", rank=3),
+        *(Column(name, rank=int(number > 0)) for number, name in enumerate(headers)),
+    ]
+    caption = "Parameters, FLOPs, latency: what the branch's layers hold of the model's."
+    known = "by the times of layers with FLOPs, as layers=true shows them" if targets else "known of no layer by itself"
+    caption += f" Latency: {known}. branches.json has all of it."
+    table = FittingTable(columns, title="branches", caption=caption)
+    for row in rows:
+        branch, latency = row.branch, (f"{row.latency[target]:.1%}" for target in targets)
+        removable = "yes" if branch.removable else f"no: it {branch.reason}"
+        leaving = (str(len(branch.layers)), ", ".join(branch.groups) or "-")
+        shares = (f"{row.parameters:.1%}", f"{row.flops:.1%}", *latency)
+        table.add_row(branch.name, branch.kind, branch.merge, *leaving, removable, *shares)
+    return table
+
+
+def branch_data(rows: Sequence[BranchShares]) -> list[dict[str, Any]]:
+    """The same as JSON, with the paths of all layers and the latency's share on every target."""
+    return [
+        {
+            "name": row.branch.name,
+            "kind": row.branch.kind,
+            "merge": row.branch.merge,
+            "call": row.branch.call,
+            "operand": row.branch.operand,
+            "layers": list(row.branch.layers),
+            "groups": list(row.branch.groups),
+            "removable": row.branch.removable,
+            "reason": row.branch.reason,
+            "parameters": row.parameters,
+            "flops": row.flops,
+            "latency": dict(row.latency),
+        }
+        for row in rows
     ]

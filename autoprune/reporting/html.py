@@ -1,7 +1,7 @@
 """The report: one HTML file that needs nothing else, not even a network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from autoprune.records import Budget, Evaluation
 from autoprune.reporting import plots
+from autoprune.reporting.depth import BranchRow
 from autoprune.reporting.run_folder import write_text
-from autoprune.reporting.tables import HEADERS, ResultRow, result_caption, result_cells
+from autoprune.reporting.tables import ResultRow, result_caption, result_cells, result_columns
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +30,9 @@ class Report:
         chosen: evaluation of the plan that was applied.
         budget: limits in absolute units.
         sizes: channels of every prunable group before.
-        plans: channels after, for each plan shown.
+        plans: channels after, for each plan shown; without groups that leave with a branch.
+        gone: for each plan shown the branches with which these leave, by group.
+        branches: those that may go, in the dense model and each plan shown.
         left_alone: for groups that were not pruned, why.
         settings: name and value pairs.
     """
@@ -46,6 +49,8 @@ class Report:
     left_alone: Mapping[str, str]
     settings: Sequence[tuple[str, Any]]
     cautions: Sequence[str] = ()
+    gone: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    branches: Sequence[BranchRow] = ()
 
 
 def write_report(report: Report, path: str | Path) -> None:
@@ -56,16 +61,34 @@ def write_report(report: Report, path: str | Path) -> None:
         title=report.title,
         verdict=report.verdict,
         cautions=report.cautions,
-        headers=HEADERS,
+        headers=[column.header for column in result_columns(report.rows)],
         rows=result_cells(report.rows),
         caption=result_caption(report.rows[0].cost),
         scatter=Markup(scatter),
-        widths=Markup(plots.widths(report.sizes, report.plans)),
+        widths=Markup(plots.widths(report.sizes, report.plans, report.gone)),
+        models=[row.name for row in report.rows],
+        branches=[(row.name, row.layers, branch_cells(row)) for row in report.branches],
+        times=Markup(_times(report)),
         best=Markup(plots.best_so_far(report.courses, report.budget)),
         left_alone=list(report.left_alone.items()),
         settings=report.settings,
     )
     write_text(Path(path), html)
+
+
+def branch_cells(row: BranchRow) -> list[str]:
+    """For each result what share of its latency the branch holds, or that it is gone."""
+    return [
+        "gone" if name in row.gone else "-" if share is None else f"{share:.1%}" for name, share in row.latency.items()
+    ]
+
+
+def _times(report: Report) -> str:
+    """The plot of the branches' times; nothing where none is known."""
+    if all(share is None for row in report.branches for share in row.latency.values()):
+        return ""
+    latencies = {row.name: row.cost.latency for row in report.rows}
+    return plots.branches(report.branches, latencies, report.rows[0].cost.target.name)
 
 
 def render(template: str, **values: Any) -> str:

@@ -10,11 +10,13 @@ from autoprune.data import Dataset
 from autoprune.evaluation.cautions import chance_caution, gap_caution
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
-from autoprune.records import ChannelGroup, Target
+from autoprune.records import Branch, ChannelGroup, Plan, Target
+from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
 from autoprune.reporting.html import Report, write_report
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.reporting.tables import ResultRow, shares
 from autoprune.searchers import History, Problem
+from autoprune.searchers.hand_set import WIDTH_RULE, is_hand_set
 from autoprune.settings import SearchSettings
 from autoprune.training.finishing import Finished
 
@@ -31,6 +33,7 @@ class Outcome:
         target: what `auto` became.
         problem: groups, budget, dense evaluation.
         groups: all channel groups, frozen ones too.
+        branches: those that a plan may drop.
         histories: each searcher's trials in order.
         finished: the dense model and the finished plans, the search's last.
         kept: the finished plan that the saved model holds.
@@ -47,12 +50,18 @@ class Outcome:
     finished: Sequence[Finished]
     kept: Finished
     seconds: float
+    branches: Sequence[Branch] = ()
     guesses: GuessError | None = None
     cautions: Sequence[str] = ()
 
 
-def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
-    """The result table's rows."""
+def result_rows(finished: Sequence[Finished], branches: Sequence[Branch] = ()) -> list[ResultRow]:
+    """The result table's rows.
+
+    Args:
+        finished: the dense model first.
+        branches: those that a plan may drop.
+    """
     return [
         ResultRow(
             name=done.name,
@@ -60,15 +69,22 @@ def result_rows(finished: Sequence[Finished]) -> list[ResultRow]:
             reward_accuracy=done.reward_accuracy,
             one_shot_accuracy=done.evaluation.accuracy,
             cost=done.cost,
-            keep_ratio=sum(done.plan.widths.values()) / sum(done.plan.sizes.values()),
+            keep_ratio=_keep_ratio(done.plan),
+            branches=(len(branches) - len(gone_branches(done.plan, branches)), len(branches)) if branches else None,
         )
         for done in finished
     ]
 
 
+def _keep_ratio(plan: Plan) -> float:
+    """Channels that are left of all groups' channels; of groups that leave with a branch none are."""
+    whole = sum(plan.sizes.values())
+    return sum(plan.widths.values()) / whole if whole else 1.0
+
+
 def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
     """Write `metrics.json` and `report.html`."""
-    rows = result_rows(outcome.finished)
+    rows, of_branches = result_rows(outcome.finished, outcome.branches), branch_rows(outcome.finished, outcome.branches)
     metrics = {
         "format": FORMAT,
         "version": VERSION,
@@ -77,6 +93,7 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "budget": dataclasses.asdict(outcome.problem.budget),
         "anchor": outcome.problem.anchor,
         "rows": [row.to_json() for row in rows],
+        "branches": [row.to_json() for row in of_branches],
         "kept": outcome.kept.name,
         "cautions": list(outcome.cautions),
         "plans": {done.name: plan_to_json(done.plan) for done in outcome.finished},
@@ -102,8 +119,10 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         dense=problem.dense,
         chosen=outcome.kept.evaluation,
         budget=problem.budget,
-        sizes=problem.space.by_name(problem.space.full),
+        sizes=outcome.finished[0].plan.sizes,
         plans={done.name: done.plan.widths for done in outcome.finished[1:]},
+        gone={done.name: gone_groups(done.plan, outcome.branches, outcome.groups) for done in outcome.finished[1:]},
+        branches=of_branches,
         left_alone=outcome.kept.surgery.left_alone,
         settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(cost.provenance)}),
     )
@@ -144,13 +163,19 @@ def describe_origin(outcome: Outcome) -> str:
 
 
 def verdict(outcome: Outcome) -> str:
-    """One sentence: what is in the saved model, and how the search compares with uniform pruning."""
+    """One sentence: what is in the saved model, and how the search compares with the best plan that is set by hand.
+
+    The best of these is that of the highest accuracy on the reward split.
+    """
     by_name = {done.name: done for done in outcome.finished}
     searched = by_name.get(outcome.settings.searcher.name)
-    uniform = by_name.get("uniform")
+    hand_set = [done for done in outcome.finished[1:] if is_hand_set(done.name)]
+    best = max(hand_set, key=lambda done: done.reward_accuracy, default=None)
     dense = outcome.finished[0]
     kept = outcome.kept
     found = describe_origin(outcome)
+    if without := describe_dropped(kept, dense, outcome.branches):
+        found += f" It is {without}."
     if kept.training.only_worse:
         found += " Fine-tuning only made it worse on the reward split: it is as it was pruned."
     held = (
@@ -159,14 +184,15 @@ def verdict(outcome: Outcome) -> str:
     )
     if searched is None:
         return f"{held} The search itself found no plan within the budget."
-    if uniform is None or uniform is searched:
+    if best is None or searched in hand_set:
         return held
-    if searched.evaluation.key == uniform.evaluation.key:
-        return f"{held} The searched plan is the uniform plan, which was fine-tuned once."
-    points = 100 * (searched.test_accuracy - uniform.test_accuracy)
-    against = shares(searched.cost, uniform.cost, outcome.problem.budget).replace("the dense", "its")
+    if searched.evaluation.key == best.evaluation.key:
+        return f"{held} The searched plan is the {best.name} plan, which was fine-tuned once."
+    points = 100 * (searched.test_accuracy - best.test_accuracy)
+    against = shares(searched.cost, best.cost, outcome.problem.budget).replace("the dense", "its")
+    named = "uniform plan" if best.name == WIDTH_RULE else f"plan set by hand ({best.name})"
     return (
-        f"{held} Against the best uniform plan the searched one has {points:+.2f} points of test accuracy at "
+        f"{held} Against the best {named} the searched one has {points:+.2f} points of test accuracy at "
         f"{against}, in one run with one seed."
     )
 

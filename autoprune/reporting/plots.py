@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from autoprune.records import Budget, Evaluation
+from autoprune.reporting.depth import BranchRow
 
-_COLOURS = {"uniform": "#d95f02", "random": "#7570b3", "rl": "#1b9e77"}
+_COLOURS = {"uniform": "#d95f02", "uniform_depth_width": "#e6ab02", "random": "#7570b3", "rl": "#1b9e77"}
 
 
 def latency_against_accuracy(
@@ -66,28 +67,65 @@ def best_so_far(courses: Mapping[str, Sequence[Evaluation]], budget: Budget) -> 
     return svg(figure)
 
 
-def widths(sizes: Mapping[str, int], plans: Mapping[str, Mapping[str, int]]) -> str:
+def widths(
+    sizes: Mapping[str, int],
+    plans: Mapping[str, Mapping[str, int]],
+    gone: Mapping[str, Mapping[str, str]],
+) -> str:
     """Channels of every group, dense and for each plan.
 
     Args:
         sizes: channels before, by group.
         plans: for each plan's name its channels by group.
+        gone: for each plan's name the branches with which groups leave, by group.
     """
-    names = list(sizes)
-    figure = Figure(figsize=(7.2, max(2.4, 0.42 * len(names) + 0.8)))
+    bars = {
+        plan: [
+            (kept[name], str(kept[name])) if name in kept else (0, f"gone with {gone[plan][name]}") for name in sizes
+        ]
+        for plan, kept in plans.items()
+    }
+    return _bars(sizes, bars, "channels")
+
+
+def branches(rows: Sequence[BranchRow], latencies: Mapping[str, float], target: str) -> str:
+    """Time that every branch holds, dense and in each result.
+
+    Args:
+        rows: of branches whose share of the latency is known.
+        latencies: in seconds per batch, of each result by its name, the dense model's first.
+        target: its name.
+    """
+    unit = 1e6
+    dense, *others = latencies
+    before = {row.name: (row.latency[dense] or 0.0) * latencies[dense] * unit for row in rows}
+    bars = {}
+    for name in others:
+        times = [(row.latency[name] or 0.0) * latencies[name] * unit for row in rows]
+        bars[name] = [
+            (time, "gone" if name in row.gone else f"{time:.1f}") for row, time in zip(rows, times, strict=True)
+        ]
+    return _bars(before, bars, f"latency per batch on {target} (us)")
+
+
+def _bars(before: Mapping[str, float], plans: Mapping[str, Sequence[tuple[float, str]]], label: str) -> str:
+    """A bar for each thing by its name, and within it one for each plan, with the text at its end."""
+    figure = Figure(figsize=(7.2, max(2.4, 0.42 * len(before) + 0.8)))
     axes = figure.subplots()
-    rows = np.arange(len(names))
-    axes.barh(rows, list(sizes.values()), height=0.8, color="#e6e6e6", label="dense")
+    rows = np.arange(len(before))
+    axes.barh(rows, list(before.values()), height=0.8, color="#e6e6e6", label="dense")
     height = 0.7 / max(len(plans), 1)
-    for number, (plan, kept) in enumerate(plans.items()):
+    for number, (plan, bars) in enumerate(plans.items()):
         offset = (number - (len(plans) - 1) / 2) * height
-        values = [kept[name] for name in names]
-        axes.barh(rows + offset, values, height=height, color=_COLOURS.get(plan), label=plan)
-        for row, value in zip(rows, values, strict=True):
-            axes.text(value, row + offset, f" {value}", va="center", fontsize=7)
-    axes.set_yticks(rows, names, fontsize=8)
+        colour = _COLOURS.get(plan, f"C{number}")
+        axes.barh(rows + offset, [value for value, _ in bars], height=height, color=colour, label=plan)
+        for row, (value, text) in zip(rows, bars, strict=True):
+            # What is gone has no bar: its words have the plan's colour.
+            ink, weight = ("black", "normal") if value else (colour, "bold")
+            axes.text(value, row + offset, f" {text}", va="center", fontsize=7, color=ink, fontweight=weight)
+    axes.set_yticks(rows, list(before), fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("channels")
+    axes.set_xlabel(label)
     axes.legend(fontsize=8)
     return svg(figure)
 

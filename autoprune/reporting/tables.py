@@ -18,7 +18,8 @@ class ResultRow:
         reward_accuracy: on the reward split, after fine-tuning.
         one_shot_accuracy: on the reward split as it was scored, before fine-tuning.
         cost: of the final model, costed as it is saved.
-        keep_ratio: channels kept over all prunable groups.
+        keep_ratio: channels kept over all prunable groups; of groups that leave with a branch none are.
+        branches: how many branches are left, and how many the model had that may go; None for a model without any.
     """
 
     name: str
@@ -27,6 +28,7 @@ class ResultRow:
     one_shot_accuracy: float
     cost: CostReport
     keep_ratio: float
+    branches: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain data."""
@@ -39,16 +41,21 @@ COLUMNS = (
     Column("latency"),
     Column("of dense", rank=1),
     Column("HBM", rank=2),
-    Column("of dense", rank=4),
-    Column("parameters", rank=3),
-    Column("MFLOPs/image", rank=6),
-    Column("channels", rank=5),
+    Column("of dense", rank=5),
+    Column("parameters", rank=4),
+    Column("MFLOPs/image", rank=7),
+    Column("channels", rank=6),
 )
-HEADERS = tuple(column.header for column in COLUMNS)
+_BRANCHES = Column("branches", rank=3)
+
+
+def result_columns(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
+    """The columns of the result table; branches have one where the model has some."""
+    return COLUMNS if rows[0].branches is None else (*COLUMNS, _BRANCHES)
 
 
 def result_cells(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
-    """The result table as text, row by row under `HEADERS`; shares are of the first row.
+    """The result table as text, row by row under `result_columns`; shares are of the first row.
 
     A model that was costed on several targets has a line for each of them.
     """
@@ -60,7 +67,7 @@ def result_cells(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
         for number, (target, cost) in enumerate(row.cost.parts.items()):
             line = _cells(row, f"{row.name}, {target}", cost, dense.parts[target])
             # What is the same on every target stands once.
-            cells.append(line if number == 0 else (line[0], "", *line[2:6], "", "", ""))
+            cells.append(line if number == 0 else (line[0], "", *line[2:6], *[""] * len(line[6:])))
     return cells
 
 
@@ -76,6 +83,7 @@ def _cells(row: ResultRow, name: str, cost: CostReport, dense: CostReport) -> tu
         f"{cost.parameters:,}",
         f"{megaflops(cost):.2f}",
         f"{row.keep_ratio:.0%}",
+        *([] if row.branches is None else ["{} of {}".format(*row.branches)]),
     )
 
 
@@ -94,7 +102,7 @@ def result_caption(cost: CostReport) -> str:
 
 def result_table(rows: Sequence[ResultRow]) -> FittingTable:
     """The result table for the terminal."""
-    table = FittingTable(COLUMNS, caption=result_caption(rows[0].cost))
+    table = FittingTable(result_columns(rows), caption=result_caption(rows[0].cost))
     for cells in result_cells(rows):
         table.add_row(*cells)
     return table

@@ -26,6 +26,7 @@ from autoprune.searchers.searcher import Proposals
 FIRST_ROUNDS = 12  # Rounds of as many episodes before the policy proposes for the first time.
 ROUNDS = 3  # Rounds between two evaluations.
 CLONED = 10  # Steps of cloning the best plan's actions after each round.
+REFILLED = 32  # Plans at most that are widened, of those that lack branches.
 NEIGHBOURS = 256  # Plans near the best ones that are thought about each time.
 GENERATIONS = 6  # Times that neighbours are thought about; from the second on, of the most promising plans.
 PARENTS = 5  # Plans whose neighbours these are.
@@ -95,11 +96,13 @@ class Dyna:
 
     def _warm_up_proposals(self) -> Proposals:
         evaluator, start = self._evaluator, self._problem.start
-        yield [Proposal(start, "anchor", project=False)]
+        yield [Proposal(each, "anchor", project=False) for each in self._problem.starts]
         if evaluator.surrogate is not None and self._problem.budget.limited and evaluator.left >= len(self._space):
             # The anchor with each group twice as wide is compiled, so that predictions know what widening it costs.
             # Those that have only seen groups grow together would keep the search from those that are cheap to widen.
             for position, ratio in enumerate(self._space.keep_ratios(start)):
+                if self._space.dimensions[position].is_branch:
+                    continue
                 wider = list(start)
                 wider[position] = int(self._space.dimensions[position].nearest(min(2 * ratio, 1.0)))
                 evaluator.excess(tuple(wider))
@@ -125,12 +128,30 @@ class Dyna:
             shape = (DRAWS, len(self._space))
             draws = self._generator.uniform(-1, 1, shape) * self._generator.uniform(0.2, 1, (DRAWS, 1))
             draws = draws + self._generator.uniform(-0.3, 0.5, (DRAWS, 1))
+            if self._space.depth is not None:  # From no branch gone to most of them.
+                branches = list(self._space.depth.positions)
+                stays = self._generator.uniform(size=(DRAWS, len(branches))) > self._generator.uniform(size=(DRAWS, 1))
+                draws[:, branches] = np.where(stays, 0.0, -1.0)
             candidates = np.array([self._space.around(self._problem.anchor, offsets) for offsets in draws])
+            candidates = np.concatenate([candidates, self._refill(candidates, DRAWS)])
         predictions, known = self._reward_model.predict(candidates), self._evaluated_candidates()
         # The first draw of the best kind there is; new ones before known ones.
         seen = np.array([tuple(candidate) in known for candidate in candidates.tolist()])
         worth = (predictions.within > 0.5) * 2 + (predictions.used > USED) * 1 - seen * 4
         return tuple(candidates[int(worth.argmax())].tolist())
+
+    def _refill(self, candidates: np.ndarray, count: int) -> np.ndarray:
+        """(m, dimensions) The first of candidates without some branches, widened to what these leave of the budget.
+
+        Without branches in the search space there are none.
+        """
+        if self._space.depth is None:
+            return candidates[:0]
+        branches = list(self._space.depth.positions)
+        lacking = candidates[(candidates[:, branches] == 0).any(1)][:count]
+        project = self._evaluator.projector.project
+        found = [project(tuple(candidate)) for candidate in lacking.tolist()]
+        return np.array(found, int).reshape(-1, len(self._space))
 
     def _evaluated_candidates(self) -> set[Candidate]:
         return {trial.candidate for trial in self._evaluator.history}
@@ -142,8 +163,9 @@ class Dyna:
         is costed, and the next, until one is within the budget: predictions that nothing corrects would keep the search
         from where they are wrong.
         """
-        candidates = proposed = self._policy_candidates()
-        worth = self._worth(proposed)
+        proposed = self._policy_candidates()
+        candidates = np.concatenate([proposed, self._refill(proposed, REFILLED)])
+        worth = self._worth(candidates)
         objective = self._problem.objective
         ranked = sorted(
             self._evaluator.history,
@@ -153,6 +175,7 @@ class Dyna:
         parents = [trial.candidate for trial in ranked[:PARENTS]]
         for _ in range(GENERATIONS):
             near = np.array(list(self._space.neighbours(parents, self._generator, NEIGHBOURS)))
+            near = np.concatenate([near, self._refill(near, REFILLED)])
             candidates, worth = np.concatenate([candidates, near]), np.concatenate([worth, self._worth(near)])
             best = np.argsort(-worth, kind="stable")[:PARENTS]
             parents = [tuple(candidate) for candidate in candidates[best].tolist()]

@@ -56,9 +56,9 @@ class _Fitted:
 
     kernel: _Kernel
     factor: tuple[np.ndarray, bool]
-    trend: np.ndarray  # (2,) level and slope.
-    unsure: np.ndarray  # (2, 2) covariance of the trend, before scaling.
-    explained: np.ndarray  # (n, 2) what the examples' covariances make of the trend's terms.
+    trend: np.ndarray  # (k,) level and slopes.
+    unsure: np.ndarray  # (k, k) covariance of the trend, before scaling.
+    explained: np.ndarray  # (n, k) what the examples' covariances make of the trend's terms.
     weights: np.ndarray  # (n,) of the examples.
     variance: float  # The one scale.
     likelihood: float  # Logarithm, up to a constant.
@@ -70,10 +70,18 @@ class Kriging:
     Args:
         sizes: (groups,) channels of the groups when nothing is removed.
         layers: (groups,) how many layers make each group's channels, 1 or more; None is one for each.
+        branches: positions among the groups of those that are branches, of size 1 and width 0 where they are gone. They
+            have no part in the harmonic mean; the share of their layers that is gone is another term of the trend.
     """
 
-    def __init__(self, sizes: Sequence[float] | np.ndarray, layers: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[float] | np.ndarray,
+        layers: Sequence[float] | None = None,
+        branches: Sequence[int] = (),
+    ) -> None:
         self._sizes = np.asarray(sizes, float)
+        self._branches = np.isin(np.arange(len(self._sizes)), list(branches))
         counts = np.ones(len(self._sizes)) if layers is None else np.asarray(layers, float)
         self._shares = counts / counts.sum()
         self._kernel = _Kernel()
@@ -85,7 +93,7 @@ class Kriging:
         The kernel is chosen by the likelihood of the examples, and again once there are a quarter more of them.
 
         Args:
-            widths: (n, groups) channels left, 1 or more.
+            widths: (n, groups) channels left, 1 or more; of branches 0 or 1.
             values: (n,) of the quantity.
         """
         self._mean, self._spread = float(values.mean()), max(float(values.std()), 1e-9)
@@ -121,15 +129,24 @@ class Kriging:
         return self._mean + self._spread * expected, self._spread * deviations
 
     def _describe(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(m, groups) points among which deviations are alike, and (m, 2) the terms of the trend, of (m, groups) plans.
+        """(m, groups) points among which deviations are alike, and (m, k) the terms of the trend, of (m, groups) plans.
 
-        Points are octaves of every group, farther apart for groups of many layers. The trend is made of a level, and
-        the logarithm of the harmonic mean of the keep ratios.
+        Points are octaves of every group, one for a branch that is gone, farther apart for groups of many layers. The
+        trend is made of a level, the logarithm of the harmonic mean of the keep ratios, and where there are branches
+        minus the share of their layers that is gone.
         """
         widths = np.asarray(widths, float)
-        points = np.log2(widths / self._sizes) * np.sqrt(self._shares * len(self._sizes))
-        mean = 1 / ((self._sizes / widths) @ self._shares)
-        return points, np.stack([np.ones(len(mean)), np.log2(mean)], axis=1)
+        spread, branches = np.sqrt(self._shares * len(self._sizes)), self._branches
+        if not branches.any():
+            points = np.log2(widths / self._sizes) * spread
+            mean = 1 / ((self._sizes / widths) @ self._shares)
+            return points, np.stack([np.ones(len(mean)), np.log2(mean)], axis=1)
+        gone = widths == 0
+        points = np.where(gone, -1.0, np.log2(np.where(gone, 1.0, widths) / self._sizes)) * spread
+        shares = np.where(branches, 0.0, self._shares)
+        inverse = (self._sizes / np.where(gone, self._sizes, widths)) @ shares / max(shares.sum(), 1e-9)
+        lost = gone @ np.where(branches, self._shares, 0.0) / self._shares[branches].sum()
+        return points, np.stack([np.ones(len(lost)), -np.log2(np.maximum(inverse, 1.0)), -lost], axis=1)
 
     def _fit(self, kernel: _Kernel) -> _Fitted:
         """The trend by generalised least squares, and the rest given it."""
@@ -138,13 +155,17 @@ class Kriging:
         factor = scipy.linalg.cho_factor(kernel(points, points) + kernel.noise * np.eye(count), lower=True)
         terms = self._terms
         explained = scipy.linalg.cho_solve(factor, terms)
-        unsure = np.linalg.inv(terms.T @ explained + 1e-6 * np.eye(2))
+        unsure = np.linalg.inv(terms.T @ explained + 1e-6 * np.eye(terms.shape[1]))
         trend = unsure @ (explained.T @ target)
-        if trend[1] < 0:  # Then the best there is without a trend.
-            trend = np.array([(explained[:, 0] @ target) / explained[:, 0].sum(), 0.0])
+        if (trend[1:] < 0).any():  # Then the best there is without the terms that would fall with capacity.
+            rising = np.array([True, *(trend[1:] >= 0)])
+            trend = np.zeros(len(trend))
+            inner = terms[:, rising].T @ explained[:, rising]
+            trend[rising] = np.linalg.solve(inner, explained[:, rising].T @ target)
+            trend[1:] = np.maximum(trend[1:], 0.0)
         weights = scipy.linalg.cho_solve(factor, target - terms @ trend)
         fit = float((target - terms @ trend) @ weights)
-        variance = max(fit / max(count - 2, 1), (UNTOLD * trend[1]) ** 2, 1e-9)
+        variance = max(fit / max(count - 2, 1), (UNTOLD * trend[1:].max()) ** 2, 1e-9)
         likelihood = -0.5 * count * float(np.log(max(fit, 1e-9))) - float(np.log(np.diag(factor[0])).sum())
         return _Fitted(
             kernel=kernel,

@@ -67,8 +67,10 @@ class RewardModel:
         self.evaluator = evaluator
         self._problem = problem
         self._space = problem.space
-        self._score = Kriging(self._space.sizes, [max(group.producers, 1) for group in problem.features.groups])
-        self._latency = Kriging(self._space.sizes)
+        branches = () if self._space.depth is None else self._space.depth.positions
+        layers = [max(dimension.producers, 1) for dimension in problem.features.dimensions]
+        self._score = Kriging(self._space.sizes, layers, branches)
+        self._latency = Kriging(self._space.sizes, branches=branches)
 
     def learn(self) -> None:
         """Take the whole history into account, and the dense model."""
@@ -101,9 +103,8 @@ class RewardModel:
         odds, unsure = self._score.predict(self._space.values(candidates))
         scores = expit(odds)
         latencies, memories = self.costs(candidates)
-        # Every layer is thought to lose the same share of its inputs and outputs.
-        ratios = self._space.keep_ratios(candidates)
-        flops = np.maximum(dense.flops * ratios.prod(1) ** (2 / ratios.shape[1]), 1) / dense.target.batch_size
+        left = self._problem.features.flops_share(list(self._space.keep_ratios(candidates).T))
+        flops = np.broadcast_to(np.maximum(dense.flops * left, 1) / dense.target.batch_size, len(candidates))
         plans = Outcomes(score=scores, latency=latencies, memory=memories, flops=flops)
         able = Outcomes(
             score=np.maximum(scores, objective.floor or 0.0),

@@ -28,7 +28,7 @@ def bayes(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposal
     """
     space, memory = problem.space, Memory(problem.space, evaluator)
     free, generator = list(space.free), np.random.default_rng(seed)
-    yield from memory.learn([Proposal(problem.start, "anchor", project=False)])
+    yield from memory.learn([Proposal(start, "anchor", project=False) for start in problem.starts])
     if memory.complete:
         return
     optuna = extra("optuna", "searcher=bayes", EXTRA)
@@ -37,7 +37,8 @@ def bayes(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposal
     try:
         with one_thread():
             study = _Study(optuna, space, seed)
-            study.add(problem.start, memory[problem.start])
+            for start in memory:
+                study.add(start, memory[start])
             while not memory.complete:
                 if len(memory) < FIRST:
                     offsets = np.ones(len(space))

@@ -112,7 +112,8 @@ class BudgetedEvaluator:
         name: of the searcher, under which the evaluations are noted.
         evaluations: how many it may have.
         surrogate: predicts costs, and learns from every cost that is found here; None predicts nothing.
-        project: whether proposals are brought onto the budget by predictions before they are evaluated.
+        project: whether proposals are brought onto the budget by predictions before they are evaluated; None is where
+            branches may go.
         screen: whether `promising` turns candidates away.
         observe: called with each trial.
 
@@ -131,7 +132,7 @@ class BudgetedEvaluator:
         name: str,
         evaluations: int,
         surrogate: Surrogate | None = None,
-        project: bool = False,
+        project: bool | None = None,
         screen: bool = False,
         observe: Callable[[Trial], None] | None = None,
     ) -> None:
@@ -143,7 +144,7 @@ class BudgetedEvaluator:
         self.projector = BudgetProjector(problem, surrogate)
         self._evaluator = evaluator
         self._name = name
-        self._project = project
+        self._project = problem.space.depth is not None if project is None else project
         self._screen = screen
         self._observe = observe
         self._since = time.perf_counter()

@@ -27,7 +27,7 @@ def evolution(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Prop
     """Adapt a normal distribution that starts around the anchor; what was evaluated is remembered, never again paid."""
     memory = Memory(problem.space, evaluator)
     generator = np.random.default_rng(seed)
-    yield from memory.learn([Proposal(problem.start, "anchor", project=False)])
+    yield from memory.learn([Proposal(start, "anchor", project=False) for start in problem.starts])
     while not memory.complete:
         yield from _adapt(memory, evaluator, int(generator.integers(2**31)))
         # One that starts around the same plan again would mostly find the same.
@@ -55,9 +55,10 @@ def _adapt(memory: Memory, evaluator: BudgetedEvaluator, seed: int) -> Proposals
             for _ in range(DRAWS):
                 values, drawn = strategy.ask()
                 candidate[free] = np.round(values * last)
-                if evaluator.promising(tuple(candidate.tolist())):
+                proposed = tuple(memory.space.canonical(candidate).tolist())
+                if evaluator.promising(proposed):
                     break
-            generation.append((tuple(candidate.tolist()), drawn))
+            generation.append((proposed, drawn))
         new = dict.fromkeys(candidate for candidate, _ in generation if candidate not in memory)
         if new:
             yield from memory.learn([Proposal(candidate) for candidate in new])

@@ -1,10 +1,11 @@
 """Sensitivity and bisection, as pruning libraries without learning do it, then exchanges of channels between groups.
 
-Each group is cut alone to a few widths, which gives what its widths cost in score. A limit on the loss that every
-group may cause by itself is bisected until the plan meets the budget: AIMET's greedy selection of compression ratios
-does so, and FastNAS of NVIDIA's Model Optimizer with its sensitivity map. They bisect on counted operations or guessed
-latency; here every step is compiled. Evaluations that are left go to plans around the best, as NetAdapt proposes them
-(Yang et al., 2018, arXiv 1804.03230): one group wider, another narrower, the least predicted loss first.
+Each group is cut alone to a few widths, and each branch is dropped alone, which gives what that costs in score. A
+limit on the loss that every group or branch may cause by itself is bisected until the plan meets the budget: AIMET's
+greedy selection of compression ratios does so, and FastNAS of NVIDIA's Model Optimizer with its sensitivity map. They
+bisect on counted operations or guessed latency; here every step is compiled. Evaluations that are left go to plans
+around the best, as NetAdapt proposes them (Yang et al., 2018, arXiv 1804.03230): one group wider, another narrower, or
+a branch back and another gone, the least predicted loss first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,8 +50,9 @@ def greedy(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposa
     if bisected is not None:
         yield from propose(bisected, "bisection")
     # Losses of groups cut alone do not add up in every network: the anchor is the other place to start from.
-    if bisected != problem.start:
-        yield from propose(problem.start, "anchor")
+    for start in problem.starts:
+        if bisected != start:
+            yield from propose(start, "anchor")
     over: set[Candidate] = set()
     # Predictions keep plans from being compiled in vain. When they leave nothing, the compiler has the last word.
     while found := (
@@ -134,6 +136,9 @@ def _sensitivities(
     curves = []
     for dimension, known in zip(problem.space.dimensions, points, strict=True):
         cuts = sorted(known)
+        if dimension.is_branch:
+            curves.append(np.array([known.get(0, 0.0), 0.0]))
+            continue
         at = np.array([0.0, *dimension.keep_ratios[cuts], 1.0])
         losses = np.array([everything, *(known[cut] for cut in cuts), 0.0])
         weights = np.array([1e6, *([1.0] * len(cuts)), 1e6])
@@ -152,7 +157,8 @@ def _bisect(problem: Problem, evaluator: BudgetedEvaluator, losses: Losses) -> C
 
     def candidate(number: int) -> Candidate:
         """The narrowest width of every group that loses no more than the limit."""
-        return tuple(int((loss <= limits[number]).argmax()) for loss in losses)
+        options = [int((loss <= limits[number]).argmax()) for loss in losses]
+        return tuple(problem.space.canonical(np.array(options)).tolist())
 
     over, within = -1, len(limits) - 1
     if not evaluator.meets_budget(candidate(within)):
@@ -189,7 +195,8 @@ def _neighbours(space: SearchSpace, base: Candidate, losses: Losses, *, narrower
     ]
     first, last = (narrower, [*both, *wider]) if narrower_first else ([*narrower, *both, *wider], [])
     ordered = [*sorted(first, key=lambda move: move[0]), *sorted(last, key=lambda move: move[0])]
-    return [_change(base, changes) for _, changes in ordered]
+    found = [_change(base, changes) for _, changes in ordered]
+    return [tuple(candidate) for candidate in space.canonical(found).tolist()] if found else []
 
 
 def _change(base: Candidate, changes: Mapping[int, int]) -> Candidate:

@@ -44,7 +44,8 @@ class Memory(dict[Candidate, float]):
         The walk keeps less where candidates are predicted to miss the budget, and gives up on predictions after a
         while. At least one candidate must be new.
         """
-        values, steps, free = list(candidate), 0, self.space.free
+        values, steps, free = self.space.canonical(candidate).tolist(), 0, self.space.free
+        candidate = tuple(values)
         while True:
             promising = steps >= STEPS or self._evaluator.promising(candidate)
             if promising and candidate not in self:
@@ -52,4 +53,4 @@ class Memory(dict[Candidate, float]):
             position = free[generator.integers(len(free))]
             moved = values[position] + (generator.choice([-1, 1]) if promising else -1)
             values[position] = int(np.clip(moved, 0, self.space.full[position]))
-            candidate, steps = tuple(values), steps + 1
+            candidate, steps = tuple(self.space.canonical(values).tolist()), steps + 1

@@ -253,6 +253,10 @@ def best_finished(
 
 
 def unlikeness(one: Evaluation, other: Evaluation) -> float:
-    """How far two plans of one model are apart: the mean over groups of |log(width / other width)|."""
-    logs = [abs(math.log(width / other.widths[group])) for group, width in one.widths.items()]
+    """How far two plans of one model are apart: the mean over groups of |log(width / other width)|.
+
+    A group that leaves with a branch counts as one of one channel.
+    """
+    groups = {**one.widths, **other.widths}
+    logs = [abs(math.log(one.widths.get(group, 1) / other.widths.get(group, 1))) for group in groups]
     return sum(logs) / max(len(logs), 1)

@@ -1,10 +1,9 @@
 """What every searcher is given, and how it is made of a model and a budget, or why it cannot be."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from autoprune.cost.layers import layer_dependences
 from autoprune.cost.surrogate import Surrogate
 from autoprune.errors import BudgetError, CostError, ModelError
 from autoprune.evaluation import Evaluator
@@ -12,15 +11,15 @@ from autoprune.planning import Candidate, SearchSpace
 from autoprune.records import Budget, CostReport, Evaluation
 from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.features import ModelFeatures, read_features
+from autoprune.searchers.hand_set import HAND_SET
+from autoprune.searchers.infeasible import describe, taken, where, why_impossible
 from autoprune.searchers.objective import Objective
 from autoprune.settings import BudgetSettings, RewardSettings
 from autoprune.settings.budget import check_budget
 
 logger = logging.getLogger(__name__)
 
-Costed = Sequence[tuple[float, CostReport]]  # Keep ratios with what a uniform plan of them costs.
 Observe = Callable[[float, CostReport, int], None]
-MOST_LAYERS = 3  # Named as what holds the latency.
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,17 +32,27 @@ class Problem:
         objective: what plans are paid for, and which may be a result.
         anchor: the largest keep ratio that, used for every group, is known to meet the budget; under a reward with an
             accuracy floor, the least one found that meets the budget and the floor.
+        dropped: branches that are gone at the anchor: none where uniform pruning alone can meet the budget.
+        shallow: hand-set plans within the budget that lose blocks and no channels.
     """
 
     space: SearchSpace
     features: ModelFeatures
     objective: Objective
     anchor: float
+    dropped: tuple[str, ...] = ()
+    shallow: tuple[Candidate, ...] = ()
 
     @property
     def start(self) -> Candidate:
-        """The uniform candidate of the anchor: searchers that need somewhere to start, start there."""
-        return self.space.nearest(self.anchor)
+        """The hand-set candidate of the anchor: searchers that need somewhere to start, start there."""
+        groups = {dimension.name: self.anchor for dimension in self.space.dimensions if not dimension.is_branch}
+        return self.space.nearest({**groups, **dict.fromkeys(self.dropped, 0.0)})
+
+    @property
+    def starts(self) -> tuple[Candidate, ...]:
+        """The hand-set candidates that are worth an evaluation each before anything is searched; `start` is first."""
+        return tuple(dict.fromkeys((self.start, *self.shallow)))
 
     @property
     def budget(self) -> Budget:
@@ -70,6 +79,9 @@ def build_problem(
     The narrowest comes first, so that a budget which is out of reach is mostly refused after two compilations, the
     dense model's and that one; how the widest is then found stands in `autoprune.searchers.bracketing`.
 
+    Where branches may go, hand-set plans that lose blocks are costed too. Where no uniform plan meets the budget, the
+    anchor is that of the deepest network that does.
+
     Under a reward with an accuracy floor, a few uniform plans no wider than that are evaluated too: the anchor is the
     narrowest found above the floor.
 
@@ -82,7 +94,7 @@ def build_problem(
             many may still have to be costed, at most.
 
     Raises:
-        BudgetError: no uniform plan meets the budget, and the message gives the range that is possible; or the dense
+        BudgetError: no hand-set plan meets the budget, and the message gives the range that is possible; or the dense
             model meets it already.
         CostError: the dense model cannot be costed.
         ModelError: the dense model has no score.
@@ -99,33 +111,45 @@ def build_problem(
     learn(space.full, dense.required_cost)
     objective = Objective(absolute(settings, dense.required_cost), dense, reward)
     _refuse_slack(settings, objective)
-    uniform = list(space.uniform().items())
-    seen = [(uniform[0][1], dense.required_cost)]
+    costs = {space.full: dense.required_cost}
+    ratios = space.uniform()
+    uniform = list(ratios)
 
-    def overrun(number: int) -> float | None:
-        candidate, ratio = uniform[number]
-        if number > 0:
+    def overrun(candidate: Candidate) -> float | None:
+        if candidate not in costs:
             try:
-                cost = evaluator.cost(candidate)
+                costs[candidate] = evaluator.cost(candidate)
             except CostError as error:
-                logger.warning("uniform plans of keep ratio %.3f are left out: %s", ratio, error)
+                logger.warning("the hand-set plan of %s is left out: %s", describe(space, candidate), error)
                 return None
-            learn(candidate, cost)
-            seen.append((ratio, cost))
-        return objective.budget.overrun(seen[-1][1])
+            learn(candidate, costs[candidate])
+        return objective.budget.overrun(costs[candidate])
 
     def tell(left: int) -> None:
-        if observe is not None and len(seen) > 1:
-            observe(*seen[-1], left)
+        if observe is not None and len(costs) > 1:
+            candidate = next(reversed(costs))
+            observe(ratios[candidate], costs[candidate], left)
 
-    widest = find_widest(len(uniform), overrun, tell)
+    widest = find_widest(len(uniform), lambda number: overrun(uniform[number]), tell)
+    shallow = tuple(_widest_of_each("uniform_depth", space, overrun))
     if widest is None:
-        raise BudgetError(_impossible(settings, objective, seen, evaluator))
-    within = uniform[widest:]
-    if objective.floor is not None:
-        within = within[_narrowest_above(evaluator, objective, [candidate for candidate, _ in within], learn) :]
+        start = next(_widest_of_each("uniform_depth_width", space, overrun), None)
+        if start is None:
+            raise BudgetError(why_impossible(settings, objective, costs, evaluator))
+        anchor, dropped = max(space.plan(start).keep_ratios.values(), default=1.0), space.plan(start).dropped
+    else:
+        above = 0 if objective.floor is None else _narrowest_above(evaluator, objective, uniform[widest:], learn)
+        anchor, dropped = ratios[uniform[widest + above]], ()
     features = read_features(evaluator.model, evaluator.planner)
-    return Problem(space=space, features=features, objective=objective, anchor=within[0][1])
+    return Problem(space=space, features=features, objective=objective, anchor=anchor, dropped=dropped, shallow=shallow)
+
+
+def _widest_of_each(rule: str, space: SearchSpace, overrun: Callable[[Candidate], float | None]) -> Iterator[Candidate]:
+    """The widest plan within the budget of each ladder of a rule that has one; none where no branches may go."""
+    for ladder in HAND_SET.get(rule)(space) if space.depth is not None else ():
+        number = find_widest(len(ladder), lambda number: overrun(ladder[number]))  # noqa: B023 - called at once
+        if number is not None:
+            yield ladder[number]
 
 
 def _evaluate_dense(evaluator: Evaluator) -> Evaluation:
@@ -179,30 +203,8 @@ def absolute(settings: BudgetSettings, dense: CostReport) -> Budget:
     limits = settings.limits
     latency = limits["latency"].absolute(dense.latency) if "latency" in limits else None
     # At least one byte: less is as impossible, but nothing can be told as a share of a limit of 0.
-    memory = max(int(limits["memory"].absolute(_taken("memory", dense))), 1) if "memory" in limits else None
+    memory = max(int(limits["memory"].absolute(taken("memory", dense))), 1) if "memory" in limits else None
     return Budget(latency, memory)
-
-
-def nothing_found(problem: Problem, courses: Iterable[Sequence[Evaluation]]) -> str:
-    """Why no evaluation of a search may be a result: what was reached, and what to change."""
-    scored = [evaluation for course in courses for evaluation in course if not evaluation.failed]
-    inside = [evaluation for evaluation in scored if problem.budget.met_by(evaluation.required_cost)]
-    objective = problem.objective
-    if objective.floor is None or not inside:
-        return (
-            "No searcher scored a plan within the budget, though uniform ones exist: their evaluations failed. "
-            "The log says why."
-        )
-    best = max(inside, key=lambda evaluation: evaluation.score)
-    share = best.score / max(objective.dense.score, 1e-9)
-    # Rounded down, so that the floor that is named can be reached.
-    return (
-        f"No plan reached the accuracy floor: reward.accuracy_floor={objective.settings.accuracy_floor:g} asks for a "
-        f"score of {objective.floor:.4f}, the best of {len(inside)} evaluations within the budget has {best.score:.4f} "
-        f"({int(1000 * share) / 1000:.3f} of the dense model's {objective.dense.score:.4f}). Lower the floor, raise or "
-        "drop the budget, let plans recover for longer before they are scored (evaluation.tuning_steps), or allow more "
-        "evaluations."
-    )
 
 
 def _refuse_slack(settings: BudgetSettings, objective: Objective) -> None:
@@ -213,90 +215,15 @@ def _refuse_slack(settings: BudgetSettings, objective: Objective) -> None:
     """
     dense, amounts = objective.dense.required_cost, {}
     for name, limit in settings.limits.items():
-        taken = _taken(name, dense)
-        if not limit.is_share and limit.absolute(taken) >= taken:
-            amounts[name] = f"budget.{name}={limit}: the dense model takes {limit.describe(taken, taken)}"
+        whole = taken(name, dense)
+        if not limit.is_share and limit.absolute(whole) >= whole:
+            amounts[name] = f"budget.{name}={limit}: the dense model takes {limit.describe(whole, whole)}"
     if not amounts:
         return
     met = "; ".join(amounts.values())
     if objective.floor is None and objective.budget.met_by(dense):
         raise BudgetError(
-            f"The dense model already meets the budget on {_where(dense)} ({met}). There is nothing to prune it for: "
+            f"The dense model already meets the budget on {where(dense)} ({met}). There is nothing to prune it for: "
             "ask for less."
         )
     logger.warning("the dense model already meets this limit: %s", met)
-
-
-def _impossible(settings: BudgetSettings, objective: Objective, seen: Costed, evaluator: Evaluator) -> str:
-    """What was asked for, what can be had, in the units that were asked in, and what holds the rest."""
-    dense = objective.dense.required_cost
-    lines = []
-    for name, limit in settings.limits.items():
-        taken = _taken(name, dense)
-        least = min(_taken(name, cost) for _, cost in seen)
-        possible = f"{limit.describe(least, taken)} to {limit.describe(taken, taken)}"
-        lines.append(f"{name} {limit} was asked for, {possible} is possible")
-    told = "shares of the dense model: " if all(limit.is_share for limit in settings.limits.values()) else ""
-    ratio, cost = min(seen, key=lambda pair: objective.budget.overrun(pair[1]))
-    together = ""
-    if len(lines) > 1:
-        limits = settings.limits.items()
-        parts = (f"{name} {limit.describe(_taken(name, cost), _taken(name, dense))}" for name, limit in limits)
-        together = f" The nearest to both, keep ratio {ratio:.3f}, has {' and '.join(parts)}."
-    return (
-        f"No uniform plan of this model meets the budget on {_where(dense)} ({told}{'; '.join(lines)}).{together}"
-        f"{_describe_hold(objective.budget, ratio, cost, evaluator)} Raise the budget, or allow narrower layers with "
-        "constraints.min_keep_ratio and constraints.multiple_of."
-    )
-
-
-def _describe_hold(budget: Budget, ratio: float, cost: CostReport, evaluator: Evaluator) -> str:
-    """What holds the latency and the memory that a uniform plan has too much of.
-
-    Of the slowest layers it tells what the plan leaves of the groups on them, or why none of their channels can go.
-    """
-    told, planner, memory = "", evaluator.planner, cost.memory
-    if budget.latency is not None and cost.latency > budget.latency and cost.layers:
-        widths = planner.space.by_name(planner.space.nearest(ratio))
-        on = {
-            layer.path: sorted({index for axis in layer.axes for index, _ in axis.owners})
-            for layer in layer_dependences(evaluator.model, planner.groups)
-        }
-        shares = []
-        for path in sorted(cost.layers, key=cost.layers.__getitem__, reverse=True)[:MOST_LAYERS]:
-            groups = [planner.groups[index] for index in on.get(path, ())]
-            left = ", ".join(f"{widths[group.name]} of {group.size} channels of {group.name}" for group in groups)
-            if not groups:
-                frozen = [group for group in planner.all_groups if path in {member.layer for member in group.members}]
-                reasons = dict.fromkeys(group.reason for group in frozen if group.reason)
-                left = "; ".join(reasons) or "no channels of it can go"
-            shares.append(f"{path} {cost.layers[path] / cost.latency:.0%} ({left})")
-        rest = max(1 - sum(cost.layers.values()) / cost.latency, 0)
-        told += f" At keep ratio {ratio:.3f} the latency is held by {', '.join(shares)}"
-        told += f"; {rest:.0%} belongs to no layer with operations, such as copies."
-    if budget.memory is not None and memory.total is not None and memory.total > budget.memory:
-        parts = {"weights": memory.weights, "activations": memory.activations, "code": memory.code}
-        told += f" At keep ratio {ratio:.3f} the memory is held by "
-        told += ", ".join(f"{name} {taken / memory.total:.0%}" for name, taken in parts.items() if taken) + "."
-    return told
-
-
-def _taken(name: str, cost: CostReport) -> float:
-    """What a model takes of that which a limit is for, in seconds or bytes.
-
-    Raises:
-        BudgetError: it is memory, and the target cannot tell it.
-    """
-    if name == "latency":
-        return cost.latency
-    if cost.memory.total is None:
-        raise BudgetError(
-            f"budget.memory cannot be checked on the target {cost.target.name}, which does not report device "
-            "memory. Choose a TPU target, or limit latency only."
-        )
-    return cost.memory.total
-
-
-def _where(cost: CostReport) -> str:
-    """Target and batch, all targets of several."""
-    return f"{' and '.join(cost.parts) or cost.target.name} at batch {cost.target.batch_size}"

@@ -14,8 +14,9 @@ DRAWS = 50  # At most, for one that is predicted to meet the budget.
 def random(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
     """Draw every group's keep ratio as a uniformly random action of the environment would.
 
-    Half of the draws of a group lie below the anchor, half above. The anchor itself comes last if nothing drawn met
-    the budget. Where predictions of the cost screen proposals, one that is predicted to miss the budget is drawn again.
+    Half of the draws of a group lie below the anchor, half above; of the branches a random share goes. The anchor
+    itself comes last if nothing drawn met the budget. Where predictions of the cost screen proposals, one that is
+    predicted to miss the budget is drawn again.
     """
     generator = np.random.default_rng(seed)
     while not evaluator.needs_anchor:

@@ -1,30 +1,17 @@
-"""The baseline, one keep ratio for every group, and two more rules that an engineer would set by hand."""
+"""The baseline, one keep ratio for every group, and more rules that an engineer would set by hand, as searchers."""
 
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from autoprune.planning import Candidate, SearchSpace
-from autoprune.registry import Registry
+from autoprune.planning import Candidate
 from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
+from autoprune.searchers.hand_set import HAND_SET, without_repeats
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.searcher import Proposals, ask_tell
 
 logger = logging.getLogger(__name__)
-
-# From a keep ratio to a candidate: what an engineer would set by hand.
-HAND_SET: Registry[Callable[[float, SearchSpace], Candidate]] = Registry("hand-set rule")
-HAND_SET.add("uniform")(lambda ratio, space: space.nearest(ratio))
-HAND_SET.add("uniform_skip")(
-    lambda ratio, space: space.nearest({**dict.fromkeys(space.names, ratio), space.names[0]: 1.0, space.names[-1]: 1.0})
-)
-# For each group the widest legal keep ratio that is not above the one given, or else its least.
-HAND_SET.add("uniform_width")(lambda ratio, space: tuple(dimension.at_most(ratio) for dimension in space.dimensions))
-
-
-def is_hand_set(searcher: str) -> bool:
-    """Whether a searcher's plans follow a rule that an engineer would set: it learns nothing, whatever the seed."""
-    return searcher in HAND_SET
 
 
 @ask_tell("uniform")
@@ -33,6 +20,9 @@ def uniform(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Propos
 
     When there are more distinct plans than evaluations, evenly spaced ones are proposed, the anchor among them.
     """
+    if problem.dropped:
+        yield from _family("uniform", problem, evaluator)
+        return
     distinct = {problem.start: problem.anchor}
     for candidate, ratio in problem.space.uniform().items():
         distinct.setdefault(candidate, ratio)
@@ -61,30 +51,53 @@ def uniform_width(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> 
     return _family("uniform_width", problem, evaluator)
 
 
-def hand_set_candidates(name: str, space: SearchSpace) -> list[Candidate]:
-    """Every distinct candidate of a rule that is set by hand, from wide to narrow: at most 64, the full one first.
+@ask_tell("uniform_depth")
+def uniform_depth(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
+    """Every stage loses the same share of its blocks, the last ones or the first ones, and no channels.
 
-    Args:
-        name: `uniform`, `uniform_skip` or `uniform_width`.
-        space: search space that the candidates come from.
-
-    Raises:
-        UnknownNameError: there is no such rule.
+    Blocks are branches that end in a merge; a stage is a run of them that end in one shape. The deepest network within
+    the budget is found as the anchor is, for both orders.
     """
-    rule = HAND_SET.get(name)
-    return list(dict.fromkeys(rule(ratio, space) for ratio in space.grid()))
+    return _family("uniform_depth", problem, evaluator)
+
+
+@ask_tell("uniform_depth_width")
+def uniform_depth_width(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
+    """A grid of depth and width: for each depth of `uniform_depth`, none lost among them, the widest within the budget.
+
+    Compound scaling backwards (EfficientNet, Tan & Le, 2019, arXiv 1905.11946): what a person with an afternoon tries.
+    """
+    return _family("uniform_depth_width", problem, evaluator)
 
 
 def _family(name: str, problem: Problem, evaluator: BudgetedEvaluator) -> Proposals:
-    """Candidates of a rule, from wide to narrow, in the order of `uniform`; the anchor, if none is within budget."""
-    distinct = hand_set_candidates(name, problem.space)
-    widest = find_widest(len(distinct), lambda number: evaluator.excess(distinct[number]))
-    if widest is None:
-        logger.warning("no plan of %s meets the budget: the best flat uniform one stands for it", name)
+    """The widest plan of each ladder within the budget, then narrower ones, then those above the budget.
+
+    The problem's start, if no ladder has one within the budget.
+    """
+    known: dict[Candidate, float | None] = {}  # Ladders share rungs.
+
+    def excess(candidate: Candidate) -> float | None:
+        if candidate not in known:
+            known[candidate] = evaluator.excess(candidate)
+        return known[candidate]
+
+    firsts, within, above = [], [], []
+    for ladder in HAND_SET.get(name)(problem.space):
+        widest = find_widest(len(ladder), lambda number: excess(ladder[number]))  # noqa: B023 - called at once
+        if widest is not None:
+            firsts.append(ladder[widest])
+            within.append(ladder[widest:])
+        above.append(ladder[:widest])
+    if not firsts:
+        logger.warning("no plan of %s meets the budget: the start of the search stands for it", name)
         yield [Proposal(problem.start, "anchor", project=False)]
-        widest = 0
-    yield from _spread(distinct[widest:], evaluator)
-    yield from _spread(distinct[:widest], evaluator)
+    proposed = without_repeats(firsts) if len(firsts) > 1 else []
+    yield from _spread(proposed, evaluator)
+    for rest in (within, above):
+        # From all ladders in turn.
+        turns = (c for rung in itertools.zip_longest(*rest) for c in rung if c is not None)
+        yield from _spread([candidate for candidate in without_repeats(turns) if candidate not in proposed], evaluator)
 
 
 def _spread(candidates: Sequence[Candidate], evaluator: BudgetedEvaluator) -> Proposals:

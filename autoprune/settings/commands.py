@@ -73,7 +73,10 @@ class SearchSettings(ScoringSettings):
         check_budget(self.budget, self.reward, several=bool(self.target.also))
 
 
-_COMPARED = ("uniform", "uniform_skip", "uniform_width", "random", "greedy", "evolution", "rl")
+_COMPARED = (
+    *("uniform", "uniform_skip", "uniform_width", "uniform_depth_width"),
+    *("random", "greedy", "evolution", "rl"),
+)
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class MeasureSettings:
     """Everything that `python -m autoprune.measure` reads.
 
     Attributes:
-        groups (true or false): also print the channel groups: what can be pruned, and why the rest cannot.
+        groups (true or false): also print the channel groups and branches: what can be pruned, and why the rest cannot.
         layers (true or false): also print where the latency goes, layer by layer, as far as the compiler says.
         sweep: `uniform` costs the model pruned alike in every group too, at each of the keep ratios; null does not.
         keep_ratios (shares): of the channels of each group that stay, for the sweep.

@@ -12,7 +12,7 @@ class SearcherSettings:
 
     Attributes:
         name: `rl`, `greedy`, `evolution`, `bayes`, `random`, or a rule set by hand: `uniform`, `uniform_skip`,
-            `uniform_width`.
+            `uniform_width`, `uniform_depth`, `uniform_depth_width`.
     """
 
     name: str = "rl"
@@ -53,14 +53,14 @@ class LimitsSettings:
         finalists (plans): the best of each searcher that are fine-tuned; its result is the one that is best then, on
             the reward split. A score ranks plans as they are before fine-tuning, which is not quite how they end.
         project (true or false): bring every proposed plan onto the budget before it is scored, as far as predicted
-            costs allow.
+            costs allow. Null: where branches may go, whose loss leaves much of the budget.
         screen (true or false): leave plans unscored that are predicted to miss the budget, where a searcher can propose
             another (`searcher=random`).
     """
 
     evaluations: int = 60
     finalists: int = 1
-    project: bool = False
+    project: bool | None = None
     screen: bool = False
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from autoprune.errors import PlanError
-from autoprune.graph.branches import is_within
+from autoprune.graph.branches import find_merge, is_within
 from autoprune.models import keras_internals
 from autoprune.records import Branch
 from autoprune.registry import suggestion
@@ -54,10 +54,8 @@ def drop_branches(model: Any, branches: Sequence[Branch]) -> tuple[list[Any], se
     for branch in branches:
         if is_within(branch.merge, gone):
             continue
-        prefix, _, name = branch.merge.rpartition("/")
-        prefix = f"{prefix}/" if prefix else ""
-        calls = [node for node in keras_internals.nodes_of(graphs[prefix]) if node.operation.name == name]
-        operands[prefix][id(calls[branch.call])].add(branch.operand)
+        prefix, merge = find_merge(graphs, branch)
+        operands[prefix][id(merge)].add(branch.operand)
     rewired, entering = [], set()
     for prefix, dropped in operands.items():
         _, changed, tensors = keras_internals.drop_operands(graphs[prefix], dropped)

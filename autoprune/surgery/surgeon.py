@@ -229,6 +229,9 @@ class Surgeon:
         """For every group of which nothing was removed, why; those that left with a branch are gone."""
         gone = {name for branch in self.branches if branch.name in plan.dropped for name in branch.groups}
         left = {}
+        gone = {name for branch in self.branches if branch.name in plan.dropped for name in branch.groups}
+        # Of groups that are nowhere but in several branches, the plan alone says that they leave with them.
+        gone |= plan.sizes.keys() - plan.kept.keys() if plan.dropped else set()
         for group in self.groups:
             if group.name in gone:
                 continue

@@ -16,6 +16,7 @@ from autoprune.errors import SettingsError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.models.config import layer_modules
 from autoprune.models.fingerprint import weights_fingerprint
+from autoprune.planning.plan_file import load_plan
 from autoprune.records import CostReport, Target
 from autoprune.settings import FinetuneSettings
 from autoprune.settings.runtime import ON_TPU
@@ -44,6 +45,7 @@ class FineTuned:
         test_accuracy: the result's accuracy on the test split, taken once.
         cost: of the result on the target, if asked for.
         diverged: why the training stopped, when its loss became no number; empty otherwise.
+        dropped: branches that its plan is without, if there is a plan.
     """
 
     model: Any
@@ -53,6 +55,7 @@ class FineTuned:
     test_accuracy: float
     cost: CostReport | None
     diverged: str
+    dropped: tuple[str, ...] = ()
 
 
 def on_device(settings: FinetuneSettings) -> AbstractContextManager[Any]:
@@ -121,6 +124,7 @@ def fine_tuned(
         test_accuracy=accuracy(model, data.test, batch_size),
         cost=cost,
         diverged=diverged,
+        dropped=load_plan(files.plan).dropped if files.plan.exists() else (),
     )
 
 

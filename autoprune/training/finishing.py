@@ -143,16 +143,16 @@ class Finisher(PlanTrainer):
         settings, data, model = self._settings, self._data, self._model
         teacher = self.ask_teacher() if settings.training.after_pruning > 0 else None
         if self._passes is None:  # Compiled once, of the dense model, for all plans of it.
-            self._passes = Passes(model, self._planner.all_groups, data.train.images[:8])
-        plan = self._planner.space.plan(self._planner.space.find(evaluation.widths))
+            groups, branches = self._planner.all_groups, self._planner.branches
+            self._passes = Passes(model, groups, data.train.images[:8], branches=branches)
+        plan = self._planner.space.plan(self._planner.space.find(evaluation.values))
         surgery = self._surgeon.apply(plan)
         pending = self._cost_model.submit(model)
-        epochs = settings.training.after_pruning if surgery.changes or whole_too else 0
-        if surgery.changes:
+        epochs = settings.training.after_pruning if plan.pruned or whole_too else 0
+        if plan.pruned:
             images = data.train.images[: settings.evaluation.recalibration_images]
             recalibrate(model, images, settings.evaluation.batch_size)
-        pruned = {group for group, ratio in plan.keep_ratios.items() if ratio < 1}
-        batch_size, run = settings.evaluation.batch_size, self._passes.compiled(pruned)
+        batch_size, run = settings.evaluation.batch_size, self._passes.compiled(plan.pruned)
         start = accuracy(model, data.reward, batch_size, run) if epochs else None
         seed = settings.seed if seed is None else seed
         task = Task(

@@ -20,7 +20,7 @@ from autoprune.models import zoo
 from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.searchers.bracketing import find_widest
-from autoprune.searchers.uniform import hand_set_candidates
+from autoprune.searchers.hand_set import hand_set_candidates
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon
 

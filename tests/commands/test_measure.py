@@ -177,6 +177,27 @@ def test_groups_of_a_file(tmp_path):
     assert "read by stuck.kernel[2]" in said
     assert "is an output of the model" in said
     assert "measured" in said
+    assert "'mine' has no branches." in said
+    assert json.loads((folder / "branches.json").read_text()) == []
+
+
+def test_branches_with_the_latency_that_they_hold(tmp_path):
+    options = ("model=small_resnet", "model.width=0.5", "groups=true", "target=tpu_v5e", "target.batch_size=8")
+    folder, done = run_in(tmp_path, *options, module="measure")
+    branches = {branch["name"]: branch for branch in json.loads((folder / "branches.json").read_text())}
+    (cost,) = json.loads((folder / "costs.json").read_text())
+    assert len(branches) == 5
+    for branch in branches.values():
+        held = sum(cost["layers"][layer] for layer in branch["layers"] if layer in cost["layers"])
+        assert branch["latency"] == {"tpu_v5e": pytest.approx(held / cost["latency"])}
+        assert held > 0
+        assert f"{held / cost['latency']:.1%}" in done.stdout
+    shortcut = branches["stage2_block1_add[0]"]
+    assert (shortcut["kind"], shortcut["merge"], shortcut["operand"]) == ("sum", "stage2_block1_add", 0)
+    assert shortcut["layers"] == ["stage2_block1_shortcut", "stage2_block1_shortcut_bn"]
+    assert shortcut["groups"] == []
+    assert branches["stage2_block1"]["groups"] == ["stage2_block1_conv1"]
+    assert json.loads((folder / "groups.json").read_text())
 
 
 def test_sweep_over_uniform_ratios(tmp_path):

@@ -299,6 +299,20 @@ def test_tables_fit_the_terminal(summary, width):
             assert all(cell in row for cell in cells[:2])
 
 
+def test_branches_that_plans_are_without_have_a_table():
+    record = record_of()
+    for name, dropped in {"rl@0.5/0": ("b1", "b2"), "rl@0.5/1": ("b1",), "rl@0.5/2": ("b1",)}.items():
+        record.runs[name] = ran(name, replace(BEST, dropped=dropped))
+    finish(record)
+    summary = summarise(SETTINGS, record)
+    _, table, *_ = text_tables(SETTINGS, summary)
+    cells = {row[1]: row for row in table.rows}
+    assert cells["rl"] == ("latency 0.5", "rl", "3", "b1, b2 (1 of 3)")
+    assert cells["uniform"][-1] == "-"
+    rows = json.loads(json.dumps(summary.to_json()))["rows"]
+    assert [row["dropped"] for row in rows if row["searcher"] == "rl"] == [{"b1": 3, "b2": 1}]
+
+
 def test_conclusions_are_json(summary):
     data = json.loads(json.dumps(summary.to_json(), allow_nan=False))
     assert {"rows", "differences", "ratios", "volumes", "corners", "curves", "dense_tuned"} == set(data)

@@ -13,7 +13,7 @@ from autoprune.planning import Dimension, SearchSpace
 from autoprune.planning.space import legal_widths
 from autoprune.records import Budget, CostReport, Evaluation, Memory, Target
 from autoprune.searchers import SEARCHERS, BudgetedEvaluator, Objective, Problem
-from autoprune.searchers.features import GroupFeatures, ModelFeatures
+from autoprune.searchers.features import DimensionFeatures, ModelFeatures
 from autoprune.settings import AgentSettings, Constraints, RewardSettings
 
 SIZE = 64
@@ -128,8 +128,9 @@ def search(name, evaluations, *, seed=0, agent=None, **options):
 
 def features():
     groups = tuple(
-        GroupFeatures(
+        DimensionFeatures(
             name=name,
+            is_branch=False,
             size=SIZE,
             unit=1,
             pixels=4**n,

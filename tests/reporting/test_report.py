@@ -13,12 +13,12 @@ from autoprune.records import Budget
 from autoprune.reporting.html import Report, write_report
 from autoprune.reporting.outcome import Outcome, verdict
 from autoprune.reporting.tables import (
-    HEADERS,
     ResultRow,
     byte_count,
     opening_words,
     result_caption,
     result_cells,
+    result_columns,
     result_table,
     seconds,
     shares,
@@ -45,7 +45,8 @@ ROWS = [row("dense", 1.0, 0.98), row("uniform", 0.5, 0.97), row("rl", 0.25, 0.96
 
 
 def test_shares_are_of_the_dense_model():
-    cells = [dict(zip(HEADERS[:4], cell[:4], strict=True)) for cell in result_cells(ROWS)]
+    headers = [column.header for column in result_columns(ROWS)][:4]
+    cells = [dict(zip(headers, cell[:4], strict=True)) for cell in result_cells(ROWS)]
     assert [cell["of dense"] for cell in cells] == ["100.0%", "50.0%", "25.0%"]
     assert cells[1]["test accuracy"] == "97.00%"
 
@@ -65,7 +66,9 @@ def test_a_model_has_a_line_for_each_of_several_targets():
     assert [line[0] for line in cells] == ["dense, tpu_v5e", "dense, tpu_v3", "rl, tpu_v5e", "rl, tpu_v3"]
     assert [line[3] for line in cells] == ["100.0%", "100.0%", "50.0%", "75.0%"]
     assert [line[1] for line in cells] == ["97.00%", "", "97.00%", ""]
-    assert {len(line) for line in cells} == {len(HEADERS)}
+    assert {len(line) for line in cells} == {len(result_columns(rows))}
+    cells = result_cells([replace(done, branches=(3, 4)) for done in rows])
+    assert [line[-1] for line in cells] == ["3 of 4", "", "3 of 4", ""]
     assert "on tpu_v5e (this host), tpu_v3 (this host)" in result_caption(rows[0].cost)
     assert shares(rows[1].cost, rows[0].cost, Budget(0.5)) == "100.0% of the dense latency (worst of 2 targets)"
 
@@ -107,7 +110,13 @@ def test_the_verdict_says_that_a_search_came_to_the_uniform_plan_and_that_traini
     def done(name, ratio, training=better):
         evaluation = toy.evaluation_of(ratio)
         return SimpleNamespace(
-            name=name, evaluation=evaluation, cost=evaluation.cost, test_accuracy=0.9, training=training
+            name=name,
+            plan=SimpleNamespace(dropped=()),
+            evaluation=evaluation,
+            cost=evaluation.cost,
+            test_accuracy=0.9,
+            reward_accuracy=0.9,
+            training=training,
         )
 
     def told(searched):

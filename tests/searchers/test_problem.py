@@ -11,7 +11,8 @@ from autoprune.errors import BudgetError, CostError, ModelError, SettingsError
 from autoprune.planning import SearchSpace
 from autoprune.records import Budget, ChannelGroup, Evaluation, Member
 from autoprune.searchers import SEARCHERS, build_problem
-from autoprune.searchers.problem import absolute, nothing_found
+from autoprune.searchers.infeasible import nothing_found
+from autoprune.searchers.problem import absolute
 from autoprune.settings import BudgetSettings, RewardSettings
 from helpers import toy
 
@@ -25,6 +26,7 @@ def floor(share):
 @dataclass
 class ToyPlanner:
     groups: tuple
+    parts: tuple
     all_groups: tuple
     scores: dict
     space: SearchSpace
@@ -67,7 +69,7 @@ class Posed(toy.ToyEvaluator):
             members=(replace(OUTPUT, layer="head"),),
         )
         scores = dict.fromkeys(toy.NAMES, np.ones(toy.SIZE))
-        self.planner = ToyPlanner(groups, (*groups, frozen), scores, toy.SPACE)
+        self.planner = ToyPlanner(groups, groups, (*groups, frozen), scores, toy.SPACE)
         self.refused = refused
         self.model = toy_network()
         self.costed = []
@@ -149,7 +151,7 @@ def test_what_holds_the_latency_and_the_memory_is_named():
     with pytest.raises(BudgetError) as refused:
         build_problem(Slow(), BudgetSettings("50ms", "1kB"))
     assert (
-        "At keep ratio 0.181 the latency is held by a 25% (8 of 64 channels of a), head 20% (is an output of the model "
+        "At keep ratio 0.125 the latency is held by a 25% (8 of 64 channels of a), head 20% (is an output of the model "
         "('head')), d 12% (8 of 64 channels of d); 42% belongs to no layer with operations, such as copies."
     ) in str(refused.value)
     assert "the memory is held by weights 71%, activations 71%, code 71%." in str(refused.value)
@@ -241,7 +243,7 @@ def test_a_floor_that_nothing_meets_is_answered_with_the_best_that_was_reached()
     problem = build_problem(Posed(), BudgetSettings(0.25), floor(0.99))
     course = [Posed().evaluate(toy.SPACE.nearest(ratio)) for ratio in (1.0, 0.25, 0.125)]
     assert problem.objective.best(course) is None
-    said = nothing_found(problem, [course, course[:1]])
+    said = nothing_found(problem.objective, [course, course[:1]])
     best = toy.evaluation_of(0.25).score
     assert "No plan reached the accuracy floor: reward.accuracy_floor=0.99" in said
     assert f"the best of 2 evaluations within the budget has {best:.4f} ({int(1000 * best) / 1000:.3f} of" in said
@@ -249,8 +251,10 @@ def test_a_floor_that_nothing_meets_is_answered_with_the_best_that_was_reached()
 
 def test_evaluations_that_failed_are_another_matter():
     failed = Evaluation(key="f", keep_ratios={}, widths={}, accuracy=float("nan"), cost=None, error="died")
-    assert "their evaluations failed" in nothing_found(toy.problem(), [[failed]])
-    assert "their evaluations failed" in nothing_found(build_problem(Posed(), NO_BUDGET, floor(0.5)), [[failed]])
+    assert "their evaluations failed" in nothing_found(toy.problem().objective, [[failed]])
+    assert "their evaluations failed" in nothing_found(
+        build_problem(Posed(), NO_BUDGET, floor(0.5)).objective, [[failed]]
+    )
 
 
 @pytest.mark.parametrize("name", list(SEARCHERS))

@@ -33,7 +33,8 @@ def regret(name, evaluations, seed, agent=None):
 
 PROPOSING = [name for name in SEARCHERS if name != "rl"]
 ALL = [*PROPOSING, *AGENTS]
-FAMILIES = {"uniform", "uniform_skip", "uniform_width"}  # They have a few plans, and score no other.
+# They have a few plans, and score no other.
+FAMILIES = {"uniform", "uniform_skip", "uniform_width", "uniform_depth", "uniform_depth_width"}
 SEEDLESS = {*FAMILIES, "greedy"}  # Nothing in them is drawn.
 
 

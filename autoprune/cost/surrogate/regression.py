@@ -108,7 +108,7 @@ class Stack:
 
     def __init__(self, fits: Sequence[Fit], columns: Sequence[Sequence[int]]) -> None:
         width, count = max(map(len, columns)), len(fits[0].weights)
-        self._mean = sum(one.mean for one in fits)
+        self._means = np.array([one.mean for one in fits])
         self._weights = np.stack([one.weights for one in fits])
         self._columns = np.zeros((len(fits), width), int)
         self._inverse = np.zeros((len(fits), width))
@@ -119,9 +119,17 @@ class Stack:
             self._points[number, :, : len(own)] = one.points
         self._squared = (self._points**2).sum(2)
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """(m,) sums at (m, d) vectors of features: many at once take little longer than one."""
+    def predict(self, features: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
+        """(m,) sums at (m, d) vectors of features: many at once take little longer than one.
+
+        Args:
+            features: of what is asked for.
+            present: (m, fits) which fits each sum is of; None is all.
+        """
         points = np.swapaxes(features[:, self._columns] * self._inverse, 0, 1)
         across = np.matmul(self._points, np.swapaxes(points, 1, 2))
         squared = self._squared[:, :, None] + (points**2).sum(2)[:, None, :] - 2 * across
-        return self._mean + np.einsum("fn,fnm->m", self._weights, matern(squared))
+        if present is None:
+            return sum(self._means.tolist()) + np.einsum("fn,fnm->m", self._weights, matern(squared))
+        each = self._means[:, None] + np.einsum("fn,fnm->fm", self._weights, matern(squared))
+        return (each * present.T).sum(0)

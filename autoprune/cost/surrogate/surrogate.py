@@ -8,7 +8,7 @@ every figure that is reported comes from a `CostModel`.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +57,12 @@ class GuessError:
 class Surrogate:
     """Learns what plans of one model cost on one target.
 
+    What a plan keeps is told by a value for each dimension of the search space: channels left of a group, and for a
+    branch 1, or 0 where it is gone. A layer that leaves with a branch takes no time, and those next to it have other
+    neighbours.
+
     Args:
-        sizes: (groups,) channels of the model's prunable groups.
+        sizes: (dimensions,) the values of the dense model.
         layers: how its layers depend on them, from `layer_dependences`.
     """
 
@@ -98,7 +102,7 @@ class Surrogate:
         A plan seen before changes nothing.
 
         Args:
-            widths: (groups,) channels left.
+            widths: (dimensions,) what the plan keeps.
             cost: the truth.
         """
         key = tuple(int(width) for width in widths)
@@ -112,7 +116,7 @@ class Surrogate:
         self._latency = self._memory = None
 
     def predict(self, widths: np.ndarray) -> Guess:
-        """Guess what a plan of (groups,) channels left costs.
+        """Guess what a plan that keeps (dimensions,) values costs.
 
         Raises:
             ValueError: fewer than 12 plans have been seen.
@@ -124,7 +128,7 @@ class Surrogate:
         """Guess what many plans cost.
 
         Args:
-            widths: (m, groups) channels left, in the order of the groups.
+            widths: (m, dimensions) what they keep.
 
         Returns:
             (m,) seconds per batch, and (m,) bytes of device memory or None.
@@ -134,8 +138,9 @@ class Surrogate:
         """
         latency = self._learn() if self._latency is None else self._latency
         features = self._space.features(np.asarray(widths, float))
+        present = self._space.present(np.asarray(widths))
         memory = None if self._memory is None else np.maximum(self._memory.predict(features), 0.0)
-        return np.maximum(latency.predict(features), 0.0), memory
+        return np.maximum(latency.predict(features, present), 0.0), memory
 
     def _learn(self) -> Stack:
         """What predicts latency; what predicts memory is kept beside it."""
@@ -149,13 +154,25 @@ class Surrogate:
         keep = fits if len(self._seen) < 1.25 * counted else {}
         learnt = {}
 
-        def one(name: str, values: Sequence[float], term: tuple[list[int], list[int]]) -> Fit:
+        present = self._space.present(np.array([key for key, _ in recent]))
+
+        def one(name: str, values: Sequence[float], term: tuple[list[int], list[int]], layer: int | None = None) -> Fit:
             choice = keep[name].choice if name in keep else None
-            learnt[name] = fit(features[:, term[0]], term[1], np.array(values, float), choice)
-            return learnt[name]
+            if present is None or layer is None:
+                learnt[name] = fit(features[:, term[0]], term[1], np.array(values, float), choice)
+                return learnt[name]
+            # A layer is learnt from the plans that have it.
+            rows = present[:, layer]
+            learnt[name] = found = fit(features[rows][:, term[0]], term[1], np.array(values, float)[rows], choice)
+            points, weights = np.zeros((len(rows), len(term[0]))), np.zeros(len(rows))
+            points[rows], weights[rows] = found.points, found.weights
+            return replace(found, points=points, weights=weights)
 
         terms = self._space.terms
-        own = [one(path, [cost.layers.get(path, 0.0) for cost in costs], term) for path, term in terms.items()]
+        own = [
+            one(path, [cost.layers.get(path, 0.0) for cost in costs], term, layer)
+            for layer, (path, term) in enumerate(terms.items())
+        ]
         rest = [cost.latency - sum(cost.layers.get(path, 0.0) for path in terms) for cost in costs]
         whole = self._space.whole
         self._latency = latency = Stack([*own, one("", rest, whole)], [*(term[0] for term in terms.values()), whole[0]])
@@ -170,6 +187,8 @@ class Surrogate:
 class _Space:
     """From widths to features: for each layer the lengths of its axes and its neighbours', and how tiles are filled.
 
+    A neighbour that may leave with a branch adds whether it is there.
+
     Attributes:
         terms: for each layer, by path, the columns of its features and their kinds.
         whole: columns and kinds of the features for what belongs to no layer.
@@ -183,13 +202,18 @@ class _Space:
             for index, owned in axis.owners:
                 self._share[row, index] += owned
         self._sizes = sizes
+        self._branches = [list(layer.branches) for layer in layers]
         own = [[axes.index(axis) for axis in layer.axes if axis.owners] for layer in layers]
-        self._work = [(layer.flops, columns) for layer, columns in zip(layers, own, strict=True)]
+        self._work = [(layer.flops, columns, list(layer.branches)) for layer, columns in zip(layers, own, strict=True)]
+        groups = len(axes) * (1 + len(TILES))
         self.terms = {}
         for number, layer in enumerate(layers):
-            near = [*own[max(number - NEIGHBOURS, 0) : number], *own[number + 1 : number + 1 + NEIGHBOURS]]
-            self.terms[layer.path] = self._term(own[number], [column for columns in near for column in columns])
-        groups = len(axes) * (1 + len(TILES))
+            near = [
+                n for n in range(number - NEIGHBOURS, number + NEIGHBOURS + 1) if 0 <= n < len(layers) and n != number
+            ]
+            columns, kinds = self._term(own[number], [column for n in near for column in own[n]])
+            there = dict.fromkeys(b for n in near for b in layers[n].branches if b not in layer.branches)
+            self.terms[layer.path] = [*columns, *(groups + b for b in there)], [*kinds, *[NEAR] * len(there)]
         kinds = [NEAR] * len(sizes) + [OWN]
         self.whole = (list(range(groups, groups + len(kinds))), kinds)
 
@@ -200,17 +224,29 @@ class _Space:
         tiles = [column + count * (1 + tile) for column in own for tile in range(len(TILES))]
         return [*own, *around, *tiles], [OWN] * len(own) + [NEAR] * len(around) + [TILE] * len(tiles)
 
+    def present(self, widths: np.ndarray) -> np.ndarray | None:
+        """(m, layers + 1) Whether plans have each layer, and True for the rest; None where all always do."""
+        if not any(self._branches):
+            return None
+        there = [(widths[:, branches] > 0).all(1) for branches in self._branches]
+        return np.stack([*there, np.ones(len(widths), bool)], axis=1)
+
     def features(self, widths: np.ndarray) -> np.ndarray:
         """All features of plans: log2 of each axis's length, share of each tile left empty, widths, operations.
 
         Args:
-            widths: (groups,) of one plan, or (m, groups).
+            widths: (dimensions,) of one plan, or (m, dimensions).
         """
         left = 1 - (1 - widths / self._sizes) @ self._share.T
         lengths = self._dense * left
-        parts = [np.log2(lengths)]
+        # Of an axis that leaves with a branch nobody asks for the length.
+        parts = [np.log2(np.maximum(lengths, 0.5))]
         parts += [(np.ceil(lengths / tile - 1e-9) * tile - lengths) / tile for tile in TILES]
-        work = sum(flops * math.prod(left[..., column] for column in columns) for flops, columns in self._work)
-        # Many widths together weigh as much as one.
-        parts += [np.log2(widths) / math.sqrt(widths.shape[-1]), np.log2(np.maximum(work, 1))[..., None]]
+        work = sum(
+            flops * math.prod([*(left[..., column] for column in columns), *(widths[..., b] for b in branches)])
+            for flops, columns, branches in self._work
+        )
+        # Many widths together weigh as much as one; a branch that is gone as much as half of a width.
+        octaves = np.log2(np.where(widths > 0, widths, 0.5))
+        parts += [octaves / math.sqrt(widths.shape[-1]), np.log2(np.maximum(work, 1))[..., None]]
         return np.concatenate(parts, axis=-1)

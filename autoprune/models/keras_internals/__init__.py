@@ -5,6 +5,7 @@ Everything here is a verb on Keras objects; the reasons and the order of calls a
 """
 
 from autoprune.models.keras_internals.graph import (
+    LEFT_OUT,
     application_class,
     arguments_of,
     call_of,
@@ -36,6 +37,7 @@ from autoprune.models.keras_internals.layers import (
     overridden,
     stand_in,
 )
+from autoprune.models.keras_internals.running import ChangesWithin, RunCall, attach_mask, mask_of, running
 from autoprune.models.keras_internals.saving import (
     graph_config,
     save_by_graph,
@@ -84,6 +86,9 @@ from autoprune.models.keras_internals.variables import (
 from autoprune.models.keras_internals.wiring import Wiring, drop_operands
 
 __all__ = [
+    "LEFT_OUT",
+    "ChangesWithin",
+    "RunCall",
     "StaticShapes",
     "Wiring",
     "application_class",
@@ -91,6 +96,7 @@ __all__ = [
     "array_initializers",
     "array_of",
     "assign_values",
+    "attach_mask",
     "attention_parts",
     "attribute_states",
     "batch_statistics_only",
@@ -118,6 +124,7 @@ __all__ = [
     "layer_variable",
     "layers_by_path",
     "maker_of",
+    "mask_of",
     "models_within",
     "nodes_of",
     "operations_by_path",
@@ -138,6 +145,7 @@ __all__ = [
     "renew_other_models",
     "restore_attributes",
     "run_on",
+    "running",
     "running_own_code",
     "save_by_graph",
     "saves_its_graph",

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from autoprune.errors import ModelError
 
 Node = Any
 Operation = Any
+LEFT_OUT = object()
 
 
 def check_model(model: Any) -> None:
@@ -273,6 +274,27 @@ def _in_order(pending: list[Node]) -> list[Node]:
 def arguments_of(node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a call, symbolic tensors included."""
     return node.arguments.args, node.arguments.kwargs
+
+
+def arguments_with(node: Node, tensors: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As `arguments_of`, with other tensors in place of those of a call, in their order.
+
+    `LEFT_OUT` leaves one out of the list that it is in, or of positional arguments.
+    """
+    following = iter(tensors)
+
+    def replace(value: Any) -> Any:
+        if isinstance(value, keras.KerasTensor):
+            return next(following)
+        if isinstance(value, (list, tuple)):
+            found = [item for item in map(replace, value) if item is not LEFT_OUT]
+            return type(value)(found) if type(value) in (list, tuple) else type(value)(*found)
+        if isinstance(value, dict):
+            return type(value)((key, replace(value[key])) for key in sorted(value))
+        return value
+
+    args, kwargs = arguments_of(node)
+    return replace(args), replace(kwargs)
 
 
 def raw_operation_name(operation: Operation) -> str | None:

@@ -8,14 +8,13 @@ import keras
 from keras.src.ops.function import map_graph
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from autoprune.models.keras_internals.graph import Node, Operation, graphs_by_path, nodes_of
+from autoprune.models.keras_internals.graph import LEFT_OUT, Node, Operation, arguments_with, graphs_by_path, nodes_of
 
 # What Keras derives of a graph when it is made, besides the list of its layers.
 _TABLES = (
     *("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth", "_outputs", "_outputs_struct"),
     "output_names",
 )
-_GONE = object()
 
 
 class Wiring:
@@ -76,7 +75,7 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
         if places and len(stay) == 1 and not _has_constants(node):
             stands_for[id(node.outputs[0])] = stay[0]
         elif places or any(new is not old for new, old in zip(tensors, node.input_tensors, strict=True)):
-            _replace_arguments(node, [_GONE if place in places else tensor for place, tensor in enumerate(tensors)])
+            _replace_arguments(node, [LEFT_OUT if place in places else tensor for place, tensor in enumerate(tensors)])
             changed.append(node)
             entering.extend(stay)
     structure = keras.tree.map_structure(lambda tensor: stands_for.get(id(tensor), tensor), graph._outputs_struct)
@@ -107,21 +106,9 @@ def _has_constants(node: Node) -> bool:
 
 
 def _replace_arguments(node: Node, tensors: list[Any]) -> None:
-    """Give a call these tensors in place of those that it reads, in their order; `_GONE` leaves one out of its list."""
-    following = iter(tensors)
-
-    def replace(value: Any) -> Any:
-        if isinstance(value, keras.KerasTensor):
-            return next(following)
-        if isinstance(value, (list, tuple)):
-            found = [item for item in map(replace, value) if item is not _GONE]
-            return type(value)(found) if type(value) in (list, tuple) else type(value)(*found)
-        if isinstance(value, dict):
-            return type(value)((key, replace(value[key])) for key in sorted(value))
-        return value
-
-    arguments = node.arguments
-    node.arguments = SymbolicArguments(*replace(arguments.args), **replace(arguments.kwargs))
+    """Give a call these tensors in place of those that it reads, see `arguments_with`."""
+    args, kwargs = arguments_with(node, tensors)
+    node.arguments = SymbolicArguments(*args, **kwargs)
 
 
 def _reconnect_readers(graph: Any, gone: list[Node]) -> None:

@@ -1,0 +1,99 @@
+"""Another way to run the calls of a model for a while, and what running them changes besides what they give."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+from autoprune.models.keras_internals.graph import Node, arguments_with
+from autoprune.models.keras_internals.layers import overridden
+
+Tensor = Any
+# Of a call and of tensors in place of those that it reads, see `arguments_with`: what it gives.
+RunCall = Callable[[Node, Sequence[Tensor]], list[Tensor]]
+# Runs the calls of a graph, given the values of its inputs by `id` of the symbolic tensor; adds those of its outputs.
+RunCalls = Callable[[dict[int, Tensor], RunCall], None]
+
+
+@contextmanager
+def running(runs: Mapping[Any, RunCalls]) -> Iterator[None]:
+    """Within the block these graphs, as `graph_of` gives them, run their calls in another way."""
+    with overridden("_run_through_graph", {graph: _run_by(graph, run) for graph, run in runs.items()}):
+        yield
+
+
+def _run_by(graph: Any, run: RunCalls) -> Callable[..., Any]:
+    original = graph._run_through_graph
+
+    def run_through_graph(inputs: Any, operation_fn: Any = lambda operation: operation, call_fn: Any = None) -> Any:
+        given = keras.tree.flatten(inputs)
+        if call_fn is not None or any(isinstance(tensor, keras.KerasTensor) for tensor in given):
+            return original(inputs, operation_fn=operation_fn, call_fn=call_fn)
+
+        def run_call(node: Node, tensors: Sequence[Tensor]) -> list[Tensor]:
+            args, kwargs = arguments_with(node, tensors)
+            return keras.tree.flatten(operation_fn(node.operation)(*args, **kwargs))
+
+        values = dict(zip(map(id, graph.inputs), given, strict=True))
+        run(values, run_call)
+        return keras.tree.map_structure(lambda tensor: values[id(tensor)], graph._outputs_struct)
+
+    return run_through_graph
+
+
+class ChangesWithin:
+    """Collects, apart from the `keras.StatelessScope` around, what is assigned and which losses are added in a block.
+
+    Tensors that are made in a branch of a condition are of no use outside of it: they have to come out as its results.
+    """
+
+    def __init__(self) -> None:
+        self._outer = get_stateless_scope()
+        self._inner = keras.StatelessScope(collect_losses=True, initialize_variables=False)
+        self._inner.state_mapping.update(self._outer.state_mapping)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """The block."""
+        with self._inner:
+            yield
+
+    @property
+    def changed(self) -> list[int]:
+        """The `id` of the variables known outside that were assigned other values."""
+        before = self._outer.state_mapping
+        return [key for key, value in self._inner.state_mapping.items() if before.get(key, value) is not value]
+
+    @property
+    def values(self) -> list[Tensor]:
+        """What they were assigned."""
+        return [self._inner.state_mapping[key] for key in self.changed]
+
+    @property
+    def values_before(self) -> list[Tensor]:
+        """What they have outside."""
+        return [self._outer.state_mapping[key] for key in self.changed]
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """What layers have added to the loss."""
+        return self._inner.losses
+
+    def bring_out(self, model: Any, values: Sequence[Tensor], losses: Sequence[Tensor]) -> None:
+        """Assign values, and add losses to the model, outside of the block."""
+        self._outer.state_mapping.update(zip(self.changed, values, strict=True))
+        for loss in losses:
+            keras.Layer.add_loss(model, loss)  # A model with a graph refuses its own method.
+
+
+def mask_of(tensor: Tensor) -> Tensor | None:
+    """The mask that Keras has attached to a tensor, if any."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def attach_mask(tensor: Tensor, mask: Tensor | None) -> None:
+    """Attach a mask to a tensor, as `mask_of` gives it."""
+    if mask is not None:
+        tensor._keras_mask = mask
