@@ -39,7 +39,7 @@ class Snapshot:
     def restore(self) -> None:
         """Put the model back, to the bit: variables, attributes, connections, shapes and the optimiser's state."""
         keras_internals.collect_state(self._model)
-        self._wiring.restore()
+        rewired = self._wiring.restore()
         keras_internals.put_back([*self._variables, *self._slots])
         keras_internals.restore_attributes(self._attributes)
         for found, kind in self._classes:
@@ -48,6 +48,8 @@ class Snapshot:
             setattr(layer, name, value)
         self._shapes.restore()
         update_derived(self._layers)
+        if rewired:
+            keras_internals.renew_parameters(self._model)
         self._restore_optimizer()
         keras_internals.renew_compiled_functions(self._model)
 

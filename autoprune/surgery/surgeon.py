@@ -181,6 +181,8 @@ class Surgeon:
         before = {id(variable) for variable in self.model.variables}
         rewired, entering = drop_branches(self.model, dropped)
         gone = before - {id(variable) for variable in self.model.variables}
+        if gone:
+            keras_internals.renew_parameters(self.model)
         optimizer = cut_optimizer(self.model, masks, gone)
         touched = {id(operation) for operation in (*edited.values(), *rewired)}
         graph = keras_internals.graph_of(self.model)

@@ -120,6 +120,16 @@ def test_checkpoints_of_tensorflow_can_still_be_written(tmp_path):
     tf.train.Checkpoint(model=model).save(tmp_path / "with")
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="parameters of PyTorch")
+def test_parameters_of_pytorch_go_and_come_back():
+    model = made_branching("nested_blocks")
+    whole, before = Surgeon(model), [id(parameter) for parameter in model.parameters()]
+    snapshot = whole.snapshot()
+    with whole.pruning(half_without(model, "sum[1]", "twice/twice"), snapshot):
+        assert sum(parameter.numel() for parameter in model.parameters()) == model.count_params()
+    assert [id(parameter) for parameter in model.parameters()] == before
+
+
 # ------------------------------------------------------------------ failure, and what is refused
 
 

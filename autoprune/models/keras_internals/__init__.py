@@ -83,7 +83,7 @@ from autoprune.models.keras_internals.variables import (
     variables_at,
     write_attributes,
 )
-from autoprune.models.keras_internals.wiring import Wiring, drop_operands
+from autoprune.models.keras_internals.wiring import Wiring, drop_operands, renew_parameters
 
 __all__ = [
     "LEFT_OUT",
@@ -143,6 +143,7 @@ __all__ = [
     "renew_compiled_functions",
     "renew_identities",
     "renew_other_models",
+    "renew_parameters",
     "restore_attributes",
     "run_on",
     "running",

@@ -8,7 +8,15 @@ import keras
 from keras.src.ops.function import map_graph
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from autoprune.models.keras_internals.graph import LEFT_OUT, Node, Operation, arguments_with, graphs_by_path, nodes_of
+from autoprune.models.keras_internals.graph import (
+    LEFT_OUT,
+    Node,
+    Operation,
+    arguments_with,
+    graphs_by_path,
+    models_within,
+    nodes_of,
+)
 
 # What Keras derives of a graph when it is made, besides the list of its layers.
 _TABLES = (
@@ -36,10 +44,14 @@ class Wiring:
         """Whether no operand has been dropped since, or all of them are back."""
         return all(vars(graph).get("_nodes") is tables["_nodes"] for graph, tables in self._tables)
 
-    def restore(self) -> None:
-        """Put every connection back: the same nodes with the same arguments, in tables that are the same objects."""
+    def restore(self) -> bool:
+        """Put every connection back: the same nodes with the same arguments, in tables that are the same objects.
+
+        Returns:
+            Whether anything had changed.
+        """
         if self.holds:
-            return
+            return False
         for graph, tables in self._tables:
             vars(graph).update(tables)
         for graph, layers, tracked in self._layers:
@@ -50,6 +62,14 @@ class Wiring:
             node.arguments = arguments
         for operation, readers in self._readers:
             operation._outbound_nodes[:] = readers
+        return True
+
+
+def renew_parameters(model: Any) -> None:
+    """Let a model and those nested in it have the parameters of the layers that they have now; PyTorch lists them."""
+    for _, found in models_within(model):
+        if hasattr(found, "_torch_params"):
+            found._track_variables()
 
 
 def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Operation], list[Node], list[Any]]:
