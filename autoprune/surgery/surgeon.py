@@ -184,7 +184,9 @@ class Surgeon:
         if gone:
             keras_internals.renew_parameters(self.model)
         optimizer = cut_optimizer(self.model, masks, gone)
-        touched = {id(operation) for operation in (*edited.values(), *rewired)}
+        # A model whose output the merge was has no call that reads another tensor now, and changes all the same.
+        holders = self._with_owners({branch.merge for branch in dropped})
+        touched = {id(operation) for operation in (*edited.values(), *holders.values(), *rewired)}
         graph = keras_internals.graph_of(self.model)
         changed = keras_internals.refresh_shapes(graph, touched, shape_within, entering)
         plain = self._save_by_graph(touched | changed)

@@ -274,6 +274,30 @@ def test_inputs_may_lose_their_last_readers():
     np.testing.assert_array_equal(*(outputs_of(each, [IMAGES, IMAGES])[0] for each in (model, again)))
 
 
+@keras.saving.register_keras_serializable("branch_corners")
+class OwnBlock(keras.Model):
+    """A functional model that is saved by its constructor's arguments."""
+
+    def __init__(self, channels, **options):
+        entry = keras.Input((6, 6, channels))
+        super().__init__(entry, sum_of(entry, conv(entry, channels, "inner")), **options)
+        self.channels = channels
+
+    def get_config(self):
+        return {"channels": self.channels, "name": self.name}
+
+
+def test_nested_models_of_own_classes_are_saved_without_their_branch(tmp_path):
+    image = keras.Input((6, 6, 3))
+    model = with_head(image, OwnBlock(6, name="own")(conv(image, 6, "stem")))
+    report = apply_plan(model, without(make_plan(model, 1.0), *by_name(model)))
+    assert report.saved_as_plain == ("own",)
+    model.save(tmp_path / "small.keras")
+    loaded = keras.saving.load_model(tmp_path / "small.keras")
+    assert loaded.count_params() == model.count_params() < report.parameters_before
+    np.testing.assert_array_equal(outputs_of(loaded, IMAGES)[0], outputs_of(model, IMAGES)[0])
+
+
 # ------------------------------------------------------------------ other models
 
 
