@@ -158,6 +158,8 @@ def _list_sites(model: Any) -> Iterator[_Site]:
                     },
                     reason=_refusal(node, operand, merge, inside),
                 )
+                if not site.reason and not prefix and _is_named_output(model, node):
+                    site.reason = f"ends in '{node.operation.name}', one of the outputs that go by their layers' names"
                 if site.layers:
                     yield site
 
@@ -177,16 +179,27 @@ def _refusal(node: Any, operand: int, merge: Merge, inside: Sequence[Any]) -> st
         return "is all that reads an input of the model"
     if operand in merge.needed:
         return f"is what '{node.operation.name}' gives when all else is removed"
-    if _whole_operands(node, merge) == (operand,):
+    whole = _whole_operands(node, merge)
+    if whole == (operand,):
         return f"is the only operand of '{node.operation.name}' that has the shape of its output"
-    return ""
+    return "" if whole else f"ends in '{node.operation.name}', of which no operand has the shape of its output"
+
+
+def _is_named_output(model: Any, node: Any) -> bool:
+    """Whether losses, metrics and targets know what a call gives, one of several outputs, by the operation's name."""
+    structure = keras_internals.output_structure(model)
+    known = isinstance(structure, (list, tuple)) and len(structure) > 1
+    return known and any(tensor is output for tensor in node.outputs for output in structure)
 
 
 def _whole_operands(node: Any, merge: Merge) -> tuple[int, ...]:
-    """The operands any of which the merge can be left with: those of a sum that are not broadcast."""
-    shape = tuple(node.outputs[0].shape)
-    operands = enumerate(node.input_tensors)
-    return tuple(place for place, tensor in operands if merge.kind != "sum" or tuple(tensor.shape) == shape)
+    """The operands any of which the merge can be left with: those of a sum that it neither broadcasts nor casts."""
+    (output,) = node.outputs
+    return tuple(
+        place
+        for place, tensor in enumerate(node.input_tensors)
+        if merge.kind != "sum" or (tuple(tensor.shape), tensor.dtype) == (tuple(output.shape), output.dtype)
+    )
 
 
 def _name(sites: Sequence[_Site], operations: Iterable[str]) -> None:

@@ -74,7 +74,7 @@ class SearchSettings(ScoringSettings):
 
 
 _COMPARED = (
-    *("uniform", "uniform_skip", "uniform_width", "uniform_depth", "uniform_depth_width"),
+    *("uniform", "uniform_skip", "uniform_width", "uniform_depth_width"),
     *("random", "greedy", "evolution", "rl"),
 )
 

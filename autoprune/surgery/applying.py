@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 from autoprune.errors import PlanError
@@ -56,7 +57,11 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
         report = surgeon.apply(plan)
     else:
         report = apply_with_reconstruction(surgeon, plan, reconstruct_from)
-    keras_internals.renew_other_models(model)
+    others = keras_internals.renew_other_models(model)
+    if report.dropped:
+        # Layers that are gone here are as wide as before, and other models may still have them.
+        lost = (*report.lost_elsewhere, *keras_internals.refused_calls(others))
+        report = replace(report, lost_elsewhere=tuple(dict.fromkeys(lost)))
     if report.lost_elsewhere:
         logger.warning(
             "Other models share layers with '%s', and no longer fit at: %s. Prune one model over them all instead, "

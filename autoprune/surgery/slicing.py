@@ -131,7 +131,7 @@ def cut_optimizer(model: Any, masks: Mapping[int, Masks], gone: Collection[int] 
     # What can be sliced as a variable was: slots of as many axes, none of size 1.
     slots = [
         (slot, masks.get(id(variable)))
-        for aligned in keras_internals.slot_lists(optimizer)
+        for aligned in keras_internals.slot_lists(optimizer).values()
         for variable, slot in zip(variables, aligned, strict=True)
         if len(slot.shape) == len(variable.shape) > 0
     ]

@@ -33,16 +33,13 @@ class Snapshot:
         self._optimizer = keras_internals.optimizer_of(model)
         slots = self._optimizer.variables if self._optimizer is not None else []
         self._slots = keras_internals.remember(slots)
-        lists = [] if self._optimizer is None else keras_internals.optimizer_lists(self._optimizer)
-        self._lists = [(found, list(found)) for found in lists]
+        self._lists = {} if self._optimizer is None else keras_internals.optimizer_lists(self._optimizer)
         self._optimizer_built = self._optimizer is not None and self._optimizer.built
 
     def restore(self) -> None:
         """Put the model back, to the bit: variables, attributes, connections, shapes and the optimiser's state."""
         keras_internals.collect_state(self._model)
         self._wiring.restore()
-        for found, content in self._lists:
-            found[:] = content
         keras_internals.put_back([*self._variables, *self._slots])
         keras_internals.restore_attributes(self._attributes)
         for found, kind in self._classes:
@@ -60,6 +57,7 @@ class Snapshot:
         if self._optimizer_built:
             if now is not self._optimizer:
                 self._model.optimizer = self._optimizer
+            keras_internals.set_optimizer_lists(self._optimizer, self._lists)
             keras_internals.renew_identities(self._optimizer)
             return
         optimizer = now if self._optimizer is None else self._optimizer

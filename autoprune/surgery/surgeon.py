@@ -37,6 +37,7 @@ class Surgeon:
         self.branches = find_branches(model, self.groups)
         self.fingerprint = fingerprint or architecture_fingerprint(model)
         self._operations = keras_internals.operations_by_path(model)
+        self._wiring = keras_internals.Wiring(model)
         # By group, what of it the check looks at, and all that a snapshot has to remember besides variables.
         self._axes = {group.name: [m for m in group.members if not m.is_attribute] for group in self.groups}
         members = [part.members for part in self.groups] + [part.members for part in self.branches]
@@ -133,6 +134,11 @@ class Surgeon:
             )
         check_indices(plan)
         check_dropped(self.branches, plan.dropped)
+        if not self._wiring.holds:
+            raise PlanError(
+                "The model lost branches after this surgeon looked at it. Make a new Surgeon and plan for the model as "
+                "it is now, or restore the model first."
+            )
         # Whoever has pruned the model since its groups were found has cut other axes than these.
         axes = [member for name, members in self._axes.items() if name in plan.kept for member in members]
         variables = keras_internals.variables_at(self._operations, [(member.layer, member.name) for member in axes])
@@ -220,7 +226,8 @@ class Surgeon:
         return [path for path, _ in stale]
 
     def _find_left_alone(self, plan: Plan) -> dict[str, str]:
-        """For every group of which nothing was removed, why."""
+        """For every group of which nothing was removed, why; those that left with a branch are gone."""
+        gone = {name for branch in self.branches if branch.name in plan.dropped for name in branch.groups}
         left = {}
         gone = {name for branch in self.branches if branch.name in plan.dropped for name in branch.groups}
         # Of groups that are nowhere but in several branches, the plan alone says that they leave with them.

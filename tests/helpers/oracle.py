@@ -3,8 +3,12 @@
 The oracle runs the original graph call by call, and beside every tensor a mask of the same shape. Layers that make
 channels get their mask from the plan; every other operation passes masks on by its own arithmetic: structural ones
 are run on the mask itself, merges must find equal masks. Normalisations that average over channels average over those
-whose mask is one, attention sums the heads that stay. It shares no code with the tracer.
+whose mask is one, attention sums the heads that stay. An operand that a branch is adds zeros to a sum, whatever its
+mask; behind a concatenation its channels are masked like removed ones. It shares no code with the tracer.
 """
+
+import collections
+import itertools
 
 import keras
 import numpy as np
@@ -23,12 +27,24 @@ MERGES = {
 REDUCTIONS = {"Amax", "Amin", "Max", "Mean", "Min", "Std", "Sum", "Var"}
 
 
-def zeroed_outputs(model, kept_by_layer, inputs):
-    """Outputs of the original with removed channels zeroed.
+def zeroed_outputs(model, kept_by_layer, inputs, dropped_operands=()):
+    """Outputs of the original with removed channels zeroed, and the contributions of branches.
 
     kept_by_layer: for each producing layer's name the indices of its output channels that stay.
+    dropped_operands: of merges those that go, as `dropped_operands` gives them.
     """
-    return _Interpreter(kept_by_layer).run(model, [np.asarray(x) for x in _as_list(inputs)])
+    interpreter = _Interpreter(kept_by_layer, set(dropped_operands))
+    return interpreter.run(model, [np.asarray(x) for x in _as_list(inputs)])
+
+
+def dropped_operands(branches, plan):
+    """The dropped branches as operands of merges: (nested model's name or "", merge's name, call, operand)."""
+    found = set()
+    for branch in branches:
+        if branch.name in plan.dropped:
+            *_, owner, name = ("", *branch.merge.split("/"))
+            found.add((owner, name, branch.call, branch.operand))
+    return found
 
 
 def kept_by_layer(groups, plan):
@@ -55,8 +71,9 @@ def outputs_of(model, inputs):
 
 
 class _Interpreter:
-    def __init__(self, kept):
+    def __init__(self, kept, dropped):
         self.kept = kept
+        self.dropped = dropped
         self.kept_by_kernel = {}
         self.masks = {}  # id of a tensor -> (the tensor, to keep it alive; its mask)
 
@@ -66,20 +83,32 @@ class _Interpreter:
         tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
         for tensor in tensors:
             self._remember(tensor, np.ones(tuple(tensor.shape), "float32"))
-        return [keras.ops.convert_to_numpy(t) for t in self._graph(model, tensors)]
+        return [keras.ops.convert_to_numpy(t) for t in self._graph(model, tensors, "")]
 
-    def _graph(self, model, tensors):
+    def _graph(self, model, tensors, owner):
         graph = model._functional if isinstance(model, keras.Sequential) else model
-        outputs = graph._run_through_graph(tensors, operation_fn=self._wrapped)
-        return _as_list(outputs)
+        calls = collections.Counter()
+        outputs = graph._run_through_graph(tensors, operation_fn=lambda op: self._wrapped(op, owner, calls))
+        return keras.tree.flatten(outputs)
 
-    def _wrapped(self, operation):
+    def _wrapped(self, operation, owner, calls):
         def call(*args, **kwargs):
             flat = [x for x in keras.tree.flatten((args, kwargs)) if id(x) in self.masks]
             if isinstance(operation, keras.Model):
-                outputs = self._graph(operation, flat)
+                outputs = self._graph(operation, flat, operation.name)
                 return outputs[0] if len(outputs) == 1 else outputs
             masks = [self.masks[id(x)][1] for x in flat]
+            gone = {place for *merge, place in self.dropped if merge == [owner, operation.name, calls[operation.name]]}
+            calls[operation.name] += 1
+            if gone and type(operation).__name__ == "Concatenate":
+                masks = [mask * (place not in gone) for place, mask in enumerate(masks)]
+            elif gone:
+                masks = [mask for place, mask in enumerate(masks) if place not in gone]
+                places = itertools.count()
+                args, kwargs = keras.tree.map_structure(
+                    lambda x: keras.ops.zeros_like(x) if id(x) in self.masks and next(places) in gone else x,
+                    (args, kwargs),
+                )
             if isinstance(operation, layers.MultiHeadAttention):
                 outputs, masks = self._attention(operation, *args, **kwargs)
             else:

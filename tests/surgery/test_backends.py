@@ -17,7 +17,8 @@ ON_TORCH = "not normalisations and not many_times and not old_storage"
 # which takes some ten minutes.
 TOPOLOGIES = ("attention", "grouped", "residual", "slices")
 OTHERS = "(restore or optimiser or loads) and preactivation"
-ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or comes_back or training_changed and plain"
+BRANCHES = "half_of and (raw_sums or nested_dense) or (fit_runs or state_of) and not adafactor"
+ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or {BRANCHES} or comes_back or training_changed and plain"
 
 
 @pytest.mark.slow
@@ -25,8 +26,8 @@ ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or comes_back or t
 @pytest.mark.parametrize(
     ("backend", "part", "names"),
     [
-        ("torch", ON_TORCH, ("exactness", "memory", "own_classes", "random_graphs")),
-        ("jax", ON_JAX, ("exactness", "memory", "own_classes")),
+        ("torch", ON_TORCH, ("branch_corners", "branches", "exactness", "memory", "own_classes", "random_graphs")),
+        ("jax", ON_JAX, ("branch_corners", "branches", "exactness", "memory", "own_classes")),
         ("jax", "comes_back", ("random_graphs",)),
     ],
 )

@@ -4,6 +4,7 @@ They are computed in float64: what is left of a difference of rounding is far be
 graph magnifies it. For the same reason no step jumps or lets numbers grow without bound.
 """
 
+import dataclasses
 import os
 
 import keras
@@ -13,11 +14,12 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
+from autoprune.errors import PlanError
 from autoprune.graph import find_groups
 from autoprune.models.keras_internals import application_class
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
-from helpers.oracle import kept_by_layer, outputs_of, zeroed_outputs
+from helpers.oracle import dropped_operands, kept_by_layer, outputs_of, zeroed_outputs
 from helpers.sharing import Holder, Transposed, tie
 from helpers.topologies import images_for, randomise
 
@@ -268,22 +270,40 @@ def test_step_between_convolutions(step):
 
 
 def check(model, ratio, seed):
-    """Pruned equals zeroed, and restored equals original bit by bit."""
+    """Pruned equals zeroed, with and without some of the branches, and restored equals original bit by bit."""
     groups = find_groups(model)
+    plan = make_plan(model, ratio, importance="random", multiple_of=1, seed=seed)
+    surgeon = Surgeon(model, groups)
     images = images_for(model, 2, seed)
     before = outputs_of(model, images)
-    plan = make_plan(model, ratio, importance="random", multiple_of=1, seed=seed)
-    expected = zeroed_outputs(model, kept_by_layer(groups, plan), images)
-    surgeon = Surgeon(model)
     snapshot = surgeon.snapshot()
-    surgeon.apply(plan)
-    for output, wanted in zip(outputs_of(model, images), expected, strict=True):
-        assert wanted.dtype == "float64"
-        scale = max(1.0, np.abs(wanted).max())
-        assert np.isfinite(scale)
-        # On PyTorch, Keras computes some of it in float32 all the same.
-        tolerance = 1e-9 if keras.backend.backend() == "tensorflow" else 1e-5
-        np.testing.assert_allclose(output / scale, wanted / scale, rtol=0, atol=tolerance)
-    surgeon.restore(snapshot)
-    for output, wanted in zip(outputs_of(model, images), before, strict=True):
-        np.testing.assert_array_equal(output, wanted)
+    for dropped in dict.fromkeys(((), some_branches(surgeon, plan, seed))):
+        partial = dataclasses.replace(plan, dropped=dropped)
+        gone = dropped_operands(surgeon.branches, partial)
+        expected = zeroed_outputs(model, kept_by_layer(groups, partial), images, gone)
+        surgeon.apply(partial)
+        for output, wanted in zip(outputs_of(model, images), expected, strict=True):
+            assert wanted.dtype == "float64"
+            scale = max(1.0, np.abs(wanted).max())
+            assert np.isfinite(scale)
+            # On PyTorch, Keras computes some of it in float32 all the same.
+            tolerance = 1e-9 if keras.backend.backend() == "tensorflow" else 1e-5
+            message = f"without {dropped}"
+            np.testing.assert_allclose(output / scale, wanted / scale, rtol=0, atol=tolerance, err_msg=message)
+        surgeon.restore(snapshot)
+        for output, wanted in zip(outputs_of(model, images), before, strict=True):
+            np.testing.assert_array_equal(output, wanted)
+
+
+def some_branches(surgeon, plan, seed):
+    """Random branches, most of those that can go together."""
+    generator, dropped = np.random.default_rng(seed), ()
+    for branch in generator.permutation([branch.name for branch in surgeon.branches if branch.removable]):
+        more = dataclasses.replace(plan, dropped=(*dropped, str(branch)))
+        try:
+            surgeon.check(more)
+            surgeon.slices(more)
+        except PlanError:
+            continue
+        dropped = more.dropped if generator.random() < 0.7 else dropped
+    return dropped

@@ -22,6 +22,7 @@ from autoprune.models.keras_internals.graph import (
     models_within,
     nodes_of,
     operations_by_path,
+    output_structure,
     raw_operation_name,
     run_on,
     running_own_code,
@@ -43,7 +44,7 @@ from autoprune.models.keras_internals.saving import (
     saves_its_graph,
     set_class,
 )
-from autoprune.models.keras_internals.shapes import StaticShapes, refresh_outside, refresh_shapes
+from autoprune.models.keras_internals.shapes import StaticShapes, refresh_outside, refresh_shapes, refused_calls
 from autoprune.models.keras_internals.training import (
     collect_state,
     drop_slots,
@@ -54,6 +55,7 @@ from autoprune.models.keras_internals.training import (
     renew_compiled_functions,
     renew_identities,
     renew_other_models,
+    set_optimizer_lists,
     slot_lists,
     sum_over_no_devices,
     variables_of_optimizer,
@@ -128,6 +130,7 @@ __all__ = [
     "operations_by_path",
     "optimizer_lists",
     "optimizer_of",
+    "output_structure",
     "overridden",
     "put_back",
     "raw_operation_name",
@@ -135,6 +138,7 @@ __all__ = [
     "read_attribute",
     "refresh_outside",
     "refresh_shapes",
+    "refused_calls",
     "remember",
     "renew_compiled_functions",
     "renew_identities",
@@ -146,6 +150,7 @@ __all__ = [
     "save_by_graph",
     "saves_its_graph",
     "set_class",
+    "set_optimizer_lists",
     "shape_of",
     "shapes_of",
     "slice_variables",

@@ -79,6 +79,11 @@ def input_structure(model: Any) -> Any:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
+def output_structure(model: Any) -> Any:
+    """The model's symbolic outputs in the structure in which it gives them."""
+    return graph_of(model)._outputs_struct
+
+
 def running_own_code() -> AbstractContextManager[Any]:
     """Within it Keras makes Lambda layers of configs: of models of this process, where their code runs already."""
     return SafeModeScope(safe_mode=False)
@@ -180,11 +185,18 @@ def operations_by_path(model: Any) -> dict[str, Operation]:
 
 
 def graphs_by_path(model: Any) -> dict[str, Any]:
-    """The model's graph and those nested in it, each once, by what the paths of its operations begin with."""
+    """The model's graph and those nested in it, each once, by what the paths of its operations begin with.
+
+    Models within a layer that is no model, such as a wrapper, are that layer's own.
+    """
     found = {"": graph_of(model)}
-    for path, operation in operations_by_path(model).items():
-        if is_graph(operation) and all(graph_of(operation) is not graph for graph in found.values()):
-            found[f"{path}/"] = graph_of(operation)
+    pending = [("", found[""])]
+    for prefix, graph in pending:
+        for operation in graph.operations:
+            if is_graph(operation) and all(graph_of(operation) is not other for other in found.values()):
+                path = f"{prefix}{operation.name}/"
+                found[path] = graph_of(operation)
+                pending.append((path, found[path]))
     return found
 
 

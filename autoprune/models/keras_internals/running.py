@@ -85,7 +85,7 @@ class ChangesWithin:
         """Assign values, and add losses to the model, outside of the block."""
         self._outer.state_mapping.update(zip(self.changed, values, strict=True))
         for loss in losses:
-            model.add_loss(loss)
+            keras.Layer.add_loss(model, loss)  # A model with a graph refuses its own method.
 
 
 def mask_of(tensor: Tensor) -> Tensor | None:

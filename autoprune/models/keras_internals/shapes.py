@@ -6,7 +6,7 @@ loading a `.keras` file builds from), and the input layers of nested models. Wha
 kind.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -120,6 +120,13 @@ def refresh_outside(graph: Any, changed: set[int]) -> list[str]:
         if not fits:
             lost.append(node.operation.name)
     return list(dict.fromkeys(lost))
+
+
+def refused_calls(models: Iterable[Any]) -> list[str]:
+    """Names of the layers in models with a graph, nested ones included, that expect other sizes than they get."""
+    graphs = [graph for model in models if is_graph(model) for graph in graphs_within(graph_of(model))]
+    names = [node.operation.name for graph in graphs for node in nodes_of(graph) if _is_refused(node)]
+    return list(dict.fromkeys(names))
 
 
 def _is_refused(node: Any) -> bool:

@@ -2,11 +2,12 @@
 
 import gc
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import keras
+from keras.src.utils.tracking import DotNotTrackScope
 
 from autoprune.models.keras_internals.graph import models_within
 
@@ -31,10 +32,13 @@ def _renew(model: Any) -> None:
         model._jax_state = None
 
 
-def renew_other_models(model: Any) -> None:
+def renew_other_models(model: Any) -> list[Any]:
     """Renew the compiled functions of every model over layers of this one, such as a feature extractor.
 
     Keras keeps no list of a layer's models: they are looked for among all objects that there are.
+
+    Returns:
+        These models, this one and those nested in it among them.
     """
     kinds, pending = {keras.Model}, [keras.Model]
     while pending:
@@ -44,9 +48,14 @@ def renew_other_models(model: Any) -> None:
     own = {id(layer) for layer in model._flatten_layers()}
     objects = gc.get_objects()
     # Of a few hundred thousand objects a handful are models: no line of Python runs for the others.
-    for other in list(itertools.compress(objects, map(kinds.__contains__, map(type, objects)))):
-        if "_layers" in vars(other) and any(id(layer) in own for layer in other._flatten_layers()):
-            _renew(other)
+    others = [
+        other
+        for other in itertools.compress(objects, map(kinds.__contains__, map(type, objects)))
+        if "_layers" in vars(other) and any(id(layer) in own for layer in other._flatten_layers())
+    ]
+    for other in others:
+        _renew(other)
+    return others
 
 
 def collect_state(model: Any) -> None:
@@ -93,31 +102,50 @@ def fresh_optimizer(model: Any, optimizer: Any, variables: list[Any] | None = No
     return fresh
 
 
-def slot_lists(optimizer: Any) -> list[list[Any]]:
-    """The optimiser's per-variable state: lists in the order of its trainable variables (momenta, velocities, ...)."""
+def slot_lists(optimizer: Any) -> dict[str, list[Any]]:
+    """The optimiser's per-variable state by attribute: lists in the order of its trainable variables (momenta, ...)."""
     count = len(optimizer._trainable_variables)
-    lists = []
-    for name, value in vars(optimizer).items():
-        if name in ("_variables", "_trainable_variables") or not isinstance(value, list):
-            continue
-        if len(value) == count and all(isinstance(slot, keras.Variable) for slot in value):
-            lists.append(value)
-    return lists
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if name not in ("_variables", "_trainable_variables")
+        and isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(slot, keras.Variable) for slot in value)
+    }
 
 
-def optimizer_lists(optimizer: Any) -> list[list[Any]]:
-    """All lists in which an optimiser has variables: the model's, their slots, and everything that it saves."""
-    return [optimizer._trainable_variables, *slot_lists(optimizer), optimizer._variables]
+def optimizer_lists(optimizer: Any) -> dict[str, list[Any]]:
+    """All lists in which an optimiser has variables, by attribute: the model's, their slots, and all that it saves."""
+    own = {name: vars(optimizer)[name] for name in ("_trainable_variables", "_variables")}
+    return own | slot_lists(optimizer)
+
+
+def set_optimizer_lists(optimizer: Any, lists: Mapping[str, list[Any]]) -> None:
+    """Give an optimiser other lists, by attribute as `optimizer_lists` has them.
+
+    TensorFlow watches the lists that it was given: one that has lost an element can never go into a checkpoint.
+    """
+    with DotNotTrackScope():
+        for name, value in lists.items():
+            setattr(optimizer, name, value)
+    tracker = optimizer._tracker
+    kind, _ = tracker.config["variables"]
+    tracker.config["variables"] = (kind, optimizer._variables)
+    tracker.stored_ids["variables"] = {id(variable) for variable in optimizer._variables}
 
 
 def drop_slots(optimizer: Any, gone: Collection[int]) -> None:
     """Let an optimiser forget model variables, given by `id`, with the state that it has for them."""
-    variables, *slots, everything = optimizer_lists(optimizer)
-    stay = [place for place, variable in enumerate(variables) if id(variable) not in gone]
-    forgotten = {id(of_all[place]) for of_all in slots for place in set(range(len(variables))) - set(stay)}
-    for aligned in (variables, *slots):
-        aligned[:] = [aligned[place] for place in stay]
-    everything[:] = [variable for variable in everything if id(variable) not in forgotten]
+    variables, slots = optimizer._trainable_variables, slot_lists(optimizer)
+    stays = [id(variable) not in gone for variable in variables]
+    if all(stays):
+        return
+    lists = {name: list(itertools.compress(found, stays)) for name, found in slots.items()}
+    forgotten = {id(slot) for found in slots.values() for slot, stay in zip(found, stays, strict=True) if not stay}
+    lists["_trainable_variables"] = list(itertools.compress(variables, stays))
+    lists["_variables"] = [variable for variable in optimizer._variables if id(variable) not in forgotten]
+    set_optimizer_lists(optimizer, lists)
 
 
 def variables_of_optimizer(optimizer: Any) -> list[Any]:

@@ -31,9 +31,14 @@ class Wiring:
         self._arguments = [(node, node.arguments) for graph in graphs for node in nodes_of(graph)]
         self._readers = [(node.operation, list(node.operation._outbound_nodes)) for node, _ in self._arguments]
 
+    @property
+    def holds(self) -> bool:
+        """Whether no operand has been dropped since, or all of them are back."""
+        return all(vars(graph).get("_nodes") is tables["_nodes"] for graph, tables in self._tables)
+
     def restore(self) -> None:
         """Put every connection back: the same nodes with the same arguments, in tables that are the same objects."""
-        if all(vars(graph).get("_nodes") is tables["_nodes"] for graph, tables in self._tables):
+        if self.holds:
             return
         for graph, tables in self._tables:
             vars(graph).update(tables)
@@ -67,7 +72,7 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
         places = dropped.get(id(node), set())
         tensors = [stands_for.get(id(tensor), tensor) for tensor in node.input_tensors]
         stay = [tensor for place, tensor in enumerate(tensors) if place not in places]
-        if places and len(stay) == 1:
+        if places and len(stay) == 1 and not _has_constants(node):
             stands_for[id(node.outputs[0])] = stay[0]
         elif places or any(new is not old for new, old in zip(tensors, node.input_tensors, strict=True)):
             _replace_arguments(node, [LEFT_OUT if place in places else tensor for place, tensor in enumerate(tensors)])
@@ -92,6 +97,12 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
 def _tracked_layers(graph: Any) -> set[int]:
     """The `id` of the layers that Keras tracks for a graph."""
     return graph._tracker.stored_ids["layers"]
+
+
+def _has_constants(node: Node) -> bool:
+    """Whether a call reads arrays besides tensors of the graph."""
+    leaves = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+    return any(hasattr(leaf, "shape") and not isinstance(leaf, keras.KerasTensor) for leaf in leaves)
 
 
 def _replace_arguments(node: Node, tensors: list[Any]) -> None:
