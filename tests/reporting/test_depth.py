@@ -15,6 +15,7 @@ from autoprune.reporting.finetuning import rows
 from autoprune.reporting.html import Report, branch_cells, write_report
 from autoprune.reporting.outcome import result_rows
 from autoprune.reporting.tables import result_columns
+from autoprune.surgery import apply_plan
 from autoprune.training.course import TrainingRecord
 from autoprune.training.finetuning import FineTuned
 from helpers import toy
@@ -109,6 +110,14 @@ def test_groups_are_gone_with_their_branch(model, finished, branches):
     plan = finished[2].plan
     assert gone_groups(plan, branches, find_groups(model)) == {"stage1_block1_conv1": "stage1_block1"}
     assert gone_groups(finished[1].plan, branches, find_groups(model)) == {}
+
+
+def test_surgery_does_not_call_a_group_left_alone_that_is_gone():
+    model = zoo.build("small_resnet", (8, 8, 1), 10, width=0.25)
+    report = apply_plan(model, make_plan(model, {"stage1_block1": 0}))
+    assert report.dropped == ("stage1_block1",)
+    assert "stage1_block1_conv1" not in report.left_alone
+    assert report.left_alone["stem"] == "is kept whole by the plan"
 
 
 def test_what_leaves_with_another_branch_is_gone_too():
