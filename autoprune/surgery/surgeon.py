@@ -231,7 +231,6 @@ class Surgeon:
 
     def _find_left_alone(self, plan: Plan) -> dict[str, str]:
         """For every group of which nothing was removed, why; those that left with a branch are gone."""
-        gone = {name for branch in self.branches if branch.name in plan.dropped for name in branch.groups}
         left = {}
         gone = {name for branch in self.branches if branch.name in plan.dropped for name in branch.groups}
         # Of groups that are nowhere but in several branches, the plan alone says that they leave with them.
