@@ -13,38 +13,48 @@ import numpy as np
 
 from autoprune.errors import AutopruneError
 from autoprune.planning import Candidate, SearchSpace
+from autoprune.planning.space import DROP
 from autoprune.records import Budget, Evaluation
 from autoprune.searchers import Problem
 from autoprune.searchers.features import QUANTILES, ModelFeatures
 
 LANES = 128  # Minor dimension of a TPU tile: T(8, 128).
 
-MEANING = "keep ratio of the next group: -1 the least allowed, 0 the uniform ratio that meets the budget, 1 all"
+MEANING = (
+    "keep ratio of the next group: -1 the least allowed, 0 the uniform ratio that meets the budget, 1 all; "
+    f"of a branch: below {DROP} it goes, else it stays"
+)
 
 # Every feature lies in [-1, 1]. Changing the list, or what one means, changes what a stored policy reads: that needs a
-# new version of the environment.
+# new version of the environment. What is decided, a channel group or a branch, is called a part.
 FEATURES: tuple[str, ...] = (
-    "position",  # of the group among the prunable ones, 0 to 1
-    "groups",  # number of prunable groups, log2 / 8
-    "width",  # channels of the group, log2 / 12
+    "position",  # of the part among all that are decided, 0 to 1
+    "parts",  # number of parts, log2 / 8
+    "is_branch",  # 1 for a branch, 0 for a group
+    "width",  # channels of the group, or of the merge that the branch ends in, log2 / 12
     "lane_fill",  # channels over the channels that whole 128-lane tiles would hold
     "pixels",  # positions of its tensor, log2 / 18
     "window",  # positions of its kernels, log2 / 8
-    "producers",  # layers that make the channels, log2(1 + n) / 6
+    "producers",  # layers that make the channels, or that leave with the branch, log2(1 + n) / 6
     "consumers",  # layers that read them, log2(1 + n) / 6
-    "flops_share",  # of the dense model, in layers that make or read the channels
-    "parameter_share",  # of the dense model, in variables that shrink with the group
-    *(f"importance_q{round(100 * q)}" for q in QUANTILES),  # of the scores over their mean, / 4
-    "flops_kept",  # share left if the groups still to come were kept whole
-    "flops_least",  # share left if they were cut as far as allowed
+    "flops_share",  # of the dense model, in layers that make or read the channels, or that leave with the branch
+    "parameter_share",  # of the dense model, in variables that shrink with the group, or that leave
+    "latency_share",  # of the dense model, in the layers of flops_share; 0 where the target does not tell
+    *(f"importance_q{round(100 * q)}" for q in QUANTILES),  # of the scores over their mean, / 4; 0 for a branch
+    "branch_change",  # norm of what the branch adds, over that and the norm of what it is added to; 0 for a group
+    "branch_similarity",  # cosine similarity of what the merge gives with and without the branch; 1 for a group
+    "flops_kept",  # share left if the parts still to come were kept whole
+    "flops_least",  # share left if they were cut as far as allowed, and branches dropped
     "latency_kept",  # of the dense latency, as for the operations: as predicted, as the operations until it has learnt
     "latency_least",  # of the dense latency, as above
+    "latency_if_middle",  # as latency_kept, if this part had its middle option; of a branch that is to stay
+    "latency_if_least",  # as latency_kept, if this part were cut as far as allowed, or the branch dropped
     "latency_budget",  # share of the dense latency; 1 when there is no limit
     "memory_budget",  # share of the dense memory; 1 when there is no limit
     "anchor",  # keep ratio at which uniform pruning meets the budget
     "batch",  # images per call, log2 / 12
     "on_tpu",  # 1 for a TPU, 0 for another target
-    "previous_action",  # -1 to 1, 0 at the first group
+    "previous_action",  # -1 to 1, 0 at the first part
 )
 _COLUMN = {name: FEATURES.index(name) for name in FEATURES}
 
@@ -101,20 +111,24 @@ class EpisodeContext:
         """(dimensions, len(FEATURES)) What of each step's observation does not depend on what was decided."""
         count = len(self.space)
         rows = np.zeros((count, len(FEATURES)))
-        for step, group in enumerate(self.features.dimensions):
-            quantiles = zip(QUANTILES, group.importance, strict=True)
+        for step, part in enumerate(self.features.dimensions):
+            quantiles = zip(QUANTILES, part.importance, strict=True)
             values = {
                 "position": step / max(count - 1, 1),
-                "groups": math.log2(count) / 8,
-                "width": math.log2(group.size) / 12,
-                "lane_fill": group.size / (math.ceil(group.size / LANES) * LANES),
-                "pixels": math.log2(max(group.pixels, 1)) / 18,
-                "window": math.log2(max(group.window, 1)) / 8,
-                "producers": math.log2(1 + group.producers) / 6,
-                "consumers": math.log2(1 + group.consumers) / 6,
-                "flops_share": group.flops_share,
-                "parameter_share": group.parameter_share,
+                "parts": math.log2(count) / 8,
+                "is_branch": float(part.is_branch),
+                "width": math.log2(part.size) / 12,
+                "lane_fill": part.size / (math.ceil(part.size / LANES) * LANES),
+                "pixels": math.log2(max(part.pixels, 1)) / 18,
+                "window": math.log2(max(part.window, 1)) / 8,
+                "producers": math.log2(1 + part.producers) / 6,
+                "consumers": math.log2(1 + part.consumers) / 6,
+                "flops_share": part.flops_share,
+                "parameter_share": part.parameter_share,
+                "latency_share": part.latency_share,
                 **{f"importance_q{round(100 * quantile)}": value / 4 for quantile, value in quantiles},
+                "branch_change": part.change,
+                "branch_similarity": part.similarity,
                 "latency_budget": self.latency_budget,
                 "memory_budget": self.memory_budget,
                 "anchor": self.anchor,
@@ -181,17 +195,31 @@ def observe(context: EpisodeContext, state: EpisodeState) -> np.ndarray:
     if step >= len(context.space):
         return np.zeros((count, len(FEATURES)), np.float32)
     seen = np.tile(context.fixed[step], (count, 1))
-    least = state.candidates.copy()
-    least[:, step:] = 0
-    both = context.space.canonical(np.concatenate([state.candidates, least]))
-    flops = np.broadcast_to(context.features.flops_share(list(context.space.keep_ratios(both).T)), (2 * count,))
-    latencies = context.predict(both)
-    latencies = flops if latencies is None else latencies
-    for number, name in enumerate(("kept", "least")):
-        part = slice(number * count, (number + 1) * count)
-        seen[:, _COLUMN[f"flops_{name}"]], seen[:, _COLUMN[f"latency_{name}"]] = flops[part], latencies[part]
+    kept, options = state.candidates, len(context.space.dimensions[step].options)
+    least, middle, cut = kept.copy(), kept.copy(), kept.copy()
+    least[:, step:], middle[:, step], cut[:, step] = 0, options // 2, 0
+    flops, latencies = _predict_shares(context, np.concatenate([kept, least, middle, cut]))
+    names = ("latency_kept", "latency_least", "latency_if_middle", "latency_if_least")
+    seen[:, [_COLUMN[name] for name in names]] = latencies.reshape(-1, count).T
+    seen[:, [_COLUMN["flops_kept"], _COLUMN["flops_least"]]] = flops[: 2 * count].reshape(-1, count).T
     seen[:, _COLUMN["previous_action"]] = state.previous
     return np.clip(seen, -1, 1).astype(np.float32)
+
+
+def _predict_shares(context: EpisodeContext, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) shares of the dense operations and (m,) of the dense latency, of (m, dimensions) candidates.
+
+    Many are the same: of episodes that have begun alike, and where a part has no effect. Each is predicted once.
+    """
+    rows = context.space.canonical(candidates)
+    numbers: dict[bytes, int] = {}
+    places = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in rows])
+    distinct = np.empty((len(numbers), rows.shape[1]), rows.dtype)
+    distinct[places] = rows
+    flops = context.features.flops_share(list(context.space.keep_ratios(distinct).T))
+    flops = np.broadcast_to(flops, len(distinct))
+    latencies = context.predict(distinct)
+    return flops[places], (flops if latencies is None else latencies)[places]
 
 
 def roll_out(context: EpisodeContext, act: Callable[[np.ndarray], np.ndarray]) -> Candidate:

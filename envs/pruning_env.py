@@ -13,10 +13,10 @@ EvaluateMany = Callable[[Sequence[Proposal]], Sequence[Trial]]
 
 
 class ChannelPruningEnv(gymnasium.Env):
-    """`autoprune/ChannelPruning-v1`: choose the keep ratio of one group after the other.
+    """`autoprune/ChannelPruning-v2`: choose the keep ratio of one group after the other, and which branches stay.
 
-    Observation: `Box(-1, 1, (len(FEATURES),))`, the features of the group to decide. Action: `Box(-1, 1, (1,))`, see
-    `autoprune.envs.episode`. The reward is 0 until the last group; then the plan is evaluated and pays its reward. The
+    Observation: `Box(-1, 1, (len(FEATURES),))`, the features of the part to decide. Action: `Box(-1, 1, (1,))`, see
+    `autoprune.envs.episode`. The reward is 0 until the last part; then the plan is evaluated and pays its reward. The
     `info` of the last step holds `trial`, whose candidate is another than was chosen where it was projected onto the
     budget, and `terms`.
 
@@ -42,13 +42,13 @@ class ChannelPruningEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin with the first group."""
+        """Begin with the first part."""
         super().reset(seed=seed)
         self._state = begin(self._context, 1)
         return observe(self._context, self._state)[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Decide one group; at the last, evaluate the plan.
+        """Decide one part; at the last, evaluate the plan.
 
         Raises:
             ActionError: the action is not finite.

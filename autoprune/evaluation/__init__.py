@@ -2,9 +2,11 @@
 
 `evaluator.py` is the one way to score a plan, whoever proposes it; `journal.py` keeps every evaluation on disk;
 `recovery.py` prepares a pruned model for it, and `accuracy.py` measures; `traced.py` runs both compiled.
+`contributions.py` tells what branches change.
 """
 
+from autoprune.evaluation.contributions import Contribution
 from autoprune.evaluation.evaluator import Evaluator
 from autoprune.evaluation.journal import Journal
 
-__all__ = ["Evaluator", "Journal"]
+__all__ = ["Contribution", "Evaluator", "Journal"]

@@ -16,6 +16,7 @@ from autoprune.cost import CostModel
 from autoprune.data import Dataset, LazyImages
 from autoprune.errors import CostError
 from autoprune.evaluation.accuracy import Signals, check_fit, read_signals
+from autoprune.evaluation.contributions import Contribution, measure_contributions
 from autoprune.evaluation.journal import Journal
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
@@ -113,6 +114,14 @@ class Evaluator:
                 waiting.append(self._cost_model.submit(self.model))
         for pending in waiting:
             yield pending.result()
+
+    def measure_contributions(self, count: int = 32) -> dict[str, Contribution]:
+        """What each branch that may go changes in the dense model, by name, over so many images of the training split.
+
+        One is left out whose numbers are not finite.
+        """
+        images = self._data.train.head(count).images
+        return measure_contributions(self.model, self.planner.branches, images)
 
     def _score(self, plan: Plan) -> Evaluation:
         start = time.perf_counter()

@@ -140,7 +140,8 @@ def build_problem(
     else:
         above = 0 if objective.floor is None else _narrowest_above(evaluator, objective, uniform[widest:], learn)
         anchor, dropped = ratios[uniform[widest + above]], ()
-    features = read_features(evaluator.model, evaluator.planner)
+    contributions = {} if space.depth is None else evaluator.measure_contributions()
+    features = read_features(evaluator.model, evaluator.planner, dense.required_cost, contributions)
     return Problem(space=space, features=features, objective=objective, anchor=anchor, dropped=dropped, shallow=shallow)
 
 

@@ -1,5 +1,8 @@
 """The environment: both checkers, what is seen, done and paid for, on the toy and on a real model."""
 
+import dataclasses
+import functools
+import itertools
 import warnings
 
 import gymnasium
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
+from autoprune.cost.flops import flops_per_layer
 from autoprune.envs import ENV_ID
 from autoprune.envs.episode import (
     FEATURES,
@@ -19,17 +23,20 @@ from autoprune.envs.episode import (
     begin,
     budget_shares,
     observe,
+    retrace,
     roll_out,
 )
 from autoprune.envs.vector_env import PruningVecEnv, pay_by_evaluations
 from autoprune.errors import AutopruneError
+from autoprune.evaluation.contributions import measure_contributions
 from autoprune.planning import Dimension, Planner, SearchSpace
 from autoprune.planning.space import legal_widths
-from autoprune.records import Budget
+from autoprune.records import Budget, Evaluation
+from autoprune.searchers import Trial
 from autoprune.searchers.features import read_features
 from autoprune.settings import Constraints
 from helpers import toy
-from helpers.topologies import TOPOLOGIES, made
+from helpers.topologies import TOPOLOGIES, images_for, made
 
 CONTEXT = EpisodeContext.of(toy.problem())
 
@@ -58,8 +65,8 @@ def test_both_checkers_pass_without_a_warning():
 
 
 def test_the_id_carries_a_version():
-    assert ENV_ID == "autoprune/ChannelPruning-v1"
-    assert gymnasium.spec(ENV_ID).version == 1
+    assert ENV_ID == "autoprune/ChannelPruning-v2"
+    assert gymnasium.spec(ENV_ID).version == 2
 
 
 def test_an_episode_decides_one_group_after_the_other_and_scores_once():
@@ -160,6 +167,121 @@ def test_features_change_with_what_they_name():
     assert later["flops_kept"] == pytest.approx(0.1 * 0.5 + 0.4 * 0.25 + 0.1 + 0.4)
     assert later["flops_least"] == pytest.approx(0.1 * 0.5 + 0.4 * 0.25 + 0.5 * 0.125)
     assert first["lane_fill"] == 0.5
+
+
+# ------------------------------------------------------------------ branches
+
+
+@functools.cache
+def branching():
+    """Residual blocks: planner, context and model."""
+    model = made("residual")
+    planner = Planner(model, constraints=Constraints(multiple_of=1))
+    contributions = measure_contributions(model, planner.branches, images_for(model, 16))
+    seconds = dict.fromkeys(flops_per_layer(model), 1.0)
+    cost = toy.cost_report(2.0 * len(seconds), toy.Memory(1, 1, 1, 3), layers=seconds)
+    context = EpisodeContext(
+        space=planner.space,
+        features=read_features(model, planner, cost, contributions),
+        latency_budget=0.5,
+        memory_budget=1.0,
+        anchor=0.6,
+        batch_size=8,
+        on_tpu=True,
+    )
+    return planner, context, contributions
+
+
+def branching_env():
+    planner, context, _ = branching()
+    count = itertools.count(1)
+
+    def evaluate_many(proposals):
+        for proposal in proposals:
+            plan = planner.space.plan(proposal.candidate)
+            ratios = planner.space.keep_ratios(proposal.candidate).tolist()
+            evaluation = Evaluation(
+                key=str(proposal.candidate),
+                keep_ratios=plan.keep_ratios,
+                widths=plan.widths,
+                accuracy=0.5,
+                cost=toy.cost_report(float(context.features.flops_share(ratios)), toy.Memory(1, 1, 1, 3)),
+                dropped=plan.dropped,
+            )
+            reward = toy.problem().objective.reward(evaluation)
+            yield Trial(
+                number=next(count),
+                candidate=proposal.candidate,
+                evaluation=evaluation,
+                source="",
+                reward=reward,
+                seconds=0.0,
+            )
+
+    return gymnasium.make(
+        ENV_ID,
+        context=context,
+        objective=toy.problem().objective,
+        evaluate_many=lambda proposals: list(evaluate_many(proposals)),
+    )
+
+
+def test_both_checkers_pass_with_branches():
+    assert branching()[0].branches
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gymnasium_check(branching_env().unwrapped, skip_render_check=True)
+        sb3_check(branching_env())
+
+
+def test_parts_that_have_left_with_a_branch_have_no_effect():
+    planner, context, _ = branching()
+    space = planner.space
+    branch, inner = space.names.index(planner.branches[0].name), space.names.index("inner1")
+    actions = np.where(np.arange(len(space)) == branch, -0.51, 1.0)
+    seen = [dict(zip(FEATURES, row, strict=True)) for row in retrace(context, actions.tolist())]
+    assert [row["is_branch"] for row in seen] == [float(dimension.is_branch) for dimension in space.dimensions]
+    assert seen[branch]["latency_if_middle"] == seen[branch]["latency_kept"] == 1
+    assert seen[branch]["latency_if_least"] == pytest.approx(1 - seen[branch]["flops_share"])
+    assert seen[inner]["latency_if_least"] == seen[inner]["latency_if_middle"] == seen[inner]["latency_kept"]
+    assert seen[inner]["latency_kept"] == seen[branch]["latency_if_least"]
+    # With the branch it has one.
+    seen = [dict(zip(FEATURES, row, strict=True)) for row in retrace(context, [1.0] * len(space))]
+    assert seen[inner]["latency_if_least"] < seen[inner]["latency_if_middle"] < seen[inner]["latency_kept"]
+    # Whatever the actions there, the candidate is the same.
+    env = branching_env()
+    for action in (-1.0, 0.0, 1.0):
+        actions[inner] = action
+        trial = play(env, actions)[4]["trial"]
+        assert trial.evaluation.dropped == (planner.branches[0].name,)
+        assert trial.candidate[inner] == space.full[inner]
+
+
+def test_a_branch_is_seen_with_what_it_holds_and_changes():
+    planner, context, contributions = branching()
+    for row, part, known in zip(context.fixed, planner.parts, context.features.dimensions, strict=True):
+        seen = dict(zip(FEATURES, row, strict=True))
+        if known.is_branch:
+            assert 0 < seen["branch_change"] < 1
+            assert seen["branch_change"] == contributions[part.name].change
+            assert seen["branch_similarity"] == contributions[part.name].similarity < 1
+        else:
+            assert (seen["branch_change"], seen["branch_similarity"]) == (0, 1)
+        assert 0 < seen["latency_share"] <= 0.5  # Half of the latency belongs to no layer.
+
+
+def test_each_candidate_is_predicted_once():
+    _, context, _ = branching()
+    asked = []
+
+    def predict(candidates):
+        asked.append(candidates)
+        return np.arange(len(candidates)) / 100
+
+    seen = observe(dataclasses.replace(context, predict=predict), begin(context, 64))
+    assert len(asked[0]) == len(np.unique(asked[0], axis=0)) <= 4
+    np.testing.assert_array_equal(asked[0], context.space.canonical(asked[0]))
+    assert (seen == seen[0]).all()
 
 
 def test_budget_shares():

@@ -71,8 +71,8 @@ def change(folder, **changes):
         ),
         (lambda f: change(f, version=2), "not a policy of version 1"),
         (
-            lambda f: change(f, environment="autoprune/ChannelPruning-v0"),
-            "acts in 'autoprune/ChannelPruning-v0', this version's .*-v1'.*Train it anew with python -m autoprune",
+            lambda f: change(f, environment="autoprune/ChannelPruning-v1"),
+            "acts in 'autoprune/ChannelPruning-v1', this version's .*-v2'.*Train it anew with python -m autoprune",
         ),
         (lambda f: change(f, features=[*FEATURES[1:], "mood"]), r"lacks \['position'\] and expects \['mood'\]"),
         (lambda f: change(f, features=list(reversed(FEATURES))), "their order counts too"),
