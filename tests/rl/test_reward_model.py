@@ -62,7 +62,8 @@ def test_deviations_are_those_of_the_reward(name):
     reward_model = informed(problem)
     found = reward_model.predict(candidates()).deviations
     latencies = np.minimum(reward_model.costs(candidates())[0], toy.BUDGET)
-    operations = 1000 * toy.SPACE.keep_ratios(candidates()).prod(1) ** 0.5 / toy.TARGET.batch_size
+    left = problem.features.flops_share(list(toy.SPACE.keep_ratios(candidates()).T))
+    operations = 1000 * left / toy.TARGET.batch_size
     slope = {
         "amc_latency": np.log(1e9 * latencies),  # Of a second some twenty.
         "amc_flops": np.log(np.maximum(operations, 2)),

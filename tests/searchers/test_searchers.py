@@ -57,7 +57,8 @@ def test_plans_whose_score_is_no_number_do_not_stop_a_search(name):
             return replace(found, accuracy=float("nan"), score=float("nan")) if broken else found
 
     history = run(name, 14, evaluator=Broken())
-    assert any(evaluation.failed for evaluation in history.evaluations)
+    # Without branches `uniform_depth` has but the dense plan and the anchor.
+    assert any(evaluation.failed for evaluation in history.evaluations) or name == "uniform_depth"
     assert history.best.evaluation.score >= toy.evaluation_of(0.5).score
     assert np.isfinite([trial.reward for trial in history]).all()
 
