@@ -12,9 +12,9 @@ every layer is compiled alone, with its normalisation and activation, and the la
 Plans are drawn as random search draws them, around keep ratios from 0.4 to 0.9. Results go to
 `tests/benchmarks/results/surrogate.json` as they come.
 
-With `--drops` plans drop branches too, and what is learnt is what a search sees: a quarter of the plans keep one ratio
-of every group, a quarter are hand-set depths with and without widths, the rest are random. The surrogate learns from
-the first 40 and 80 of them and guesses 200 random ones. Results go to `surrogate_drops.json`.
+With `--drops` plans drop branches too. The first 80 are what a search sees: a quarter keep one ratio of every group, a
+quarter are hand-set depths with and without widths, the rest are random, as are all that follow. From 40 and 80 of them
+the surrogate learns; judged are its guesses of those that drop something. Results go to `surrogate_drops.json`.
 """
 
 import argparse
@@ -49,6 +49,7 @@ RESULTS = Path(__file__).parent / "results"
 # ResNet-20 has 16 to 64 channels: multiples of 8 would leave it two widths in its first stage.
 NETWORKS = {"vgg16": 8, "resnet20": 4}
 WITH_DROPS = {"resnet20": 4, "mobilenet_v2": 8}
+MIXED = 80  # Plans with drops of which not all are random.
 AHEAD = 4  # Plans that wait for a compiler at once.
 Costed = list[tuple[np.ndarray, CostReport]]
 
@@ -80,21 +81,25 @@ class Network:
             found.append(self.planner.space.around(anchor, draws))
         return found
 
-    def plans_with_drops(self, learnt: int, judged: int) -> tuple[list[Candidate], list[Candidate]]:
-        """Those to learn from, in such an order that the first are as mixed as all, and random ones to be judged."""
+    def plans_with_drops(self, count: int) -> list[Candidate]:
+        """Distinct ones, in such an order that the first are as mixed as all before the random ones."""
         space, generator = self.planner.space, np.random.default_rng(0)
         random = (space.random(generator, generator.uniform(0.4, 0.9)) for _ in iter(int, 1))
         uniform = generator.permutation(list(space.uniform()))
         depths = [c for rule in ("uniform_depth", "uniform_depth_width") for c in hand_set_candidates(rule, space)]
         found: dict[Candidate, None] = {}
         for source in itertools.cycle((iter(uniform), iter(generator.permutation(depths)), random, random)):
-            if len(found) == learnt + judged:
+            if len(found) == count:
                 break
-            kept = next(random if len(found) >= learnt else source, None)
+            kept = next(source if len(found) < MIXED else random, None)
             if kept is not None:
                 found[tuple(int(option) for option in kept)] = None
-        candidates = list(found)
-        return candidates[:learnt], candidates[learnt:]
+        return list(found)
+
+    def drops(self, values: np.ndarray) -> bool:
+        """Whether a plan that keeps (dimensions,) values is without some branch."""
+        depth = self.planner.space.depth
+        return depth is not None and not values[list(depth.positions)].all()
 
     def costs(self, cost_models: dict[str, CostModel], candidates: list[Candidate]) -> dict[str, Costed]:
         """Every plan on every target, compiled whole."""
@@ -152,42 +157,23 @@ def judge(network: Network, costed: Costed, learnt: int, fold: int) -> dict[str,
             guesses[index], memories[index] = surrogate.predict(costed[index][0])
         asked = time.perf_counter()
         fitting, asking = fitting + fitted - begin, asking + asked - fitted
-    return compare(guesses, memories, costed) | {
-        "learnt": learnt,
-        "fit_seconds": fitting / len(range(0, len(order), fold)),
-        "query_milliseconds": 1e3 * asking / len(costed),
-    }
-
-
-def judge_others(network: Network, learnt: Costed, others: Costed) -> dict[str, float]:
-    """Guesses of some plans by a surrogate that learnt from others, and the milliseconds of a thousand guesses."""
-    surrogate = Surrogate(network.planner.space.sizes, network.layers)
-    for values, cost in learnt:
-        surrogate.observe(values, cost)
-    begin = time.perf_counter()
-    surrogate.predict(others[0][0])
-    fitted = time.perf_counter()
-    many = np.resize(np.stack([values for values, _ in others]), (1000, len(others[0][0])))
-    asked = time.perf_counter()
-    surrogate.predict_all(many)
-    answered = time.perf_counter()
-    guesses, memories = surrogate.predict_all(many[: len(others)])
-    return compare(guesses, memories, others) | {
-        "learnt": len(learnt),
-        "fit_seconds": fitted - begin,
-        "thousand_milliseconds": 1e3 * (answered - asked),
-    }
-
-
-def compare(guesses: np.ndarray, memories: np.ndarray, costed: Costed) -> dict[str, float]:
-    """Rank correlation and mean error of (n,) guesses of latency and memory."""
     true = np.array([cost.latency for _, cost in costed])
     memory = np.array([cost.memory.total for _, cost in costed])
+    some = [number for number, (values, _) in enumerate(costed) if network.drops(values)]
+    of = np.array(some or range(len(costed)))
+    many = np.resize(np.stack([values for values, _ in costed]), (1000, len(costed[0][0])))
+    begin = time.perf_counter()
+    surrogate.predict_all(many)
     return {
-        "spearman": float(spearmanr(guesses, true)[0]),
-        "mean_error": float(np.mean(np.abs(guesses / true - 1))),
-        "memory_spearman": float(spearmanr(memories, memory)[0]),
-        "memory_mean_error": float(np.mean(np.abs(memories / memory - 1))),
+        "learnt": learnt,
+        "judged": len(of),
+        "spearman": float(spearmanr(guesses[of], true[of])[0]),
+        "mean_error": float(np.mean(np.abs(guesses / true - 1)[of])),
+        "memory_spearman": float(spearmanr(memories[of], memory[of])[0]),
+        "memory_mean_error": float(np.mean(np.abs(memories / memory - 1)[of])),
+        "fit_seconds": fitting / len(range(0, len(order), fold)),
+        "query_milliseconds": 1e3 * asking / len(costed),
+        "thousand_milliseconds": 1e3 * (time.perf_counter() - begin),
     }
 
 
@@ -217,7 +203,7 @@ def main() -> None:
     path = Path(arguments.out or RESULTS / ("surrogate_drops.json" if drops else "surrogate.json"))
     learnt = arguments.learnt or ([40, 80] if drops else [50, 100, 200])
     known = WITH_DROPS if drops else NETWORKS
-    plans = arguments.plans or (200 if drops else 210)
+    plans = arguments.plans
     results = {"plans": plans, "rows": {}}
     for name in arguments.networks or known:
         network = Network(name, known[name], drops=drops)
@@ -231,24 +217,15 @@ def main() -> None:
                 )
                 for target in targets
             }
-            if drops:
-                taught, others = network.plans_with_drops(max(learnt), plans)
-                candidates = [*taught, *others]
-            else:
-                candidates = network.plans(plans)
+            candidates = network.plans_with_drops(plans) if drops else network.plans(plans)
             for label, costed in network.costs(cost_models, candidates).items():
-                if drops:
-                    first, rest = costed[: max(learnt)], costed[max(learnt) :]
-                    row = ranked(rest, [])
-                    row["surrogate"] = [judge_others(network, first[:count], rest) for count in learnt]
-                else:
-                    sums = network.layer_sums(cost_models[label], candidates[: arguments.layered])
-                    row = ranked(costed, sums)
-                    row["surrogate"] = [
-                        judge(network, costed, count, max(1, min(len(costed) - count, 30)))
-                        for count in learnt
-                        if count < len(costed)
-                    ]
+                sums = [] if drops else network.layer_sums(cost_models[label], candidates[: arguments.layered])
+                row = ranked(costed, sums)
+                row["surrogate"] = [
+                    judge(network, costed, count, max(1, min(len(costed) - count, 30)))
+                    for count in learnt
+                    if count < len(costed)
+                ]
                 results["rows"][f"{name}, {label}"] = row
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 print(f"{name}, {label}: {json.dumps(row)}", flush=True)
@@ -274,7 +251,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", choices=[*NETWORKS, *WITH_DROPS])
     parser.add_argument("--targets", nargs="+", default=["tpu_v3", "tpu_v5e"])
     parser.add_argument("--batches", nargs="+", type=int, help="8 and 128, with --drops 128")
-    parser.add_argument("--plans", type=int, help="plans that are judged: 210, with --drops 200")
+    parser.add_argument("--plans", type=int, default=210)
     parser.add_argument("--learnt", nargs="+", type=int, help="50, 100 and 200, with --drops 40 and 80")
     parser.add_argument("--layered", type=int, default=14)
     parser.add_argument("--processes", type=int, help="compilers at once; by default as many as suit the machine")
