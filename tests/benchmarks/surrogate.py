@@ -1,6 +1,7 @@
 """How well are costs guessed from the costs of other plans? Beside FLOPs, parameters and the sum over layers.
 
     python tests/benchmarks/surrogate.py
+    python tests/benchmarks/surrogate.py --drops
 
 Random plans of each network are compiled whole for each target and batch: hours the first time, since a compilation
 takes seconds; those that the cost cache remembers are not done again, and a second call goes on where the first one
@@ -10,11 +11,17 @@ every layer is compiled alone, with its normalisation and activation, and the la
 
 Plans are drawn as random search draws them, around keep ratios from 0.4 to 0.9. Results go to
 `tests/benchmarks/results/surrogate.json` as they come.
+
+With `--drops` plans drop branches too. The first 80 are what a search sees: a quarter keep one ratio of every group, a
+quarter are hand-set depths with and without widths, the rest are random, as are all that follow. From 40 and 80 of them
+the surrogate learns; judged are its guesses of those that drop something. Results go to `surrogate_drops.json`.
 """
 
 import argparse
+import itertools
 import json
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -32,53 +39,89 @@ from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.cost.layers import layer_dependences
 from autoprune.cost.surrogate import Surrogate
 from autoprune.models import keras_internals, zoo
-from autoprune.planning import Planner
+from autoprune.planning import Candidate, Planner
 from autoprune.records import CostReport, Target
+from autoprune.searchers.hand_set import hand_set_candidates
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon
 
-RESULTS = Path(__file__).parent / "results" / "surrogate.json"
+RESULTS = Path(__file__).parent / "results"
 # ResNet-20 has 16 to 64 channels: multiples of 8 would leave it two widths in its first stage.
 NETWORKS = {"vgg16": 8, "resnet20": 4}
-Costed = list[tuple[dict[str, int], CostReport]]
+WITH_DROPS = {"resnet20": 4, "mobilenet_v2": 8}
+MIXED = 80  # Plans with drops of which not all are random.
+AHEAD = 4  # Plans that wait for a compiler at once.
+Costed = list[tuple[np.ndarray, CostReport]]
 
 
 class Network:
-    """A network, its random plans, and what the compiler says of them."""
+    """A network, its random plans, and what the compiler says of them.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the zoo.
+        multiple_of: widths are multiples of it.
+        drops: whether plans drop branches.
+    """
+
+    def __init__(self, name: str, multiple_of: int, *, drops: bool = False) -> None:
         self.name = name
         self.model = zoo.build(name, None, None)
-        self.planner = Planner(self.model, constraints=Constraints(NETWORKS[name]))
-        self.layers = layer_dependences(self.model, self.planner.groups)
+        self.planner = Planner(self.model, constraints=Constraints(multiple_of, depth=drops))
+        self.layers = layer_dependences(self.model, self.planner.parts)
         self._surgeon = Surgeon(self.model, self.planner.all_groups, self.planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
 
-    def plans(self, count: int) -> Iterator[dict[str, float]]:
-        """Keep ratios by group, the same in every call."""
+    def plans(self, count: int) -> list[Candidate]:
+        """Random ones, the same in every call."""
         generator = np.random.default_rng(0)
+        found = []
         for _ in range(count):
             anchor = generator.uniform(0.4, 0.9)
             draws = generator.uniform(-1, 1, len(self.planner.groups))
-            yield self.planner.space.around(anchor, draws)
-
-    def costs(self, cost_models: dict[str, CostModel], count: int) -> dict[str, Costed]:
-        """Every plan on every target, compiled whole."""
-        found: dict[str, Costed] = {label: [] for label in cost_models}
-        space = self.planner.space
-        for number, candidate in enumerate(self.plans(count), start=1):
-            with self._surgeon.pruning(space.plan(candidate), self._snapshot):
-                answers = {label: cost_model.submit(self.model) for label, cost_model in cost_models.items()}
-            for label, answer in answers.items():
-                found[label].append((space.values(candidate), answer.result()))
-            if number % 10 == 0:
-                print(f"{self.name}: {number} of {count} plans compiled", flush=True)
+            found.append(self.planner.space.around(anchor, draws))
         return found
 
-    def layer_sums(self, cost_model: CostModel, count: int) -> list[float]:
-        """For the first plans the sum of the latencies of their layers, each compiled alone."""
+    def plans_with_drops(self, count: int) -> list[Candidate]:
+        """Distinct ones, in such an order that the first are as mixed as all before the random ones."""
+        space, generator = self.planner.space, np.random.default_rng(0)
+        random = (space.random(generator, generator.uniform(0.4, 0.9)) for _ in iter(int, 1))
+        uniform = generator.permutation(list(space.uniform()))
+        depths = [c for rule in ("uniform_depth", "uniform_depth_width") for c in hand_set_candidates(rule, space)]
+        found: dict[Candidate, None] = {}
+        for source in itertools.cycle((iter(uniform), iter(generator.permutation(depths)), random, random)):
+            if len(found) == count:
+                break
+            kept = next(source if len(found) < MIXED else random, None)
+            if kept is not None:
+                found[tuple(int(option) for option in kept)] = None
+        return list(found)
+
+    def drops(self, values: np.ndarray) -> bool:
+        """Whether a plan that keeps (dimensions,) values is without some branch."""
+        depth = self.planner.space.depth
+        return depth is not None and not values[list(depth.positions)].all()
+
+    def costs(self, cost_models: dict[str, CostModel], candidates: list[Candidate]) -> dict[str, Costed]:
+        """Every plan on every target, compiled whole."""
+        found: dict[str, Costed] = {label: [] for label in cost_models}
+        space, waiting = self.planner.space, deque()
+        for number, candidate in enumerate([*candidates, *[None] * AHEAD], start=1):
+            if candidate is not None:
+                with self._surgeon.pruning(space.plan(candidate), self._snapshot):
+                    answers = {label: cost_model.submit(self.model) for label, cost_model in cost_models.items()}
+                waiting.append((candidate, answers))
+            if number > AHEAD and waiting:
+                done, answers = waiting.popleft()
+                for label, answer in answers.items():
+                    found[label].append((space.values(done), answer.result()))
+                if (number - AHEAD) % 10 == 0:
+                    print(f"{self.name}: {number - AHEAD} of {len(candidates)} plans compiled", flush=True)
+        return found
+
+    def layer_sums(self, cost_model: CostModel, candidates: list[Candidate]) -> list[float]:
+        """For some plans the sum of the latencies of their layers, each compiled alone."""
         sums = []
-        for candidate in self.plans(count):
+        for candidate in candidates:
             with self._surgeon.pruning(self.planner.space.plan(candidate), self._snapshot):
                 answers = [cost_model.submit(segment) for segment in self._segments()]
             sums.append(sum(answer.result().latency for answer in answers))
@@ -95,7 +138,7 @@ class Network:
             yield keras.Model(image, x)
 
 
-def judged(network: Network, costed: Costed, learnt: int, fold: int) -> dict[str, float]:
+def judge(network: Network, costed: Costed, learnt: int, fold: int) -> dict[str, float]:
     """Guesses of every plan by surrogates that learnt from `learnt` others."""
     generator = np.random.default_rng(learnt)
     order = generator.permutation(len(costed))
@@ -116,14 +159,21 @@ def judged(network: Network, costed: Costed, learnt: int, fold: int) -> dict[str
         fitting, asking = fitting + fitted - begin, asking + asked - fitted
     true = np.array([cost.latency for _, cost in costed])
     memory = np.array([cost.memory.total for _, cost in costed])
+    some = [number for number, (values, _) in enumerate(costed) if network.drops(values)]
+    of = np.array(some or range(len(costed)))
+    many = np.resize(np.stack([values for values, _ in costed]), (1000, len(costed[0][0])))
+    begin = time.perf_counter()
+    surrogate.predict_all(many)
     return {
         "learnt": learnt,
-        "spearman": float(spearmanr(guesses, true)[0]),
-        "mean_error": float(np.mean(np.abs(guesses / true - 1))),
-        "memory_spearman": float(spearmanr(memories, memory)[0]),
-        "memory_mean_error": float(np.mean(np.abs(memories / memory - 1))),
+        "judged": len(of),
+        "spearman": float(spearmanr(guesses[of], true[of])[0]),
+        "mean_error": float(np.mean(np.abs(guesses / true - 1)[of])),
+        "memory_spearman": float(spearmanr(memories[of], memory[of])[0]),
+        "memory_mean_error": float(np.mean(np.abs(memories / memory - 1)[of])),
         "fit_seconds": fitting / len(range(0, len(order), fold)),
         "query_milliseconds": 1e3 * asking / len(costed),
+        "thousand_milliseconds": 1e3 * (time.perf_counter() - begin),
     }
 
 
@@ -149,31 +199,37 @@ def ranked(costed: Costed, sums: list[float]) -> dict[str, float]:
 
 def main() -> None:
     arguments = parse()
-    path = Path(arguments.out)
-    results = {"plans": arguments.plans, "rows": {}}
-    for name in arguments.networks:
-        network = Network(name)
+    drops = arguments.drops
+    path = Path(arguments.out or RESULTS / ("surrogate_drops.json" if drops else "surrogate.json"))
+    learnt = arguments.learnt or ([40, 80] if drops else [50, 100, 200])
+    known = WITH_DROPS if drops else NETWORKS
+    plans = arguments.plans
+    results = {"plans": plans, "rows": {}}
+    for name in arguments.networks or known:
+        network = Network(name, known[name], drops=drops)
         with ExitStack() as stack:
-            pool = stack.enter_context(closing(CompilerPool()))
-            targets = [Target(chip, batch) for chip in arguments.targets for batch in arguments.batches]
+            pool = stack.enter_context(closing(CompilerPool(arguments.processes)))
+            batches = arguments.batches or ([128] if drops else [8, 128])
+            targets = [Target(chip, batch) for chip in arguments.targets for batch in batches]
             cost_models = {
                 f"{target.name} batch {target.batch_size}": stack.enter_context(
                     closing(open_cost_model(target, cache=arguments.cache, client=pool))
                 )
                 for target in targets
             }
-            for label, costed in network.costs(cost_models, arguments.plans).items():
-                sums = network.layer_sums(cost_models[label], arguments.layered)
+            candidates = network.plans_with_drops(plans) if drops else network.plans(plans)
+            for label, costed in network.costs(cost_models, candidates).items():
+                sums = [] if drops else network.layer_sums(cost_models[label], candidates[: arguments.layered])
                 row = ranked(costed, sums)
                 row["surrogate"] = [
-                    judged(network, costed, learnt, max(1, min(len(costed) - learnt, 30)))
-                    for learnt in arguments.learnt
-                    if learnt < len(costed)
+                    judge(network, costed, count, max(1, min(len(costed) - count, 30)))
+                    for count in learnt
+                    if count < len(costed)
                 ]
                 results["rows"][f"{name}, {label}"] = row
                 path.write_text(json.dumps(results, indent=1) + "\n")
                 print(f"{name}, {label}: {json.dumps(row)}", flush=True)
-    print(table(results["rows"], arguments.learnt))
+    print(table(results["rows"], learnt))
 
 
 def table(rows: dict, learnt: list[int]) -> str:
@@ -191,14 +247,16 @@ def table(rows: dict, learnt: list[int]) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--drops", action="store_true", help="plans that drop branches too")
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS, *WITH_DROPS])
     parser.add_argument("--targets", nargs="+", default=["tpu_v3", "tpu_v5e"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[8, 128])
+    parser.add_argument("--batches", nargs="+", type=int, help="8 and 128, with --drops 128")
     parser.add_argument("--plans", type=int, default=210)
-    parser.add_argument("--learnt", nargs="+", type=int, default=[50, 100, 200])
+    parser.add_argument("--learnt", nargs="+", type=int, help="50, 100 and 200, with --drops 40 and 80")
     parser.add_argument("--layered", type=int, default=14)
+    parser.add_argument("--processes", type=int, help="compilers at once; by default as many as suit the machine")
     parser.add_argument("--cache", default="auto")
-    parser.add_argument("--out", default=str(RESULTS))
+    parser.add_argument("--out")
     return parser.parse_args()
 
 

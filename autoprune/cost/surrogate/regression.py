@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 # Length scales that are tried, by kind of feature, and the variance of what the features cannot explain.
-OWN, NEAR, TILE = 0, 1, 2
-SCALES = {OWN: (0.5, 1.0, 2.0, 4.0), NEAR: (2.0, 6.0, 1e3), TILE: (1.0, 3.0, 1e3)}
+OWN, NEAR, TILE, PLACE = 0, 1, 2, 3
+SCALES = {OWN: (0.5, 1.0, 2.0, 4.0), NEAR: (2.0, 6.0, 1e3), TILE: (1.0, 3.0, 1e3), PLACE: (0.5, 2.0, 6.0, 1e3)}
 NOISES = (1e-3, 1e-2, 1e-1)
-_INITIAL = (1.0, 6.0, 3.0, NOISES[0])
+_INITIAL = (1.0, 6.0, 3.0, 2.0, NOISES[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,12 @@ def fit(features: np.ndarray, kinds: Sequence[int], values: np.ndarray, choice: 
 
     Args:
         features: (n, d).
-        kinds: (d,) kind of each feature: `OWN`, `NEAR` or `TILE`.
+        kinds: (d,) kind of each feature: `OWN`, `NEAR`, `TILE` or `PLACE`.
         values: (n,) of the quantity.
         choice: length scales and noise to use; None chooses them.
     """
-    mean, spread = float(values.mean()), float(values.std())
+    # Of what no example has nothing is known.
+    mean, spread = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
     if spread <= 1e-9 * abs(mean) or features.shape[1] == 0:
         empty = np.zeros((len(values), features.shape[1]))
         return Fit(empty, np.zeros(len(values)), np.ones(features.shape[1]), mean, choice or _INITIAL)
@@ -60,8 +61,8 @@ def fit(features: np.ndarray, kinds: Sequence[int], values: np.ndarray, choice: 
 
 
 def _scales(kinds: np.ndarray, choice: tuple[float, ...]) -> np.ndarray:
-    """Those of near and tile features count relative to a layer's own."""
-    relative = np.array([1.0, choice[1], choice[2] / choice[0]])
+    """Those of near features count relative to a layer's own."""
+    relative = np.array([1.0, choice[1], choice[2] / choice[0], choice[3] / choice[0]])
     return choice[0] * relative[kinds]
 
 
@@ -99,24 +100,25 @@ def matern(squared: np.ndarray) -> np.ndarray:
 
 
 class Stack:
-    """The sum of several fits on the same examples, answered at once.
+    """The sum of several fits, answered at once.
 
     Args:
-        fits: with any numbers of features.
+        fits: with any numbers of features and examples.
         columns: for each fit, the positions of its features in the vector that is asked for.
     """
 
     def __init__(self, fits: Sequence[Fit], columns: Sequence[Sequence[int]]) -> None:
-        width, count = max(map(len, columns)), len(fits[0].weights)
+        width, count = max(map(len, columns)), max(len(one.weights) for one in fits)
         self._means = np.array([one.mean for one in fits])
-        self._weights = np.stack([one.weights for one in fits])
+        self._weights = np.zeros((len(fits), count))
         self._columns = np.zeros((len(fits), width), int)
         self._inverse = np.zeros((len(fits), width))
         self._points = np.zeros((len(fits), count, width))
         for number, (one, own) in enumerate(zip(fits, columns, strict=True)):
             self._columns[number, : len(own)] = own
             self._inverse[number, : len(own)] = 1 / one.scales
-            self._points[number, :, : len(own)] = one.points
+            self._points[number, : len(one.weights), : len(own)] = one.points
+            self._weights[number, : len(one.weights)] = one.weights
         self._squared = (self._points**2).sum(2)
 
     def predict(self, features: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:

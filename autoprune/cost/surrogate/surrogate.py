@@ -8,14 +8,14 @@ every figure that is reported comes from a `CostModel`.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from autoprune.cost.layers import LayerDependence
-from autoprune.cost.surrogate.regression import NEAR, OWN, TILE, Fit, Stack, fit
+from autoprune.cost.surrogate.regression import NEAR, OWN, PLACE, TILE, Fit, Stack, fit
 from autoprune.records import CostReport
 
 LEAST = 12  # Plans below which nothing is guessed.
@@ -156,17 +156,12 @@ class Surrogate:
 
         present = self._space.present(np.array([key for key, _ in recent]))
 
-        def one(name: str, values: Sequence[float], term: tuple[list[int], list[int]], layer: int | None = None) -> Fit:
+        def one(name: str, values: Sequence[float], term: tuple[list[int], list[int]], layer: int = -1) -> Fit:
             choice = keep[name].choice if name in keep else None
-            if present is None or layer is None:
-                learnt[name] = fit(features[:, term[0]], term[1], np.array(values, float), choice)
-                return learnt[name]
             # A layer is learnt from the plans that have it.
-            rows = present[:, layer]
-            learnt[name] = found = fit(features[rows][:, term[0]], term[1], np.array(values, float)[rows], choice)
-            points, weights = np.zeros((len(rows), len(term[0]))), np.zeros(len(rows))
-            points[rows], weights[rows] = found.points, found.weights
-            return replace(found, points=points, weights=weights)
+            rows = slice(None) if present is None else present[:, layer]
+            learnt[name] = fit(features[rows][:, term[0]], term[1], np.array(values, float)[rows], choice)
+            return learnt[name]
 
         terms = self._space.terms
         own = [
@@ -187,7 +182,8 @@ class Surrogate:
 class _Space:
     """From widths to features: for each layer the lengths of its axes and its neighbours', and how tiles are filled.
 
-    A neighbour that may leave with a branch adds whether it is there.
+    Where branches may go, also what kind of layers come next to it and to the branch that it is in: the last block of
+    a stage is compiled in another way when the block behind it is gone.
 
     Attributes:
         terms: for each layer, by path, the columns of its features and their kinds.
@@ -205,17 +201,43 @@ class _Space:
         self._branches = [list(layer.branches) for layer in layers]
         own = [[axes.index(axis) for axis in layer.axes if axis.owners] for layer in layers]
         self._work = [(layer.flops, columns, list(layer.branches)) for layer, columns in zip(layers, own, strict=True)]
-        groups = len(axes) * (1 + len(TILES))
+        # Layers are of one kind if they have the same operations and axes; the last row is where there is none.
+        self._kinds = np.array(
+            [(math.log2(1 + one.flops), math.log2(math.prod(axis.length for axis in one.axes))) for one in layers]
+            + [(0.0, 0.0)]
+        )
+        first = len(axes) * (1 + len(TILES))
+        last = first + len(sizes) + 1
+        self._around = [around for number in range(len(layers)) for around in self._sides(number)]
         self.terms = {}
         for number, layer in enumerate(layers):
-            near = [
-                n for n in range(number - NEIGHBOURS, number + NEIGHBOURS + 1) if 0 <= n < len(layers) and n != number
-            ]
-            columns, kinds = self._term(own[number], [column for n in near for column in own[n]])
-            there = dict.fromkeys(b for n in near for b in layers[n].branches if b not in layer.branches)
-            self.terms[layer.path] = [*columns, *(groups + b for b in there)], [*kinds, *[NEAR] * len(there)]
+            near = [*own[max(number - NEIGHBOURS, 0) : number], *own[number + 1 : number + 1 + NEIGHBOURS]]
+            columns, kinds = self._term(own[number], [column for columns in near for column in columns])
+            for side, around in enumerate(self._sides(number)):
+                if any(self._branches[other] for other in around):
+                    begin = last + (2 * number + side) * self._kinds.shape[1]
+                    columns = [*columns, *range(begin, begin + self._kinds.shape[1])]
+                    kinds = [*kinds, *[PLACE] * self._kinds.shape[1]]
+            self.terms[layer.path] = columns, kinds
         kinds = [NEAR] * len(sizes) + [OWN]
-        self.whole = (list(range(groups, groups + len(kinds))), kinds)
+        self.whole = (list(range(first, last)), kinds)
+
+    def _sides(self, number: int) -> tuple[list[int], list[int]]:
+        """Layers that may be next before and behind a layer and the branch that it is in, the nearest first.
+
+        Each side ends with a layer that is always there, if there is one.
+        """
+        own = set(self._branches[number])
+        sides: tuple[list[int], list[int]] = ([], [])
+        orders = range(number - 1, -1, -1), range(number + 1, len(self._branches))
+        for found, order in zip(sides, orders, strict=True):
+            for other in order:
+                if own and own <= set(self._branches[other]):
+                    continue
+                found.append(other)
+                if not self._branches[other]:
+                    break
+        return sides
 
     def _term(self, own: Sequence[int], near: Sequence[int]) -> tuple[list[int], list[int]]:
         count = len(self._dense)
@@ -249,4 +271,18 @@ class _Space:
         # Many widths together weigh as much as one; a branch that is gone as much as half of a width.
         octaves = np.log2(np.where(widths > 0, widths, 0.5))
         parts += [octaves / math.sqrt(widths.shape[-1]), np.log2(np.maximum(work, 1))[..., None]]
+        if any(self._branches):
+            parts.append(self._places(widths.reshape(-1, widths.shape[-1])).reshape(*widths.shape[:-1], -1))
         return np.concatenate(parts, axis=-1)
+
+    def _places(self, widths: np.ndarray) -> np.ndarray:
+        """(m, layers * 2 * 2) Kinds of the nearest layer on either side of each that (m, dimensions) values leave."""
+        there = np.stack([(widths[:, branches] > 0).all(1) for branches in self._branches], axis=1)
+        rows, nothing = np.arange(len(widths)), len(self._branches)
+        found = np.full((len(widths), len(self._around)), nothing)
+        for side, around in enumerate(self._around):
+            if around:
+                left = there[:, around]
+                nearest = left.argmax(1)
+                found[:, side] = np.where(left[rows, nearest], np.array(around)[nearest], nothing)
+        return self._kinds[found].reshape(len(widths), -1)

@@ -1,5 +1,6 @@
 """Guesses of cost: exact where they must be, close on what the real compiler says, and honest about their error."""
 
+import functools
 import math
 
 import numpy as np
@@ -7,13 +8,15 @@ import pytest
 from scipy.stats import spearmanr
 
 from autoprune.cost import open_cost_model
+from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.layers import Axis, LayerDependence, group_forms, layer_dependences
-from autoprune.cost.surrogate.regression import NEAR, OWN, TILE, Stack, fit
+from autoprune.cost.surrogate.regression import NEAR, OWN, PLACE, TILE, Stack, fit
 from autoprune.cost.surrogate.surrogate import LEAST, Surrogate
 from autoprune.models import zoo
 from autoprune.planning import Planner
 from autoprune.planning.space import ratio_around
 from autoprune.records import CostReport, Memory, Target
+from autoprune.searchers.features import read_features
 from autoprune.settings import Constraints
 from autoprune.surgery import Surgeon
 from helpers.toy import cost_report
@@ -125,6 +128,120 @@ def test_measured_targets_tell_no_layers_and_no_memory():
     assert guess.memory is None
     assert guess.latency > 0
     assert surrogate.error.memory is None
+
+
+# ------------------------------------------------------------------ branches
+
+# A stem, three blocks of two layers, and a head. The parts: the stem's width, and each block with its width.
+BLOCKS = np.array([64, 1, 64, 1, 64, 1, 64])
+BLOCK_LAYERS = (
+    LayerDependence("stem", 100, (Axis(64, ((0, 1.0),)),)),
+    *(
+        LayerDependence(f"block{n}_{place}", flops, (Axis(64, ((read, 1.0),)), Axis(64, ((made, 1.0),))), (2 * n - 1,))
+        for n in (1, 2, 3)
+        for place, flops, read, made in (("in", 400 * n, 0, 2 * n), ("out", 500 * n, 2 * n, 0))
+    ),
+    LayerDependence("head", 50, (Axis(64, ((0, 1.0),)),)),
+)
+
+
+def cost_of_blocks(values):
+    """Layers before a block that is gone take twice as long where the head comes next."""
+    stem, *blocks = values
+    kept = [n for n in (0, 1, 2) if blocks[2 * n]]
+    times = {"stem": stem * 1e-7 * (1 if kept else 3), "head": stem * 5e-8}
+    for n in kept:
+        slow = 2 if n == kept[-1] and n < 2 else 1
+        for place in ("in", "out"):
+            times[f"block{n + 1}_{place}"] = (n + 1) * slow * stem * blocks[2 * n + 1] * 1e-8
+    weights = 1000 * len(kept)
+    return cost_report(sum(times.values()) + 1e-6, Memory(weights, 10, 5, weights + 15), layers=times)
+
+
+def random_blocks(generator):
+    values = 8 * generator.integers(1, 9, 7)
+    values[1::2] = generator.uniform(size=3) < 0.6
+    values[2::2] = np.where(values[1::2], values[2::2], 64)
+    return values
+
+
+@functools.cache
+def taught_blocks(count):
+    generator = np.random.default_rng(0)
+    surrogate = Surrogate(BLOCKS, BLOCK_LAYERS)
+    while len(surrogate._seen) < count:
+        values = random_blocks(generator)
+        surrogate.observe(values, cost_of_blocks(values))
+    return surrogate
+
+
+def test_plans_that_drop_branches_are_guessed():
+    generator = np.random.default_rng(9)
+    plans = np.array([random_blocks(generator) for _ in range(80)])
+    true = np.array([cost_of_blocks(plan).latency for plan in plans])
+    few, many = (taught_blocks(count).predict_all(plans)[0] for count in (40, 90))
+    assert spearmanr(few, true)[0] > 0.98
+    assert spearmanr(many, true)[0] > 0.99
+    assert np.mean(np.abs(many / true - 1)) < 0.06
+
+
+def test_what_comes_next_after_a_drop_is_told_apart():
+    """The same block, as wide, takes twice as long when it has become the last one."""
+    surrogate = taught_blocks(90)
+    full, without_last = np.array([64, 1, 64, 1, 64, 1, 64]), np.array([64, 1, 64, 1, 64, 0, 64])
+    for plan in (full, without_last):
+        assert surrogate.predict(plan).latency == pytest.approx(cost_of_blocks(plan).latency, rel=0.1)
+
+
+def test_widths_of_a_branch_that_is_gone_change_nothing_that_is_left():
+    """Everything but the stem and the head is gone: what is guessed is their time and the rest."""
+    surrogate = taught_blocks(90)
+    plan = np.array([64, 0, 64, 0, 64, 0, 64])
+    assert surrogate.predict(plan).latency == pytest.approx(cost_of_blocks(plan).latency, rel=0.1)
+
+
+def test_a_branch_that_no_plan_had_costs_nothing_yet():
+    generator = np.random.default_rng(0)
+    surrogate = Surrogate(BLOCKS, BLOCK_LAYERS)
+    for _ in range(30):
+        values = random_blocks(generator)
+        values[5:] = 0, 64
+        surrogate.observe(values, cost_of_blocks(values))
+    assert np.isfinite(surrogate.predict(BLOCKS).latency)
+
+
+def test_without_branches_there_are_no_features_of_places():
+    plain = Surrogate(SIZES, LAYERS)._space
+    assert plain.present(SIZES[None]) is None
+    assert all(PLACE not in kinds for _, kinds in plain.terms.values())
+    # Three axes with two tiles, three widths, and the operations.
+    assert plain.features(SIZES.astype(float)).shape == (3 * 3 + 3 + 1,)
+    blocks = Surrogate(BLOCKS, BLOCK_LAYERS)._space
+    assert all(PLACE in kinds for _, kinds in blocks.terms.values())
+
+
+@pytest.mark.parametrize("name", ["resnet20", "small_densenet", "small_mobilenet"])
+def test_operations_left_are_those_of_the_pruned_model(name):
+    model = zoo.build(name, None, None)
+    planner = Planner(model, constraints=Constraints(multiple_of=4))
+    features = read_features(model, planner)
+    surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
+    snapshot = surgeon.snapshot()
+    dense = sum(flops_per_layer(model).values())
+    generator = np.random.default_rng(0)
+    dropped = 0
+    for _ in range(4):
+        candidate = planner.space.random(generator, generator.uniform(0.3, 0.9))
+        plan = planner.space.plan(candidate)
+        with surgeon.pruning(plan, snapshot):
+            left = flops_per_layer(model)
+        ratios = planner.space.keep_ratios(candidate).tolist()
+        for layer in features.layers:
+            expected = left.get(layer.path, 0)
+            assert layer.flops * layer.remaining_share(ratios) == pytest.approx(expected, rel=1e-9, abs=1e-6)
+        assert features.flops_share(ratios) == pytest.approx(sum(left.values()) / dense, rel=1e-9)
+        dropped += len(plan.dropped)
+    assert dropped
 
 
 # ------------------------------------------------------------------ regression
