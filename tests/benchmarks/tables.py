@@ -335,6 +335,7 @@ def _single() -> list[Section]:
             feature_distilling,
         ),
         ("How well costs are predicted", "surrogate.json", "python tests/benchmarks/surrogate.py", surrogate),
+        ("How well costs are predicted where branches go", "surrogate_drops.json", _DROPS, surrogate_drops),
         (
             "Compilations that find a uniform plan",
             "bracketing.json",
@@ -372,6 +373,7 @@ _TRANSFER = "python tests/benchmarks/transfer.py --seeds 3 --evaluations 10"
 _NOISE = (
     "python tests/benchmarks/score_noise.py --comparison compare_resnet20_v3_45_finalists.json --budget 0.45 --draws 4"
 )
+_DROPS = "python tests/benchmarks/surrogate.py --drops --networks resnet20 --plans 92"
 _SPEED = "python tests/benchmarks/search_speed.py --plans 8"
 _BREAKDOWN = "python tests/benchmarks/breakdown.py --searchers random greedy evolution td3 dyna_ppo --evaluations 20"
 _SURGERY = 'pip install ".[bench]"\npython tests/benchmarks/surgery.py --repetitions 7'
@@ -548,6 +550,23 @@ def surrogate(found: Json) -> str:
     first = (
         f"Spearman's correlation with the latency of the whole-model compile over {found['plans']} random plans; for "
         "the surrogate also its mean error, after learning from so many other plans."
+    )
+    return f"{first}\n\n{table(heads, rows)}"
+
+
+def surrogate_drops(found: Json) -> str:
+    heads = ["network, target", "judged", "FLOPs", "parameters"]
+    heads += [f"after {one['learnt']}" for one in next(iter(found["rows"].values()))["surrogate"]]
+    heads.append("a thousand guesses")
+    rows = []
+    for name, row in found["rows"].items():
+        learnt = row["surrogate"]
+        cells = [f"{one['spearman']:.3f} ({percent(one['mean_error'])})" for one in learnt]
+        few = [f"{row[key]:.2f}" for key in ("flops", "parameters")]
+        rows.append([name, learnt[0]["judged"], *few, *cells, f"{learnt[-1]['thousand_milliseconds']:.0f} ms"])
+    first = (
+        f"As above, over {found['plans']} plans, random ones and what is set by hand; the surrogate is judged by those "
+        "that drop a branch. Times were taken on a machine busy with other work."
     )
     return f"{first}\n\n{table(heads, rows)}"
 
