@@ -96,7 +96,8 @@ class Dyna:
 
     def _warm_up_proposals(self) -> Proposals:
         evaluator, start = self._evaluator, self._problem.start
-        yield [Proposal(each, "anchor", project=False) for each in self._problem.starts]
+        starts = self._problem.starts[: max(evaluator.left - 1, 1)]  # The last evaluation is the policy's own.
+        yield [Proposal(each, "anchor", project=False) for each in starts]
         if evaluator.surrogate is not None and self._problem.budget.limited and evaluator.left >= len(self._space):
             # The anchor with each group twice as wide is compiled, so that predictions know what widening it costs.
             # Those that have only seen groups grow together would keep the search from those that are cheap to widen.

@@ -92,7 +92,8 @@ def test_zero_shot_on_another_network_and_target_is_one_evaluation_within_the_bu
     given = [f"policy={learnt[0]}", "model=small_mobilenet", "target=tpu_v3", "target.batch_size=8"]
     folder, done = run_in(tmp_path, *given, *REPLAY, module="replay")
     metrics = metrics_of(folder)
-    assert {name: len(course) for name, course in metrics["courses"].items()} == {"uniform": 1, "replay": 1}
+    counts = {name: len(course) for name, course in metrics["courses"].items()}
+    assert counts == {"uniform": 1, "uniform_depth_width": 1, "replay": 1}
     dense, *pruned = metrics["rows"]
     assert dense["cost"]["target"]["name"] == "tpu_v3"
     for row in pruned:
@@ -106,9 +107,10 @@ def test_zero_shot_on_another_network_and_target_is_one_evaluation_within_the_bu
 def test_adapting_has_as_many_evaluations_as_a_search_from_scratch(adapted):
     folder, done = adapted
     metrics = metrics_of(folder)
-    assert {name: len(course) for name, course in metrics["courses"].items()} == {"uniform": 3, "rl": 3, "replay": 3}
+    counts = {name: len(course) for name, course in metrics["courses"].items()}
+    assert counts == {"uniform": 3, "uniform_depth_width": 3, "rl": 3, "replay": 3}
     assert metrics["means"]["replay"][0] in ("replayed", "anchor")
-    assert [row["name"] for row in metrics["rows"]] == ["dense", "uniform", "rl", "replay"]
+    assert [row["name"] for row in metrics["rows"]] == ["dense", "uniform", "uniform_depth_width", "rl", "replay"]
     for word in ("uniform", "rl", "replay", "test accuracy", f"{folder}/report.html"):
         assert word in done.stdout
     assert {"pruned.keras", "plan.json", "report.html", "evaluations.sqlite"} <= {p.name for p in folder.iterdir()}
