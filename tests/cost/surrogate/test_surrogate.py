@@ -289,7 +289,7 @@ def test_dependences_give_the_operations_of_a_pruned_model():
 def test_the_compiler_is_guessed_better_than_by_operations(compiler):
     """Whole-model compilations of small_resnet on v3: 36 plans teach, 14 others judge."""
     model = zoo.build("small_resnet", (16, 16, 3), 10, 0.5)
-    planner = Planner(model, constraints=Constraints(multiple_of=4))
+    planner = Planner(model, constraints=Constraints(multiple_of=4, depth=False))
     surrogate = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
     surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
     snapshot = surgeon.snapshot()
