@@ -64,7 +64,7 @@ def main() -> None:
     ):
         how = EvaluationSettings(recovery=arguments.recovery, score=arguments.score)
         evaluator = Evaluator(model, planner, data, cost_model=cost_model, journal=journal, settings=how)
-        taught = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
+        taught = Surrogate(planner.space.sizes, layer_dependences(model, planner.parts))
         problem = build_problem(evaluator, BudgetSettings(latency=arguments.latency), surrogate=taught)
         before = BudgetedEvaluator(
             evaluator, problem, name="before", evaluations=arguments.evaluations, surrogate=taught

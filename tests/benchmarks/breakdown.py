@@ -98,7 +98,7 @@ def main() -> None:
             scoring = Evaluator(
                 model, planner, data, cost_model=Watched(cost_model, clock), journal=journal, settings=asked
             )
-            taught = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
+            taught = Surrogate(planner.space.sizes, layer_dependences(model, planner.parts))
             problem = build_problem(scoring, BudgetSettings(latency=arguments.latency), surrogate=taught)
             flat = BudgetedEvaluator(scoring, problem, name="uniform", evaluations=10, surrogate=taught)
             SEARCHERS.get("uniform").build(problem, flat, seed=0, agent=AgentSettings()).run()

@@ -127,7 +127,7 @@ def parse() -> argparse.Namespace:
 def choose(evaluator: Evaluator, arguments: argparse.Namespace) -> dict[str, dict]:
     """Plans whose compiled latency lies in the bands, as different from each other as random draws are."""
     planner, space, generator = evaluator.planner, evaluator.space, np.random.default_rng(0)
-    surrogate = Surrogate(space.sizes, layer_dependences(evaluator.model, planner.groups))
+    surrogate = Surrogate(space.sizes, layer_dependences(evaluator.model, planner.parts))
 
     def cost_of(candidate: Candidate) -> CostReport:
         cost = evaluator.cost(candidate)

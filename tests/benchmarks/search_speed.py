@@ -93,7 +93,7 @@ class Ways:
 
     def budgeted(self, evaluations: int) -> dict[str, BudgetedEvaluator]:
         """One for each way, each with a surrogate of its own but for the way without."""
-        layers = layer_dependences(self.model, self.planner.groups)
+        layers = layer_dependences(self.model, self.planner.parts)
         made = {}
         for name, evaluator in self.evaluators.items():
             problem = build_problem(evaluator, BudgetSettings(latency=0.6))

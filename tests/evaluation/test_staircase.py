@@ -76,9 +76,9 @@ def test_learnt_from_the_compiler(compiler, digits, tmp_path):
     journal = Journal(tmp_path / "j.sqlite", {})
     cost_model = open_cost_model(Target("tpu_v3", 128), cache=None, client=compiler)
     evaluator = Evaluator(model, planner, digits, cost_model=cost_model, journal=journal)
-    layers = layer_dependences(model, planner.groups)
+    layers = layer_dependences(model, planner.parts)
     surrogate = Surrogate(planner.space.sizes, layers)
-    steps = staircase_steps(planner.space, planner.groups, layers, points=4)
+    steps = staircase_steps(planner.space, planner.parts, layers, points=4)
     assert len(steps) <= 4 * len(planner.groups)
     seen = []
     widths = staircase_widths(evaluator, steps, surrogate, observe=seen.append)
