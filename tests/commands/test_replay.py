@@ -111,7 +111,7 @@ def test_adapting_has_as_many_evaluations_as_a_search_from_scratch(adapted):
     assert counts == {"uniform": 3, "uniform_depth_width": 3, "rl": 3, "replay": 3}
     assert metrics["means"]["replay"][0] in ("replayed", "anchor")
     assert [row["name"] for row in metrics["rows"]] == ["dense", "uniform", "uniform_depth_width", "rl", "replay"]
-    for word in ("uniform", "rl", "replay", "test accuracy", f"{folder}/report.html"):
+    for word in ("uniform", "rl", "replay", "accuracy", f"{folder}/report.html"):
         assert word in done.stdout
     assert {"pruned.keras", "plan.json", "report.html", "evaluations.sqlite"} <= {p.name for p in folder.iterdir()}
 
