@@ -94,7 +94,7 @@ def test_impossible_keep_ratio_is_refused(ratio):
 
 
 def test_unknown_group_suggests_the_near_one():
-    with pytest.raises(PlanError, match="no prunable group 'inner3'. Did you mean 'inner"):
+    with pytest.raises(PlanError, match="no prunable group or branch 'inner3'. Did you mean 'inner"):
         make_plan(made("residual"), {"inner3": 0.5})
 
 
