@@ -40,7 +40,7 @@ def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, w
 
     Args:
         name: a registered architecture: `small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`, `resnet20`,
-            `vgg16`, `mobilenet_v2`; or a network of `keras.applications`, such as `ResNet50`.
+            `resnet56`, `vgg16`, `mobilenet_v2`; or a network of `keras.applications`, such as `ResNet50`.
         input_shape: shape of one image, or None for what the network is known for.
         classes: number of classes, or None likewise.
         width: factor on every layer's number of channels, in the zoo.
@@ -197,7 +197,8 @@ ARCHITECTURES.add("mobilenet_v2")(Architecture(_mobilenet_v2, (32, 32, 3)))
 _small_resnet = partial(_residual_network, "small_resnet", (64, 128, 256), 1)
 ARCHITECTURES.add("small_resnet")(Architecture(_small_resnet, (8, 8, 1)))
 # He et al., 2016 (arXiv 1512.03385), with convolutional shortcuts.
-_resnet20 = partial(_residual_network, "resnet20", (16, 32, 64), 3)
-ARCHITECTURES.add("resnet20")(Architecture(_resnet20, (32, 32, 3)))
+for _name, _blocks in {"resnet20": 3, "resnet56": 9}.items():
+    _resnet = partial(_residual_network, _name, (16, 32, 64), _blocks)
+    ARCHITECTURES.add(_name)(Architecture(_resnet, (32, 32, 3)))
 ARCHITECTURES.add("plain_cnn")(Architecture(_plain_cnn, (28, 28, 1)))
 ARCHITECTURES.add("vgg16")(Architecture(_vgg16, (32, 32, 3)))

@@ -48,7 +48,7 @@ from autoprune.surgery import Surgeon
 RESULTS = Path(__file__).parent / "results"
 # ResNet-20 has 16 to 64 channels: multiples of 8 would leave it two widths in its first stage.
 NETWORKS = {"vgg16": 8, "resnet20": 4}
-WITH_DROPS = {"resnet20": 4, "mobilenet_v2": 8}
+WITH_DROPS = {"resnet20": 4, "resnet56": 4, "mobilenet_v2": 8}
 MIXED = 80  # Plans with drops of which not all are random.
 AHEAD = 4  # Plans that wait for a compiler at once.
 Costed = list[tuple[np.ndarray, CostReport]]
