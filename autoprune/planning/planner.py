@@ -251,7 +251,7 @@ def _choose_branches(branches: Sequence[Branch], depth: Any, gates: Collection[s
         return tuple(
             branch
             for branch in branches
-            if branch.removable and (branch.name in gates if branch.kind == "gate" else depth)
+            if (depth and branch.by_default) or (branch.removable and branch.name in gates)
         )
     named = {branch.name: branch for branch in branches}
     for name in depth:

@@ -103,6 +103,11 @@ class Branch:
     members: tuple[Member, ...] = field(default=(), repr=False)
     folds: tuple[Member, ...] = field(default=(), repr=False)
 
+    @property
+    def by_default(self) -> bool:
+        """Whether a search may drop it that is told no names: gates have to be named."""
+        return self.removable and self.kind != "gate"
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:

@@ -1,6 +1,5 @@
 """Branches go in place, exactly and reversibly: each alone, and half of all with half of the channels."""
 
-import dataclasses
 import zipfile
 
 import keras
@@ -11,12 +10,10 @@ from autoprune.errors import PlanError
 from autoprune.graph import find_branches, find_groups
 from autoprune.models import keras_internals
 from autoprune.planning import make_plan
-from autoprune.planning.calibration import as_calibration
-from autoprune.planning.gates import measure_gate_means
 from autoprune.surgery import Surgeon
 from helpers.branching import BRANCHING, OLDER, made_branching
 from helpers.oracle import dropped_operands, kept_by_layer, means_by_operand, zeroed_outputs
-from helpers.plans import uneven_plan
+from helpers.plans import dropping, uneven_plan
 from helpers.topologies import images_for
 
 NAMES = (*sorted(BRANCHING), *OLDER)
@@ -57,13 +54,10 @@ class Case:
         self.surgeon = Surgeon(self.model, self.groups)
         self.snapshot = self.surgeon.snapshot()
         self.removable = [branch.name for branch in self.branches if branch.removable]
-        gates = [branch for branch in self.branches if branch.removable and branch.kind == "gate"]
-        self.means = measure_gate_means(self.model, gates, as_calibration(images_for(self.model, 20, seed=2)))
         self.plan = self.without(uneven_plan(self.model), *self.some_that_can_go_together())
 
     def without(self, plan, *dropped):
-        means = {name: mean for name, mean in self.means.items() if name in dropped}
-        return dataclasses.replace(plan, dropped=dropped, gate_means=means)
+        return dropping(self.model, self.branches, plan, dropped)
 
     def some_that_can_go_together(self):
         dropped = []
