@@ -166,10 +166,10 @@ class Planner:
             if name in branches:
                 if not branches[name].removable:
                     raise PlanError(f"The branch '{name}' cannot be dropped: it {branches[name].reason}.")
-                if name not in self.space.names and ratio != 1:
-                    raise PlanError(f"The branch '{name}' stays by constraints.depth={self.constraints.depth}.")
                 if ratio not in (0, 1):
                     raise PlanError(f"A branch has the keep ratio 0, gone, or 1. Received: {ratio!r} for '{name}'.")
+                if name not in self.space.names and not ratio:
+                    raise PlanError(f"The branch '{name}' stays by constraints.depth={self.constraints.depth}.")
                 continue
             if name not in groups:
                 what = "prunable group or branch" if branches else "prunable group"
