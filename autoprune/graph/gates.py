@@ -19,6 +19,7 @@ from autoprune.layers import exact_kind_of
 from autoprune.layers.common import mixes_channels
 from autoprune.layers.kind import Factor
 from autoprune.layers.record import Operand, Slot, Trace
+from autoprune.layers.reshaping import Movement
 from autoprune.layers.slicing import Reduction
 from autoprune.layers.spatial import GlobalPooling, Spatial
 from autoprune.models import keras_internals
@@ -49,9 +50,25 @@ class Gate:
         return id(self.node), self.operand
 
     @property
+    def axis(self) -> int:
+        """The axis along which it scales, counted from 0 with the batch axis included."""
+        return int(np.argmax(self.node.input_tensors[self.operand].shape[1:])) + 1
+
+    @property
     def size(self) -> int:
         """How many channels it scales."""
-        return max(self.node.input_tensors[self.operand].shape[1:])
+        return self.node.input_tensors[self.operand].shape[self.axis]
+
+    def scaled_in(self, traced: Trace) -> np.ndarray:
+        """(size,) The numbers of the channels that it scales.
+
+        Raises:
+            _CannotFold: they lie on another axis, or are not known.
+        """
+        found = next((call.channels[1 - self.operand] for call in traced.calls if call.node is self.node), None)
+        if found is None or (found.axis, len(found.ids)) != (self.axis, self.size):
+            raise _CannotFold(f"the channels that enter '{self.node.operation.name}' cannot be followed")
+        return found.ids
 
 
 class _CannotFold(Exception):
@@ -146,11 +163,14 @@ class _Folding:
                     found[gate.key] = tuple(self._read(gate, traced, ahead[gate.key], operands[gate.key]))
                 except _CannotFold as refusal:
                     found[gate.key] = str(refusal)
+            if len(waiting) == len(pending):
+                raise RuntimeError(f"No number is free behind {[gate.node.operation.name for gate in waiting]}.")
             pending = waiting
         return found
 
     def _read(self, gate: Gate, traced: Trace, readers: Sequence[Any], operands: Sequence[Operand]) -> Iterator[Member]:
         """The axes of the readers of a gate's product."""
+        gate.scaled_in(traced)
         for layer in readers:
             kind = exact_kind_of(layer)
             for slot in self._slots(gate, traced, layer, () if kind is None else kind.input_factors(layer)):
@@ -169,18 +189,20 @@ class _Folding:
         Raises:
             _CannotFold: saying why not.
         """
-        layer = _maker_before(gate)
+        layer, moved = _maker_before(gate)
         kind = exact_kind_of(layer)
-        entering = next((call.channels[1 - gate.operand] for call in traced.calls if call.node is gate.node), None)
-        numbers = [] if entering is None else entering.ids.tolist()
+        numbers = gate.scaled_in(traced).tolist()
         places = {number: place for place, number in enumerate(numbers)}
         members = []
         for slot in self._slots(gate, traced, layer, () if kind is None else kind.output_factors(layer)):
             made = slot.ids.tolist()
-            if len(numbers) != gate.size or (made != numbers and sorted(made) != sorted(places)):
-                raise _CannotFold(f"the channels cannot be followed from '{layer.name}'")
             # Where numbers repeat, as behind a grouped convolution, the order alone says which is which.
-            channels = np.arange(gate.size) if made == numbers else np.array([places[number] for number in made])
+            if made == numbers and not moved:
+                channels = np.arange(gate.size)
+            elif sorted(made) == sorted(places):
+                channels = np.array([places[number] for number in made])
+            else:
+                raise _CannotFold(f"its channels cannot be followed from '{layer.name}'")
             members.append(Member(slot.layer, slot.name, slot.axis, slot.role, channels))
         return tuple(members)
 
@@ -232,13 +254,16 @@ def _readers_ahead(gate: Gate) -> list[Any]:
     return list(readers.values())
 
 
-def _maker_before(gate: Gate) -> Any:
+def _maker_before(gate: Gate) -> tuple[Any, bool]:
     """The layer that makes what the gate scales and can take a scale of it, and of which nobody else reads anything.
+
+    Returns:
+        The layer, and whether numbers are moved between it and the product.
 
     Raises:
         _CannotFold: there is no such layer.
     """
-    tensor = gate.node.input_tensors[1 - gate.operand]
+    tensor, moved = gate.node.input_tensors[1 - gate.operand], False
     allowed = {id(gate.node), *map(id, gate.inside)}
     while True:
         others = [call for call, _ in gate.walk.readers_of(tensor) if id(call) not in allowed]
@@ -248,9 +273,10 @@ def _maker_before(gate: Gate) -> Any:
         maker = gate.walk.maker_of(tensor)
         kind = None if maker.is_input else exact_kind_of(maker.operation)
         if kind is not None and kind.output_factors(maker.operation):
-            return maker.operation
+            return maker.operation, moved
         if kind is None or len(maker.input_tensors) != 1 or not kind.is_homogeneous(maker.operation):
             raise _CannotFold(f"'{maker.operation.name}' makes it")
+        moved = moved or isinstance(kind, Movement)
         allowed.add(id(maker))
         (tensor,) = maker.input_tensors
 

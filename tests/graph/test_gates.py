@@ -125,6 +125,29 @@ def test_what_nothing_can_take_the_mean_of_stays():
     assert refused(lambda x, p: ended(wrapped(p))) == whole.format("'wrapped' reads it")
 
 
+def test_a_gate_along_another_axis_than_the_channels_stays():
+    image = keras.Input((6, 6, 4))
+    x = conv(image, "stem")
+    rows = layers.Reshape((6, 1, 1))(layers.Dense(6, activation="sigmoid")(layers.GlobalAveragePooling2D()(x)))
+    (gate,) = gates_of(with_classifier(image, conv(layers.Multiply(name="rows")([x, rows]), "last"))).values()
+    channels = "the channels that enter 'rows' cannot be followed"
+    assert gate.reason == f"has a mean that no weights can take: behind it {channels}, before it {channels}"
+
+
+def test_channels_that_move_between_maker_and_product_are_followed():
+    image = keras.Input((6, 6, 4))
+    for groups, removable in ((1, True), (2, False)):
+        x = layers.Conv2D(6, 1, groups=groups, name="maker")(image)
+        x = layers.Permute((1, 2, 4, 3))(layers.Reshape((6, 6, 2, 3))(x))
+        x = layers.Reshape((6, 6, 6))(x)
+        x = layers.Multiply(name="product")([x, squeezed(x, 6, "se")])
+        model = with_classifier(image, layers.Add()([x, conv(image, "other")]))
+        (gate,) = gates_of(model).values()
+        assert gate.removable is removable
+        if removable:
+            assert gate.folds[0].channels.tolist() == [0, 2, 4, 1, 3, 5]
+
+
 def test_a_kernel_that_another_operation_reads_is_not_scaled():
     class Tied(layers.Layer):
         def __init__(self, layer, **options):
