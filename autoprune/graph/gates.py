@@ -191,19 +191,14 @@ class _Folding:
         """
         layer, moved = _maker_before(gate)
         kind = exact_kind_of(layer)
-        numbers = gate.scaled_in(traced).tolist()
-        places = {number: place for place, number in enumerate(numbers)}
+        numbers = gate.scaled_in(traced)
+        # Where numbers repeat, as behind a grouped convolution, their order alone says which is which.
+        distinct = len(np.unique(numbers)) == gate.size
         members = []
         for slot in self._slots(gate, traced, layer, () if kind is None else kind.output_factors(layer)):
-            made = slot.ids.tolist()
-            # Where numbers repeat, as behind a grouped convolution, the order alone says which is which.
-            if made == numbers and not moved:
-                channels = np.arange(gate.size)
-            elif sorted(made) == sorted(places):
-                channels = np.array([places[number] for number in made])
-            else:
+            if not np.array_equal(slot.ids, numbers) or (moved and not distinct):
                 raise _CannotFold(f"its channels cannot be followed from '{layer.name}'")
-            members.append(Member(slot.layer, slot.name, slot.axis, slot.role, channels))
+            members.append(Member(slot.layer, slot.name, slot.axis, slot.role, np.arange(gate.size)))
         return tuple(members)
 
     def _slots(self, gate: Gate, traced: Trace, layer: Any, factors: Sequence[Factor]) -> Iterator[Slot]:
