@@ -116,6 +116,25 @@ def test_training_goes_on_and_everything_comes_back(tmp_path):
             np.testing.assert_array_equal(value, expected)
 
 
+class Drop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            apply_plan(self.model, make_plan(self.model, BOTH, data=IMAGES))
+
+
+def test_gates_that_go_while_fit_runs_as_between_two_fits():
+    expected, model = gated(), gated()
+    for each in (expected, model):
+        each.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=keras.backend.backend() == "jax")
+    options = {"shuffle": False, "batch_size": 20}
+    fitted(expected, IMAGES, TARGETS, **options)
+    apply_plan(expected, make_plan(expected, BOTH, data=IMAGES))
+    fitted(expected, IMAGES, TARGETS, **options)
+    fitted(model, IMAGES, TARGETS, epochs=2, callbacks=[Drop()], **options)
+    for weight, wanted in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_file_has_the_means(tmp_path):
     plan = make_plan(gated(), BOTH, data=IMAGES)
     save_plan(plan, tmp_path / "plan.json")
