@@ -233,7 +233,11 @@ class _Dense:
 
 
 def plan_key(plan: Plan) -> str:
-    """Hash of the model, the kept channels and the dropped branches. 16 hexadecimal digits."""
+    """Hash of the model, the kept channels and the dropped branches, whose means are those of one search.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     digest = hashlib.sha256(plan.model.encode())
     for name in sorted(plan.kept):
         digest.update(f"|{name}:".encode())

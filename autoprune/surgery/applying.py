@@ -15,11 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> SurgeryReport:
-    """Remove, in place, the channels that a plan does not keep.
+    """Remove, in place, the channels that a plan does not keep, and the branches that it drops.
 
     The model and its layers stay the same objects; their variables get new, smaller storage. The outputs equal
     those of the original with the removed channels set to zero, where normalisations that average over channels
-    average over those that stay. To prune and restore many times, use `Surgeon`.
+    average over those that stay; with zeros in the place of branches, and their means in that of gates. To prune and
+    restore many times, use `Surgeon`.
 
     A model of a class of its own that Keras saves by its constructor's arguments gets a class derived from its own, by
     which it is saved as a plain Functional or Sequential model; `SurgeryReport.saved_as_plain` names it.
@@ -30,7 +31,9 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
 
     Other models over the same layers, such as feature extractors, are cut with it: they have new static shapes, and
     what `predict`, `evaluate` or `fit` compiled of them before is compiled anew. Other models that read removed
-    channels with weights of their own are lost: a warning names these, and `SurgeryReport.lost_elsewhere`.
+    channels with weights of their own are lost: a warning names these, and `SurgeryReport.lost_elsewhere`. The means of
+    gates scale weights that they share, also where they call these layers otherwise or still have the gate; nothing
+    names that.
 
     Args:
         model: the built Functional or Sequential model that the plan was made for.

@@ -330,6 +330,7 @@ def _single() -> list[Section]:
     make = [
         ("The agent beside other searchers", "agents.json", _AGENTS, agents),
         ("Where latency can be won", "floors.json", "python tests/benchmarks/floors.py", floors),
+        ("What gates cost and are worth", "gates.json", "python tests/benchmarks/gates.py", gates),
         ("A learned policy on another model", "transfer.json", _TRANSFER, transfer),
         ("What a score before fine-tuning tells", "fidelity.json", "python tests/benchmarks/fidelity.py", fidelity),
         ("How much of a score is chance", "score_noise.json", _NOISE, score_noise),
@@ -522,6 +523,45 @@ def score_noise(found: Json) -> str:
             ),
         ]
     return "\n\n".join(parts)
+
+
+def gates(found: Json) -> str:
+    told = found["arguments"]
+    costs = []
+    for row in found["costs"]:
+        shares = (row["without"][what] / row["with"][what] for what in ("latency", "flops", "parameters"))
+        latencies = (f"{1e6 * row[which]['latency']:.0f} us" for which in ("with", "without"))
+        costs.append([row["network"], f"`{row['target']}`", row["gates"], *latencies, *(percent(s) for s in shares)])
+    names = {"with": "with gates", "without": "without gates", "narrow": "with gates, narrower"}
+    runs = [
+        [
+            f"`{row['target']}`",
+            names[row["network"]],
+            *([f"{1e6 * row['latency']:.1f} us", percent(row["before"], 2), percent(row["test"], 2)]),
+            points(row["gain"]),
+        ]
+        for row in found["summary"]
+        if "latency" in row
+    ]
+    first = (
+        f"Compiled for batches of {told['batch']}, networks of `keras.applications` with random weights for images of "
+        f"{told['pixels']}x{told['pixels']}. Of what is left without gates the share of the whole network's."
+    )
+    second = (
+        f"A residual network with squeeze-and-excitation, trained on {told['images']} of scikit-learn's digits for "
+        f"{told['epochs']} epochs, and fine-tuned for half as many; {told['seeds']} seeds, 360 test images. Narrower: "
+        "all groups cut alike until it is as fast as without gates. Points: the accuracy without gates less this one."
+    )
+    heads = ["target", "network", "latency", "accuracy at once", "fine-tuned", "without gates less this (points)"]
+    kept = ["latency left", "FLOPs left", "parameters left"]
+    return "\n\n".join(
+        [
+            first,
+            table(["network", "target", "gates", "latency with", "without", *kept], costs),
+            second,
+            table(heads, runs),
+        ]
+    )
 
 
 def feature_distilling(found: Json) -> str:

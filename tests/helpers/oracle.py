@@ -114,6 +114,7 @@ class _Interpreter:
             if gone and type(operation).__name__ == "Multiply":
                 (place,) = gone
                 mean = np.asarray(self.means[*here, place]).reshape((1, *flat[place].shape[1:]))
+                mean = keras.ops.convert_to_tensor(mean, flat[place].dtype)
                 masks = [mask for other, mask in enumerate(masks) if other != place]
                 places = itertools.count()
                 args, kwargs = keras.tree.map_structure(

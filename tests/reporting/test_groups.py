@@ -8,6 +8,7 @@ from autoprune.graph import find_branches
 from autoprune.records import Memory, Target
 from autoprune.reporting.groups import branch_data, branch_table, read_branch_shares
 from helpers import toy
+from helpers.branching import made_branching
 
 
 def printed(table, width=120):
@@ -75,3 +76,19 @@ def test_data_has_all_paths(model):
     assert first["layers"] == ["block1_conv1", "block1_conv2"]
     assert first["latency"] == {"tpu_v3": 0.5, "tpu_v5e": 0.5}
     assert (first["removable"], first["reason"]) == (True, "")
+
+
+def test_gates_can_go_where_they_are_named():
+    model = made_branching("gated_residuals")
+    rows = read_branch_shares(model, find_branches(model), costs(("tpu_v3", 2.0)))
+    text = printed(branch_table(rows), 200)
+    cells = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[1:-1]] for line in lines(text)}
+    assert (cells["se1"][1], cells["se1"][2], cells["se1"][5]) == ("gate", "scale1", "if named")
+    assert cells["sum1[1]"][5] == "yes"
+    assert "Gates go only where constraints.depth names them: off by default." in " ".join(text.split())
+    told = {row["name"]: row for row in branch_data(rows)}
+    assert [(told[name]["removable"], told[name]["by_default"]) for name in ("se1", "sum1[1]")] == [
+        (True, False),
+        (True, True),
+    ]
+    assert told["se1"]["parameters"] == pytest.approx((6 * 3 + 3 + 3 * 6 + 6) / model.count_params())
