@@ -20,7 +20,10 @@ BATCH = 8  # Images at a time.
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a branch changes in what its merge gives; of a concatenation, without a branch its channels are zero.
+    """What a branch changes in what its merge gives.
+
+    Of a concatenation, without a branch its channels are zero; of a product, in place of a gate is its mean over a few
+    images.
 
     Attributes:
         change: norm of what it adds, over the sum of that and the norm of what it is added to: from 0, nothing, to 1.
@@ -81,10 +84,18 @@ def _compare(
         added, whole = _products(tensors[branch.operand]), _products(output)
         rest = np.maximum(whole - added, 0)
         return np.stack([added, rest, whole, rest])
+    if branch.kind == "gate":
+        mean = keras.ops.mean(tensors[branch.operand], axis=0, keepdims=True)
+        operands = [mean if place == branch.operand else tensor for place, tensor in enumerate(tensors)]
+        return _compare_outputs(output, run_merge(operands)[0])
     others = [tensor for place, tensor in enumerate(tensors) if place != branch.operand]
     left = [keras_internals.LEFT_OUT if place == branch.operand else tensor for place, tensor in enumerate(tensors)]
     # As surgery leaves it: a merge of one operand gives way to that.
-    without = others[0] if len(others) == 1 else run_merge(left)[0]
+    return _compare_outputs(output, others[0] if len(others) == 1 else run_merge(left)[0])
+
+
+def _compare_outputs(output: Any, without: Any) -> np.ndarray:
+    """As `_compare`, of what a merge gives with and without a branch."""
     output, without = (keras.ops.cast(tensor, "float32") for tensor in (output, without))
     added = output - without
     return np.stack([_products(added), _products(without), _products(output), _products(output, without)])

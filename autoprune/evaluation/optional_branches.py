@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from autoprune.graph.branches import WalkBack, find_merge
+from autoprune.graph.branches import find_merge
+from autoprune.graph.walk import Walk
 from autoprune.models import keras_internals
 from autoprune.records import Branch
 
@@ -26,10 +27,10 @@ Run = Callable[[], tf.Tensor]
 
 @dataclass(frozen=True)
 class _Optional:
-    """An operand that may be dropped: the number of its flag, and the calls that only it needs."""
+    """An operand that may be dropped: its flag's number, whether order is nothing to its merge, calls that it needs."""
 
     number: int
-    sums: bool
+    any_order: bool
     calls: tuple[Any, ...]
 
 
@@ -48,11 +49,11 @@ class OptionalBranches:
         self._at: dict[int, dict[int, _Optional]] = defaultdict(dict)
         # Of each branch the graph and the call that its merge reads.
         self._last: list[tuple[str, int]] = []
-        walks = {prefix: WalkBack(graph) for prefix, graph in self._graphs.items()}
+        walks = {prefix: Walk(graph) for prefix, graph in self._graphs.items()}
         for branch in (branch for branch in branches if branch.removable):
             prefix, merge = find_merge(self._graphs, branch)
-            calls = walks[prefix].calls_within(merge, branch.operand)
-            self._at[id(merge)][branch.operand] = _Optional(len(self._last), branch.kind == "sum", tuple(calls))
+            calls, any_order = walks[prefix].calls_within(merge, branch.operand), branch.kind != "concatenation"
+            self._at[id(merge)][branch.operand] = _Optional(len(self._last), any_order, tuple(calls))
             self._last.append((prefix, id(calls[-1])))
 
     def flags(self) -> np.ndarray:
@@ -160,7 +161,7 @@ class _Run:
         """What a merge gives, operand by operand: the first, that and the second, and so on."""
         optional = self.at[id(merge)]
         places: Sequence[int] = range(len(merge.input_tensors))
-        if all(operand.sums for operand in optional.values()):
+        if all(operand.any_order for operand in optional.values()):
             # In any order: after one that is always there, an operand needs one condition alone.
             places = sorted(places, key=optional.__contains__)
         first, *others = places

@@ -1,7 +1,8 @@
-"""Finds branches: operands of sums and concatenations that these stay valid without.
+"""Finds branches: operands of sums, concatenations and products that these stay valid without.
 
-The residual function of a block, one of several parallel paths, the new features of a dense block. With a branch goes
-whatever only it needs: found by a walk back from the operand over calls whose every reader is in the branch already.
+The residual function of a block, one of several parallel paths, the new features of a dense block, the gate of a
+product (`gates.py`). With a branch goes whatever only it needs: found by a walk back from the operand over calls whose
+every reader is in the branch already.
 """
 
 from collections import Counter, defaultdict
@@ -12,8 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from autoprune.graph.gates import Gate, find_gate, fold_gates
 from autoprune.graph.groups import find_groups, list_members, resolve_slots
 from autoprune.graph.trace import trace
+from autoprune.graph.walk import Walk
 from autoprune.layers import Merge, exact_kind_of
 from autoprune.layers.record import Operand
 from autoprune.models import keras_internals
@@ -32,13 +35,19 @@ def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> t
     """
     groups = find_groups(model) if groups is None else groups
     sites = list(_list_sites(model))
-    _name(sites, keras_internals.operations_by_path(model))
-    _refuse_what_others_use(model, sites)
+    operations = set(keras_internals.operations_by_path(model))
+    # Gates last: whatever they begin with, other branches keep their names.
+    others = [site for site in sites if site.gate is None]
+    _name(others, operations)
+    _name([site for site in sites if site.gate is not None], operations | {site.name for site in others})
+    holders = _list_holders(model) if sites else {}
+    _refuse_what_others_use(sites, holders)
+    folds = _fold(model, sites, holders)
     members = _axes_behind_concatenations(model, [site for site in sites if site.merge.kind == "concatenation"])
     return tuple(
         Branch(
             name=site.name,
-            kind=site.merge.kind,
+            kind="gate" if site.merge.kind == "product" else site.merge.kind,
             merge=site.path,
             shape=tuple(site.node.outputs[0].shape[1:]),
             call=site.call,
@@ -50,6 +59,7 @@ def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> t
             removable=not site.reason,
             reason=site.reason,
             members=tuple(members.get(site.key, ())),
+            folds=folds.get(site.key, ()),
         )
         for site in sites
     )
@@ -69,6 +79,7 @@ class _Site:
     call: int
     owned: dict[str, Any]
     reason: str
+    gate: Gate | None
     name: str = ""
     layers: list[str] = field(default_factory=list)
 
@@ -78,35 +89,6 @@ class _Site:
     @property
     def key(self) -> Operand:
         return id(self.node), self.operand
-
-
-class WalkBack:
-    """Finds what only one operand of a merge needs.
-
-    Args:
-        graph: the model's graph, or that of a nested one, with all of its connections.
-    """
-
-    def __init__(self, graph: Any) -> None:
-        self._nodes = keras_internals.nodes_of(graph)
-        self._places = {id(node): place for place, node in enumerate(self._nodes)}
-        self._readers: dict[int, list[Operand]] = defaultdict(list)
-        for node in self._nodes:
-            for place, tensor in enumerate(node.input_tensors):
-                self._readers[id(tensor)].append((id(node), place))
-        for tensor in graph.outputs:
-            self._readers[id(tensor)].append((0, 0))
-
-    def calls_within(self, merge: Any, operand: int) -> list[Any]:
-        """The calls whose every reader is this operand, or a call that is needed only by it; in data-flow order."""
-        inside: set[int] = set()
-        found = []
-        for node in reversed(self._nodes[: self._places[id(merge)]]):
-            reading = [reader for tensor in node.outputs for reader in self._readers[id(tensor)]]
-            if reading and all(reader == (id(merge), operand) or reader[0] in inside for reader in reading):
-                inside.add(id(node))
-                found.append(node)
-        return found[::-1]
 
 
 def find_merge(graphs: Mapping[str, Any], branch: Branch) -> tuple[str, Any]:
@@ -140,9 +122,13 @@ def _list_sites(model: Any) -> Iterator[_Site]:
         calls: dict[int, list[Any]] = defaultdict(list)
         for node in nodes:
             calls[id(node.operation)].append(node)
-        walk = WalkBack(graph)
+        walk = Walk(graph)
         for node, merge in _list_merges(nodes):
-            for operand in range(len(node.input_tensors)):
+            operands: Sequence[int] = range(len(node.input_tensors))
+            if merge.kind == "product":
+                place = find_gate(node, walk)
+                operands = [] if place is None else [place]
+            for operand in operands:
                 inside = walk.calls_within(node, operand)
                 ids = {id(call) for call in inside}
                 site = _Site(
@@ -157,6 +143,9 @@ def _list_sites(model: Any) -> Iterator[_Site]:
                         if homes[id(call.operation)] == 1 and all(id(c) in ids for c in calls[id(call.operation)])
                     },
                     reason=_refusal(node, operand, merge, inside),
+                    gate=Gate(node=node, operand=operand, inside=inside, walk=walk, prefix=prefix)
+                    if merge.kind == "product"
+                    else None,
                 )
                 if not site.reason and not prefix and _is_named_output(model, node):
                     site.reason = f"ends in '{node.operation.name}', one of the outputs that go by their layers' names"
@@ -193,12 +182,13 @@ def _is_named_output(model: Any, node: Any) -> bool:
 
 
 def _whole_operands(node: Any, merge: Merge) -> tuple[int, ...]:
-    """The operands any of which the merge can be left with: those of a sum that it neither broadcasts nor casts."""
+    """The operands any of which the merge can be left with: but for concatenations those neither broadcast nor cast."""
     (output,) = node.outputs
+    whole = (tuple(output.shape), output.dtype)
     return tuple(
         place
         for place, tensor in enumerate(node.input_tensors)
-        if merge.kind != "sum" or (tuple(tensor.shape), tensor.dtype) == (tuple(output.shape), output.dtype)
+        if merge.kind == "concatenation" or (tuple(tensor.shape), tensor.dtype) == whole
     )
 
 
@@ -217,19 +207,39 @@ def _name(sites: Sequence[_Site], operations: Iterable[str]) -> None:
         site.name = begin if own else f"{site.path}{call}[{site.operand}]"
 
 
-def _refuse_what_others_use(model: Any, sites: Sequence[_Site]) -> None:
-    """Keep branches with a layer or variable that an operation outside holds, such as a kernel read for its values."""
-    held: dict[int, set[str]] = defaultdict(set)
+def _list_holders(model: Any) -> Mapping[int, set[str]]:
+    """For every object that operations refer to, by `id`, the paths of these; models within the model are none."""
+    holders: dict[int, set[str]] = defaultdict(set)
     for path, operation in keras_internals.operations_by_path(model).items():
         if not keras_internals.is_graph(operation):
             for key in keras_internals.reachable(operation):
-                held[key].add(path)
+                holders[key].add(path)
+    return holders
+
+
+def _fold(
+    model: Any, sites: Sequence[_Site], holders: Mapping[int, Collection[str]]
+) -> dict[Operand, tuple[Member, ...]]:
+    """The axes that the mean of each gate scales; gates whose mean nothing can take stay, and say so."""
+    waiting = {site.key: site for site in sites if site.gate is not None and not site.reason}
+    found = fold_gates(model, [site.gate for site in waiting.values() if site.gate is not None], holders)
+    folds = {}
+    for key, fold in found.items():
+        if isinstance(fold, str):
+            waiting[key].reason = fold
+        else:
+            folds[key] = fold
+    return folds
+
+
+def _refuse_what_others_use(sites: Sequence[_Site], holders: Mapping[int, set[str]]) -> None:
+    """Keep branches with a layer or variable that an operation outside holds, such as a kernel read for its values."""
     for site in sites:
         if site.reason:
             continue
         for path, operation in site.owned.items():
             own = [operation, *operation.variables] if isinstance(operation, keras.Layer) else [operation]
-            users = {user for part in own for user in held[id(part)] if not is_within(user, site.owned)}
+            users = {user for part in own for user in holders.get(id(part), ()) if not is_within(user, site.owned)}
             if users:
                 site.reason = f"holds '{path}', which '{min(users)}' uses too"
                 break

@@ -20,6 +20,7 @@ ELEMENTWISE_FUNCTIONS = (
     *("sigmoid", "silu", "sin", "soft_shrink", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "square"),
     *("squareplus", "swish", "tanh", "tanh_shrink", "threshold"),
 )
+HOMOGENEOUS_FUNCTIONS = ("identity", "leaky_relu", "linear", "relu")
 _PLACES = (
     *("keras.activations", "keras.ops", "tensorflow", "tensorflow.nn", "tensorflow.math", "jax.nn", "jax.numpy"),
     *("torch", "torch.nn.functional"),
@@ -47,6 +48,19 @@ def mixes_channels(activation: Any) -> str:
         if any(getattr(place, name, None) is activation for name in ELEMENTWISE_FUNCTIONS):
             return ""
     return str(getattr(activation, "__name__", type(activation).__name__))
+
+
+def is_homogeneous_function(activation: Any) -> bool:
+    """Whether an activation gives s times as much for s times as much, s >= 0, as rectifiers do."""
+    if isinstance(activation, keras.layers.Activation):
+        return is_homogeneous_function(activation.activation)
+    if type(activation) is keras.layers.ReLU:
+        return activation.max_value is None and not activation.threshold
+    if isinstance(activation, keras.Layer):
+        return type(activation) is keras.layers.LeakyReLU
+    return activation is None or (
+        getattr(activation, "__name__", "") in HOMOGENEOUS_FUNCTIONS and not mixes_channels(activation)
+    )
 
 
 def check_activation(call: Call, output: Channels) -> Channels:

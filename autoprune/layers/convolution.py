@@ -14,11 +14,12 @@ from autoprune.layers.common import (
     consume,
     count_weights,
     couple_runs,
+    is_homogeneous_function,
     is_left_whole,
     on_axis,
     produce,
 )
-from autoprune.layers.kind import LayerKind, Sizes
+from autoprune.layers.kind import Factor, LayerKind, Sizes
 from autoprune.layers.registry import layer_kind
 from autoprune.models import keras_internals
 from autoprune.records import Member
@@ -27,9 +28,16 @@ layers = keras.layers
 
 
 class AnyConvolution(LayerKind):
-    """What all convolutions have in common."""
+    """What all convolutions have in common.
+
+    Attributes:
+        reads: the axis of a kernel along which it multiplies each channel of the input.
+        makes: the axis of a kernel along which it makes each channel of the output.
+    """
 
     input_variable = "kernel"
+    reads: Factor = ("kernel", -2)
+    makes: Factor = ("kernel", -1)
 
     def _convolve(self, call: Call, in_axis: int, out_axis: int) -> Channels | None:
         """Bind the axes of a kernel that reads all channels at once; returns the output's channels."""
@@ -39,6 +47,16 @@ class AnyConvolution(LayerKind):
         consume(call, "kernel", in_axis, on_axis(call, axis, "the convolution"))
         ids = produce(call, "kernel", out_axis, "filters")
         return check_activation(call, Channels(axis, ids))
+
+    def input_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """The kernel along its input axis."""
+        return (self.reads,)
+
+    def output_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """The kernel along its output axis, and the bias."""
+        if not is_homogeneous_function(layer.activation):
+            return ()
+        return (self.makes, ("bias", 0)) if layer.use_bias else (self.makes,)
 
     def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """At every output position the whole kernel."""
@@ -114,6 +132,12 @@ class Convolution(AnyConvolution):
         channels = super().input_channels(layer, member)
         return None if channels is None else np.tile(channels, layer.groups)
 
+    def input_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """The input axis of a grouped one serves all groups; with one input in each every output has its own kernel."""
+        if layer.groups == 1:
+            return (self.reads,)
+        return (self.makes,) if keras_internals.layer_variable(layer, "kernel").shape[-2] == 1 else ()
+
     def has_patches(self, layer: Any) -> bool:
         """A grouped one multiplies a part of each patch with a part of its kernel."""
         return layer.groups == 1
@@ -172,6 +196,9 @@ def _zeros_around(padding: str, size: int, window: int, stride: int, dilation: i
 class TransposedConvolution(AnyConvolution):
     """Kernel (*window, out, in): as a convolution, with the axes the other way round."""
 
+    reads = ("kernel", -1)
+    makes = ("kernel", -2)
+
     def channels(self, call: Call) -> Channels | None:
         """Reads with the last axis, makes with the one before."""
         return self._convolve(call, in_axis=-1, out_axis=-2)
@@ -203,6 +230,7 @@ class DepthwiseConvolution(AnyConvolution):
     """Every output channel belongs to one input channel, so that nothing is read of the input as a whole."""
 
     input_variable = ""
+    makes = ("kernel", -2)
 
     def channels(self, call: Call) -> Channels | None:
         """The kernel and the bias follow the input."""
@@ -218,6 +246,8 @@ class SeparableConvolution(AnyConvolution):
     """A depthwise kernel that follows the input, then a pointwise kernel that makes new channels."""
 
     input_variable = "depthwise_kernel"
+    reads = ("depthwise_kernel", -2)
+    makes = ("pointwise_kernel", -1)
 
     def channels(self, call: Call) -> Channels | None:
         """The pointwise kernel reads what the depthwise one gives."""

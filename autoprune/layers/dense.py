@@ -9,8 +9,15 @@ import numpy as np
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.common import check_activation, consume, is_left_whole, on_axis, produce
-from autoprune.layers.kind import LayerKind, Sizes
+from autoprune.layers.common import (
+    check_activation,
+    consume,
+    is_homogeneous_function,
+    is_left_whole,
+    on_axis,
+    produce,
+)
+from autoprune.layers.kind import Factor, LayerKind, Sizes
 from autoprune.layers.registry import layer_kind
 
 
@@ -27,6 +34,16 @@ class Dense(LayerKind):
             return None
         consume(call, "kernel", 0, on_axis(call, rank - 1, "the dense layer"))
         return check_activation(call, Channels(rank - 1, produce(call, "kernel", 1, "units")))
+
+    def input_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """The kernel along its input axis."""
+        return (("kernel", 0),)
+
+    def output_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """The kernel along its output axis, and the bias."""
+        if not is_homogeneous_function(layer.activation):
+            return ()
+        return (("kernel", 1), ("bias", 0)) if layer.use_bias else (("kernel", 1),)
 
     def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """The whole kernel at every position."""

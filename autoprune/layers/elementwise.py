@@ -1,17 +1,24 @@
 """Operations on one tensor that treat every number, or every channel, by itself."""
 
 import inspect
+from typing import Any
 
 import keras
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.common import follow_values, mixes_channels, on_axis, only_input
+from autoprune.layers.common import follow_values, is_homogeneous_function, mixes_channels, on_axis, only_input
 from autoprune.layers.kind import LayerKind
 from autoprune.layers.registry import layer_kind, raw_kind
 from autoprune.models import keras_internals
 
 layers = keras.layers
+_StochasticDepth = keras_internals.application_class("convnext", "StochasticDepth")
+# Besides rectifiers.
+_HOMOGENEOUS = (
+    *(layers.GaussianDropout, layers.Identity, layers.SpatialDropout1D, layers.SpatialDropout2D),
+    *(layers.SpatialDropout3D, _StochasticDepth),
+)
 
 
 @layer_kind(
@@ -26,7 +33,7 @@ layers = keras.layers
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
     layers.UnitNormalization,
-    keras_internals.application_class("convnext", "StochasticDepth"),
+    _StochasticDepth,
 )
 @raw_kind(
     *("Absolute", "Cast", "Ceil", "Celu", "Clip", "Cos", "Elu", "Erf", "Exp", "Expm1", "Floor", "Gelu", "HardShrink"),
@@ -48,6 +55,12 @@ class Elementwise(LayerKind):
         options = set(inspect.signature(type(call.operation).__init__).parameters)
         return follow_values(call, channels, sorted(options - {"axis"}))
 
+    def is_homogeneous(self, operation: Any) -> bool:
+        """Rectifiers are, and what leaves numbers as they are or drops some of them."""
+        if isinstance(operation, keras.Layer):
+            return isinstance(operation, _HOMOGENEOUS) or is_homogeneous_function(operation)
+        return keras_internals.raw_operation_name(operation) in ("Absolute", "LeakyRelu", "Negative", "Relu")
+
 
 @layer_kind(layers.AlphaDropout, layers.Dropout)
 class Dropout(LayerKind):
@@ -63,6 +76,10 @@ class Dropout(LayerKind):
         if channels is not None and shape is not None and shape[channels.axis] not in (None, 1):
             call.bind_attribute("noise_shape", channels.ids, channels.axis)
         return channels
+
+    def is_homogeneous(self, operation: Any) -> bool:
+        """Another value than zero for what is dropped is not scaled."""
+        return not isinstance(operation, layers.AlphaDropout)
 
 
 @layer_kind(layers.Activation)
@@ -90,6 +107,10 @@ class ParametricRelu(LayerKind):
         if channels is not None and channels.axis not in (call.operation.shared_axes or ()):
             call.bind("alpha", channels.axis - 1, "follows", channels.ids)
         return channels
+
+    def is_homogeneous(self, operation: Any) -> bool:
+        """Slopes are."""
+        return True
 
 
 @layer_kind(layers.Rescaling)

@@ -12,6 +12,7 @@ from autoprune.records import Member
 
 Sizes = tuple[int, ...]
 Flops = int | Mapping[str, int]
+Factor = tuple[str, int]  # A variable and one of its axes.
 S = TypeVar("S", bound=int | None)
 
 
@@ -20,11 +21,11 @@ class Merge:
     """An operation that stays valid without some of its operands.
 
     Attributes:
-        kind: `sum`, which is its operand when one is left, or `concatenation`.
+        kind: `sum`, which is its operand when one is left, `concatenation`, or `product`, which can do without a gate.
         needed: positions of the operands that must stay.
     """
 
-    kind: Literal["sum", "concatenation"]
+    kind: Literal["sum", "concatenation", "product"]
     needed: tuple[int, ...] = ()
 
 
@@ -81,8 +82,27 @@ class LayerKind:
         raise NotImplementedError
 
     def merge(self, operation: Any) -> Merge | None:
-        """What the operation is when it sums or concatenates its inputs, so that some of them can go; else None."""
+        """What the operation is when it sums, multiplies or concatenates its inputs, so that some can go; else None."""
         return None
+
+    def input_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """Axes of variables that multiply what enters the layer, channel by channel.
+
+        Scaled along these, the layer gives what it gives for an input whose channels are scaled alike. None for a layer
+        into which no scale of its input can be folded.
+        """
+        return ()
+
+    def output_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """Likewise axes of variables that multiply what the layer gives, by numbers of 0 or more."""
+        return ()
+
+    def is_homogeneous(self, operation: Any) -> bool:
+        """Whether a channel that enters s times as large, s >= 0, comes out s times as large, whatever the others are.
+
+        So do rectifiers, pooling and padding with zeros, and all that only moves numbers.
+        """
+        return False
 
     def update_derived(self, layer: Any) -> None:
         """Renew what the layer derived from its widths when it was built, such as a table.

@@ -68,8 +68,10 @@ class ElementwiseMerge(LayerKind):
         """A sum loses an operand by leaving it out; a scaled one has to keep the one that is not scaled."""
         if isinstance(operation, _ScaledSum):
             return Merge(kind="sum", needed=(0,))
-        is_sum = isinstance(operation, layers.Add) or keras_internals.raw_operation_name(operation) == "Add"
-        return Merge(kind="sum") if is_sum else None
+        name = keras_internals.raw_operation_name(operation)
+        if isinstance(operation, layers.Multiply) or name == "Multiply":
+            return Merge(kind="product")
+        return Merge(kind="sum") if isinstance(operation, layers.Add) or name == "Add" else None
 
 
 def _has_fixed_partner(call: Call, axis: int, rank: int, size: int) -> bool:
@@ -117,6 +119,10 @@ class Concatenation(LayerKind):
     def merge(self, operation: Any) -> Merge:
         """What follows reads fewer channels."""
         return Merge(kind="concatenation")
+
+    def is_homogeneous(self, operation: Any) -> bool:
+        """The numbers stay what they are."""
+        return True
 
 
 @raw_kind("Stack")

@@ -12,7 +12,7 @@ import keras
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import couple_runs, on_axis, only_input
-from autoprune.layers.kind import LayerKind
+from autoprune.layers.kind import Factor, LayerKind
 from autoprune.layers.registry import layer_kind
 from autoprune.models import keras_internals
 
@@ -29,11 +29,20 @@ def _follow(call: Call, names: Sequence[str], axis: int, channels: Channels) -> 
             call.bind(name, axis, "follows", channels.ids)
 
 
-@layer_kind(layers.BatchNormalization)
-class BatchNormalization(LayerKind):
-    """Scale, offset and statistics per channel."""
+class AnyNormalization(LayerKind):
+    """What all normalisations have in common."""
 
     flops = 0
+
+    def output_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """Scale and offset; without a scale there is nothing to multiply."""
+        names = [name for name in ("gamma", "scale", "beta") if keras_internals.has_variable(layer, name)]
+        return () if names in ([], ["beta"]) else tuple((name, 0) for name in names)
+
+
+@layer_kind(layers.BatchNormalization)
+class BatchNormalization(AnyNormalization):
+    """Scale, offset and statistics per channel."""
 
     def channels(self, call: Call) -> Channels | None:
         """All of them follow."""
@@ -57,10 +66,12 @@ class BatchNormalization(LayerKind):
 
 
 @layer_kind(layers.LayerNormalization, layers.RMSNormalization)
-class LayerNormalization(LayerKind):
+class LayerNormalization(AnyNormalization):
     """Parameters of the shape of the normalised axes."""
 
-    flops = 0
+    def output_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """Of one axis: which of several is the channels' is not told by the layer alone."""
+        return super().output_factors(layer) if len(layer.axis) == 1 else ()
 
     def channels(self, call: Call) -> Channels | None:
         """The parameters follow; where the channels lie on another axis, none do."""
@@ -96,10 +107,9 @@ class LayerNormalization(LayerKind):
 
 
 @layer_kind(layers.GroupNormalization)
-class GroupNormalization(LayerKind):
+class GroupNormalization(AnyNormalization):
     """Groups of channels, each normalised by itself."""
 
-    flops = 0
     attributes_in_call = ("groups",)
 
     def channels(self, call: Call) -> Channels | None:

@@ -44,11 +44,19 @@ def _static_shape(call: Call) -> tuple[int, ...] | None:
     return None if any(size is None for size in shape) else tuple(shape)
 
 
-@layer_kind(keras.layers.Flatten)
-class Flatten(LayerKind):
-    """Position p of the output holds a channel once for every pixel."""
+class Movement(LayerKind):
+    """What all have in common that only moves numbers."""
 
     flops = 0
+
+    def is_homogeneous(self, operation: Any) -> bool:
+        """The numbers stay what they are."""
+        return True
+
+
+@layer_kind(keras.layers.Flatten)
+class Flatten(Movement):
+    """Position p of the output holds a channel once for every pixel."""
 
     def channels(self, call: Call) -> Channels | None:
         """Channels-first tensors are transposed before they are flattened."""
@@ -66,10 +74,9 @@ class Flatten(LayerKind):
 
 
 @layer_kind(keras.layers.Reshape)
-class Reshape(LayerKind):
+class Reshape(Movement):
     """The same elements along other axes."""
 
-    flops = 0
     attributes_in_call = ("target_shape",)
 
     def channels(self, call: Call) -> Channels | None:
@@ -90,10 +97,9 @@ class Reshape(LayerKind):
 
 
 @raw_kind("Reshape")
-class RawReshape(LayerKind):
+class RawReshape(Movement):
     """As the layer, but `newshape` has a batch axis."""
 
-    flops = 0
     attributes_in_call = ("newshape",)
 
     def channels(self, call: Call) -> Channels | None:
@@ -149,10 +155,8 @@ def _count_pieces(slices: np.ndarray) -> int:
 
 
 @layer_kind(keras.layers.Permute)
-class Permute(LayerKind):
+class Permute(Movement):
     """Other order of the axes. `dims` counts from 1, as the axes do here."""
-
-    flops = 0
 
     def channels(self, call: Call) -> Channels | None:
         """The channels move with their axis."""
@@ -161,10 +165,8 @@ class Permute(LayerKind):
 
 
 @raw_kind("Squeeze")
-class Squeeze(LayerKind):
+class Squeeze(Movement):
     """Axes of size 1 vanish."""
-
-    flops = 0
 
     def channels(self, call: Call) -> Channels | None:
         """Axes that are named are not the channels'; without names an axis that shrinks to 1 would vanish too."""
@@ -189,10 +191,8 @@ _MOVES: dict[str, tuple[Callable[..., np.ndarray], tuple[str, ...]]] = {
 
 
 @raw_kind(*_MOVES)
-class MoveAxes(LayerKind):
+class MoveAxes(Movement):
     """Other order of the axes, or a new one."""
-
-    flops = 0
 
     def channels(self, call: Call) -> Channels | None:
         """The channels move with their axis."""

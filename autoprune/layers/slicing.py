@@ -96,6 +96,10 @@ class Reduction(LayerKind):
         before = 0 if call.operation.keepdims else sum(axis < channels.axis for axis in axes)
         return Channels(channels.axis - before, channels.ids)
 
+    def is_homogeneous(self, operation: Any) -> bool:
+        """All but variances, unless they begin with a value of their own."""
+        return type(operation).__name__ != "Var" and getattr(operation, "initial", None) is None
+
 
 @raw_kind("Flip", "Repeat", "Tile")
 class Rearrangement(LayerKind):

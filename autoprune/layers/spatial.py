@@ -1,6 +1,9 @@
 """Pooling, padding, cropping and upsampling: they work on the spatial axes and leave the channels alone."""
 
+from typing import Any
+
 import keras
+import numpy as np
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
@@ -37,6 +40,10 @@ class Spatial(LayerKind):
         channels = on_axis(call, axis, "the window")
         return None if channels is None else follow_values(call, channels, ("fill_value",))
 
+    def is_homogeneous(self, operation: Any) -> bool:
+        """Unless something is filled in that is not zero."""
+        return not np.any(getattr(operation, "fill_value", 0.0))
+
 
 @layer_kind(*(getattr(layers, f"Global{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)))
 class GlobalPooling(LayerKind):
@@ -51,3 +58,7 @@ class GlobalPooling(LayerKind):
         if channels is None or call.operation.keepdims:
             return channels
         return Channels(1, channels.ids)
+
+    def is_homogeneous(self, operation: Any) -> bool:
+        """Means and maxima are."""
+        return True

@@ -60,7 +60,7 @@ def tie_branches(parts: Sequence[ChannelGroup | Branch], *, keep_stages: bool = 
     holders &= ~(np.tril(holders.T) if len(owned) > 1 else holders)
     blocks: dict[tuple[str, int], list[int]] = defaultdict(list)
     for place, (position, branch) in enumerate(branches.items()):
-        if not holders[:, place].any():
+        if branch.kind != "gate" and not holders[:, place].any():
             blocks[branch.merge, branch.call].append(position)
     together, chosen = [], []
     by_merge: dict[tuple[str, int], list[int]] = defaultdict(list)

@@ -27,6 +27,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "groups": groups,
         "dropped": list(plan.dropped),
         **({"left_whole": dict(plan.left_whole)} if plan.left_whole else {}),
+        **({"gate_means": {name: mean.tolist() for name, mean in plan.gate_means.items()}} if plan.gate_means else {}),
     }
 
 
@@ -56,6 +57,7 @@ def plan_from_json(data: Any) -> Plan:
             dropped=tuple(map(str, data["dropped"])),
             importance=str(data.get("importance", "")),
             left_whole=left_whole,
+            gate_means={str(name): np.array(mean, np.float32) for name, mean in data.get("gate_means", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(f"The plan is malformed: {type(error).__name__}: {error}") from error

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.calibration import as_calibration
 from autoprune.planning.depth import tie_branches
+from autoprune.planning.gates import measure_gate_means
 from autoprune.planning.importance import IMPORTANCES, ImportanceContext
 from autoprune.planning.ranking import rank_globally
 from autoprune.planning.space import Dimension, SearchSpace, legal_widths
@@ -36,8 +37,10 @@ class Planner:
             that also say how the layers of a group are brought together.
         constraints: which widths are legal.
         seed: for measures that draw random numbers.
-        data: for measures that are read from data: `(images, labels)`, images alone, or `CalibrationData`. About 256
-            images of the training split; measures that look at the weights alone do not read them.
+        data: for measures that are read from data, and means of gates: `(images, labels)`, images alone, or
+            `CalibrationData`. About 256 images of the training split; measures that look at the weights alone do not
+            read them.
+        gates: names of gates that may go though the constraints name none.
 
     Attributes:
         groups: the prunable groups, in data-flow order.
@@ -51,7 +54,8 @@ class Planner:
     Raises:
         ModelError: the model has no graph to follow, or nothing in it can be pruned.
         UnknownNameError: there is no such importance.
-        PlanError: the importance is read from data and there are none, or it cannot be read from this model.
+        PlanError: the importance, or the mean of a gate, is read from data and there are none, or it cannot be read
+            from this model.
         DataError: the data do not fit the model.
     """
 
@@ -63,6 +67,7 @@ class Planner:
         constraints: Constraints | None = None,
         seed: int = 0,
         data: Any = None,
+        gates: Collection[str] = (),
     ) -> None:
         settings = ImportanceSettings(importance) if isinstance(importance, str) else importance
         self.constraints = constraints or Constraints()
@@ -71,7 +76,7 @@ class Planner:
         self.all_groups = find_groups(model)
         self.groups = tuple(group for group in self.all_groups if group.prunable)
         self.all_branches = find_branches(model, self.all_groups)
-        self.branches = _choose_branches(self.all_branches, self.constraints.depth)
+        self.branches = _choose_branches(self.all_branches, self.constraints.depth, gates)
         if not self.groups and not self.branches:
             reasons = "; ".join(f"'{group.name}' {group.reason}" for group in self.all_groups[:5])
             raise ModelError(
@@ -81,12 +86,14 @@ class Planner:
             )
         self.fingerprint = architecture_fingerprint(model)
         keras_internals.collect_state(model)
-        measure = maker(ImportanceContext(model, self.groups, settings, as_calibration(data), seed))
+        calibration = as_calibration(data)
+        measure = maker(ImportanceContext(model, self.groups, settings, calibration, seed))
+        means = measure_gate_means(model, [branch for branch in self.branches if branch.kind == "gate"], calibration)
         self.scores = {group.name: measure(group) for group in self.groups}
         self.parts = _order_parts(self.groups, self.branches)
         self.space = SearchSpace(
             [
-                Dimension(part.name, (0, 1), np.zeros(0, int), is_branch=True)
+                Dimension(part.name, (0, 1), np.zeros(0, int), is_branch=True, mean=means.get(part.name))
                 if isinstance(part, Branch)
                 else Dimension(
                     part.name,
@@ -159,10 +166,10 @@ class Planner:
             if name in branches:
                 if not branches[name].removable:
                     raise PlanError(f"The branch '{name}' cannot be dropped: it {branches[name].reason}.")
-                if name not in self.space.names:
-                    raise PlanError(f"The branch '{name}' stays by constraints.depth={self.constraints.depth}.")
                 if ratio not in (0, 1):
                     raise PlanError(f"A branch has the keep ratio 0, gone, or 1. Received: {ratio!r} for '{name}'.")
+                if name not in self.space.names and not ratio:
+                    raise PlanError(f"The branch '{name}' stays by constraints.depth={self.constraints.depth}.")
                 continue
             if name not in groups:
                 what = "prunable group or branch" if branches else "prunable group"
@@ -189,7 +196,7 @@ def make_plan(
     Args:
         model: a built Functional or Sequential model; it is read, not changed.
         keep_ratio: share of the channels that stay, in (0, 1]: one for all groups, or by name, where groups that are
-            not named stay whole. The name of a branch (`find_branches`) with 0 drops it.
+            not named stay whole. The name of a branch (`find_branches`) with 0 drops it; a gate needs `data`.
         importance: what ranks the channels: from the weights `l1`, `l2`, `bn_gamma`, `fpgm`, `lamp` or `random`; from
             data `taylor` (which needs labels), `activation`, `apoz` or `hrank`. Or `ImportanceSettings`.
         ranking: `local` keeps the share in every group, `global` over all groups together.
@@ -197,16 +204,18 @@ def make_plan(
             them, or of 4, 2 or 1 where 8 leaves a group fewer than two narrower widths. `Plan.left_whole` and the
             report of `apply_plan` say which groups stay whole because of it, and a warning when all do.
         seed: for `random`.
-        data: `(images, labels)`, or images alone, for measures that are read from data: some 256 training images.
+        data: `(images, labels)`, or images alone, for measures that are read from data, and for the means that replace
+            gates: some 256 training images.
 
     Raises:
         ModelError: the model cannot be pruned.
-        PlanError: a keep ratio, name or ranking cannot be, or a measure lacks data.
+        PlanError: a keep ratio, name or ranking cannot be, or a measure or gate lacks data.
         DataError: the data do not fit the model.
         UnknownNameError: there is no such importance.
     """
     constraints = Constraints(multiple_of=multiple_of, min_keep_ratio=1e-9)
-    planner = Planner(model, importance=importance, constraints=constraints, seed=seed, data=data)
+    gates = [name for name, ratio in keep_ratio.items() if not ratio] if isinstance(keep_ratio, Mapping) else []
+    planner = Planner(model, importance=importance, constraints=constraints, seed=seed, data=data, gates=gates)
     plan = planner.plan(keep_ratio, ranking=ranking)
     wanted = keep_ratio if isinstance(keep_ratio, Mapping) else dict.fromkeys(plan.kept, keep_ratio)
     whole = {
@@ -232,14 +241,18 @@ def make_plan(
     return dataclasses.replace(plan, left_whole={name: why.format(step, ratio) for name, ratio in whole.items()})
 
 
-def _choose_branches(branches: Sequence[Branch], depth: Any) -> tuple[Branch, ...]:
-    """The branches that may go: all that can, none, or those that are named.
+def _choose_branches(branches: Sequence[Branch], depth: Any, gates: Collection[str]) -> tuple[Branch, ...]:
+    """The branches that may go: all that can but for gates, none, or those that are named; and, of these gates, all.
 
     Raises:
         PlanError: there is no such branch, or it cannot go.
     """
     if isinstance(depth, bool):
-        return tuple(branch for branch in branches if depth and branch.removable)
+        return tuple(
+            branch
+            for branch in branches
+            if (depth and branch.by_default) or (branch.removable and branch.name in gates)
+        )
     named = {branch.name: branch for branch in branches}
     for name in depth:
         if name not in named:

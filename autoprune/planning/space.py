@@ -34,12 +34,14 @@ class Dimension:
         options: channels that may stay, ascending, the last being all of them; of a branch 0 and 1.
         order: the group's channels, the most important first; none for a branch.
         is_branch: whether it is a branch.
+        mean: (channels,) of a gate what replaces it; None for all others.
     """
 
     name: str
     options: tuple[int, ...]
     order: np.ndarray
     is_branch: bool = False
+    mean: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -168,8 +170,8 @@ class SearchSpace:
         """The plan that a candidate stands for. Groups that leave with a branch have no channels in it."""
         chosen = self.canonical(candidate)
         gone = self.is_gone(chosen[None])[0]
-        values = self.values(chosen).tolist()
-        each = list(zip(self.dimensions, values, gone.tolist(), strict=True))
+        each = list(zip(self.dimensions, self.values(chosen).tolist(), gone.tolist(), strict=True))
+        dropped = [dimension for dimension, value, _ in each if dimension.is_branch and not value]
         return Plan(
             model=self._model,
             sizes={dimension.name: dimension.size for dimension in self.dimensions if not dimension.is_branch},
@@ -178,8 +180,9 @@ class SearchSpace:
                 for dimension, value, is_gone in each
                 if not dimension.is_branch and not is_gone
             },
-            dropped=tuple(dimension.name for dimension, value, _ in each if dimension.is_branch and not value),
+            dropped=tuple(dimension.name for dimension in dropped),
             importance=self._importance,
+            gate_means={dimension.name: dimension.mean for dimension in dropped if dimension.mean is not None},
         )
 
     def nearest(self, keep_ratios: float | Mapping[str, float] | Sequence[float] | np.ndarray) -> Candidate:

@@ -67,12 +67,13 @@ class ChannelGroup:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Branch:
-    """An operand of a sum or concatenation, with all that only it needs: the residual function of a block, say.
+    """An operand of a sum, concatenation or product, with all that only it needs: a block's residual function, say.
 
     Attributes:
         name: what the paths of its layers begin with, such as `stage1_block2`; else its merge and operand, such as
             `mixed0[2]`.
-        kind: `sum`, to which it adds nothing once removed, or `concatenation`, behind which its channels are missing.
+        kind: `sum`, to which it adds nothing once removed; `concatenation`, behind which its channels are missing; or
+            `gate`, of a product, which its mean over some images replaces (`Plan.gate_means`).
         merge: path of the operation that it ends in.
         shape: of what the merge gives, without the batch.
         call: which of that operation's calls in the model, from 0.
@@ -84,10 +85,11 @@ class Branch:
         removable: whether the model is valid without it.
         reason: why not; empty when removable.
         members: of a concatenation's branch, every axis behind it that loses positions: those that are not -1.
+        folds: of a gate, every axis that its mean scales, with the gate's channel at each position, or -1.
     """
 
     name: str
-    kind: Literal["sum", "concatenation"]
+    kind: Literal["sum", "concatenation", "gate"]
     merge: str
     shape: tuple[int | None, ...]
     call: int
@@ -99,6 +101,12 @@ class Branch:
     removable: bool
     reason: str
     members: tuple[Member, ...] = field(default=(), repr=False)
+    folds: tuple[Member, ...] = field(default=(), repr=False)
+
+    @property
+    def by_default(self) -> bool:
+        """Whether a search may drop it that is told no names: gates have to be named."""
+        return self.removable and self.kind != "gate"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,6 +120,8 @@ class Plan:
         dropped: names of the branches that go, in data-flow order.
         importance: name of the measure that ranked the channels; for the record.
         left_whole: for groups that should have lost channels and have no legal width for it, why; likewise.
+        gate_means: by name of every gate among the branches that go, (channels,) what replaces it: its mean over some
+            images, of all channels, those that go included.
     """
 
     model: str
@@ -120,6 +130,7 @@ class Plan:
     dropped: tuple[str, ...] = ()
     importance: str = ""
     left_whole: Mapping[str, str] = field(default_factory=dict)
+    gate_means: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         widths = [f"{name} {width} of {self.sizes[name]}" for name, width in self.widths.items()]

@@ -136,10 +136,12 @@ def branch_table(rows: Sequence[BranchShares]) -> FittingTable:
     caption = "Parameters, FLOPs, latency: what the branch's layers hold of the model's."
     known = "by the times of layers with FLOPs, as layers=true shows them" if targets else "known of no layer by itself"
     caption += f" Latency: {known}. branches.json has all of it."
+    if any(row.branch.kind == "gate" and row.branch.removable for row in rows):
+        caption += " Gates go only where constraints.depth names them: off by default."
     table = FittingTable(columns, title="branches", caption=caption)
     for row in rows:
         branch, latency = row.branch, (f"{row.latency[target]:.1%}" for target in targets)
-        removable = "yes" if branch.removable else f"no: it {branch.reason}"
+        removable = "yes" if branch.by_default else "if named" if branch.removable else f"no: it {branch.reason}"
         leaving = (str(len(branch.layers)), ", ".join(branch.groups) or "-")
         shares = (f"{row.parameters:.1%}", f"{row.flops:.1%}", *latency)
         table.add_row(branch.name, branch.kind, branch.merge, *leaving, removable, *shares)
@@ -158,6 +160,7 @@ def branch_data(rows: Sequence[BranchShares]) -> list[dict[str, Any]]:
             "layers": list(row.branch.layers),
             "groups": list(row.branch.groups),
             "removable": row.branch.removable,
+            "by_default": row.branch.by_default,
             "reason": row.branch.reason,
             "parameters": row.parameters,
             "flops": row.flops,

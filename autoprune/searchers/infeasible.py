@@ -65,6 +65,29 @@ def why_impossible(
     )
 
 
+def describe_shortfall(
+    settings: BudgetSettings, objective: Objective, costs: Mapping[Candidate, CostReport], space: SearchSpace
+) -> str:
+    """That uniform widths alone do not meet a budget, and what the nearest of them takes.
+
+    Args:
+        settings: what was asked for.
+        objective: with the limits and the dense model.
+        costs: of the uniform plans that were tried.
+        space: that they come from.
+    """
+    nearest, cost = min(costs.items(), key=lambda pair: objective.budget.overrun(pair[1]))
+    dense = objective.dense.required_cost
+    takes = (
+        f"{limit.describe(taken(name, cost), taken(name, dense))} of the {'dense ' if limit.is_share else ''}{name}"
+        for name, limit in settings.limits.items()
+    )
+    return (
+        f"No uniform plan with all of its blocks meets the budget: {describe(space, nearest)} takes "
+        f"{' and '.join(takes)}."
+    )
+
+
 def describe(space: SearchSpace, candidate: Candidate) -> str:
     """A hand-set plan by its keep ratio and what it does without."""
     plan = space.plan(candidate)

@@ -12,7 +12,7 @@ from autoprune.records import Budget, CostReport, Evaluation
 from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.features import ModelFeatures, read_features
 from autoprune.searchers.hand_set import HAND_SET
-from autoprune.searchers.infeasible import describe, taken, where, why_impossible
+from autoprune.searchers.infeasible import describe, describe_shortfall, taken, where, why_impossible
 from autoprune.searchers.objective import Objective
 from autoprune.settings import BudgetSettings, RewardSettings
 from autoprune.settings.budget import check_budget
@@ -33,6 +33,7 @@ class Problem:
         anchor: the largest keep ratio that, used for every group, is known to meet the budget; under a reward with an
             accuracy floor, the least one found that meets the budget and the floor.
         dropped: branches that are gone at the anchor: none where uniform pruning alone can meet the budget.
+        shortfall: what uniform pruning alone comes to, in words; empty where it can meet the budget.
         shallow: hand-set plans within the budget that lose blocks and no channels.
     """
 
@@ -41,6 +42,7 @@ class Problem:
     objective: Objective
     anchor: float
     dropped: tuple[str, ...] = ()
+    shortfall: str = ""
     shallow: tuple[Candidate, ...] = ()
 
     @property
@@ -131,18 +133,29 @@ def build_problem(
             observe(ratios[candidate], costs[candidate], left)
 
     widest = find_widest(len(uniform), lambda number: overrun(uniform[number]), tell)
-    shallow = tuple(_widest_of_each("uniform_depth", space, overrun))
+    narrow = {candidate: cost for candidate, cost in costs.items() if candidate in ratios}
+    shallow, shortfall = tuple(_widest_of_each("uniform_depth", space, overrun)), ""
     if widest is None:
         start = next(_widest_of_each("uniform_depth_width", space, overrun), None)
         if start is None:
             raise BudgetError(why_impossible(settings, objective, costs, evaluator))
         anchor, dropped = max(space.plan(start).keep_ratios.values(), default=1.0), space.plan(start).dropped
+        shortfall = describe_shortfall(settings, objective, narrow, space)
+        logger.warning("%s Plans without blocks can: the search starts from %s.", shortfall, describe(space, start))
     else:
         above = 0 if objective.floor is None else _narrowest_above(evaluator, objective, uniform[widest:], learn)
         anchor, dropped = ratios[uniform[widest + above]], ()
     contributions = {} if space.depth is None else evaluator.measure_contributions()
     features = read_features(evaluator.model, evaluator.planner, dense.required_cost, contributions)
-    return Problem(space=space, features=features, objective=objective, anchor=anchor, dropped=dropped, shallow=shallow)
+    return Problem(
+        space=space,
+        features=features,
+        objective=objective,
+        anchor=anchor,
+        dropped=dropped,
+        shortfall=shortfall,
+        shallow=shallow,
+    )
 
 
 def _widest_of_each(rule: str, space: SearchSpace, overrun: Callable[[Candidate], float | None]) -> Iterator[Candidate]:

@@ -96,7 +96,7 @@ class BudgetSettings:
             and GiB of 1,024); null is no limit.
     """
 
-    latency: Any = 0.6
+    latency: Any = 0.4
     memory: Any = None
 
     def __post_init__(self) -> None:

@@ -18,8 +18,8 @@ class Constraints:
         widths: `multiple` allows every such width; `staircase` only those that the target makes worth having: a search
             first costs the dense model with each group at some of its widths, and drops one that is no faster than a
             wider one.
-        depth (true, false or names): whether branches may be dropped, such as whole blocks: all that can be, none, or
-            those that are named.
+        depth (true, false or names): whether branches may be dropped, such as whole blocks: all that can be but for
+            gates (squeeze-and-excitation), none, or those that are named, gates among them.
         keep_stages (true or false): of every stage, a run of blocks that end in one shape, one block at least stays.
         staircase_points (widths): of a group that are costed for `staircase`, at most.
     """

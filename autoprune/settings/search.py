@@ -58,7 +58,7 @@ class LimitsSettings:
             another (`searcher=random`).
     """
 
-    evaluations: int = 60
+    evaluations: int = 24
     finalists: int = 1
     project: bool | None = None
     screen: bool = False

@@ -6,7 +6,7 @@ what they gave when everything was there. All statistics come from the whole mod
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from autoprune.models import keras_internals
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.calibration import CalibrationData, as_calibration, check_images
 from autoprune.records import Plan, SurgeryReport
+from autoprune.surgery.folding import fold_factors, scale
 from autoprune.surgery.surgeon import Surgeon
 
 logger = logging.getLogger(__name__)
@@ -72,9 +73,18 @@ def apply_with_reconstruction(
             f"images={'None' if data is None else len(data)}, positions={positions}, ridge={ridge}"
         )
     check_images(surgeon.model, data)
+    layers = keras_internals.layers_by_path(surgeon.model)
     consumers = _find_consumers(surgeon, plan, seed)
     _collect_patches(surgeon.model, consumers, data, positions)
-    kernels = [(consumer.variable, consumer.solve(ridge)) for consumer in consumers]
+    dropped = [branch for branch in surgeon.branches if branch.name in plan.dropped]
+    factors = fold_factors(dropped, plan)
+    places = zip(factors, keras_internals.variables_at(layers, factors), strict=True)
+    scales = {id(variable): factors[place] for place, variable in places}
+    # Solved for what enters with the gates that go; without them the kernel takes their means.
+    kernels = [
+        (consumer.variable, scale(consumer.solve(ridge), consumer.cut(scales.get(id(consumer.variable), {}))))
+        for consumer in consumers
+    ]
     report = surgeon.apply(plan)
     for variable, kernel in kernels:
         variable.assign(kernel)
@@ -126,6 +136,12 @@ class _Consumer:
         target = patches[..., ~self.stays].reshape(len(patches), -1) @ self.lost
         self.gram = self.gram + kept.T @ kept
         self.moment = self.moment + kept.T @ target
+
+    def cut(self, factors: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Of factors for positions of the kernel's axes those of the positions that stay."""
+        rank = len(self.variable.shape)
+        stays = {rank - 2: self.stays, rank - 1: self.outputs}
+        return {axis: factor[stays[axis]] for axis, factor in factors.items()}
 
     def solve(self, ridge: float) -> np.ndarray:
         """The new kernel, (*window, inputs that stay, outputs that stay)."""

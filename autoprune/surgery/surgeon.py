@@ -13,6 +13,7 @@ from autoprune.planning.plan_file import check_indices
 from autoprune.records import Branch, ChannelGroup, Plan, SurgeryReport, VariableChange
 from autoprune.registry import suggestion
 from autoprune.surgery.branches import check_dropped, drop_branches
+from autoprune.surgery.folding import check_gate_means, fold_factors, scale_variables
 from autoprune.surgery.slicing import Slices, cut_attributes, cut_optimizer, cut_variables, slices_for
 from autoprune.surgery.snapshot import Snapshot
 
@@ -56,8 +57,8 @@ class Surgeon:
             rollback: a snapshot to return to on failure, by default one that is taken now.
 
         Raises:
-            PlanError: the plan is for another model, keeps impossible indices, drops what cannot go, or the model is
-                pruned already.
+            PlanError: the plan is for another model, keeps impossible indices, drops what cannot go or a gate without
+                its mean, or the model is pruned already.
         """
         if self._pruned:
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
@@ -68,6 +69,7 @@ class Surgeon:
         before = self.model.count_params()
         rollback = rollback or self.snapshot()
         try:
+            scale_variables(self._operations, fold_factors(dropped, plan))
             changes, optimizer, plain, lost = self._cut(slices, dropped)
         except Exception as error:
             rollback.restore()
@@ -134,6 +136,7 @@ class Surgeon:
             )
         check_indices(plan)
         check_dropped(self.branches, plan.dropped)
+        check_gate_means(self.branches, plan)
         if not self._wiring.holds:
             raise PlanError(
                 "The model lost branches after this surgeon looked at it. Make a new Surgeon and plan for the model as "

@@ -15,7 +15,8 @@ from autoprune.evaluation.recovery import ShortTuning, recalibrate
 from autoprune.evaluation.traced import TracedNetwork
 from autoprune.models import zoo
 from autoprune.surgery import Surgeon
-from helpers.plans import uneven_plan
+from helpers.branching import squeezed, squeezed_by_convolutions
+from helpers.plans import dropping, uneven_plan
 from helpers.topologies import images_for, randomise, transformer_block
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others compile for each plan anew")
@@ -113,11 +114,21 @@ def of_zoo(name):
     return zoo.build(name, (16, 16, 1), CLASSES, width=0.25)
 
 
+def gated():
+    """Gates whose products convolutions read, and one before a sum; the gate comes first in one product."""
+    image = keras.Input((8, 8, 2))
+    x = layers.Conv2D(6, 3, padding="same", name="stem")(image)
+    y = layers.Conv2D(6, 3, padding="same", name="conv")(x)
+    x = layers.Add(name="add")([x, layers.Multiply()([y, squeezed(y, 6, "se1")])])
+    x = layers.Activation("swish")(x)
+    return classified(image, layers.Conv2D(8, 3, name="last")(squeezed_by_convolutions(x, 6, "se2") * x))
+
+
 NETWORKS = {
     **{name: partial(of_zoo, name) for name in ("small_mobilenet", "small_densenet", "small_resnet")},
     "resnet20": partial(of_zoo, "resnet20"),
     **{made.__name__: made for made in (inception, branches_within_branches, nested_and_shared, three_operands)},
-    **{made.__name__: made for made in (transformer, masked_words, separate_words)},
+    **{made.__name__: made for made in (transformer, masked_words, separate_words, gated)},
 }
 
 
@@ -129,7 +140,7 @@ def random_plan(surgeon, seed):
     assert removable
     while True:
         half = tuple(name for name in removable if generator.random() < 0.5)
-        plan = dataclasses.replace(plan, dropped=half)
+        plan = dropping(surgeon.model, surgeon.branches, plan, half)
         try:
             surgeon.check(plan)
             surgeon.slices(plan)

@@ -14,7 +14,8 @@ from autoprune.graph import find_groups
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
-from helpers.oracle import dropped_operands, kept_by_layer, outputs_of, zeroed_outputs
+from helpers.oracle import dropped_operands, kept_by_layer, means_by_operand, outputs_of, zeroed_outputs
+from helpers.plans import dropping
 
 # Only VGG's number of parameters depends on the size of the image; NASNet and Inception need at least 75 pixels.
 PIXELS = 96
@@ -27,20 +28,20 @@ def constructors():
     return sorted(name for name, entry in found if inspect.isfunction(entry) and not name.startswith("_"))
 
 
-def prove(name, pixels=None):
+def prove(name, pixels=None, kinds=("sum", "concatenation")):
     """Prune one application and check it; returns the figures of its row in the table.
 
-    Half of every group's channels go and, at once, half of the branches, drawn at random of those that can go together.
-    The largest difference is between the pruned model's logits and those of the original with the removed channels and
-    the contributions of the branches zeroed, relative to the largest logit.
+    Half of every group's channels go and, at once, half of the branches of some kinds, drawn at random of those that
+    can go together. The largest difference is between the pruned model's logits and those of the original with the
+    removed channels and the contributions of the branches zeroed, relative to the largest logit.
     """
     model = build(name, pixels)
     image = np.random.default_rng(0).normal(size=(1, *model.inputs[0].shape[1:])).astype("float32")
     groups = find_groups(model)
     surgeon = Surgeon(model, groups)
-    plan = without_half_of_the_branches(surgeon, make_plan(model, 0.5, importance="random", multiple_of=1))
-    gone = dropped_operands(surgeon.branches, plan)
-    expected = zeroed_outputs(model, kept_by_layer(groups, plan), image, gone)[0]
+    plan = without_half_of_the_branches(surgeon, make_plan(model, 0.5, importance="random", multiple_of=1), kinds)
+    gone, means = dropped_operands(surgeon.branches, plan), means_by_operand(surgeon.branches, plan)
+    expected = zeroed_outputs(model, kept_by_layer(groups, plan), image, gone, means)[0]
     dense = outputs_of(model, image)[0]
     snapshot = surgeon.snapshot()
     report = surgeon.apply(plan)
@@ -50,7 +51,7 @@ def prove(name, pixels=None):
         "model": name,
         "groups": len(groups),
         "frozen": dict(collections.Counter(group.reason for group in groups if not group.prunable)),
-        "branches": sum(branch.removable for branch in surgeon.branches),
+        "branches": sum(branch.removable and branch.kind in kinds for branch in surgeon.branches),
         "dropped": len(report.dropped),
         "parameters": report.parameters_before,
         "parameters_pruned": report.parameters_after,
@@ -64,9 +65,12 @@ def prove(name, pixels=None):
     return row
 
 
-def without_half_of_the_branches(surgeon, plan):
-    """The plan, which then also drops half of the branches that can go."""
-    names = [branch.name for branch in surgeon.branches if branch.removable]
+def without_half_of_the_branches(surgeon, plan, kinds):
+    """The plan, which then also drops half of the branches of these kinds that can go."""
+    branches = [branch for branch in surgeon.branches if branch.removable and branch.kind in kinds]
+    names = [branch.name for branch in branches]
+    plan = dropping(surgeon.model, branches, plan, names)  # Measures the means of all gates.
+    plan = dataclasses.replace(plan, dropped=())
     for name in np.random.default_rng(0).permutation(names):
         more = dataclasses.replace(plan, dropped=(*plan.dropped, str(name)))
         try:

@@ -128,6 +128,93 @@ def inverted_residuals():
     return with_head(image, x)
 
 
+def squeezed(x, width, name, **options):
+    """The gate of squeeze-and-excitation: dense layers, sigmoid in the second."""
+    gate = layers.GlobalAveragePooling2D(name=f"{name}_pool")(x)
+    gate = layers.Dense(3, activation="relu", name=f"{name}_squeeze")(gate)
+    gate = layers.Dense(width, activation="sigmoid", name=f"{name}_excite", **options)(gate)
+    return layers.Reshape((1, 1, width), name=f"{name}_reshape")(gate)
+
+
+def squeezed_by_convolutions(x, width, name, activation="sigmoid"):
+    gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
+    gate = layers.Conv2D(3, 1, activation="relu", name=f"{name}_squeeze")(gate)
+    return layers.Conv2D(width, 1, activation=activation, name=f"{name}_excite")(gate)
+
+
+@branching
+def gated_residuals():
+    """SE-ResNet: the product enters a sum, so that the batch norm before it takes the mean, through a rectifier too."""
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 6, name="stem")
+    for number in (1, 2):
+        y = conv(x, 5, f"a{number}", activation="relu")
+        y = layers.BatchNormalization(name=f"norm{number}")(conv(y, 6, f"b{number}"))
+        y = layers.ReLU()(y) if number == 2 else y
+        y = layers.Multiply(name=f"scale{number}")([y, squeezed(y, 6, f"se{number}")])
+        x = layers.ReLU()(layers.Add(name=f"sum{number}")([x, y]))
+    return with_head(image, x)
+
+
+@branching
+def gated_inverted_residuals():
+    """As EfficientNet and MobileNetV3 have it: swish before the product, a convolution behind it, relu6(x + 3) / 6."""
+    image = keras.Input((8, 8, 2))
+    x = conv_bn(image, 6, name="stem")
+    for number in (1, 2, 3):
+        y = layers.Activation("swish")(layers.BatchNormalization()(layers.Conv2D(12, 1, name=f"expand{number}")(x)))
+        y = layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same", name=f"depthwise{number}")(y))
+        y = layers.Activation("hard_swish")(y)
+        if number == 1:
+            gate = squeezed_by_convolutions(y, 12, "se1", "hard_sigmoid")
+        elif number == 2:
+            gate = layers.ReLU(6.0)(squeezed_by_convolutions(y, 12, "se2", None) + 3.0) * (1.0 / 6.0)
+        else:
+            gate = ops.relu6(squeezed_by_convolutions(y, 12, "se3", None) + 3.0) / 6.0
+        y = layers.Dropout(0.2)(layers.Multiply()([y, gate] if number == 1 else [gate, y]))
+        y = layers.BatchNormalization()(layers.Conv2D(6, 1, name=f"narrow{number}")(y))
+        x = layers.Add(name=f"sum{number}")([x, y])
+    return with_head(image, x)
+
+
+@branching
+def gates_of_raw_operations():
+    """Products and gates of raw operations; several readers, among them a depthwise one and a dense one."""
+    image = keras.Input((8, 8, 2))
+    x = conv(image, 8, "stem", activation="relu")
+    pooled = ops.mean(x, axis=(1, 2), keepdims=True)
+    x = x * ops.sigmoid(layers.Conv2D(8, 1, name="raw")(pooled))
+    y = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="depthwise")(x)
+    z = layers.SeparableConv2D(16, 3, padding="same", name="separable")(layers.ZeroPadding2D()(x))
+    y = ops.tanh(y) + ops.gelu(layers.Cropping2D(1)(layers.BatchNormalization()(z)))
+    most, mean = ops.max(y, axis=(1, 2)), ops.mean(y, axis=(1, 2))
+    gate = ops.hard_sigmoid(layers.Dense(16, name="of_most")(most) + layers.Dense(16, name="of_mean")(mean))
+    y = ops.multiply(ops.reshape(gate, (-1, 1, 1, 16)), y)
+    y = layers.Flatten()(layers.MaxPooling2D(2)(layers.LeakyReLU()(y)))
+    ends = [layers.Dense(6, name="hidden")(y), layers.Dense(4, name="last")(layers.GlobalMaxPooling2D()(x))]
+    return keras.Model(image, head(layers.Concatenate()(ends)))
+
+
+@branching
+def gates_beside_other_channels():
+    """A product beside what it scales in a concatenation; a product of a product; a vector; a model in the model."""
+    image = keras.Input((6, 6, 2))
+    x = conv(image, 6, "stem", activation="relu")
+    x = conv(layers.Concatenate(name="join")([x, x * squeezed(x, 6, "se1"), conv(x, 3, "third")]), 7, "mix")
+    entry = keras.Input((6, 6, 7))
+    y = layers.Conv2D(7, 3, padding="same", groups=7, name="grouped")(entry)
+    y = layers.Activation("elu")(layers.GroupNormalization(7, name="norm")(y))
+    y = layers.Conv2DTranspose(7, 3, padding="same", name="up")(y * squeezed(y, 7, "se2"))
+    twice = keras.Model(entry, entry + y, name="twice")
+    x = twice(layers.ReLU()(twice(x)))
+    x = x * squeezed(x, 7, "se3")
+    x = x * squeezed_by_convolutions(x, 7, "se4")
+    pooled = layers.GlobalAveragePooling2D()(conv(x, 5, "wide"))
+    hidden = layers.Dense(5, activation="tanh", name="hidden")(pooled)
+    hidden = hidden * layers.Dense(5, activation="sigmoid", name="context")(pooled)
+    return keras.Model(image, head(hidden))
+
+
 @branching
 def blocks_of_a_transformer():
     sentence = keras.Input((7,), dtype="int32")

@@ -4,7 +4,8 @@ The oracle runs the original graph call by call, and beside every tensor a mask 
 channels get their mask from the plan; every other operation passes masks on by its own arithmetic: structural ones
 are run on the mask itself, merges must find equal masks. Normalisations that average over channels average over those
 whose mask is one, attention sums the heads that stay. An operand that a branch is adds zeros to a sum, whatever its
-mask; behind a concatenation its channels are masked like removed ones. It shares no code with the tracer.
+mask; behind a concatenation its channels are masked like removed ones; in a product a gate is its mean. It shares no
+code with the tracer.
 """
 
 import collections
@@ -27,13 +28,14 @@ MERGES = {
 REDUCTIONS = {"Amax", "Amin", "Max", "Mean", "Min", "Std", "Sum", "Var"}
 
 
-def zeroed_outputs(model, kept_by_layer, inputs, dropped_operands=()):
+def zeroed_outputs(model, kept_by_layer, inputs, dropped_operands=(), gate_means=None):
     """Outputs of the original with removed channels zeroed, and the contributions of branches.
 
     kept_by_layer: for each producing layer's name the indices of its output channels that stay.
     dropped_operands: of merges those that go, as `dropped_operands` gives them.
+    gate_means: for those of products what they are replaced by, a number for each channel.
     """
-    interpreter = _Interpreter(kept_by_layer, set(dropped_operands))
+    interpreter = _Interpreter(kept_by_layer, set(dropped_operands), gate_means or {})
     return interpreter.run(model, [np.asarray(x) for x in _as_list(inputs)])
 
 
@@ -45,6 +47,13 @@ def dropped_operands(branches, plan):
             *_, owner, name = ("", *branch.merge.split("/"))
             found.add((owner, name, branch.call, branch.operand))
     return found
+
+
+def means_by_operand(branches, plan):
+    """What replaces the gates that a plan drops, by operand."""
+    gates = [branch for branch in branches if branch.kind == "gate" and branch.name in plan.dropped]
+    named = {gate.name: dropped_operands([gate], plan).pop() for gate in gates}
+    return {operand: plan.gate_means[name] for name, operand in named.items()}
 
 
 def kept_by_layer(groups, plan):
@@ -71,9 +80,10 @@ def outputs_of(model, inputs):
 
 
 class _Interpreter:
-    def __init__(self, kept, dropped):
+    def __init__(self, kept, dropped, means):
         self.kept = kept
         self.dropped = dropped
+        self.means = means
         self.kept_by_kernel = {}
         self.masks = {}  # id of a tensor -> (the tensor, to keep it alive; its mask)
 
@@ -98,9 +108,19 @@ class _Interpreter:
                 outputs = self._graph(operation, flat, operation.name)
                 return outputs[0] if len(outputs) == 1 else outputs
             masks = [self.masks[id(x)][1] for x in flat]
-            gone = {place for *merge, place in self.dropped if merge == [owner, operation.name, calls[operation.name]]}
+            here = (owner, operation.name, calls[operation.name])
+            gone = {place for *merge, place in self.dropped if tuple(merge) == here}
             calls[operation.name] += 1
-            if gone and type(operation).__name__ == "Concatenate":
+            if gone and type(operation).__name__ == "Multiply":
+                (place,) = gone
+                mean = np.asarray(self.means[*here, place]).reshape((1, *flat[place].shape[1:]))
+                masks = [mask for other, mask in enumerate(masks) if other != place]
+                places = itertools.count()
+                args, kwargs = keras.tree.map_structure(
+                    lambda x: keras.ops.zeros_like(x) + mean if id(x) in self.masks and next(places) == place else x,
+                    (args, kwargs),
+                )
+            elif gone and type(operation).__name__ == "Concatenate":
                 masks = [mask * (place not in gone) for place, mask in enumerate(masks)]
             elif gone:
                 masks = [mask for place, mask in enumerate(masks) if place not in gone]

@@ -30,6 +30,16 @@ def test_application_prunes_exactly(name):
     assert row["restored_equals"]
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX compiles every operation for every width: hours")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV3Small"])
+def test_applications_lose_gates_exactly(name):
+    row = prove(name, pixels=75, kinds=("gate",))
+    assert row["dropped"] == row["branches"] // 2 > 3
+    assert row["max_difference"] < 1e-4 < row["change_by_pruning"]
+    assert all(row[check] for check in ("saved_equals", "loss_is_finite", "restored_equals"))
+
+
 def test_published_table_has_every_application_and_only_passes():
     rows = json.loads((ROOT / "tests/benchmarks/results/applications.json").read_text())["rows"]
     assert [row["model"] for row in rows] == constructors()

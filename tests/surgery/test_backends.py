@@ -17,7 +17,7 @@ ON_TORCH = "not normalisations and not many_times and not old_storage"
 # which takes some ten minutes.
 TOPOLOGIES = ("attention", "grouped", "residual", "slices")
 OTHERS = "(restore or optimiser or loads) and preactivation"
-BRANCHES = "half_of and (raw_sums or nested_dense) or (fit_runs or state_of) and not adafactor"
+BRANCHES = "half_of and (raw_sums or nested_dense or gated_residuals) or (fit_runs or state_of) and not adafactor"
 ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or {BRANCHES} or comes_back or training_changed and plain"
 
 

@@ -1,6 +1,5 @@
 """Branches go in place, exactly and reversibly: each alone, and half of all with half of the channels."""
 
-import dataclasses
 import zipfile
 
 import keras
@@ -13,8 +12,8 @@ from autoprune.models import keras_internals
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
 from helpers.branching import BRANCHING, OLDER, made_branching
-from helpers.oracle import dropped_operands, kept_by_layer, zeroed_outputs
-from helpers.plans import uneven_plan
+from helpers.oracle import dropped_operands, kept_by_layer, means_by_operand, zeroed_outputs
+from helpers.plans import dropping, uneven_plan
 from helpers.topologies import images_for
 
 NAMES = (*sorted(BRANCHING), *OLDER)
@@ -24,10 +23,6 @@ def outputs_of(model, images):
     """As arrays, in the order in which Keras flattens the model's outputs."""
     packed = keras.tree.pack_sequence_as(keras_internals.input_structure(model), keras.tree.flatten(images))
     return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(model(packed, training=False))]
-
-
-def without(plan, *dropped):
-    return dataclasses.replace(plan, dropped=dropped)
 
 
 def text_of(model):
@@ -59,13 +54,16 @@ class Case:
         self.surgeon = Surgeon(self.model, self.groups)
         self.snapshot = self.surgeon.snapshot()
         self.removable = [branch.name for branch in self.branches if branch.removable]
-        self.plan = without(uneven_plan(self.model), *self.some_that_can_go_together())
+        self.plan = self.without(uneven_plan(self.model), *self.some_that_can_go_together())
+
+    def without(self, plan, *dropped):
+        return dropping(self.model, self.branches, plan, dropped)
 
     def some_that_can_go_together(self):
         dropped = []
         for name in self.removable[::-1]:
             try:
-                self.surgeon.check(without(make_plan(self.model, 1.0), name, *dropped))
+                self.surgeon.check(self.without(make_plan(self.model, 1.0), name, *dropped))
             except PlanError:
                 continue
             if len(dropped) < (len(self.removable) + 1) // 2:
@@ -74,8 +72,8 @@ class Case:
 
     def expected(self, plan):
         images = keras.tree.flatten(self.images)
-        gone = dropped_operands(self.branches, plan)
-        return keras.tree.flatten(zeroed_outputs(self.model, kept_by_layer(self.groups, plan), images, gone))
+        gone, means = dropped_operands(self.branches, plan), means_by_operand(self.branches, plan)
+        return keras.tree.flatten(zeroed_outputs(self.model, kept_by_layer(self.groups, plan), images, gone, means))
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -91,7 +89,7 @@ def assert_close(outputs, expected, message=""):
 
 def test_every_branch_can_go_alone(case):
     for name in case.removable:
-        plan = without(make_plan(case.model, 1.0), name)
+        plan = case.without(make_plan(case.model, 1.0), name)
         expected = case.expected(plan)
         with case.surgeon.pruning(plan, case.snapshot) as report:
             outputs = outputs_of(case.model, case.images)

@@ -4,7 +4,6 @@ They are computed in float64: what is left of a difference of rounding is far be
 graph magnifies it. For the same reason no step jumps or lets numbers grow without bound.
 """
 
-import dataclasses
 import os
 
 import keras
@@ -19,7 +18,8 @@ from autoprune.graph import find_groups
 from autoprune.models.keras_internals import application_class
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
-from helpers.oracle import dropped_operands, kept_by_layer, outputs_of, zeroed_outputs
+from helpers.oracle import dropped_operands, kept_by_layer, means_by_operand, outputs_of, zeroed_outputs
+from helpers.plans import dropping
 from helpers.sharing import Holder, Transposed, tie
 from helpers.topologies import images_for, randomise
 
@@ -278,9 +278,9 @@ def check(model, ratio, seed):
     before = outputs_of(model, images)
     snapshot = surgeon.snapshot()
     for dropped in dict.fromkeys(((), some_branches(surgeon, plan, seed))):
-        partial = dataclasses.replace(plan, dropped=dropped)
-        gone = dropped_operands(surgeon.branches, partial)
-        expected = zeroed_outputs(model, kept_by_layer(groups, partial), images, gone)
+        partial = dropping(model, surgeon.branches, plan, dropped)
+        gone, means = dropped_operands(surgeon.branches, partial), means_by_operand(surgeon.branches, partial)
+        expected = zeroed_outputs(model, kept_by_layer(groups, partial), images, gone, means)
         surgeon.apply(partial)
         for output, wanted in zip(outputs_of(model, images), expected, strict=True):
             assert wanted.dtype == "float64"
@@ -299,7 +299,7 @@ def some_branches(surgeon, plan, seed):
     """Random branches, most of those that can go together."""
     generator, dropped = np.random.default_rng(seed), ()
     for branch in generator.permutation([branch.name for branch in surgeon.branches if branch.removable]):
-        more = dataclasses.replace(plan, dropped=(*dropped, str(branch)))
+        more = dropping(surgeon.model, surgeon.branches, plan, (*dropped, str(branch)))
         try:
             surgeon.check(more)
             surgeon.slices(more)
