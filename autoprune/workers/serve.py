@@ -68,7 +68,8 @@ def main() -> None:
 def _import_keras() -> None:
     """Import Keras while it cannot find what only slows its start; what comes later may import that."""
     hidden = [name for name in _UNNEEDED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))
+    absent: Any = None  # Python's mark of a module that must not be imported.
+    sys.modules.update(dict.fromkeys(hidden, absent))
     try:
         importlib.import_module("keras")
     finally:

@@ -4,8 +4,8 @@
 
 A cell is one network, target and budget of a comparison. Its figures are read from the `comparison.json` files kept in
 `tests/benchmarks/results/compare_*.json`, all of widths alone or those named; nothing is trained. Within a cell n are
-the seeds; over the cells every cell counts once, with its mean (of two comparisons of one cell that of more seeds, or the
-first by name), and the interval is Student's t over the cells: these networks, budgets and this data, not others.
+the seeds; over the cells every cell counts once, with its mean (of two comparisons of one cell that of more seeds, or
+the first by name), and the interval is Student's t over the cells: these networks, budgets and this data, not others.
 `score` is Spearman's correlation of what the search climbed with the test accuracy after fine-tuning, over the plans
 of the cell that a searcher or a hand-set rule ended with, each with its mean over seeds. `--longer` takes the cells
 that longer.py fine-tuned anew (`longer_*.json`) as that left them. Results go to `tests/benchmarks/results/cells.json`,

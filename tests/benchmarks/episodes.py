@@ -3,9 +3,10 @@
     python tests/benchmarks/episodes.py
 
 For each network random plans are applied and taken back in turns: one of random widths, then the same without half of
-the branches, a thousand of them in all. The table has the ratio of the times, and how much the process has grown between
-the hundredth and the last plan, beside what the network's variables take. After each plan names and connections, at the
-end all variables and outputs are compared to the bit with what they were; the script fails where they differ.
+the branches, a thousand of them in all. The table has the ratio of the times, and how much the process has grown
+between the hundredth and the last plan, beside what the network's variables take. After each plan layers and
+connections, at the end all variables and outputs are compared to the bit with what they were; the script fails where
+they differ.
 
 Results go to `tests/benchmarks/results/episodes.json`.
 """
