@@ -8,7 +8,7 @@ from autoprune.graph.branches import is_within
 from autoprune.models import keras_internals
 
 
-def held_share(layers: Collection[str], amounts: Mapping[str, float], whole: float | None = None) -> float:
+def share_of(layers: Collection[str], amounts: Mapping[str, float], whole: float | None = None) -> float:
     """The share, from 0 to 1, that some layers hold of what all of a model's hold.
 
     Args:

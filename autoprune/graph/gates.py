@@ -59,7 +59,7 @@ class Gate:
         """How many channels it scales."""
         return self.node.input_tensors[self.operand].shape[self.axis]
 
-    def channels_in(self, traced: Trace) -> np.ndarray:
+    def read_numbers(self, traced: Trace) -> np.ndarray:
         """(size,) The numbers of the channels that it scales.
 
         Raises:
@@ -170,7 +170,7 @@ class _Folding:
 
     def _read(self, gate: Gate, traced: Trace, readers: Sequence[Any], operands: Sequence[Operand]) -> Iterator[Member]:
         """The axes of the readers of a gate's product."""
-        gate.channels_in(traced)
+        gate.read_numbers(traced)
         for layer in readers:
             kind = exact_kind_of(layer)
             for slot in self._slots(gate, traced, layer, () if kind is None else kind.input_factors(layer)):
@@ -191,7 +191,7 @@ class _Folding:
         """
         layer, moved = _maker_before(gate)
         kind = exact_kind_of(layer)
-        numbers = gate.channels_in(traced)
+        numbers = gate.read_numbers(traced)
         # Where numbers repeat, as behind a grouped convolution, their order alone says which is which.
         distinct = len(np.unique(numbers)) == gate.size
         members = []

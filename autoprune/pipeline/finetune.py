@@ -28,9 +28,9 @@ from autoprune.settings import (
     TrainingSettings,
     from_config,
 )
-from autoprune.training.finetuning import FineTuned, fine_tuned, on_device
+from autoprune.training.finetuning import FineTuned, fine_tune, on_device
 from autoprune.training.presence import check_images, check_runtime
-from autoprune.training.starting import StartFiles, started
+from autoprune.training.starting import StartFiles, load_start
 from autoprune.training.step_check import chip_for, devices_of, does_not_fit, step_report
 
 
@@ -46,13 +46,13 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
     with on_device(settings):
         data = load_data(settings.data, settings.model)
         check_images(settings, len(data.train))
-        model = started(settings, data, starting)
+        model = load_start(settings, data, starting)
         if settings.dry_run:
             compile_step(model, settings, len(data.train), folder)
             return None
         curves = Curves(folder.tensorboard, "training", "fine-tuning")
         with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves) as show:
-            done = fine_tuned(model, data, settings, starting, show)
+            done = fine_tune(model, data, settings, starting, show)
     save_model(model, folder.finetuned)
     write_finetuning(done, settings, time.perf_counter() - start, folder)
     return done

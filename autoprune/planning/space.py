@@ -148,11 +148,11 @@ class SearchSpace:
         rows = found.reshape(-1, len(self))
         for together in self.depth.together:
             rows[~rows[:, together].any(1), together[-1]] = self.full[together[-1]]
-        gone = self.depth.without_effect(self._kept(rows))
+        gone = self.depth.without_effect(self._keeps(rows))
         rows[gone] = np.broadcast_to(self.full, rows.shape)[gone]
         return rows.reshape(found.shape)
 
-    def _kept(self, rows: np.ndarray) -> np.ndarray:
+    def _keeps(self, rows: np.ndarray) -> np.ndarray:
         """(m, branches) Whether (m, dimensions) candidates keep each branch."""
         positions = () if self.depth is None else self.depth.positions
         return self.values(rows)[:, positions].astype(bool)
@@ -161,7 +161,7 @@ class SearchSpace:
         """(m, dimensions) Whether a dimension's channels, or the branch, leave with a branch that is dropped."""
         if self.depth is None:
             return np.zeros(candidates.shape, bool)
-        kept = self._kept(candidates)
+        kept = self._keeps(candidates)
         gone = self.depth.without_effect(kept)
         gone[:, self.depth.positions] |= ~kept
         return gone

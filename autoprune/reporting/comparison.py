@@ -61,7 +61,7 @@ def comparison_tables(settings: CompareSettings, summary: Summary) -> list[Fitti
 
 def text_tables(settings: CompareSettings, summary: Summary) -> list[TextTable]:
     """Results, dropped branches, differences, and costs at equal accuracy."""
-    dropped = [_dropped(summary)] if any(row.dropped for row in summary.rows) else []
+    dropped = [_list_dropped(summary)] if any(row.dropped for row in summary.rows) else []
     tables = [_results(summary), *dropped, _differences(settings, summary)]
     return [*tables, _costs(summary)] if summary.ratios or summary.volumes else tables
 
@@ -95,7 +95,7 @@ def _results(summary: Summary) -> TextTable:
     return TextTable(title="After fine-tuning", columns=columns, rows=rows, caption=caption)
 
 
-def _dropped(summary: Summary) -> TextTable:
+def _list_dropped(summary: Summary) -> TextTable:
     rows = []
     for row in summary.rows:
         plans = row.accuracy.count

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autoprune.cost.shares import held_share
+from autoprune.cost.shares import share_of
 from autoprune.graph.branches import is_within
 from autoprune.records import Branch, ChannelGroup, CostReport, Plan
 from autoprune.training.finishing import Finished
@@ -98,4 +98,4 @@ def _lost_operations(plan: Plan, branches: Sequence[Branch]) -> set[str]:
 
 
 def _latency_share(paths: Sequence[str] | set[str], cost: CostReport) -> float:
-    return held_share(paths, cost.layers, cost.latency)
+    return share_of(paths, cost.layers, cost.latency)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.cost.flops import flops_per_layer
-from autoprune.cost.shares import held_share, parameters_per_layer
+from autoprune.cost.shares import parameters_per_layer, share_of
 from autoprune.records import Branch, ChannelGroup, CostReport
 from autoprune.reporting.fitting import Column, FittingTable
 
@@ -104,10 +104,10 @@ def read_branch_shares(model: Any, branches: Sequence[Branch], costs: Sequence[C
     return [
         BranchShares(
             branch=branch,
-            parameters=held_share(branch.layers, parameters),
-            flops=held_share(branch.layers, flops),
+            parameters=share_of(branch.layers, parameters),
+            flops=share_of(branch.layers, flops),
             latency={
-                cost.target.name: held_share(branch.layers, cost.layers, cost.latency) for cost in costs if cost.layers
+                cost.target.name: share_of(branch.layers, cost.layers, cost.latency) for cost in costs if cost.layers
             },
         )
         for branch in branches

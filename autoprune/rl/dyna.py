@@ -135,7 +135,7 @@ class Dyna:
                 draws[:, branches] = np.where(stays, 0.0, -1.0)
             candidates = np.array([self._space.around(self._problem.anchor, offsets) for offsets in draws])
             candidates = np.concatenate([candidates, self._refill(candidates, DRAWS)])
-        predictions, known = self._reward_model.predict(candidates), self._evaluated_candidates()
+        predictions, known = self._reward_model.predict(candidates), self._list_evaluated()
         # The first draw of the best kind there is; new ones before known ones.
         seen = np.array([tuple(candidate) in known for candidate in candidates.tolist()])
         worth = (predictions.within > 0.5) * 2 + (predictions.used > USED) * 1 - seen * 4
@@ -154,7 +154,7 @@ class Dyna:
         found = [project(tuple(candidate)) for candidate in lacking.tolist()]
         return np.array(found, int).reshape(-1, len(self._space))
 
-    def _evaluated_candidates(self) -> set[Candidate]:
+    def _list_evaluated(self) -> set[Candidate]:
         return {trial.candidate for trial in self._evaluator.history}
 
     def step(self) -> None:
@@ -215,7 +215,7 @@ class Dyna:
             # The error of predicted costs to reckon with near the candidates that the search has come to: too little
             # keeps it from some that are predicted too slow, too much wastes compilations on some that are.
             doubt = max(1.25 * float(np.mean(self._errors[-JUDGED:])), LEAST_DOUBT)
-        predictions, known = self._reward_model.predict(candidates, doubt), self._evaluated_candidates() | self._over
+        predictions, known = self._reward_model.predict(candidates, doubt), self._list_evaluated() | self._over
         new = np.array([tuple(candidate) not in known for candidate in candidates.tolist()])
         return np.where(new, self._reward_model.improvement(predictions) + 1e-9 * predictions.able, -np.inf)
 

@@ -39,8 +39,12 @@ def _adapt(memory: Memory, evaluator: BudgetedEvaluator, seed: int) -> Proposals
     """Let one strategy evolve until it finds nothing new."""
     free = list(memory.space.free)
     last = np.array(memory.space.full, float)[free]
+    mean = np.array(memory.best)[free] / last
+    # As far from the middle as the spread: one draw in six has the other of a branch's two options.
+    binary = last == 1
+    mean[binary] = 0.5 + SIGMA * np.sign(mean[binary] - 0.5)
     strategy = extra("cmaes", "searcher=evolution", EXTRA).CMAwM(
-        mean=np.array(memory.best)[free] / last,
+        mean=mean,
         sigma=SIGMA,
         bounds=np.stack([np.zeros_like(last), np.ones_like(last)], axis=1),
         steps=1 / last,

@@ -9,7 +9,7 @@ import numpy as np
 
 from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.layers import LayerDependence, layer_dependences
-from autoprune.cost.shares import held_share
+from autoprune.cost.shares import share_of
 from autoprune.evaluation import Contribution
 from autoprune.models import keras_internals
 from autoprune.planning import Planner
@@ -91,7 +91,7 @@ def read_features(
         cost: its cost, which tells the latency that layers hold.
         contributions: by name, what branches change; those that are not named count as if they changed nothing.
     """
-    reader = _Reader(model, planner, {} if cost is None else _held_latency(cost))
+    reader = _Reader(model, planner, {} if cost is None else _read_latency_shares(cost))
     dimensions = tuple(
         reader.of_branch(part, (contributions or {}).get(part.name, _NOTHING))
         if isinstance(part, Branch)
@@ -101,7 +101,7 @@ def read_features(
     return ModelFeatures(dimensions, layer_dependences(model, planner.parts))
 
 
-def _held_latency(cost: CostReport) -> dict[str, float]:
+def _read_latency_shares(cost: CostReport) -> dict[str, float]:
     """The share of a model's latency that each of its layers holds, by path; none where the target does not tell."""
     return {path: seconds / cost.latency for path, seconds in cost.layers.items()} if cost.latency else {}
 
@@ -135,10 +135,10 @@ class _Reader:
             window=float(np.mean([math.prod(shape[:-2]) for shape in kernels])) if kernels else 1.0,
             producers=len(branch.layers),
             consumers=1,
-            flops_share=held_share(branch.operations, self._flops),
+            flops_share=share_of(branch.operations, self._flops),
             parameter_share=sum(layer.count_params() for layer in owned) / self._parameters,
             importance=(0.0,) * len(QUANTILES),
-            latency_share=held_share(branch.operations, self._latency, 1.0),
+            latency_share=share_of(branch.operations, self._latency, 1.0),
             change=contribution.change,
             similarity=contribution.similarity,
         )

@@ -5,7 +5,8 @@ limit on the loss that every group or branch may cause by itself is bisected unt
 greedy selection of compression ratios does so, and FastNAS of NVIDIA's Model Optimizer with its sensitivity map. They
 bisect on counted operations or guessed latency; here every step is compiled. Evaluations that are left go to plans
 around the best, as NetAdapt proposes them (Yang et al., 2018, arXiv 1804.03230): one group wider, another narrower, or
-a branch back and another gone, the least predicted loss first.
+a branch back and another gone, the least predicted loss first. For a branch that comes back the others give way
+together: the plan is brought onto the budget.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,9 +81,12 @@ def _exchange(
         predicting: leaves out candidates that are predicted to miss it.
     """
     objective, space = evaluator.problem.objective, evaluator.problem.space
+    branches = space.depth.positions if space.depth is not None else ()
     bases = [(objective.met_by(trial.evaluation), trial.reward, base) for base, trial in trials.items()]
     for *_, base in sorted(bases, reverse=True):
-        for candidate in _neighbours(space, base, losses, narrower_first=objective.floor is not None):
+        for neighbour in _neighbours(space, base, losses, narrower_first=objective.floor is not None):
+            back = any(neighbour[position] > base[position] for position in branches)
+            candidate = evaluator.projector.project(neighbour) if back else neighbour
             if candidate in trials or candidate in over:
                 continue
             if predicting and not evaluator.projector.predicts_within(candidate):

@@ -63,7 +63,7 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
     others = keras_internals.renew_other_models(model)
     if report.dropped:
         # Layers that are gone here are as wide as before, and other models may still have them.
-        lost = (*report.lost_elsewhere, *keras_internals.refused_calls(others))
+        lost = (*report.lost_elsewhere, *keras_internals.list_refused_calls(others))
         report = replace(report, lost_elsewhere=tuple(dict.fromkeys(lost)))
     if report.lost_elsewhere:
         logger.warning(

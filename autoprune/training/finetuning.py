@@ -64,7 +64,7 @@ def on_device(settings: FinetuneSettings) -> AbstractContextManager[Any]:
     return contextlib.nullcontext() if name in ON_TPU else keras.device(f"{name}:0")
 
 
-def fine_tuned(
+def fine_tune(
     model: Any, data: Dataset, settings: FinetuneSettings, files: StartFiles, on_progress: OnProgress
 ) -> FineTuned:
     """Fine-tune a model in place, or go on with that; estimate its batch-norm statistics anew; test it once.

@@ -54,7 +54,7 @@ class StartFiles:
         return np.load(self.teacher, mmap_mode="r", allow_pickle=False) if self.teacher.exists() else None
 
 
-def started(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any:
+def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any:
     """The model to fine-tune; what it begins with is in the files then.
 
     Raises:

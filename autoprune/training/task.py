@@ -14,7 +14,7 @@ from autoprune.models.head import gives_logits, loss_for
 from autoprune.settings import TrainingSettings
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder
-from autoprune.training.schedules import cosine, fine_tuning_schedule
+from autoprune.training.schedules import Cosine, fine_tuning_schedule
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,7 +131,7 @@ class Task:
         if self.learning_rate is None:
             schedule = fine_tuning_schedule(settings, self.epochs, steps)
         else:
-            schedule = cosine(self.learning_rate, self.epochs * steps, settings.warm_up)
+            schedule = Cosine(self.learning_rate, self.epochs * steps, settings.warm_up)
         return keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 _WATCH_SECONDS = 5
 _EXIT_SECONDS = 25
+# Keras imports these if they are installed, for functions that no child calls; they take half of its start.
+_UNNEEDED = ("IPython", "matplotlib", "sklearn")
 
 
 def main() -> None:
@@ -39,6 +41,8 @@ def main() -> None:
             channel.write(json.dumps(message) + "\n")
 
     try:
+        if sys.argv[1].startswith("autoprune."):  # All of these need Keras.
+            _import_keras()
         handle = importlib.import_module(sys.argv[1]).make_handler()
         working.clear()
         send({"ready": True})
@@ -59,6 +63,18 @@ def main() -> None:
     _remove_scratch()
     if hasattr(signal, "alarm"):
         signal.alarm(_EXIT_SECONDS)
+
+
+def _import_keras() -> None:
+    """Import Keras while it cannot find what only slows its start; what comes later may import that."""
+    hidden = [name for name in _UNNEEDED if name not in sys.modules]
+    absent: Any = None  # Python's mark of a module that must not be imported.
+    sys.modules.update(dict.fromkeys(hidden, absent))
+    try:
+        importlib.import_module("keras")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _receive(requests: queue.SimpleQueue[dict[str, Any] | None], working: threading.Event) -> None:

@@ -3,9 +3,9 @@
     python tests/benchmarks/cells.py
 
 A cell is one network, target and budget of a comparison. Its figures are read from the `comparison.json` files kept in
-`tests/benchmarks/results/compare_*.json`, all of them or those named; nothing is trained. Within a cell n are the
-seeds; over the cells every cell counts once, with its mean (of two comparisons of one cell that of more seeds, or the
-first by name), and the interval is Student's t over the cells: these networks, budgets and this data, not others.
+`tests/benchmarks/results/compare_*.json`, all of widths alone or those named; nothing is trained. Within a cell n are
+the seeds; over the cells every cell counts once, with its mean (of two comparisons of one cell that of more seeds, or
+the first by name), and the interval is Student's t over the cells: these networks, budgets and this data, not others.
 `score` is Spearman's correlation of what the search climbed with the test accuracy after fine-tuning, over the plans
 of the cell that a searcher or a hand-set rule ended with, each with its mean over seeds. `--longer` takes the cells
 that longer.py fine-tuned anew (`longer_*.json`) as that left them. Results go to `tests/benchmarks/results/cells.json`,
@@ -32,7 +32,7 @@ LEAST_PLANS = 5  # A correlation of fewer says nothing.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, default=sorted(FOLDER.glob("compare_*.json")))
+    parser.add_argument("files", nargs="*", type=Path, default=of_widths_alone())
     parser.add_argument("--longer", action="store_true", help="where a comparison was fine-tuned anew, take that")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -41,6 +41,12 @@ def main() -> None:
     out = arguments.out or FOLDER / f"cells{'_longer' * arguments.longer}.json"
     out.write_text(json.dumps(results, indent=1) + "\n")
     print(cell_table(cells), mean_table(results["over_cells"]), sep="\n\n")
+
+
+def of_widths_alone() -> list[Path]:
+    """The comparisons in which no branches could go: where they can, other things are compared."""
+    found = {path: json.loads(path.read_text()) for path in sorted(FOLDER.glob("compare_*.json"))}
+    return [path for path, record in found.items() if not record["settings"]["constraints"].get("depth", False)]
 
 
 def fine_tuned_anew(path: Path) -> Path:

@@ -55,6 +55,11 @@ VGG = "vgg16 model.width=0.25"
 LESS_CURVE = ("uniform_curve=3", "uniform_curve=2")
 # The JSON of each comparison: what was compared, and the command.
 COMPARISONS = {
+    "digits_v5e_40": (
+        "Small residual network on digits, TPU v5e, 40 %",
+        "python -m autoprune.compare latencies=[0.4] seeds=[0,1,2,3,4] "
+        "searchers=[uniform,uniform_depth_width,random,greedy,evolution,rl] controls=[]",
+    ),
     "fashion_small": (
         "Plain network of a quarter of the width, TPU v5e, 70 %",
         "python -m autoprune.compare experiment=fashion_small",
@@ -353,7 +358,14 @@ def _single() -> list[Section]:
         ("Where the time of a search goes", "breakdown.json", _BREAKDOWN, breakdown),
         ("How far a step of the environment goes", "walk.json", "python tests/benchmarks/walk.py", walk),
         ("Passes traced once for all widths", "traced.json", "python tests/benchmarks/traced.py", traced),
+        (
+            "Passes that branches can be dropped from",
+            "traced.json",
+            "python tests/benchmarks/traced.py --drops --networks resnet20",
+            traced_drops,
+        ),
         ("Surgery beside Torch-Pruning", "surgery.json", _SURGERY, surgery),
+        ("Surgery where branches go", "episodes.json", "python tests/benchmarks/episodes.py", episodes),
         (
             "All models of keras.applications",
             "applications.json",
@@ -374,7 +386,7 @@ _TRANSFER = "python tests/benchmarks/transfer.py --seeds 3 --evaluations 10"
 _NOISE = (
     "python tests/benchmarks/score_noise.py --comparison compare_resnet20_v3_45_finalists.json --budget 0.45 --draws 4"
 )
-_DROPS = "python tests/benchmarks/surrogate.py --drops --networks resnet20 --plans 92"
+_DROPS = "python tests/benchmarks/surrogate.py --drops --plans 280"
 _SPEED = "python tests/benchmarks/search_speed.py --plans 8"
 _BREAKDOWN = "python tests/benchmarks/breakdown.py --searchers random greedy evolution td3 dyna_ppo --evaluations 20"
 _SURGERY = 'pip install ".[bench]"\npython tests/benchmarks/surgery.py --repetitions 7'
@@ -692,6 +704,54 @@ def traced(found: Json) -> str:
         "`keras.applications`)."
     )
     return f"{first}\n\n{table(['network', 'times as fast', 'plans', 'tracing'], rows)}"
+
+
+def traced_drops(found: Json) -> str:
+    rows = [
+        [
+            f"`{name}`",
+            "{:.1f} ({:.1f} to {:.1f})".format(row["eager_over_traced_median"], *row["eager_over_traced_range"]),
+            f"{row['largest_difference_of_likelihoods']:.0e}",
+            "{:.2f} ({:.2f} to {:.2f})".format(
+                row["widths_alone_with_over_without_conditions_median"],
+                *row["widths_alone_with_over_without_conditions_range"],
+            ),
+            f"{row['computing_over_flops_median']:.2f}",
+            f"{row['tracing_seconds']:.1f} s ({row['tracing_seconds_for_widths_alone']:.1f} s)",
+        ]
+        for name, row in found["drops"].items()
+    ]
+    first = (
+        f"Plans of random widths without half of the branches, {found['plans']} of them: how many times as fast as "
+        "eagerly they are scored (median and range), and how far the scores differ. Beside them plans that keep all "
+        "branches, by these passes over by passes for widths alone: what the conditions cost. Then half of the "
+        "branches at full width beside the dense network, processor time over FLOPs: 1 is as fast as their size says. "
+        "What tracing takes, and for widths alone. Images of 28x28, half the width."
+    )
+    heads = ["network", "times as fast", "scores differ by", "conditions", "time over FLOPs", "tracing"]
+    return f"{first}\n\n{table(heads, rows)}"
+
+
+def episodes(found: Json) -> str:
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['dropped_mean']:.0f} of {row['branches']}",
+            f"{row['milliseconds_widths']:.0f} ms",
+            f"{row['milliseconds_drops']:.0f} ms",
+            "{:.2f} ({:.2f} to {:.2f})".format(row["drops_over_widths_median"], *row["drops_over_widths_quartiles"]),
+            f"{row['grown_mebibytes']:+.1f} MiB of {row['variables_mebibytes']:.1f}",
+        ]
+        for name, row in found["networks"].items()
+    ]
+    first = (
+        f"{found['plans']} plans applied and taken back in turns: one of random widths, then the same without half of "
+        "the branches. Processor time of an episode, medians; the ratio of the second to the first, with quartiles; by "
+        "how much the process has grown after the hundredth plan, beside the network's variables. At the end the "
+        "network is what it was, to the bit."
+    )
+    heads = ["network", "branches that go", "widths", "and branches", "ratio", "memory"]
+    return f"{first}\n\n{table(heads, rows)}"
 
 
 def surgery(found: Json) -> str:

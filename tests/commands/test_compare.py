@@ -16,19 +16,28 @@ from autoprune.pipeline.session import validate_choices
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import interruptible, open_run
 from autoprune.settings import AgentSettings, CompareSettings
+from helpers import small_networks
 from helpers.running import command, kill_after, run_in, started
-
-TINY = [
-    *("model=plain_cnn", "model.width=0.5", "constraints.multiple_of=32", "training.epochs=2", "data.train_size=500"),
-    *("search.evaluations=3", "searchers=[uniform,random,rl]", "latencies=[0.9]", "seeds=[0,1]"),
-    *("controls=[scratch:rl,dense]", "uniform_curve=1", "search.finalists=2"),
-]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def tiny(tmp_path_factory, digits):
+    """A comparison of few plans of a small network, all as fast as some uniform plan."""
+    path = tmp_path_factory.mktemp("model") / "residual.keras"
+    small_networks.save_trained(small_networks.residual(), path, digits)
+    return [
+        *("model=file", f"model.path={path}", "constraints.multiple_of=32", "constraints.depth=false"),
+        *("training.epochs=2", "data.train_size=500", "search.evaluations=3", "searchers=[uniform,random,rl]"),
+        # Networks from scratch learn in these steps.
+        *("training.batch_size=16", "training.learning_rate=0.005"),
+        *("latencies=[0.9]", "seeds=[0,1]", "controls=[scratch:rl,dense]", "uniform_curve=1", "search.finalists=2"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
     """One whole comparison, for all tests that look at what it leaves."""
-    return run_in(tmp_path_factory.mktemp("compare"), *TINY, module="compare", fresh=True)
+    return run_in(tmp_path_factory.mktemp("compare"), *tiny, module="compare", fresh=True)
 
 
 def comparison_of(folder):
@@ -143,7 +152,7 @@ def test_a_comparison_that_has_ended_is_not_done_again(finished, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path):
+def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tiny, tmp_path):
     """Ctrl-C while it searches with one seed, then a kill while it fine-tunes, with the second one given as well."""
 
     def reached(part, count):
@@ -153,7 +162,7 @@ def test_interrupted_twice_and_resumed_equals_uninterrupted(finished, tmp_path):
 
         return far_enough
 
-    first = started(*TINY, "seeds=[0]", module="compare", cwd=tmp_path)
+    first = started(*tiny, "seeds=[0]", module="compare", cwd=tmp_path)
     said = kill_after(first, reached("runs", 2), signal.SIGINT)
     assert first.returncode == 130
     assert "python -m autoprune.compare resume=" in said
@@ -243,10 +252,10 @@ def test_legal_widths_stay_what_they_were(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_floor_that_nothing_meets_is_answered_with_what_can_be_had(tmp_path):
+def test_a_floor_that_nothing_meets_is_answered_with_what_can_be_had(tiny, tmp_path):
     few = ["searchers=[uniform,random]", "seeds=[0]", "controls=[]", "search.evaluations=2", "search.finalists=1"]
     floor = ["reward=latency_at_accuracy", "reward.accuracy_floor=1", "evaluation.recovery=none", "training.epochs=6"]
-    done = command(*TINY, *few, *floor, module="compare", cwd=tmp_path)
+    done = command(*tiny, *few, *floor, module="compare", cwd=tmp_path)
     assert done.returncode == 2
     said = " ".join(done.stderr.split())
     assert "At 0.9: No plan reached the accuracy floor: reward.accuracy_floor=1 asks for a score of" in said
@@ -260,8 +269,8 @@ def test_resume_takes_no_other_option(finished):
 
 
 @pytest.mark.slow
-def test_an_impossible_budget_is_answered_before_anything_is_searched(tmp_path):
-    arguments = [argument for argument in TINY if not argument.startswith("latencies")]
+def test_an_impossible_budget_is_answered_before_anything_is_searched(tiny, tmp_path):
+    arguments = [argument for argument in tiny if not argument.startswith("latencies")]
     done = command(*arguments, "latencies=[0.9,0.01]", module="compare", cwd=tmp_path)
     assert done.returncode == 2
     said = " ".join(done.stderr.split())

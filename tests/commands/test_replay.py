@@ -6,25 +6,51 @@ import sqlite3
 
 import pytest
 
+from helpers import small_networks
 from helpers.running import command, kill_after, run_in, started
 
-# Few widths, so that few plans are compiled.
-QUICK = ["training.epochs=1", "training.fine_tune_epochs=1", "constraints.multiple_of=32"]
-LEARN = ["models=[plain_cnn,small_resnet]", "latencies=[0.85]", "search.evaluations=3", *QUICK]
+# Few images, layers and widths, so that what is trained, traced and compiled is.
+QUICK = ["data.train_size=500", "training.epochs=1", "training.fine_tune_epochs=1", "constraints.multiple_of=32"]
 REPLAY = ["budget.latency=0.8", *QUICK]
-ADAPT = ["model=small_densenet", "replay.evaluations=2", "replay.scratch=true", *REPLAY]
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory):
+def files(tmp_path_factory, digits):
+    """A network to learn on, and one of another topology."""
+    folder = tmp_path_factory.mktemp("files")
+    for network in (small_networks.residual(), small_networks.dense_block()):
+        small_networks.save_trained(network, folder / f"{network.name}.keras", digits)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learn(files):
+    """How a policy is learnt on a network that is trained first and on one of a file."""
+    return [f"models=[plain_cnn,{files}/residual.keras]", "latencies=[0.85]", "search.evaluations=3", *QUICK]
+
+
+@pytest.fixture(scope="module")
+def other(files):
+    """A network that the policy does not know."""
+    return ["model=file", f"model.path={files}/dense_block.keras"]
+
+
+@pytest.fixture(scope="module")
+def adapt(other):
+    """How a policy is adapted with two evaluations, beside a search from scratch."""
+    return [*other, "replay.evaluations=2", "replay.scratch=true", *REPLAY]
+
+
+@pytest.fixture(scope="module")
+def learnt(learn, tmp_path_factory):
     """A policy of two networks."""
-    return run_in(tmp_path_factory.mktemp("learn"), *LEARN, module="learn", fresh=True)
+    return run_in(tmp_path_factory.mktemp("learn"), *learn, module="learn", fresh=True)
 
 
 @pytest.fixture(scope="module")
-def adapted(learnt, tmp_path_factory):
-    """The policy on a network of another topology, adapted with two evaluations, beside a search from scratch."""
-    return run_in(tmp_path_factory.mktemp("replay"), f"policy={learnt[0]}/policy", *ADAPT, module="replay", fresh=True)
+def adapted(learnt, adapt, tmp_path_factory):
+    """The policy on a network of another topology."""
+    return run_in(tmp_path_factory.mktemp("replay"), f"policy={learnt[0]}/policy", *adapt, module="replay", fresh=True)
 
 
 def metrics_of(folder):
@@ -43,7 +69,7 @@ def test_every_network_is_learnt_on(learnt):
     lessons = metrics_of(folder)["lessons"]
     assert [(lesson["model"], lesson["budget"]) for lesson in lessons] == [
         ("plain_cnn", "0.85"),
-        ("small_resnet", "0.85"),
+        ("residual", "0.85"),
     ]
     for lesson in lessons:
         assert len(lesson["course"]) == len(lesson["means"]) == 3
@@ -54,17 +80,17 @@ def test_every_network_is_learnt_on(learnt):
     assert f"python -m autoprune.replay policy={folder}/policy" in done.stdout
 
 
-def test_the_policy_says_what_it_was_learnt_on(learnt):
+def test_the_policy_says_what_it_was_learnt_on(learnt, files):
     meta = json.loads((learnt[0] / "policy" / "policy.json").read_text())
     record = meta["record"]
-    assert record["models"] == ["plain_cnn", "small_resnet"]
+    assert record["models"] == ["plain_cnn", f"{files}/residual.keras"]
     assert [budget["latency"] for budget in record["budgets"]] == [0.85]
     assert (record["agent"], record["data"], record["seed"], record["evaluations"]) == ("dyna_ppo", "digits", 0, 3)
     assert {"keras", "stable-baselines3", "autoprune"} <= record["versions"].keys()
 
 
-def test_a_killed_training_goes_on_to_the_policy_of_a_longer_one(learnt, tmp_path):
-    process = started(*LEARN, "search.evaluations=2", module="learn", cwd=tmp_path)
+def test_a_killed_training_goes_on_to_the_policy_of_a_longer_one(learnt, learn, tmp_path):
+    process = started(*learn, "search.evaluations=2", module="learn", cwd=tmp_path)
     # Two dense models and some plans.
     kill_after(process, lambda: sum(map(evaluations_in, tmp_path.glob("outputs/learn/*/*/*/evaluations.sqlite"))) >= 4)
     (folder,) = [p.parent for p in tmp_path.glob("outputs/learn/*/*/.hydra")]
@@ -88,8 +114,8 @@ def evaluations_in(journal):
 # ------------------------------------------------------------------ replaying
 
 
-def test_zero_shot_on_another_network_and_target_is_one_evaluation_within_the_budget(learnt, tmp_path):
-    given = [f"policy={learnt[0]}", "model=small_mobilenet", "target=tpu_v3", "target.batch_size=8"]
+def test_zero_shot_on_another_network_and_target_is_one_evaluation_within_the_budget(learnt, files, other, tmp_path):
+    given = [f"policy={learnt[0]}", *other, "target=tpu_v3", "target.batch_size=64"]
     folder, done = run_in(tmp_path, *given, *REPLAY, module="replay")
     metrics = metrics_of(folder)
     counts = {name: len(course) for name, course in metrics["courses"].items()}
@@ -98,7 +124,7 @@ def test_zero_shot_on_another_network_and_target_is_one_evaluation_within_the_bu
     assert dense["cost"]["target"]["name"] == "tpu_v3"
     for row in pruned:
         assert row["cost"]["latency"] <= 0.8 * dense["cost"]["latency"]
-    assert "learnt on plain_cnn, small_resnet" in " ".join(done.stdout.split())
+    assert f"learntonplain_cnn,{files}/residual.keras" in "".join(done.stdout.split())
     # Nothing was learnt: the policy is the one that was given.
     weights = [(place / "policy" / "actor.safetensors").read_bytes() for place in (folder, learnt[0])]
     assert weights[0] == weights[1]
@@ -116,8 +142,8 @@ def test_adapting_has_as_many_evaluations_as_a_search_from_scratch(adapted):
     assert {"pruned.keras", "plan.json", "report.html", "evaluations.sqlite"} <= {p.name for p in folder.iterdir()}
 
 
-def test_adapting_knows_nothing_of_what_the_search_from_scratch_learnt(adapted, learnt, tmp_path):
-    alone = [argument for argument in ADAPT if argument != "replay.scratch=true"]
+def test_adapting_knows_nothing_of_what_the_search_from_scratch_learnt(adapted, adapt, learnt, tmp_path):
+    alone = [argument for argument in adapt if argument != "replay.scratch=true"]
     folder, _ = run_in(tmp_path, f"policy={learnt[0]}/policy", *alone, module="replay")
     assert keys_of(folder)["replay"] == keys_of(adapted[0])["replay"]
 
@@ -126,15 +152,15 @@ def test_an_adapted_policy_is_stored_as_its_own_agents(adapted, learnt):
     folder = adapted[0]
     record = json.loads((folder / "policy" / "policy.json").read_text())["record"]
     assert record["agent"] == "dyna_ppo"
-    assert record["models"] == ["small_densenet"]
+    assert record["models"] == ["dense_block"]
     weights = [(place / "actor.safetensors").read_bytes() for place in (folder / "policy", folder / "replayed_policy")]
     assert weights[0] != weights[1]
     assert weights[1] == (learnt[0] / "policy" / "actor.safetensors").read_bytes()
 
 
-def test_a_killed_replay_goes_on_for_longer_without_the_policy_it_was_given(adapted, learnt, tmp_path):
+def test_a_killed_replay_goes_on_for_longer_without_the_policy_it_was_given(adapted, adapt, learnt, tmp_path):
     shutil.copytree(learnt[0] / "policy", tmp_path / "given")
-    process = started(f"policy={tmp_path}/given", *ADAPT, "replay.evaluations=1", module="replay", cwd=tmp_path)
+    process = started(f"policy={tmp_path}/given", *adapt, "replay.evaluations=1", module="replay", cwd=tmp_path)
     kill_after(process, lambda: sum(map(evaluations_in, tmp_path.glob("outputs/replay/*/*/evaluations.sqlite"))) >= 4)
     shutil.rmtree(tmp_path / "given")
     (folder,) = [p.parent for p in tmp_path.glob("outputs/replay/*/*/.hydra")]
@@ -171,8 +197,8 @@ def test_bad_input_gets_a_clear_error(learnt, tmp_path, module, arguments, messa
     assert "Traceback" not in said
 
 
-def test_a_budget_that_the_new_model_cannot_meet_is_answered_with_what_is_possible(adapted, learnt):
-    done = command(f"policy={learnt[0]}", *ADAPT, "budget.latency=0.01", module="replay", cwd=adapted[0].parents[3])
+def test_a_budget_that_the_new_model_cannot_meet_is_answered_with_what_is_possible(adapted, adapt, learnt):
+    done = command(f"policy={learnt[0]}", *adapt, "budget.latency=0.01", module="replay", cwd=adapted[0].parents[3])
     assert done.returncode == 2
     assert "0.01 was asked for" in done.stderr
     assert "is possible" in done.stderr

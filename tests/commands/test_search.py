@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from helpers import small_networks
 from helpers.events import curves_in
 from helpers.running import command, kill_after, run_in, started
 
@@ -198,10 +199,12 @@ def evaluations_in(folder):
 
 
 @pytest.mark.slow
-def test_two_steered_searches_at_once(tmp_path):
+def test_two_steered_searches_at_once(tmp_path, digits):
     """One cache, plans projected, widths learnt from the staircase: both end, with the same course, on legal widths."""
-    arguments = ["experiment=quick", "search.evaluations=3", "search.project=true", "training.epochs=1"]
-    arguments += ["data.train_size=500", "constraints.widths=staircase", "constraints.staircase_points=3"]
+    path = small_networks.save_trained(small_networks.residual(), tmp_path / "residual.keras", digits)
+    arguments = ["model=file", f"model.path={path}", "budget.latency=0.7", "search.evaluations=3", "search.finalists=1"]
+    arguments += ["data.train_size=500", "training.fine_tune_epochs=1", "search.project=true"]
+    arguments += ["constraints.widths=staircase", "constraints.staircase_points=3"]
     processes = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -305,7 +308,9 @@ def own_files(tmp_path_factory, digits):
 @pytest.mark.slow
 def test_own_model_and_data(own_files, tmp_path):
     arguments = ["model=file", f"model.path={own_files}/X.keras", "data=npz", f"data.path={own_files}/Y.npz"]
-    folder, _ = run_in(tmp_path, *arguments, "search.evaluations=5", "training.epochs=2", "budget.latency=0.95")
+    folder, _ = run_in(
+        tmp_path, *arguments, "search.evaluations=3", "training.fine_tune_epochs=1", "budget.latency=0.95"
+    )
     dense, *pruned = metrics_of(folder)["rows"]
     assert dense["test_accuracy"] > 0.9
     assert len(pruned) == 2
@@ -398,7 +403,7 @@ def test_data_that_do_not_fit_the_model(tmp_path, own_files):
 
 @pytest.mark.slow
 def test_budget_below_what_is_possible_names_the_range(tmp_path):
-    done = command("experiment=quick", "budget.latency=0.01", cwd=tmp_path)
+    done = command(*SMALL, "budget.latency=0.01", cwd=tmp_path)
     assert done.returncode == 2
     said = " ".join(done.stderr.split())
     assert "latency 0.01 was asked for, 0." in said

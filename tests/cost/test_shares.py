@@ -4,20 +4,20 @@ import keras
 import pytest
 
 from autoprune.cost.flops import flops_per_layer
-from autoprune.cost.shares import held_share, parameters_per_layer
+from autoprune.cost.shares import parameters_per_layer, share_of
 from autoprune.graph import find_branches
 
 
 def test_share_counts_layers_within_the_named_ones():
     amounts = {"a": 1.0, "block/a": 2.0, "block/inner/b": 3.0, "blocks": 4.0}
-    assert held_share(("block",), amounts) == 0.5
-    assert held_share(("a", "block/inner"), amounts) == 0.4
-    assert held_share((), amounts) == 0.0
+    assert share_of(("block",), amounts) == 0.5
+    assert share_of(("a", "block/inner"), amounts) == 0.4
+    assert share_of((), amounts) == 0.0
 
 
 def test_share_of_a_whole_that_holds_more_than_its_layers():
-    assert held_share(("a",), {"a": 1.0, "b": 1.0}, 4.0) == 0.25
-    assert held_share(("a",), {}) == 0.0
+    assert share_of(("a",), {"a": 1.0, "b": 1.0}, 4.0) == 0.25
+    assert share_of(("a",), {}) == 0.0
 
 
 def test_parameters_of_layers_add_up_to_those_of_the_model():
@@ -35,7 +35,7 @@ def test_parameters_of_layers_add_up_to_those_of_the_model():
     assert parameters["frames/inner/conv"] == 3 * 3 * 3 * 4 + 4
     assert parameters["shared"] == 4 * 4 + 4
     within = model.get_layer("both").count_params()
-    assert held_share(("both",), parameters) == pytest.approx(within / model.count_params())
+    assert share_of(("both",), parameters) == pytest.approx(within / model.count_params())
 
 
 def test_what_a_nested_branch_holds():
@@ -47,5 +47,5 @@ def test_what_a_nested_branch_holds():
     model = keras.Model(entered, x)
     (branch,) = find_branches(model)
     assert branch.layers == ("block/conv",)
-    assert held_share(branch.layers, parameters_per_layer(model)) == 0.5
-    assert held_share(branch.layers, flops_per_layer(model)) == 0.5
+    assert share_of(branch.layers, parameters_per_layer(model)) == 0.5
+    assert share_of(branch.layers, flops_per_layer(model)) == 0.5

@@ -19,7 +19,7 @@ CHANCE = np.random.default_rng(0)
 IMAGES = CHANCE.random((96, 16, 16, 1), "float32")
 LABELS = CHANCE.integers(0, 10, 96)
 TEACHER = np.log(CHANCE.dirichlet(np.ones(10), 96)).astype("float32")
-PLANS = (0.5, 0.25, 0.8)
+PLANS = (0.25, 0.8)
 
 
 def tuning():
@@ -48,18 +48,24 @@ def compiled(model, passes):
     return outputs, model.get_weights()
 
 
-def compare(model):
-    """Run every plan both ways. Tuned weights are close, not equal: Adam divides by gradients that are but rounding."""
+def differences(model):
+    """Of every plan run both ways: the largest of the outputs, in tolerances, and that of 99 % of the weights.
+
+    Tuned weights are close, not equal: Adam divides by gradients that are but rounding.
+    """
     surgeon, planner = Surgeon(model), Planner(model)
     snapshot, passes = surgeon.snapshot(), passes_of(model)
+    outputs, weights = [], []
     for ratio in PLANS:
         found = []
         for run in (eagerly, partial(compiled, passes=passes)):
             with surgeon.pruning(planner.plan(ratio), snapshot):
                 found.append(run(model))
-        np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
-        differences = [np.abs(a - b).ravel() for a, b in zip(found[0][1], found[1][1], strict=True)]
-        assert np.quantile(np.concatenate(differences), 0.99) < 1e-3
+        (eager, tuned), (traced, as_traced) = found
+        outputs.append(np.max(np.abs(eager - traced) / (1e-5 + 1e-4 * np.abs(traced))))
+        changes = [np.abs(a - b).ravel() for a, b in zip(tuned, as_traced, strict=True)]
+        weights.append(np.quantile(np.concatenate(changes), 0.99))
+    return outputs, weights
 
 
 @pytest.mark.parametrize(
@@ -68,7 +74,9 @@ def compare(model):
 )
 def test_it_is_what_runs_eagerly_whatever_was_removed(name):
     keras.utils.set_random_seed(0)
-    compare(zoo.build(name, (16, 16, 1), 10, width=0.25))
+    outputs, weights = differences(zoo.build(name, (16, 16, 1), 10, width=0.25))
+    assert np.max(outputs) <= 1
+    assert np.max(weights) < 1e-3
 
 
 def network(*middle, classes=10, dtype=None):
@@ -111,7 +119,9 @@ class Halved(layers.Conv2D):
 )
 def test_so_it_is_with_what_training_asks_of_layers(middle):
     """What is dropped depends on a seed that is a variable too. Numbers of channels are read off nothing."""
-    compare(network(*middle))
+    outputs, weights = differences(network(*middle))
+    assert np.max(outputs) <= 1
+    assert np.max(weights) < 1e-3
 
 
 def test_one_number_that_tells_two_classes_apart():

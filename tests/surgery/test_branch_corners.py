@@ -1,6 +1,7 @@
 """Dropped branches in training, beside other models, on failure; and what is refused, saying why."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -107,7 +108,11 @@ def test_a_branch_that_goes_while_fit_runs_as_between_two_fits():
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="checkpoints of TensorFlow")
 def test_checkpoints_of_tensorflow_can_still_be_written(tmp_path):
+    """Each holds the weights that the model has when it is written."""
     import tensorflow as tf
+
+    def sizes_in(path):
+        return [math.prod(shape) for name, shape in tf.train.list_variables(path) if name.startswith("model/")]
 
     model = small()
     model.compile("adam", "mse", jit_compile=False)
@@ -115,9 +120,13 @@ def test_checkpoints_of_tensorflow_can_still_be_written(tmp_path):
     whole = Surgeon(model)
     snapshot = whole.snapshot()
     whole.apply(half_without(model, BLOCK))
-    tf.train.Checkpoint(model=model).save(tmp_path / "without")
+    without = tf.train.Checkpoint(model=model).save(tmp_path / "without")
+    left = model.count_params()
     whole.restore(snapshot)
-    tf.train.Checkpoint(model=model).save(tmp_path / "with")
+    dense = tf.train.Checkpoint(model=model).save(tmp_path / "with")
+    # The optimiser's own variables stand beside the weights.
+    assert left <= sum(sizes_in(without)) < sum(sizes_in(dense))
+    assert model.count_params() <= sum(sizes_in(dense))
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="parameters of PyTorch")

@@ -116,14 +116,14 @@ def test_interrupted_it_goes_on_to_the_same_bits(search, tmp_path, runtime):
 
     files = StartFiles(tmp_path / "parts")
     data, folder = finetune.load_data(settings.data, settings.model), RunFolder.make(files.folder)
-    model = finetune.started(settings, data, files)
+    model = finetune.load_start(settings, data, files)
 
     def stop(done, logs):
         if done >= 1.4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetuning.fine_tuned(model, data, settings, files, stop)
+        finetuning.fine_tune(model, data, settings, files, stop)
     newest = Checkpoints(files.folder / "checkpoint.safetensors", {}).newest()
     assert (newest.position["epoch"], newest.position["step"]) == (1, 3)
     resumed = run(settings, folder.path)

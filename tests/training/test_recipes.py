@@ -13,7 +13,7 @@ from autoprune.settings import TrainingSettings
 from autoprune.training import train
 from autoprune.training.augmentation import change_for, shift, shift_flip
 from autoprune.training.batches import Batches, InOrder
-from autoprune.training.schedules import cosine, fine_tuning_schedule
+from autoprune.training.schedules import Cosine, fine_tuning_schedule
 
 
 def softmax(x):
@@ -220,11 +220,22 @@ def test_layers_of_keras_draw_anew_for_every_batch_and_alike_for_the_same():
 
 def test_rewinding_goes_through_the_last_epochs_of_the_base_training_again():
     settings = TrainingSettings(epochs=10, learning_rate=0.02, warm_up=0.2, schedule="rewinding", fine_tune_epochs=4)
-    whole = [float(cosine(0.02, 50, 0.2)(step)) for step in range(50)]
+    whole = [float(Cosine(0.02, 50, 0.2)(step)) for step in range(50)]
     again = fine_tuning_schedule(settings, 4, 5)
     np.testing.assert_allclose([float(again(step)) for step in range(20)], whole[30:], rtol=1e-6)
     assert whole[9] < whole[10] == max(whole)
     assert whole[49] < 1e-3 * whole[10] + 1e-4
+
+
+@pytest.mark.parametrize(("peak", "steps", "warm_up"), [(0.02, 50, 0.2), (1e-3, 7, 0.0), (2e-3, 1, 0.5)])
+def test_a_cosine_is_that_of_keras(peak, steps, warm_up):
+    """To the last bit, also beyond its end."""
+    rising = round(warm_up * steps)
+    start = {"initial_learning_rate": 0.0, "warmup_target": peak, "warmup_steps": rising}
+    start = start if rising else {"initial_learning_rate": peak}
+    expected = keras.optimizers.schedules.CosineDecay(decay_steps=max(steps - rising, 1), **start)
+    ours = Cosine(peak, steps, warm_up)
+    assert [float(ours(step)) for step in range(steps + 3)] == [float(expected(step)) for step in range(steps + 3)]
 
 
 def test_a_cosine_begins_low_and_ends_at_nothing():

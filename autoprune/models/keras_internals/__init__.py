@@ -44,7 +44,7 @@ from autoprune.models.keras_internals.saving import (
     saves_its_graph,
     set_class,
 )
-from autoprune.models.keras_internals.shapes import StaticShapes, refresh_outside, refresh_shapes, refused_calls
+from autoprune.models.keras_internals.shapes import StaticShapes, list_refused_calls, refresh_outside, refresh_shapes
 from autoprune.models.keras_internals.training import (
     collect_state,
     drop_slots,
@@ -123,6 +123,7 @@ __all__ = [
     "key_without_bounds",
     "layer_variable",
     "layers_by_path",
+    "list_refused_calls",
     "maker_of",
     "mask_of",
     "models_within",
@@ -138,7 +139,6 @@ __all__ = [
     "read_attribute",
     "refresh_outside",
     "refresh_shapes",
-    "refused_calls",
     "remember",
     "renew_compiled_functions",
     "renew_identities",

@@ -122,7 +122,7 @@ def refresh_outside(graph: Any, changed: set[int]) -> list[str]:
     return list(dict.fromkeys(lost))
 
 
-def refused_calls(models: Iterable[Any]) -> list[str]:
+def list_refused_calls(models: Iterable[Any]) -> list[str]:
     """Names of the layers in models with a graph, nested ones included, that expect other sizes than they get."""
     graphs = [graph for model in models if is_graph(model) for graph in graphs_within(graph_of(model))]
     names = [node.operation.name for graph in graphs for node in nodes_of(graph) if _is_refused(node)]

@@ -287,8 +287,8 @@ def test_dependences_give_the_operations_of_a_pruned_model():
 
 @pytest.mark.slow
 def test_the_compiler_is_guessed_better_than_by_operations(compiler):
-    """Whole-model compilations of small_resnet on v3: 36 plans teach, 14 others judge."""
-    model = zoo.build("small_resnet", (16, 16, 3), 10, 0.5)
+    """Whole-model compilations of plain_cnn on v3: 30 plans teach, 14 others judge."""
+    model = zoo.build("plain_cnn", (16, 16, 3), 10, 0.5)
     planner = Planner(model, constraints=Constraints(multiple_of=4, depth=False))
     surrogate = Surrogate(planner.space.sizes, layer_dependences(model, planner.groups))
     surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
@@ -296,18 +296,18 @@ def test_the_compiler_is_guessed_better_than_by_operations(compiler):
     cost_model = open_cost_model(Target("tpu_v3", 128), cache=None, client=compiler)
     generator = np.random.default_rng(0)
     seen = []
-    for _ in range(50):
+    for _ in range(44):
         ratios = [ratio_around(generator.uniform(0.4, 0.9), d, 0.1) for d in generator.uniform(-1, 1, 6)]
         candidate = planner.space.nearest(ratios)
         with surgeon.pruning(planner.space.plan(candidate), snapshot):
             seen.append((planner.space.values(candidate), cost_model.submit(model)))
     costs = [(widths, future.result(timeout=600)) for widths, future in seen]
     assert all(sum(cost.layers.values()) <= cost.latency * (1 + 1e-9) for _, cost in costs)
-    for widths, cost in costs[:36]:
+    for widths, cost in costs[:30]:
         surrogate.observe(widths, cost)
-    true = [cost.latency for _, cost in costs[36:]]
-    guessed = [surrogate.predict(widths).latency for widths, _ in costs[36:]]
-    rank, by_operations = spearmanr(guessed, true)[0], spearmanr([cost.flops for _, cost in costs[36:]], true)[0]
+    true = [cost.latency for _, cost in costs[30:]]
+    guessed = [surrogate.predict(widths).latency for widths, _ in costs[30:]]
+    rank, by_operations = spearmanr(guessed, true)[0], spearmanr([cost.flops for _, cost in costs[30:]], true)[0]
     assert rank > 0.85
     assert rank > by_operations
-    assert np.mean(np.abs(np.array(guessed) / true - 1)) < 0.1
+    assert np.mean(np.abs(np.array(guessed) / true - 1)) < 0.05
