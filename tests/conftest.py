@@ -21,8 +21,8 @@ hypothesis.settings.load_profile("shared")
 
 # A process has a file at a time: the longest come first, so that none of them is left for the end.
 LONGEST = (
-    *("commands/test_search.py", "commands/test_replay.py", "training/test_devices.py", "commands/test_compare.py"),
-    *("surgery/test_backends.py", "compiler/test_pool.py", "searchers/test_searchers.py", "rl/test_transfer.py"),
+    *("commands/test_search.py", "training/test_devices.py", "surgery/test_backends.py", "commands/test_replay.py"),
+    *("commands/test_compare.py", "searchers/test_searchers.py", "compiler/test_pool.py", "rl/test_transfer.py"),
     *("surgery/test_applications.py", "surrogate/test_surrogate.py", "commands/test_measure.py", "rl/test_dyna.py"),
     *("surgery/test_exactness.py", "surgery/test_random_graphs.py", "commands/test_several_targets.py"),
     *("commands/test_finetune.py", "surgery/test_keras_hub.py", "cache/test_cache_survives.py"),

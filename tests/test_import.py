@@ -110,6 +110,7 @@ def lay_traps(folder):
         path.write_text(f"raise SystemExit('imported: {name}')\n")
 
 
+@pytest.mark.slow
 def test_no_command_imports_modules_of_the_working_folder(built, tmp_path):
     lay_traps(tmp_path)
     done = subprocess.run(

@@ -93,6 +93,7 @@ def test_what_cannot_be_costed_is_a_row(files):
     assert "any_size on tpu_v5e: " in done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_that_could_be_costed_is_an_error(files):
     options = ("model=file", "model.path=dense.keras", "target=tpu_v5e", "target.batch_size=1000000000")
     done = command(*options, module="measure", cwd=files)
@@ -124,6 +125,7 @@ def test_training_steps_on_one_device_and_a_slice(files):
     assert "Latency leaves out the time in which devices exchange gradients" in said
 
 
+@pytest.mark.slow
 def test_training_step_that_does_not_fit_says_what_it_needs(files):
     """Whatever is too large is a row, in both tables."""
     options = ("model=file", "model.path=dense.keras", "target=tpu_v5e", "target.batch_size=100000000", "devices=[1]")
@@ -200,6 +202,7 @@ def test_branches_with_the_latency_that_they_hold(tmp_path):
     assert json.loads((folder / "groups.json").read_text())
 
 
+@pytest.mark.slow
 def test_sweep_over_uniform_ratios(tmp_path):
     options = ("model=plain_cnn", "model.width=0.5", "target=tpu_v5e", "sweep=uniform", "keep_ratios=[0.5,0.25]")
     folder, done = run_in(tmp_path, *options, module="measure")

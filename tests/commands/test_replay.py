@@ -115,7 +115,7 @@ def evaluations_in(journal):
 
 
 def test_zero_shot_on_another_network_and_target_is_one_evaluation_within_the_budget(learnt, files, other, tmp_path):
-    given = [f"policy={learnt[0]}", *other, "target=tpu_v3", "target.batch_size=64"]
+    given = [f"policy={learnt[0]}", *other, "target=tpu_v3", "target.batch_size=256"]
     folder, done = run_in(tmp_path, *given, *REPLAY, module="replay")
     metrics = metrics_of(folder)
     counts = {name: len(course) for name, course in metrics["courses"].items()}

@@ -70,7 +70,11 @@ def test_recovery_helps_and_leaves_the_model_as_it_was(evaluator, trained, recov
 
 
 @pytest.mark.parametrize(
-    "settings", [{"recovery": "none"}, {"recovery": "tuning", "tuning_steps": 3}, {"recovery": "reconstruction"}]
+    "settings",
+    [
+        *({"recovery": "none"}, {"recovery": "tuning", "tuning_steps": 3}),
+        pytest.param({"recovery": "reconstruction"}, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("score", ["accuracy", "likelihood", "agreement"])
 def test_same_plan_same_score(evaluator, settings, score):

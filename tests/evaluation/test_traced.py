@@ -70,7 +70,11 @@ def differences(model):
 
 @pytest.mark.parametrize(
     "name",
-    ["plain_cnn", "vgg16", pytest.param("resnet20", marks=pytest.mark.slow), "small_mobilenet", "small_densenet"],
+    [
+        "plain_cnn",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16", "resnet20", "small_mobilenet")),
+        "small_densenet",
+    ],
 )
 def test_it_is_what_runs_eagerly_whatever_was_removed(name):
     keras.utils.set_random_seed(0)

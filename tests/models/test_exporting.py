@@ -47,6 +47,7 @@ def test_every_format_gives_the_outputs_of_the_pruned_model(topology, tmp_path):
     assert {path.name for path in (tmp_path / "new").iterdir()} == set(NAMES.values())
 
 
+@pytest.mark.slow
 def test_files_are_of_the_pruned_model(small, tmp_path):
     whole = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.125)
     sizes = [

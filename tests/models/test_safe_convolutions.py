@@ -72,6 +72,7 @@ def on_one_thread():
     train(model, data, TrainingSettings(batch_size=4), epochs=20, learning_rate=1e-3, seed=0)
 
 
+@pytest.mark.slow
 def test_with_one_thread_it_trains_too():
     """Without the work-around that ends the process each time."""
     done = subprocess.run(

@@ -87,8 +87,8 @@ def run_whole(data, settings, teacher=False, loop=None):
     [
         (PLAIN, (1.5, 2.5), None, False),
         (PLAIN, (0.3, 1.8), 2, True),
-        (RICH, (1.6, 2.0, 3.4), 3, False),
-        (RICH, (0.2, 3.9), 1, True),
+        pytest.param(RICH, (1.6, 2.0, 3.4), 3, False, marks=pytest.mark.slow),
+        pytest.param(RICH, (0.2, 3.9), 1, True, marks=pytest.mark.slow),
     ],
 )
 def test_interrupted_training_ends_with_the_same_bits(few, tmp_path, settings, at, every, teacher):
@@ -102,6 +102,7 @@ def test_interrupted_training_ends_with_the_same_bits(few, tmp_path, settings, a
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
+@pytest.mark.slow
 def test_the_start_is_the_best_also_after_an_interruption(few, tmp_path):
     """Where no epoch was as good as it; where one was, nothing is changed by asking for it."""
     begun = network().get_weights()

@@ -245,6 +245,7 @@ def test_fine_tuning_that_diverges_costs_only_itself(digits, messages):
         np.testing.assert_array_equal(now, before)
 
 
+@pytest.mark.slow
 def test_a_finished_model_is_tested_as_it_is_run_eagerly(digits):
     """Passes are compiled once for the plans of all widths."""
     model = small()
