@@ -65,6 +65,7 @@ def write_report(report: Report, path: str | Path) -> None:
         rows=result_cells(report.rows),
         caption=result_caption(report.rows[0].cost),
         scatter=Markup(scatter),
+        uniform="uniform" in report.courses,
         widths=Markup(plots.widths(report.sizes, report.plans, report.gone)),
         models=[row.name for row in report.rows],
         branches=[(row.name, row.layers, branch_cells(row)) for row in report.branches],

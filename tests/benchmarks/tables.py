@@ -1,4 +1,4 @@
-"""Writes every table of results from the JSON files in `results` to `results/RESULTS.md`, and one to the first README.
+"""Writes every table of results from the JSON files in `results` to `results/RESULTS.md`, and two to the first README.
 
     python tests/benchmarks/tables.py
 
@@ -14,7 +14,6 @@ from typing import Any
 FOLDER = Path(__file__).parent / "results"
 OUT = FOLDER / "RESULTS.md"
 README = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- results: made by tests/benchmarks/tables.py -->\n", "<!-- end of results -->\n"
 HEAD = """\
 # Results
 
@@ -58,7 +57,7 @@ COMPARISONS = {
     "digits_v5e_40": (
         "Small residual network on digits, TPU v5e, 40 %",
         "python -m autoprune.compare latencies=[0.4] seeds=[0,1,2,3,4] "
-        "searchers=[uniform,uniform_depth_width,random,greedy,evolution,rl] controls=[]",
+        "searchers=[uniform,uniform_depth_width,random,greedy,evolution,rl] controls=[] uniform_curve=2",
     ),
     "fashion_small": (
         "Plain network of a quarter of the width, TPU v5e, 70 %",
@@ -119,9 +118,34 @@ COMPARISONS = {
 
 def main() -> None:
     OUT.write_text(render())
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{summary()}\n\n{END}{rest.partition(END)[2]}")
+    README.write_text(fill(README.read_text()))
     print(f"{OUT}\n{README}")
+
+
+def fill(text: str) -> str:
+    """A text with a table between its marks for each of those that it has."""
+    for name, make in {"first command": first_command, "results": summary}.items():
+        begin, end = f"<!-- {name}: made by tests/benchmarks/tables.py -->\n", f"<!-- end of {name} -->\n"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{make()}\n\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def first_command() -> str:
+    """The searchers on the problem of the first command, the best first, over seeds."""
+    record = read("compare_digits_v5e_40.json")
+    over = {one["searcher"]: one["interval"] for one in record["differences"] if one["reference"] == "hand-set uniform"}
+    rows = [
+        [
+            f"`{row['searcher']}`",
+            mean_percent(row["accuracy"]),
+            percent(row["latency"]),
+            "-" if row["searcher"] not in over else points(over[row["searcher"]]),
+        ]
+        for row in sorted(record["rows"], key=lambda row: -row["accuracy"]["mean"])
+        if row["searcher"] != "uniform"
+    ]
+    return table(["searcher", "test accuracy", "latency", "over the best plan set by hand (points)"], rows)
 
 
 def summary() -> str:
@@ -357,13 +381,7 @@ def _single() -> list[Section]:
         ("What makes a search quick", "search_speed.json", _SPEED, search_speed),
         ("Where the time of a search goes", "breakdown.json", _BREAKDOWN, breakdown),
         ("How far a step of the environment goes", "walk.json", "python tests/benchmarks/walk.py", walk),
-        ("Passes traced once for all widths", "traced.json", "python tests/benchmarks/traced.py", traced),
-        (
-            "Passes that branches can be dropped from",
-            "traced.json",
-            "python tests/benchmarks/traced.py --drops --networks resnet20",
-            traced_drops,
-        ),
+        ("Passes traced once for all widths", "traced.json", _TRACED, traced),
         ("Surgery beside Torch-Pruning", "surgery.json", _SURGERY, surgery),
         ("Surgery where branches go", "episodes.json", "python tests/benchmarks/episodes.py", episodes),
         (
@@ -386,9 +404,10 @@ _TRANSFER = "python tests/benchmarks/transfer.py --seeds 3 --evaluations 10"
 _NOISE = (
     "python tests/benchmarks/score_noise.py --comparison compare_resnet20_v3_45_finalists.json --budget 0.45 --draws 4"
 )
-_DROPS = "python tests/benchmarks/surrogate.py --drops --plans 280"
+_DROPS = "python tests/benchmarks/surrogate.py --drops --networks resnet20 --plans 280"
 _SPEED = "python tests/benchmarks/search_speed.py --plans 8"
 _BREAKDOWN = "python tests/benchmarks/breakdown.py --searchers random greedy evolution td3 dyna_ppo --evaluations 20"
+_TRACED = "python tests/benchmarks/traced.py\npython tests/benchmarks/traced.py --drops --networks resnet20"
 _SURGERY = 'pip install ".[bench]"\npython tests/benchmarks/surgery.py --repetitions 7'
 _ONEDNN = "python tests/benchmarks/onednn.py --networks 8 --out tests/benchmarks/results/onednn_without_avx512.json"
 
@@ -703,7 +722,7 @@ def traced(found: Json) -> str:
         "of the zoo; `vgg16` of a quarter, `resnet20` and `mobilenet_v2` of half the width) and 32x32 (networks of "
         "`keras.applications`)."
     )
-    return f"{first}\n\n{table(['network', 'times as fast', 'plans', 'tracing'], rows)}"
+    return f"{first}\n\n{table(['network', 'times as fast', 'plans', 'tracing'], rows)}\n\n{traced_drops(found)}"
 
 
 def traced_drops(found: Json) -> str:
@@ -717,6 +736,7 @@ def traced_drops(found: Json) -> str:
                 *row["widths_alone_with_over_without_conditions_range"],
             ),
             f"{row['computing_over_flops_median']:.2f}",
+            "{:.2f} ({:.2f} to {:.2f})".format(row["over_widths_per_flop_median"], *row["over_widths_per_flop_range"]),
             f"{row['tracing_seconds']:.1f} s ({row['tracing_seconds_for_widths_alone']:.1f} s)",
         ]
         for name, row in found["drops"].items()
@@ -725,10 +745,11 @@ def traced_drops(found: Json) -> str:
         f"Plans of random widths without half of the branches, {found['plans']} of them: how many times as fast as "
         "eagerly they are scored (median and range), and how far the scores differ. Beside them plans that keep all "
         "branches, by these passes over by passes for widths alone: what the conditions cost. Then half of the "
-        "branches at full width beside the dense network, processor time over FLOPs: 1 is as fast as their size says. "
-        "What tracing takes, and for widths alone. Images of 28x28, half the width."
+        "branches at full width: processor time over FLOPs beside the dense network, and beside uniform plans of about "
+        "as many FLOPs by passes for widths alone, where less than 1 is faster. What tracing takes, and for widths "
+        "alone. Images of 28x28, half the width."
     )
-    heads = ["network", "times as fast", "scores differ by", "conditions", "time over FLOPs", "tracing"]
+    heads = ["network", "times as fast", "scores differ by", "conditions", "time over FLOPs", "over widths", "tracing"]
     return f"{first}\n\n{table(heads, rows)}"
 
 

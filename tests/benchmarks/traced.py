@@ -8,7 +8,8 @@ after how many plans the tracing has paid. Images are random: only times are tak
 
 With `--drops` the plans also drop half of the network's branches. Beside them plans of widths alone are scored by a
 trace that branches can be dropped from and by one that serves widths alone: what the conditions cost. And plans that
-drop half of the branches at full width are scored in turns with the dense network: time for time and FLOP for FLOP.
+drop half of the branches at full width are scored in turns with the dense network, and with uniform plans of about as
+many FLOPs by a trace for widths alone: time for time and FLOP for FLOP.
 Results go to `tests/benchmarks/results/traced.json`.
 """
 
@@ -153,11 +154,22 @@ def measured_with_drops(name: str, count: int) -> dict[str, Any]:
     widths = bench.compare(bench.random_widths, {"plain": plain, "traced": compiled}, count)
     dense = bench.planner.plan(1.0)
     all_flops, beside_dense = bench.flops(dense), []
+    uniform = {bench.flops(plan): plan for plan in map(bench.planner.plan, np.linspace(0.4, 0.95, 23).tolist())}
     for _ in range(count):
         half = bench.without_half(dense)
-        (whole, whole_computing, _), (rest, rest_computing, _) = (bench.time(plan, compiled) for plan in (dense, half))
-        row = {"time": rest / whole, "computing": rest_computing / whole_computing}
-        beside_dense.append({**row, "flops": bench.flops(half) / all_flops})
+        flops = bench.flops(half)
+        near = min(uniform, key=lambda known: abs(known - flops))
+        asked = ((dense, compiled), (half, compiled), (uniform[near], plain))
+        whole, rest, narrow = (bench.time(plan, passes)[:2] for plan, passes in asked)
+        beside_dense.append(
+            {
+                "time": rest[0] / whole[0],
+                "computing": rest[1] / whole[1],
+                "flops": flops / all_flops,
+                # Computing per FLOP over that of the uniform plan.
+                "over_widths": rest[1] / flops / (narrow[1] / near),
+            }
+        )
     # Other work on the machine makes the times themselves longer at random.
     costs = [run["traced computing"] / run["plain computing"] for run in widths]
     return {
@@ -167,6 +179,8 @@ def measured_with_drops(name: str, count: int) -> dict[str, Any]:
         "widths_alone_with_over_without_conditions_range": [min(costs), max(costs)],
         "widths_alone_runs": widths,
         "computing_over_flops_median": float(np.median([row["computing"] / row["flops"] for row in beside_dense])),
+        "over_widths_per_flop_median": float(np.median([row["over_widths"] for row in beside_dense])),
+        "over_widths_per_flop_range": [extreme(row["over_widths"] for row in beside_dense) for extreme in (min, max)],
         "beside_dense": beside_dense,
     }
 
