@@ -8,8 +8,8 @@ from typing import Any
 from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
 from autoprune.records import Evaluation
 from autoprune.searchers import BudgetedEvaluator
+from autoprune.searchers.choice import find_finalists
 from autoprune.searchers.hand_set import is_hand_set
-from autoprune.searchers.objective import DISTINCT
 from autoprune.settings import CompareSettings, SearchSettings
 
 
@@ -69,15 +69,15 @@ class Run:
     finalists: tuple[Evaluation, ...]
 
     @classmethod
-    def of(cls, evaluator: BudgetedEvaluator, finalists: int, apart: float = DISTINCT) -> "Run":
-        """The run of a searcher that has used its evaluations, with so many finalists at most, so far apart."""
+    def of(cls, evaluator: BudgetedEvaluator, finalists: int, *, hand_set: bool = False) -> "Run":
+        """The run of a searcher, or of a hand-set rule, that has used its evaluations, with its finalists at most."""
         objective, history = evaluator.problem.objective, evaluator.history
         return cls(
             keys=tuple(trial.evaluation.key for trial in history),
             rewards=tuple(trial.reward if objective.met_by(trial.evaluation) else None for trial in history),
             seconds=tuple(trial.seconds for trial in history),
             costed=evaluator.costed,
-            finalists=tuple(objective.finalists(history.evaluations, finalists, apart)),
+            finalists=tuple(find_finalists(evaluator, finalists, hand_set=hand_set)),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -69,25 +69,31 @@ class Evaluator:
         self._snapshot = self._surgeon.snapshot()
         self._failed: set[str] = set()
         self._dense: _Dense | None = None
+        self._recoveries: dict[int, _Recovery] = {}  # By draw.
 
     @property
     def space(self) -> SearchSpace:
         """The plans that may be scored."""
         return self.planner.space
 
-    def evaluate(self, candidate: Candidate) -> Evaluation:
+    def evaluate(self, candidate: Candidate, draw: int = 0) -> Evaluation:
         """Score a candidate's plan, or look it up if the journal has it.
 
         A plan that cannot be compiled, or whose outputs are not finite, gives an evaluation that has failed; the
         search can go on. A failure of an earlier process is not believed: it may have been that machine's.
+
+        Args:
+            candidate: to be scored.
+            draw: which images of the training split it recovers with before it is scored: 0 is the first ones, each
+                number above it a draw of as many. How scores of one plan differ between draws is their chance.
         """
         plan = self.space.plan(candidate)
-        evaluation = self.journal.find(plan_key(plan))
+        evaluation = self.journal.find(plan_key(plan), draw)
         if evaluation is None or (evaluation.failed and evaluation.key not in self._failed):
-            evaluation = self._score(plan)
+            evaluation = self._score(plan, draw)
             if evaluation.failed:
                 self._failed.add(evaluation.key)
-            self.journal.add(evaluation)
+            self.journal.add(evaluation, draw)
         return evaluation
 
     def note(self, searcher: str, number: int, evaluation: Evaluation) -> None:
@@ -123,14 +129,17 @@ class Evaluator:
         images = self._data.train.head(count).images
         return measure_contributions(self.model, self.planner.branches, images)
 
-    def _score(self, plan: Plan) -> Evaluation:
+    def _score(self, plan: Plan, draw: int) -> Evaluation:
         start = time.perf_counter()
         cost, signals = None, Signals(math.nan, math.nan, math.nan)
-        self._dense = dense = self._dense or self._look_at_dense()
+        if draw not in self._recoveries:
+            self._recoveries[draw] = self._prepare_recovery(draw)
+        recovery = self._recoveries[draw]
+        self._dense = dense = self._dense or self._look_at_dense(recovery)
         try:
-            with self._prune(plan):
+            with self._prune(plan, recovery):
                 pending = self._cost_model.submit(self.model)
-                signals = self._signals(dense, plan.pruned)
+                signals = self._signals(dense, recovery, plan.pruned)
             cost = pending.result()
             error = self._complaint(signals, plan.pruned)
         except CostError as failure:
@@ -172,63 +181,81 @@ class Evaluator:
             f"{settings.recalibration_images}), or another recovery (evaluation.recovery={settings.recovery} now)."
         )
 
-    def _signals(self, dense: "_Dense", pruned: set[str]) -> Signals:
+    def _signals(self, dense: "_Dense", recovery: "_Recovery", pruned: set[str]) -> Signals:
         """Of the model as it is now, with these groups and branches pruned; it is tuned and recalibrated."""
         batch_size, model = self._settings.batch_size, self.model
         compiled = dense.passes.compiled(pruned)
         tune, collect = (None, None) if compiled is None else (compiled.tune, compiled.collect)
         # The dense model has nothing to recover from: a few steps would only unsettle it.
-        if dense.tuning is not None and pruned:
-            dense.tuning(model, tune)
-        recalibrate(model, dense.images, batch_size, collect)
+        if recovery.tuning is not None and pruned:
+            recovery.tuning(model, tune)
+        recalibrate(model, recovery.recalibrating, batch_size, collect)
         return read_signals(model, self._data.reward, dense.log_probabilities, batch_size, compiled)
 
-    def _look_at_dense(self) -> "_Dense":
-        """Ask the dense model, which the model is between plans, what is needed of it."""
-        settings, data = self._settings, self._data
-        found, tuning = None, None
-        if settings.score == "agreement":
-            found = predict_log_probabilities(self.model, data.reward.images, settings.batch_size)
+    def _prepare_recovery(self, draw: int) -> "_Recovery":
+        """Images to recover with, and what the dense model, which the model is between plans, says of them."""
+        settings, train = self._settings, self._data.train
+        if draw:
+            count = max(settings.recovery_images, settings.recalibration_images)
+            train = train.part(np.random.default_rng(draw).permutation(len(train))[:count])
+        tuning, some = None, train.head(settings.recovery_images)
         if settings.recovery == "tuning":
-            some = data.train.head(settings.recovery_images)
             teacher = predict_log_probabilities(self.model, some.images, settings.batch_size)
             tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
+        return _Recovery(train.head(settings.recalibration_images).images, some.images, tuning)
+
+    def _look_at_dense(self, recovery: "_Recovery") -> "_Dense":
+        """Ask the dense model, which the model is between plans, what is needed of it."""
+        settings, data, tuning = self._settings, self._data, recovery.tuning
+        found = None
+        if settings.score == "agreement":
+            found = predict_log_probabilities(self.model, data.reward.images, settings.batch_size)
         groups, branches = self.planner.all_groups, self.planner.branches
         if tuning is None:
             passes = Passes(self.model, groups, data.train.images[:8], branches=branches)
         else:
             passes = Passes(self.model, groups, *tuning.first(8), tuning.loss_for(self.model), branches)
-        return _Dense(data.train.head(settings.recalibration_images).images, passes, tuning, found)
+        return _Dense(passes, found)
 
     @contextmanager
-    def _prune(self, plan: Plan) -> Iterator[None]:
+    def _prune(self, plan: Plan, recovery: "_Recovery") -> Iterator[None]:
         """The model is pruned within the block, its layers fitted anew where that is asked for."""
         if self._settings.recovery != "reconstruction":
             with self._surgeon.pruning(plan, self._snapshot):
                 yield
             return
         try:
-            some = self._data.train.head(self._settings.recovery_images)
-            apply_with_reconstruction(self._surgeon, plan, some.images)
+            apply_with_reconstruction(self._surgeon, plan, recovery.fitting)
             yield
         finally:
             self._surgeon.restore(self._snapshot)
 
 
 @dataclass(frozen=True)
-class _Dense:
-    """What is asked of the dense model, and read of the data, once for all plans.
+class _Recovery:
+    """What a pruned model recovers with before it is scored, the same for all plans of one draw.
 
     Attributes:
-        images: batch norms are recalibrated with them.
-        passes: compiled for all plans.
+        recalibrating: images for batch-norm statistics.
+        fitting: images that tune it, or that its layers are fitted to.
         tuning: that every plan gets, if any.
+    """
+
+    recalibrating: np.ndarray | LazyImages
+    fitting: np.ndarray | LazyImages
+    tuning: ShortTuning | None
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """What is asked of the dense model once for all plans.
+
+    Attributes:
+        passes: compiled for all plans.
         log_probabilities: (n, classes) for the reward split, if plans are scored by them.
     """
 
-    images: np.ndarray | LazyImages
     passes: Passes
-    tuning: ShortTuning | None
     log_probabilities: np.ndarray | None
 
 

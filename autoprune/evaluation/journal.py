@@ -44,16 +44,17 @@ class Journal:
                 f"'{self.path}' is not a usable journal: {error}. Move it away to start anew."
             ) from error
 
-    def find(self, key: str) -> Evaluation | None:
-        """The evaluation of the plan with this key, if there is one."""
-        row = self._database.execute("SELECT record FROM evaluations WHERE key = ?", (key,)).fetchone()
+    def find(self, key: str, draw: int = 0) -> Evaluation | None:
+        """The evaluation of the plan with this key by this draw, if there is one."""
+        row = self._database.execute("SELECT record FROM evaluations WHERE key = ?", (_row(key, draw),)).fetchone()
         return evaluation_from_json(json.loads(row[0])) if row else None
 
-    def add(self, evaluation: Evaluation) -> None:
+    def add(self, evaluation: Evaluation, draw: int = 0) -> None:
         """Store an evaluation; it is on disk when this returns."""
         record = json.dumps(evaluation_to_json(evaluation))
         with self._database:
-            self._database.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?)", (evaluation.key, record))
+            row = _row(evaluation.key, draw)
+            self._database.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?)", (row, record))
 
     def add_request(self, searcher: str, number: int, key: str) -> None:
         """Note that a searcher's evaluation of this number, from 1, was of the plan with this key."""
@@ -100,6 +101,11 @@ class Journal:
                 f"The journal '{self.path}' belongs to another search ({details}). Resume with the settings it was "
                 "begun with, or start in a new run folder."
             )
+
+
+def _row(key: str, draw: int) -> str:
+    """Under which an evaluation of a plan is stored: the first one's row is the plan's."""
+    return f"{key}#{draw}" if draw else key
 
 
 def count_requests(path: Path) -> int:

@@ -36,7 +36,6 @@ from autoprune.searchers import Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.hand_set import hand_set_candidates, is_hand_set
 from autoprune.searchers.infeasible import nothing_found
-from autoprune.searchers.objective import DISTINCT
 from autoprune.settings import CompareSettings
 from autoprune.training.finishing import Finisher
 
@@ -175,7 +174,7 @@ def _search(
         problem, of_cell = problems[cell.budget], cell.settings(settings)
         build = searcher_builder(of_cell, folder.tensorboard / cell.name)
         _, evaluator = run_searcher(cell.name, build, problem, session, of_cell, guards[cell.budget])
-        done = Run.of(evaluator, settings.search.finalists, 0.0 if is_hand_set(cell.searcher) else DISTINCT)
+        done = Run.of(evaluator, settings.search.finalists, hand_set=is_hand_set(cell.searcher))
         if not done.finalists:
             logger.warning("%s found no plan that may be a result in %d evaluations", cell.name, len(done.keys))
         record.add_run(cell.name, done)

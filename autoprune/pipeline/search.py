@@ -25,18 +25,18 @@ from autoprune.pipeline.session import (
     validate_choices,
 )
 from autoprune.planning.plan_file import save_plan
-from autoprune.records import Branch, Evaluation, Plan, Target
+from autoprune.records import Branch, Plan, Target
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.depth import describe_dropped
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
-from autoprune.searchers import History, Problem
+from autoprune.searchers import History
+from autoprune.searchers.choice import find_finalists
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.hand_set import DEPTH_RULE, WIDTH_RULE, is_hand_set
 from autoprune.searchers.infeasible import nothing_found
-from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.policy import Policy, save_policy, training_record
 from autoprune.settings import BudgetSettings, SearcherSettings, SearchSettings
 from autoprune.training.finishing import Finished, Finisher, finish_all
@@ -132,7 +132,7 @@ def run_search(
     with open_session(model, data, settings, folder) as session:
         announce(session, settings, [settings.budget])
         problem = pose_problem(session, settings, surrogate=session.surrogate)
-        histories, policy, guard = {}, None, ConstantRewardGuard(problem.objective)
+        histories, finalists, policy, guard = {}, {}, None, ConstantRewardGuard(problem.objective)
         rules = [WIDTH_RULE] if not problem.shortfall else []
         rules += [DEPTH_RULE] if problem.space.depth is not None else []
         hand_set = {n: searcher_builder(replace(settings, searcher=SearcherSettings(n))) for n in rules}
@@ -141,6 +141,12 @@ def run_search(
             surrogate = session.surrogate if is_hand_set(name) else None
             searcher, evaluator = run_searcher(name, build, problem, session, settings, guard, surrogate=surrogate)
             histories[name] = evaluator.history
+            if best := find_finalists(evaluator, settings.search.finalists, hand_set=is_hand_set(name)):
+                finalists[name] = best
+            else:
+                logger.warning("%s found no plan that may be a result in %d evaluations", name, evaluator.used)
+        if not finalists:
+            raise BudgetError(nothing_found(problem.objective, [of_one.evaluations for of_one in histories.values()]))
         if searcher.policy is not None:
             record = training_record(settings, [model.name], session.cost_model.target)
             policy = replace(searcher.policy, record=record)
@@ -149,7 +155,7 @@ def run_search(
         finished, kept = finish_all(
             finisher,
             problem.objective,
-            _finalists(histories, problem, settings.search.finalists),
+            finalists,
             lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
         )
     known = (*session.cautions, problem.shortfall) if problem.shortfall else session.cautions
@@ -187,20 +193,6 @@ def run_search(
         branches=session.planner.branches,
         report=folder.report,
     )
-
-
-def _finalists(histories: Mapping[str, History], problem: Problem, count: int) -> dict[str, list[Evaluation]]:
-    """Each searcher's best plans within the budget; one that found none is left out, with a warning."""
-    finalists = {}
-    for name, history in histories.items():
-        found = problem.objective.finalists(history.evaluations, count, 0.0 if is_hand_set(name) else DISTINCT)
-        if found:
-            finalists[name] = found
-        else:
-            logger.warning("%s found no plan that may be a result in %d evaluations", name, len(history))
-    if not finalists:
-        raise BudgetError(nothing_found(problem.objective, [history.evaluations for history in histories.values()]))
-    return finalists
 
 
 def prune(  # noqa: PLR0913 - each is one thing that a user sets

@@ -293,6 +293,17 @@ class SearchSpace:
                 candidate[position] = self.full[position] - candidate[position] if is_branch else moved
             yield self._candidate(candidate)
 
+    def changes(self, candidate: Candidate | np.ndarray) -> np.ndarray:
+        """(m, dimensions) All candidates that differ from one in one dimension's option."""
+        base = np.asarray(candidate, int)
+        found = [
+            np.where(np.arange(len(self)) == position, option, base)
+            for position in self.free
+            for option in range(self.full[position] + 1)
+            if option != base[position]
+        ]
+        return self.canonical(np.array(found, int).reshape(-1, len(self)))
+
     def by_name(self, candidate: Candidate) -> dict[str, int]:
         """What each dimension keeps, by its name."""
         return dict(zip(self.names, self.values(candidate).tolist(), strict=True))

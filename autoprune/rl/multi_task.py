@@ -16,10 +16,10 @@ from autoprune.envs.vector_env import PruningVecEnv
 from autoprune.errors import SettingsError
 from autoprune.rl.agents import attach, build_agent, check_agent, policy_of, write_events
 from autoprune.rl.dyna import Dyna, imagine
-from autoprune.rl.reward_model import RewardModel
 from autoprune.rl.searcher import Relabeling, context_of, play, real_episodes
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent
 from autoprune.searchers.policy import Policy
+from autoprune.searchers.reward_model import RewardModel
 from autoprune.searchers.searcher import one_thread
 from autoprune.settings import AgentSettings
 

@@ -19,9 +19,9 @@ from autoprune.envs.episode import EpisodeContext, retrace
 from autoprune.envs.vector_env import PruningVecEnv, pay_by_evaluations
 from autoprune.rl.agents import build_agent, check_agent, policy_of, start_from, write_events
 from autoprune.rl.dyna import Dyna, imagine
-from autoprune.rl.reward_model import RewardModel
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent, Problem, Proposal
 from autoprune.searchers.policy import Policy
+from autoprune.searchers.reward_model import RewardModel
 from autoprune.searchers.searcher import SearcherKind, one_thread
 from autoprune.settings import AgentSettings
 

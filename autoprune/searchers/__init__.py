@@ -3,12 +3,15 @@
 `problem.py` says what a searcher is given and makes it, `objective.py` what it is paid for and which plan is best,
 `searcher.py` what a searcher promises and how one is written, `budgeted.py` what evaluates its proposals and what came
 of them, and `projection.py` how predictions of cost change them. `uniform.py`,
-`random_search.py`, `greedy.py`, `evolution.py` and `bayes.py` are searchers; agents are in `autoprune.rl`.
+`random_search.py`, `greedy.py`, `evolution.py`, `bayes.py` and `exact.py` are searchers; agents are in `autoprune.rl`.
+`quality.py` and `reward_model.py` predict what plans are worth, `solving.py` finds the best by that, `choice.py` says
+which of a search's plans is its result.
 """
 
 from autoprune.searchers import (  # noqa: F401 - importing a searcher enters it
     bayes,
     evolution,
+    exact,
     greedy,
     random_search,
     uniform,

@@ -87,8 +87,8 @@ class History(list[Trial]):
 class Evaluates(Protocol):
     """What makes evaluations: an `Evaluator`, or something like it."""
 
-    def evaluate(self, candidate: Candidate) -> Evaluation:
-        """Score a candidate, and cost it."""
+    def evaluate(self, candidate: Candidate, draw: int = 0) -> Evaluation:
+        """Score a candidate, and cost it; each draw above 0 is a score by other images of the training split."""
         ...
 
     def cost(self, candidate: Candidate) -> CostReport:
@@ -121,6 +121,7 @@ class BudgetedEvaluator:
         problem, evaluations, surrogate: as given.
         history: the trials.
         costed: candidates of which only the cost was asked.
+        again: evaluations of trials' candidates by other draws, see `evaluate_again`.
         projector: predicts whether candidates meet the budget.
     """
 
@@ -141,6 +142,7 @@ class BudgetedEvaluator:
         self.surrogate = surrogate
         self.history = History(problem.objective)
         self.costed = 0
+        self.again: dict[Candidate, list[Evaluation]] = {}
         self.projector = BudgetProjector(problem, surrogate)
         self._evaluator = evaluator
         self._name = name
@@ -194,6 +196,11 @@ class BudgetedEvaluator:
             self._since = time.perf_counter()
             trials.append(trial)
         return trials
+
+    def evaluate_again(self, trial: Trial) -> None:
+        """One more evaluation of a trial's candidate, by another draw, free of charge: for searches that have ended."""
+        found = self.again.setdefault(trial.candidate, [])
+        found.append(self._evaluator.evaluate(trial.candidate, len(found) + 1))
 
     def cost(self, candidate: Candidate) -> CostReport:
         """Only the cost of a candidate: a compilation, no evaluation. It is counted apart.

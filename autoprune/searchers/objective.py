@@ -197,7 +197,13 @@ class Objective:
         """Of the plans that may be a result the one of the highest reward, of equal ones the fastest; None if none."""
         return next(iter(self.finalists(evaluations, 1)), None)
 
-    def finalists(self, evaluations: Iterable[Evaluation], count: int, apart: float = DISTINCT) -> list[Evaluation]:
+    def finalists(
+        self,
+        evaluations: Iterable[Evaluation],
+        count: int,
+        apart: float = DISTINCT,
+        worth: Callable[[Evaluation], float] | None = None,
+    ) -> list[Evaluation]:
         """Of the plans that may be a result those of the highest rewards, of equal ones the fastest first.
 
         A search converges: its best plans are often one plan but for a few channels, of which fine-tuning one tells
@@ -209,10 +215,12 @@ class Objective:
             count: how many at most.
             apart: by how much they differ, see `unlikeness`. Of plans on a line, such as uniform ones, 0 takes the
                 best: those that are far from it are far worse.
+            worth: what plans are ranked by; None is the reward.
         """
+        worth = worth or self.reward
         able = [evaluation for evaluation in evaluations if self.met_by(evaluation)]
         ranked: dict[str, Evaluation] = {}
-        for evaluation in sorted(able, key=lambda e: (-self.reward(e), e.required_cost.latency)):
+        for evaluation in sorted(able, key=lambda e: (-worth(e), e.required_cost.latency)):
             ranked.setdefault(evaluation.key, evaluation)
         chosen: dict[str, Evaluation] = {}
         for key, evaluation in ranked.items():

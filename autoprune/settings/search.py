@@ -11,7 +11,7 @@ class SearcherSettings:
     """What proposes plans.
 
     Attributes:
-        name: `rl`, `greedy`, `evolution`, `bayes`, `random`, or a rule set by hand: `uniform`, `uniform_skip`,
+        name: `rl`, `exact`, `greedy`, `evolution`, `bayes`, `random`, or a rule set by hand: `uniform`, `uniform_skip`,
             `uniform_width`, `uniform_depth`, `uniform_depth_width`.
     """
 

@@ -40,7 +40,7 @@ from autoprune.models.distilling import predict_log_probabilities
 from autoprune.models.feature_distilling import similarity_loss, teachings
 from autoprune.planning import Candidate, Planner
 from autoprune.records import CostReport, Evaluation, Plan, Target
-from autoprune.rl.kriging import Kriging
+from autoprune.searchers.quality import QualityModel
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.surgery.reconstruction import apply_with_reconstruction
@@ -282,7 +282,7 @@ def left_out(plans: dict[str, dict], sizes: dict[str, int]) -> np.ndarray:
     guesses = np.zeros(len(widths))
     for number in range(len(widths)):
         others = np.arange(len(widths)) != number
-        model = Kriging(list(sizes.values()))
+        model = QualityModel(list(sizes.values()))
         model.learn(widths[others], logit(tested[others]))
         guesses[number] = model.predict(widths[number : number + 1])[0][0]
     return guesses

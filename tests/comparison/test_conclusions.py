@@ -164,8 +164,8 @@ def test_scratch_is_for_what_was_searched_unless_it_is_named():
 
 def test_a_run_charges_what_an_evaluation_took_when_it_was_first_scored():
     class Slow(toy.ToyEvaluator):
-        def evaluate(self, candidate):
-            return replace(super().evaluate(candidate), seconds=100.0)
+        def evaluate(self, candidate, draw=0):
+            return replace(super().evaluate(candidate, draw), seconds=100.0)
 
     evaluator = toy.search("random", 5, evaluator=Slow())
     objective, found = evaluator.problem.objective, evaluator.history.evaluations

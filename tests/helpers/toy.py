@@ -80,7 +80,7 @@ class ToyEvaluator:
     space: SearchSpace = SPACE
     calls: int = 0
 
-    def evaluate(self, candidate):
+    def evaluate(self, candidate, draw=0):
         self.calls += 1
         return evaluate(candidate, self.space)
 

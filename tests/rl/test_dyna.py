@@ -15,9 +15,9 @@ from autoprune.envs.pruning_env import ChannelPruningEnv
 from autoprune.rl.agents import EPISODES, build_agent, check_agent
 from autoprune.rl.behavior_cloning import clone_behavior
 from autoprune.rl.dyna import INFEASIBLE_PENALTY, imagine
-from autoprune.rl.kriging import Kriging
-from autoprune.rl.reward_model import Predictions, RewardModel
 from autoprune.searchers import Proposal
+from autoprune.searchers.quality import QualityModel
+from autoprune.searchers.reward_model import Predictions, RewardModel
 from autoprune.settings import AgentSettings
 from helpers import toy
 
@@ -56,7 +56,7 @@ def test_scores_are_guessed_from_few_plans():
     candidates, true = others()
     scores = np.array([evaluation.score for evaluation in true])
     history = informed().evaluator.history
-    model = Kriging([toy.SIZE] * 4)
+    model = QualityModel([toy.SIZE] * 4)
     seen = toy.SPACE.values([trial.candidate for trial in history])
     model.learn(seen, np.array([trial.evaluation.score for trial in history]))
     found, deviations = model.predict(toy.SPACE.values(candidates))
@@ -69,7 +69,7 @@ def test_scores_are_guessed_from_few_plans():
 def test_groups_that_do_not_matter_are_found_out():
     generator = np.random.default_rng(0)
     widths = generator.integers(1, 9, (40, 6)) * 8.0
-    model = Kriging([toy.SIZE] * 6)
+    model = QualityModel([toy.SIZE] * 6)
     model.learn(widths, np.log2(widths[:, 2]))
     probe = np.full((2, 6), 32.0)
     probe[1, [0, 1, 3, 4, 5]] = 64.0
@@ -87,7 +87,7 @@ def test_of_plans_of_one_latency_ten_examples_tell_the_better_ones():
     told = []
     for draw in range(8):
         order = np.random.default_rng(draw).permutation(len(band))
-        model = Kriging(list(sizes.values()))
+        model = QualityModel(list(sizes.values()))
         model.learn(widths[order[:10]], tested[order[:10]])
         told.append(spearmanr(model.predict(widths[order[10:]])[0], tested[order[10:]])[0])
     assert np.mean(told) > 0.4
@@ -95,7 +95,7 @@ def test_of_plans_of_one_latency_ten_examples_tell_the_better_ones():
 
 def test_a_group_counts_as_often_as_layers_make_its_channels():
     """Two examples tell what capacity is worth, and the layers whose it is."""
-    model = Kriging([64.0, 64.0], layers=[3, 1])
+    model = QualityModel([64.0, 64.0], layers=[3, 1])
     model.learn(np.array([[64.0, 64.0], [16.0, 16.0]]), np.array([1.0, 0.0]))
     few, many = model.predict(np.array([[16.0, 64.0], [64.0, 16.0]]))[0]
     assert 0 < few < many - 0.2
@@ -103,7 +103,7 @@ def test_a_group_counts_as_often_as_layers_make_its_channels():
 
 def test_what_falls_with_capacity_is_learnt_without_a_trend():
     widths = np.random.default_rng(0).integers(1, 9, (30, 4)) * 8.0
-    model = Kriging([toy.SIZE] * 4)
+    model = QualityModel([toy.SIZE] * 4)
     model.learn(widths, -np.log2(widths[:, 1]))
     probe = np.array([[32.0, 64, 32, 32], [32, 8, 32, 32]])
     assert np.abs(model.predict(probe)[0] - [-6, -3]).max() < 0.3

@@ -8,9 +8,10 @@ from scipy.stats import norm
 from autoprune.cost.surrogate import GuessError
 from autoprune.envs.episode import EpisodeContext
 from autoprune.records import Budget
-from autoprune.rl.dyna import DOUBT, INFEASIBLE_PENALTY, JUDGED, Dyna, imagine
-from autoprune.rl.reward_model import RewardModel
+from autoprune.rl.dyna import imagine
 from autoprune.searchers import Proposal
+from autoprune.searchers.reward_model import RewardModel
+from autoprune.searchers.solving import DOUBT, INFEASIBLE_PENALTY, JUDGED, Solver
 from autoprune.settings import RewardSettings
 from helpers import toy
 
@@ -41,14 +42,15 @@ def score_predictions(reward_model):
 # ------------------------------------------------------------------ rewards
 
 
-def test_within_a_budget_the_expected_improvement_is_what_it_was_to_the_bit():
-    """The formula that published comparisons were made with, whose reward is the relative score."""
+def test_within_a_budget_the_improvement_is_over_what_the_best_plan_is_expected_to_be_paid():
     problem = toy.problem()
     reward_model = informed(problem)
     guesses = reward_model.predict(candidates(), 0.02)
     deviations = score_predictions(reward_model)[2] / max(problem.dense.score, 1e-9)
     np.testing.assert_array_equal(guesses.deviations, deviations)
-    best = reward_model.evaluator.history.best.reward
+    met_by = problem.objective.met_by
+    able = [trial.candidate for trial in reward_model.evaluator.history if met_by(trial.evaluation)]
+    best = reward_model.predict(np.array(able)).met.max()
     ahead = (guesses.met - best) / np.maximum(deviations, 1e-9)
     before = guesses.within * np.maximum(deviations, 1e-9) * (ahead * norm.cdf(ahead) + norm.pdf(ahead))
     np.testing.assert_array_equal(guesses.improvement(best), before)
@@ -121,9 +123,10 @@ class SureOfBoth:
 @pytest.mark.parametrize("budget", [Budget(0.5), Budget(None, 2000), Budget(0.5, 3800), Budget(0.9, 1900)])
 def test_plans_of_the_warm_up_use_up_the_budget_whatever_it_limits(budget):
     reward_model = informed(toy.problem(limits=budget), SureOfBoth())
-    search = Dyna(reward_model, None, None, warm_up=0.25, seed=0)
+    solver = Solver(reward_model, np.random.default_rng(0))
     for _ in range(8):
-        latencies, memories = reward_model.costs(np.array([search._first()]))
+        candidate = solver._choose_first(solver._draw(), informative=True)
+        latencies, memories = reward_model.costs(np.array([candidate]))
         assert -0.2 < budget.excess(latencies[0], memories[0]) <= 0
 
 
@@ -155,14 +158,14 @@ def test_guesses_are_doubted_as_far_as_what_is_limited_was_wrong(budget, error):
 def test_the_doubt_of_a_search_is_of_what_is_limited():
     """The compiler says 3,000 bytes where 3,600 were guessed, and 0.5 seconds where it was 0.6."""
     for budget, error in ((Budget(0.4), 0.2), (Budget(None, 2000), 0.2), (Budget(None, None), DOUBT)):
-        search = Dyna(informed(toy.problem(limits=budget), Wrong()), None, None, warm_up=0.25, seed=0)
+        search = Solver(informed(toy.problem(limits=budget), Wrong()), np.random.default_rng(0))
         for _ in range(JUDGED):
             assert search._fits(toy.SPACE.nearest(0.5)) == (not budget.limited)
         assert np.mean(search._errors[-JUDGED:]) == pytest.approx(error)
 
 
 def test_the_doubt_of_a_search_for_memory_is_not_that_of_latencies():
-    search = Dyna(informed(toy.problem(limits=Budget(None, 3500)), Wrong()), None, None, warm_up=0.25, seed=0)
+    search = Solver(informed(toy.problem(limits=Budget(None, 3500)), Wrong()), np.random.default_rng(0))
     for _ in range(JUDGED):
         assert search._fits(toy.SPACE.nearest(0.125)), "0.125 seconds, where 0.6 were predicted"
     assert np.mean(search._errors[-JUDGED:]) == pytest.approx(0.2)

@@ -1,4 +1,4 @@
-"""What an agent can find out about plans without evaluating them: predictions of score and cost, as rewards.
+"""What can be found out about plans without evaluating them: predictions of score and cost, as rewards.
 
 Costs come from the surrogate, which knows the network's layers; where there is none, or it has not learnt yet, they are
 learnt from the evaluated plans as scores are.
@@ -10,10 +10,10 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from autoprune.rl.kriging import Kriging
-from autoprune.searchers import BudgetedEvaluator
+from autoprune.searchers.budgeted import BudgetedEvaluator
 from autoprune.searchers.objective import Outcomes
 from autoprune.searchers.projection import prediction_error
+from autoprune.searchers.quality import QualityModel
 
 UNSURE = 0.03  # Relative error of a predicted cost, before it is known how large it is.
 FAILED = 0.0  # Score of a plan that could not be scored.
@@ -69,20 +69,23 @@ class RewardModel:
         self._space = problem.space
         branches = () if self._space.depth is None else self._space.depth.positions
         layers = [max(dimension.producers, 1) for dimension in problem.features.dimensions]
-        self._score = Kriging(self._space.sizes, layers, branches)
-        self._latency = Kriging(self._space.sizes, branches=branches)
+        self._score = QualityModel(self._space.sizes, layers, branches)
+        self._latency = QualityModel(self._space.sizes, branches=branches)
+        self._best: float | None = None  # Expected reward of the best that may be a result, once it is asked for.
 
     def learn(self) -> None:
-        """Take the whole history into account, and the dense model."""
-        trials = list(self.evaluator.history)
-        candidates = np.array([self._space.full, *(trial.candidate for trial in trials)])
-        seen = [self._problem.dense, *(trial.evaluation for trial in trials)]
+        """Take the whole history into account, plans that were scored again, and the dense model."""
+        again = [(candidate, one) for candidate, found in self.evaluator.again.items() for one in found]
+        trials = [*((trial.candidate, trial.evaluation) for trial in self.evaluator.history), *again]
+        candidates = np.array([self._space.full, *(candidate for candidate, _ in trials)])
+        seen = [self._problem.dense, *(evaluation for _, evaluation in trials)]
         values = self._space.values(candidates)
         scores = np.array([FAILED if e.failed else e.score for e in seen])
         self._score.learn(values, logit(np.clip(scores, *SHARES)))
         costed = [number for number, evaluation in enumerate(seen) if evaluation.cost is not None]
         latencies = np.log([seen[number].required_cost.latency for number in costed])
         self._latency.learn(values[costed], latencies)
+        self._best = None
 
     def costs(self, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """(m,) latencies in seconds and (m,) bytes of device memory, or None, of (m, dimensions) candidates."""
@@ -132,6 +135,12 @@ class RewardModel:
         )
 
     def improvement(self, predictions: Predictions) -> np.ndarray:
-        """(m,) Expected improvements over the best so far; of none, over the dense model's score at no score at all."""
-        best = self.evaluator.history.best
-        return predictions.improvement(0.0 if best is None else best.reward)
+        """(m,) Expected improvements over the best so far, as it is expected to be, not as its score had it by luck.
+
+        Of none, over the dense model's score at no score at all.
+        """
+        if self._best is None:
+            met_by = self._problem.objective.met_by
+            able = [trial.candidate for trial in self.evaluator.history if met_by(trial.evaluation)]
+            self._best = float(self.predict(np.array(able)).met.max()) if able else 0.0
+        return predictions.improvement(self._best)

@@ -1,4 +1,4 @@
-"""Guesses what plans would score, and how sure that is, from the plans that have been scored.
+"""Predicts what plans would score, and how sure that is, from the plans that have been scored.
 
 Universal kriging (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, section 2.7) on the logarithms
 of the keep ratios. The trend is that of capacity: a plan scores the more, the larger the harmonic mean of its layers'
@@ -6,7 +6,12 @@ keep ratios is, in which the narrowest layers weigh most. What is particular to 
 from it: a slope of each group's own, and a smooth remainder. With a handful of examples the trend is all there is to
 go by, and it is much: of plans of one latency, six examples tell the better ones, where a process of constant mean
 needs dozens. A group counts as often as layers make its channels: the channels that the blocks of a residual stage
-hand on are as many layers' outputs. A guess steers a search; it is never a result.
+hand on are as many layers' outputs. Trend and slopes are a sum over dimensions; how much the remainder, which is not,
+and noise take part is chosen by the likelihood. A prediction steers a search and chooses among plans that were scored;
+it is never reported as a score.
+
+A curve of each dimension's own in the place of the remainder, and terms for neighbouring branches that go together,
+were tried: of scores of ResNet-20 without branches 60 examples rank the rest with 0.91 so, and with 0.96 as it is.
 """
 
 from collections.abc import Sequence
@@ -22,7 +27,9 @@ from autoprune.cost.surrogate.regression import matern
 SLOPES = (1.0, 3.0)  # Standard deviation of a group's own slope, as a multiple of an equal share of all: never nothing.
 REMAINDERS = (0.1, 0.3, 1.0)  # Variance of what is neither trend nor slope.
 SCALES = (1.0, 2.0, 4.0, 8.0, 32.0)  # Of the remainder, in octaves of all widths together.
-NOISES = (1e-3, 1e-2, 1e-1)  # Variance that the widths do not explain.
+# Variance that the plan does not explain. Without 1, two standard deviations of 12 noiseless scores held 80 % of the
+# others, with it 94 %.
+NOISES = (1e-3, 1e-2, 1e-1, 1.0)
 # Deviations are as large as this share of the trend, however well examples that are alike obey it. With 0.5, 93 % of
 # scores that had been measured lay within two standard deviations of what 6 to 16 others told, with 0 only 84 %.
 UNTOLD = 0.5
@@ -64,7 +71,7 @@ class _Fitted:
     likelihood: float  # Logarithm, up to a constant.
 
 
-class Kriging:
+class QualityModel:
     """What a quantity of plans is, learnt from examples; it is thought not to fall with capacity.
 
     Args:
@@ -93,7 +100,7 @@ class Kriging:
         The kernel is chosen by the likelihood of the examples, and again once there are a quarter more of them.
 
         Args:
-            widths: (n, groups) channels left, 1 or more; of branches 0 or 1.
+            widths: (n, groups) channels left, 1 or more; of branches 0 or 1. One plan may stand there more than once.
             values: (n,) of the quantity.
         """
         self._mean, self._spread = float(values.mean()), max(float(values.std()), 1e-9)

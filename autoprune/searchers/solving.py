@@ -1,0 +1,224 @@
+"""Finds the plan that is most worth the next evaluation: the best by predictions, within the budget by the compiler.
+
+Predictions of score and cost answer for a thousand plans in the time in which one is scored: the plan that is best by
+them is found by local search from several starts. One dimension changes at a time, or two, one of which saves what the
+other costs, or one and all others a little, so that the budget is used up again. On a space of 16,384 plans that can be
+counted through the plan found is the best one there is (`tests/benchmarks/channel_bench.py --gaps`).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from autoprune.errors import CostError
+from autoprune.planning import Candidate
+from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal
+from autoprune.searchers.projection import error_of_limited
+from autoprune.searchers.reward_model import Predictions, RewardModel
+from autoprune.searchers.searcher import Proposals
+
+DRAWS = 64  # Random plans of which a first trial takes one.
+USED = 0.8  # Share of the tightest limit that a first trial shall use, where draws allow it.
+PARENTS = 3  # Plans from which local search goes on.
+RANDOM = 128  # Plans near the best evaluated ones that it also begins with.
+GENERATIONS = 8  # Steps of local search at most.
+EXCHANGED = 12  # Changes that cost time, and that save it, of which all pairs are tried.
+REFILLED = 16  # Plans at most that are brought onto the budget in each step.
+DOUBT = 0.04  # Relative error of predicted costs that is reckoned with before the first plan is costed to be scored.
+LEAST_DOUBT = 0.003  # The same, however good predictions have been.
+JUDGED = 8  # Latest of such plans by which predictions are judged.
+COSTED = 4  # Plans at most that are compiled to find one within the budget.
+INFEASIBLE_PENALTY = 0.3  # Reward that it costs to be certainly no result, besides the reward's own penalty.
+
+Draw = Callable[[], np.ndarray]  # (m, dimensions) candidates.
+
+
+class Solver:
+    """Proposes one plan after the other, by what has been learnt so far.
+
+    Args:
+        reward_model: what candidates are predicted to be worth; its evaluator is the search's.
+        generator: of random candidates.
+    """
+
+    def __init__(self, reward_model: RewardModel, generator: np.random.Generator) -> None:
+        self._evaluator: BudgetedEvaluator = reward_model.evaluator
+        self._problem = self._evaluator.problem
+        self._space = self._problem.space
+        self._reward_model = reward_model
+        self._generator = generator
+        self._over: set[Candidate] = set()  # Costed, and over the budget.
+        self._errors = [DOUBT] * JUDGED  # Of the predicted costs of candidates that were costed to be evaluated.
+
+    def first_trials(self, share: float, draw: Draw | None = None, source: str = "warm-up") -> Proposals:
+        """The hand-set starts, and plans that use the budget, those from which predictions learn most.
+
+        The last evaluation is left to the searcher, and at least two are made where there are more.
+
+        Args:
+            share: of all evaluations that are made so.
+            draw: candidates to choose from; None draws around the anchor.
+            source: of the trials but the starts.
+        """
+        evaluator, start = self._evaluator, self._problem.start
+        starts = self._problem.starts[: max(evaluator.left - 1, 1)]
+        yield [Proposal(each, "anchor", project=False) for each in starts]
+        if evaluator.surrogate is not None and self._problem.budget.limited and evaluator.left >= len(self._space):
+            # The anchor with each group twice as wide is compiled, so that predictions know what widening it costs.
+            # Those that have only seen groups grow together would keep the search from those that are cheap to widen.
+            for position, ratio in enumerate(self._space.keep_ratios(start)):
+                if self._space.dimensions[position].is_branch:
+                    continue
+                wider = list(start)
+                wider[position] = int(self._space.dimensions[position].nearest(min(2 * ratio, 1.0)))
+                evaluator.excess(tuple(wider))
+        self._reward_model.learn()
+        while evaluator.left > 1 and evaluator.used < max(2, round(share * evaluator.evaluations)):
+            candidate = self._choose_first((draw or self._draw)(), informative=draw is None)
+            yield [Proposal(candidate, source, project=False)]
+            self._reward_model.learn()
+
+    def _draw(self) -> np.ndarray:
+        """(m, dimensions) Draws around the anchor, nearly uniform or wild, from no branch gone to most of them."""
+        shape = (DRAWS, len(self._space))
+        draws = self._generator.uniform(-1, 1, shape) * self._generator.uniform(0.2, 1, (DRAWS, 1))
+        draws = draws + self._generator.uniform(-0.3, 0.5, (DRAWS, 1))
+        if self._space.depth is not None:
+            branches = list(self._space.depth.positions)
+            stays = self._generator.uniform(size=(DRAWS, len(branches))) > self._generator.uniform(size=(DRAWS, 1))
+            draws[:, branches] = np.where(stays, 0.0, -1.0)
+        candidates = np.array([self._space.around(self._problem.anchor, offsets) for offsets in draws])
+        return np.concatenate([candidates, self.refill(candidates, DRAWS)])
+
+    def _choose_first(self, candidates: np.ndarray, *, informative: bool) -> Candidate:
+        """Of candidates that are predicted to use the budget and not to miss it the first, or that of most doubt."""
+        predictions, known = self._reward_model.predict(candidates), self._list_evaluated()
+        # New ones before known ones, whatever else they are.
+        seen = np.array([tuple(candidate) in known for candidate in candidates.tolist()])
+        unsure = predictions.deviations / max(float(predictions.deviations.max()), 1e-9)
+        worth = (predictions.within > 0.5) * 4 + (predictions.used > USED) * 2 - seen * 8 + informative * unsure
+        return tuple(candidates[int(worth.argmax())].tolist())
+
+    def refill(self, candidates: np.ndarray, count: int) -> np.ndarray:
+        """(m, dimensions) The first of candidates without some branches, widened to what these leave of the budget.
+
+        Without branches in the search space there are none.
+        """
+        if self._space.depth is None:
+            return candidates[:0]
+        branches = list(self._space.depth.positions)
+        return self._project(candidates[(candidates[:, branches] == 0).any(1)][:count])
+
+    def _project(self, candidates: np.ndarray) -> np.ndarray:
+        project = self._evaluator.projector.project
+        found = [project(tuple(candidate)) for candidate in candidates.tolist()]
+        return np.array(found, int).reshape(-1, len(self._space))
+
+    def _list_evaluated(self) -> set[Candidate]:
+        return {trial.candidate for trial in self._evaluator.history}
+
+    def solve(self, proposed: np.ndarray | None = None, *, explore: bool = True) -> tuple[Candidate, bool] | None:
+        """The new candidate most worth an evaluation.
+
+        It is costed, and the next, until one is within the budget: predictions that nothing corrects would keep the
+        search from where they are wrong.
+
+        Args:
+            proposed: (m, dimensions) candidates to begin with besides the best evaluated ones.
+            explore: by expected improvement; else by expected reward.
+
+        Returns:
+            The candidate, and whether it is one of those proposed; None when there is none that is new.
+        """
+        proposed = np.empty((0, len(self._space)), int) if proposed is None else proposed
+        candidates = self._climb(np.concatenate([proposed, self.refill(proposed, 2 * REFILLED)]), explore=explore)
+        worth = self._worth(candidates, explore=explore)
+        for _ in range(COSTED):
+            chosen = int(worth.argmax())
+            if not np.isfinite(worth[chosen]):
+                return None
+            candidate = tuple(candidates[chosen].tolist())
+            if self._fits(candidate):
+                break
+            self._over.add(candidate)
+            worth = self._worth(candidates, explore=explore)
+        else:  # What is most likely within the budget then.
+            worth = self._worth(candidates, explore=explore, doubt=LEAST_DOUBT)
+            chosen = int(worth.argmax())
+        return tuple(candidates[chosen].tolist()), chosen < len(proposed)
+
+    def _climb(self, candidates: np.ndarray, *, explore: bool) -> np.ndarray:
+        """(m, dimensions) All that was looked at on the way from candidates and the best evaluated ones, these first.
+
+        Each step goes on from the best known so far, until a step finds none that is better.
+        """
+        objective = self._problem.objective
+        ranked = sorted(
+            self._evaluator.history,
+            key=lambda trial: (objective.met_by(trial.evaluation), trial.reward),
+            reverse=True,
+        )
+        parents = [trial.candidate for trial in ranked[:PARENTS]]
+        near = [list(each) for each in self._space.neighbours(parents, self._generator, RANDOM)]
+        found = np.concatenate([candidates, np.array(near, int), self.refill(np.array(near, int), 2 * REFILLED)])
+        worth, climbed = self._worth(found, explore=explore), {*parents}
+        for _ in range(GENERATIONS):
+            best = float(worth.max(initial=-np.inf))
+            moves = [self._moves(np.array(parent)) for parent in parents]
+            found = np.concatenate([found, *moves])
+            worth = np.concatenate([worth, *(self._worth(each, explore=explore) for each in moves)])
+            order = dict.fromkeys(map(tuple, found[np.argsort(-worth, kind="stable")[: 8 * PARENTS]].tolist()))
+            parents = [candidate for candidate in order if candidate not in climbed][:PARENTS]
+            climbed.update(parents)
+            if not parents or (worth.max() <= best and climbed.issuperset(list(order)[:1])):
+                break
+        return found
+
+    def _moves(self, base: np.ndarray) -> np.ndarray:
+        """(m, dimensions) Candidates one move away: of one dimension, of two against each other, of all."""
+        singles = self._space.changes(base)
+        predictions = self._reward_model.predict(np.concatenate([base[None], singles]))
+        gains, used = predictions.met[1:] - predictions.met[0], predictions.used[1:] - predictions.used[0]
+        dearer, cheaper = (
+            rows[np.argsort(-gains[rows], kind="stable")[:EXCHANGED]]
+            for rows in (np.flatnonzero(used > 0), np.flatnonzero(used <= 0))
+        )
+        steps = singles - base
+        pairs = (steps[dearer][:, None] + steps[cheaper][None]).reshape(-1, len(base))
+        apart = ~((steps[dearer][:, None] != 0) & (steps[cheaper][None] != 0)).any(2).reshape(-1)
+        exchanges = self._space.canonical(base + pairs[apart])
+        over = dearer[predictions.used[1:][dearer] > 1]
+        return np.concatenate([singles, exchanges, self._project(singles[over]), self.refill(singles, REFILLED)])
+
+    def _fits(self, candidate: Candidate) -> bool:
+        """Whether a candidate is within the budget, by compiling it; how wrong the prediction was is remembered."""
+        if not self._problem.budget.limited:
+            return True
+        latencies, memories = self._reward_model.costs(np.array([candidate]))
+        try:
+            cost = self._evaluator.cost(candidate)
+        except CostError:
+            return False
+        memory = None
+        if memories is not None and cost.memory.total is not None:
+            memory = abs(float(memories[0]) / cost.memory.total - 1)
+        self._errors.append(error_of_limited(self._problem.budget, abs(float(latencies[0]) / cost.latency - 1), memory))
+        return self._problem.budget.met_by(cost)
+
+    def _worth(self, candidates: np.ndarray, *, explore: bool, doubt: float | None = None) -> np.ndarray:
+        """(m,) What an evaluation of each is worth; nothing where it is known, or over the budget by the compiler."""
+        if not len(candidates):
+            return np.empty(0)
+        if doubt is None:
+            # The error of predicted costs to reckon with near the candidates that the search has come to: too little
+            # keeps it from some that are predicted too slow, too much wastes compilations on some that are.
+            doubt = max(1.25 * float(np.mean(self._errors[-JUDGED:])), LEAST_DOUBT)
+        predictions, known = self._reward_model.predict(candidates, doubt), self._list_evaluated() | self._over
+        new = np.array([tuple(candidate) not in known for candidate in candidates.tolist()])
+        return np.where(new, self._value(predictions, explore=explore), -np.inf)
+
+    def _value(self, predictions: Predictions, *, explore: bool) -> np.ndarray:
+        """(m,) Expected improvements; where there is none, what is likeliest to be a result. Or expected rewards."""
+        if explore:
+            return self._reward_model.improvement(predictions) + 1e-9 * predictions.able
+        return predictions.met - (1 - predictions.able) * INFEASIBLE_PENALTY
