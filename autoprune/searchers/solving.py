@@ -21,8 +21,9 @@ DRAWS = 64  # Random plans of which a first trial takes one.
 USED = 0.8  # Share of the tightest limit that a first trial shall use, where draws allow it.
 PARENTS = 3  # Plans from which local search goes on.
 RANDOM = 128  # Plans near the best evaluated ones that it also begins with.
-GENERATIONS = 8  # Steps of local search at most.
-EXCHANGED = 12  # Changes that cost time, and that save it, of which all pairs are tried.
+GENERATIONS = 12  # Steps of local search at most.
+EXCHANGED = 128  # Pairs of changes that are looked at in each step.
+PATIENCE = 3  # Steps without a better plan after which it ends.
 REFILLED = 16  # Plans at most that are brought onto the budget in each step.
 DOUBT = 0.04  # Relative error of predicted costs that is reckoned with before the first plan is costed to be scored.
 LEAST_DOUBT = 0.003  # The same, however good predictions have been.
@@ -150,7 +151,7 @@ class Solver:
     def _climb(self, candidates: np.ndarray, *, explore: bool) -> np.ndarray:
         """(m, dimensions) All that was looked at on the way from candidates and the best evaluated ones, these first.
 
-        Each step goes on from the best known so far, until a step finds none that is better.
+        Each step goes on from the best that were not gone on from before, until a few find none that is better.
         """
         objective = self._problem.objective
         ranked = sorted(
@@ -161,34 +162,39 @@ class Solver:
         parents = [trial.candidate for trial in ranked[:PARENTS]]
         near = [list(each) for each in self._space.neighbours(parents, self._generator, RANDOM)]
         found = np.concatenate([candidates, np.array(near, int), self.refill(np.array(near, int), 2 * REFILLED)])
-        worth, climbed = self._worth(found, explore=explore), {*parents}
+        worth, climbed, since = self._worth(found, explore=explore), set(parents), 0
         for _ in range(GENERATIONS):
             best = float(worth.max(initial=-np.inf))
             moves = [self._moves(np.array(parent)) for parent in parents]
             found = np.concatenate([found, *moves])
             worth = np.concatenate([worth, *(self._worth(each, explore=explore) for each in moves)])
-            order = dict.fromkeys(map(tuple, found[np.argsort(-worth, kind="stable")[: 8 * PARENTS]].tolist()))
+            since = 0 if worth.max(initial=-np.inf) > best else since + 1
+            order = dict.fromkeys(map(tuple, found[np.argsort(-worth, kind="stable")[: 16 * PARENTS]].tolist()))
             parents = [candidate for candidate in order if candidate not in climbed][:PARENTS]
             climbed.update(parents)
-            if not parents or (worth.max() <= best and climbed.issuperset(list(order)[:1])):
+            if since == PATIENCE or not parents:
                 break
         return found
 
     def _moves(self, base: np.ndarray) -> np.ndarray:
-        """(m, dimensions) Candidates one move away: of one dimension, of two against each other, of all."""
+        """(m, dimensions) Candidates one move away: of one dimension, of two against each other, of all.
+
+        Two changes are thought to gain and to cost what each does by itself: of all pairs that would keep the budget
+        so, those of the highest gain are looked at.
+        """
         singles = self._space.changes(base)
         predictions = self._reward_model.predict(np.concatenate([base[None], singles]))
-        gains, used = predictions.met[1:] - predictions.met[0], predictions.used[1:] - predictions.used[0]
-        dearer, cheaper = (
-            rows[np.argsort(-gains[rows], kind="stable")[:EXCHANGED]]
-            for rows in (np.flatnonzero(used > 0), np.flatnonzero(used <= 0))
-        )
+        gains, costs = predictions.met[1:] - predictions.met[0], predictions.used[1:] - predictions.used[0]
+        first, second = np.triu_indices(len(singles), 1)
         steps = singles - base
-        pairs = (steps[dearer][:, None] + steps[cheaper][None]).reshape(-1, len(base))
-        apart = ~((steps[dearer][:, None] != 0) & (steps[cheaper][None] != 0)).any(2).reshape(-1)
-        exchanges = self._space.canonical(base + pairs[apart])
-        over = dearer[predictions.used[1:][dearer] > 1]
-        return np.concatenate([singles, exchanges, self._project(singles[over]), self.refill(singles, REFILLED)])
+        fitting = predictions.used[0] + costs[first] + costs[second] <= 1
+        fitting &= ~((steps[first] != 0) & (steps[second] != 0)).any(1)
+        first, second = first[fitting], second[fitting]
+        most = np.argsort(-(gains[first] + gains[second]), kind="stable")[:EXCHANGED]
+        exchanges = self._space.canonical(base + steps[first[most]] + steps[second[most]])
+        over = np.flatnonzero(predictions.used[1:] > 1)
+        widened = singles[over[np.argsort(-gains[over], kind="stable")[:REFILLED]]]
+        return np.concatenate([singles, exchanges, self._project(widened), self.refill(singles, REFILLED)])
 
     def _fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is within the budget, by compiling it; how wrong the prediction was is remembered."""
