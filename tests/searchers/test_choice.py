@@ -80,6 +80,6 @@ def test_more_finalists_follow_the_first_and_all_may_be_results():
 
 
 def test_of_a_hand_set_rule_the_best_score_is_taken_as_it_is():
-    evaluator, noisy = searched(0.06)
+    evaluator, _ = searched(0.06)
     assert find_finalists(evaluator, 1, hand_set=True) == [evaluator.history.best.evaluation]
     assert not evaluator.again

@@ -1,4 +1,4 @@
-"""The plan that predictions call best is found, and confirmed by the compiler, on a world that can be counted through."""
+"""The plan that predictions call best is found and confirmed by the compiler, in a world that can be counted through."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def informed(seed, budget=toy.BUDGET, count=12):
 @pytest.mark.parametrize("budget", [0.3, 0.5, 0.8])
 def test_no_plan_of_4096_is_better_by_the_predictions(budget, explore):
     for seed in range(4):
-        solver, model, _ = informed(seed, budget)
+        solver, *_ = informed(seed, budget)
         candidates = solver._climb(np.empty((0, 4), int), explore=explore)
         found, best = (solver._worth(rows, explore=explore).max() for rows in (candidates, EVERY))
         assert found == pytest.approx(best, rel=1e-9)
