@@ -18,30 +18,33 @@ from autoprune.searchers.reward_model import RewardModel
 logger = logging.getLogger(__name__)
 
 LEADING = 4  # Plans at most that are scored again.
-AGAIN = 3  # Times at most that one is.
+AGAIN = 3  # Times at most that one of them is.
 LEVEL = 0.1  # Probability of being better than the leader below which a plan is behind.
 
 
-def find_finalists(evaluator: BudgetedEvaluator, count: int, *, hand_set: bool = False) -> list[Evaluation]:
+def find_finalists(
+    evaluator: BudgetedEvaluator, count: int, *, hand_set: bool = False, again: int = AGAIN
+) -> list[Evaluation]:
     """The plans of a search that are worth fine-tuning, the best first; none if none may be a result.
 
     Args:
         evaluator: the search's, which has ended.
         count: how many at most; they differ from each other where they can, see `Objective.finalists`.
         hand_set: of a rule that is set by hand; its plans stand in one line, of which the best score is taken.
+        again: times at most that a leading plan is scored again.
     """
     objective, history = evaluator.problem.objective, evaluator.history
     able = {trial.evaluation.key: trial for trial in history if objective.met_by(trial.evaluation)}
     if hand_set or len(able) < 2:
         return objective.finalists(history.evaluations, count, 0.0)
     trials = list(able.values())
-    worth = dict(zip(able, _tell_apart(evaluator, trials), strict=True))
+    worth = dict(zip(able, _tell_apart(evaluator, trials, again), strict=True))
     return objective.finalists(
         [trial.evaluation for trial in trials], count, DISTINCT, worth=lambda evaluation: worth[evaluation.key]
     )
 
 
-def _tell_apart(evaluator: BudgetedEvaluator, trials: list[Trial]) -> np.ndarray:
+def _tell_apart(evaluator: BudgetedEvaluator, trials: list[Trial], again: int) -> np.ndarray:
     """(trials,) What each is expected to be paid, once the leading ones are told apart as far as they can be."""
     model = RewardModel(evaluator)
     candidates = np.array([trial.candidate for trial in trials])
@@ -55,10 +58,10 @@ def _tell_apart(evaluator: BudgetedEvaluator, trials: list[Trial]) -> np.ndarray
         leading = [number for number in np.argsort(-ahead, kind="stable")[:LEADING] if ahead[number] > LEVEL]
         scores = {number: len(evaluator.again.get(trials[number].candidate, ())) for number in leading}
         least = min(leading, key=scores.__getitem__)
-        if len(leading) == 1 or scores[least] >= AGAIN:
-            again = [len(found) for found in evaluator.again.values()]
-            if again:
+        if len(leading) == 1 or scores[least] >= again:
+            counts = [len(found) for found in evaluator.again.values()]
+            if counts:
                 words = "told apart" if len(leading) == 1 else f"{len(leading)} of them stay level"
-                logger.info("%d leading plans were scored again, %d times in all: %s", len(again), sum(again), words)
+                logger.info("%d leading plans were scored again, %d times in all: %s", len(counts), sum(counts), words)
             return means
         evaluator.evaluate_again(trials[least])

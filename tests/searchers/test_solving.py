@@ -1,4 +1,4 @@
-"""The plan that predictions call best is found and confirmed by the compiler, in a world that can be counted through."""
+"""The plan that predictions call best is found, and confirmed by the compiler, where all can be counted through."""
 
 import itertools
 
