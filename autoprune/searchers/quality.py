@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from autoprune.cost.surrogate.regression import matern
+from autoprune.cost.surrogate.regression import matern, on_one_thread
 
 # What the likelihood chooses from. Variances are shares of the one scale that is fitted.
 SLOPES = (1.0, 3.0)  # Standard deviation of a group's own slope, as a multiple of an equal share of all: never nothing.
@@ -94,6 +94,7 @@ class QualityModel:
         self._kernel = _Kernel()
         self._chosen_at = 0
 
+    @on_one_thread
     def learn(self, widths: np.ndarray, values: np.ndarray) -> None:
         """Forget what was learnt and learn anew.
 
@@ -122,6 +123,7 @@ class QualityModel:
             self._chosen_at = len(values)
         self._fitted = self._fit(self._kernel)
 
+    @on_one_thread
     def predict(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m,) expected values of (m, groups) plans, and (m,) their standard deviations, noise left out."""
         fitted = self._fitted

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
+
+# Matrices are small here: spread over threads they are no faster on an idle machine, and many times slower on a busy one.
+on_one_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 # Length scales that are tried, by kind of feature, and the variance of what the features cannot explain.
 OWN, NEAR, TILE, PLACE = 0, 1, 2, 3
@@ -38,6 +42,7 @@ class Fit:
     choice: tuple[float, ...]
 
 
+@on_one_thread
 def fit(features: np.ndarray, kinds: Sequence[int], values: np.ndarray, choice: tuple[float, ...] | None = None) -> Fit:
     """Learn a quantity from examples.
 
@@ -121,6 +126,7 @@ class Stack:
             self._weights[number, : len(one.weights)] = one.weights
         self._squared = (self._points**2).sum(2)
 
+    @on_one_thread
     def predict(self, features: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
         """(m,) sums at (m, d) vectors of features: many at once take little longer than one.
 
