@@ -191,6 +191,23 @@ def test_nothing_is_evaluated_twice(evaluator, cost_model):
     assert cost_model.calls == 1
 
 
+@pytest.mark.parametrize("recovery", ["tuning", "reconstruction"])
+def test_another_draw_recovers_with_other_images_and_is_remembered_apart(cost_model, tmp_path, recovery):
+    settings = EvaluationSettings(20, 20, recovery, recovery_images=40, tuning_steps=2)
+    model, options = made("residual"), {"cost_model": cost_model, "settings": settings}
+    planner = Planner(model, constraints=Constraints(multiple_of=1))
+    half = planner.space.nearest(0.5)
+    journal = Journal(tmp_path / "journal.sqlite", {})
+    evaluator = Evaluator(model, planner, dataset(), journal=journal, **options)
+    first, second = (evaluator.evaluate(half, draw) for draw in range(2))
+    assert first.key == second.key
+    assert first.score != second.score
+    assert [evaluator.evaluate(half, draw) for draw in range(2)] == [first, second], "as they are remembered"
+    anew = Evaluator(model, planner, dataset(), journal=Journal(tmp_path / "another.sqlite", {}), **options)
+    scores = [anew.evaluate(half, draw).score for draw in (1, 0)]
+    assert scores == pytest.approx([second.score, first.score], rel=1e-5), "whichever came before"
+
+
 def test_a_plan_that_fails_is_marked_and_the_next_one_scored(evaluator, cost_model):
     cost_model.failing = True
     failed = evaluate_at(evaluator, 0.5)
