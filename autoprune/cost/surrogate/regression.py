@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-# Matrices are small here: spread over threads they are no faster on an idle machine, and many times slower on a busy one.
+# Matrices are small here: on many threads they are no faster if the machine is idle, and much slower if it is not.
 on_one_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
 
 # Length scales that are tried, by kind of feature, and the variance of what the features cannot explain.
