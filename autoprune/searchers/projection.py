@@ -42,13 +42,20 @@ class BudgetProjector:
         faster is better, none is widened. Before the surrogate has learnt, and without a limit, under which every
         candidate could be widened until it is the full one, it is the candidate itself.
         """
-        line = self._space.shift(candidate, self._shifts)
-        predicted = self._predict(line)
+        return tuple(self.project_all(np.array([candidate]))[0].tolist())
+
+    def project_all(self, candidates: np.ndarray) -> np.ndarray:
+        """(m, dimensions) As `project`, of (m, dimensions) candidates at once."""
+        if not len(candidates):
+            return candidates
+        lines = np.stack([self._space.shift(tuple(row), self._shifts) for row in candidates.tolist()])
+        predicted = self._predict(lines.reshape(-1, len(self._space)))
         if predicted is None:
-            return candidate
+            return candidates
         excess, margin = predicted
-        within = np.flatnonzero(excess <= -margin)
-        return tuple(line[within[0] if len(within) else -1].tolist())
+        within = excess.reshape(lines.shape[:2]) <= -margin
+        first = np.where(within.any(1), within.argmax(1), lines.shape[1] - 1)
+        return lines[np.arange(len(lines)), first]
 
     def _predict(self, candidates: np.ndarray) -> tuple[np.ndarray, float] | None:
         """Predictions of the largest relative excess over a limit, and how large errors have been.

@@ -19,12 +19,12 @@ from autoprune.searchers.searcher import Proposals
 
 DRAWS = 64  # Random plans of which a first trial takes one.
 USED = 0.8  # Share of the tightest limit that a first trial shall use, where draws allow it.
-PARENTS = 3  # Plans from which local search goes on.
-RANDOM = 128  # Plans near the best evaluated ones that it also begins with.
+PARENTS = 2  # Plans from which local search goes on.
+RANDOM = 64  # Plans near the best evaluated ones that it also begins with.
 GENERATIONS = 12  # Steps of local search at most.
 EXCHANGED = 128  # Pairs of changes that are looked at in each step.
-PATIENCE = 3  # Steps without a better plan after which it ends.
-REFILLED = 16  # Plans at most that are brought onto the budget in each step.
+PATIENCE = 2  # Steps without a better plan after which it ends.
+REFILLED = 8  # Plans at most that are brought onto the budget in each step.
 DOUBT = 0.04  # Relative error of predicted costs that is reckoned with before the first plan is costed to be scored.
 LEAST_DOUBT = 0.003  # The same, however good predictions have been.
 JUDGED = 8  # Latest of such plans by which predictions are judged.
@@ -108,12 +108,7 @@ class Solver:
         if self._space.depth is None:
             return candidates[:0]
         branches = list(self._space.depth.positions)
-        return self._project(candidates[(candidates[:, branches] == 0).any(1)][:count])
-
-    def _project(self, candidates: np.ndarray) -> np.ndarray:
-        project = self._evaluator.projector.project
-        found = [project(tuple(candidate)) for candidate in candidates.tolist()]
-        return np.array(found, int).reshape(-1, len(self._space))
+        return self._evaluator.projector.project_all(candidates[(candidates[:, branches] == 0).any(1)][:count])
 
     def _list_evaluated(self) -> set[Candidate]:
         return {trial.candidate for trial in self._evaluator.history}
@@ -165,9 +160,9 @@ class Solver:
         worth, climbed, since = self._worth(found, explore=explore), set(parents), 0
         for _ in range(GENERATIONS):
             best = float(worth.max(initial=-np.inf))
-            moves = [self._moves(np.array(parent)) for parent in parents]
-            found = np.concatenate([found, *moves])
-            worth = np.concatenate([worth, *(self._worth(each, explore=explore) for each in moves)])
+            moves = np.unique(np.concatenate([self._moves(np.array(parent)) for parent in parents]), axis=0)
+            found = np.concatenate([found, moves])
+            worth = np.concatenate([worth, self._worth(moves, explore=explore)])
             since = 0 if worth.max(initial=-np.inf) > best else since + 1
             order = dict.fromkeys(map(tuple, found[np.argsort(-worth, kind="stable")[: 16 * PARENTS]].tolist()))
             parents = [candidate for candidate in order if candidate not in climbed][:PARENTS]
@@ -194,7 +189,9 @@ class Solver:
         exchanges = self._space.canonical(base + steps[first[most]] + steps[second[most]])
         over = np.flatnonzero(predictions.used[1:] > 1)
         widened = singles[over[np.argsort(-gains[over], kind="stable")[:REFILLED]]]
-        return np.concatenate([singles, exchanges, self._project(widened), self.refill(singles, REFILLED)])
+        return np.concatenate(
+            [singles, exchanges, self._evaluator.projector.project_all(widened), self.refill(singles, REFILLED)]
+        )
 
     def _fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is within the budget, by compiling it; how wrong the prediction was is remembered."""

@@ -88,7 +88,7 @@ def test_predictions_are_doubted_as_far_as_what_is_limited_was_wrong(budget, dou
 def test_candidates_are_left_alone_until_something_is_known():
     projector = BudgetProjector(toy.problem(), taught(5))
     for candidate in candidates(5):
-        assert projector.project(candidate) is candidate
+        assert projector.project(candidate) == candidate
         assert projector.predicts_within(candidate)
 
 

@@ -72,6 +72,7 @@ class Surrogate:
         self._space = _Space(self._sizes, self._layers)
         self._seen: dict[tuple[int, ...], CostReport] = {}
         self._judged: list[tuple[float, float, float | None]] = []
+        self._error: GuessError | None = None  # Of these, once it is asked for.
         self._chosen: tuple[int, dict[str, Fit]] = (0, {})
         self._latency: Stack | None = None
         self._memory: Stack | None = None
@@ -85,16 +86,17 @@ class Surrogate:
     def error(self) -> GuessError | None:
         """How good the latest guesses were; None before there were any."""
         judged = self._judged[-RECENT:]
-        if not judged:
-            return None
+        if not judged or self._error is not None:
+            return self._error
         guessed, true, memory = zip(*judged, strict=True)
         known = [value for value in memory if value is not None]
-        return GuessError(
+        self._error = GuessError(
             count=len(judged),
             latency=float(np.mean(np.abs(np.array(guessed) / true - 1))),
             memory=float(np.mean(known)) if known else None,
             spearman=float(spearmanr(guessed, true)[0]) if len(judged) > 2 else math.nan,
         )
+        return self._error
 
     def observe(self, widths: np.ndarray, cost: CostReport) -> None:
         """Learn from a plan that has been costed, after comparing the cost with the guess of it.
@@ -112,6 +114,7 @@ class Surrogate:
             guess = self.predict(widths)
             memory = abs(guess.memory / cost.memory.total - 1) if guess.memory and cost.memory.total else None
             self._judged.append((guess.latency, cost.latency, memory))
+            self._error = None
         self._seen[key] = cost
         self._latency = self._memory = None
 
