@@ -20,12 +20,12 @@ SETTINGS = SearchSettings(
 )
 
 
-def finished_search(path):
+def finished_search(path, build=lambda: zoo.build("plain_cnn", (8, 8, 1), 10, width=0.25)):
     """The folder: a dense model that was trained a little, and half of its channels removed by a plan."""
     folder = RunFolder.make(path)
     data = load_data(SETTINGS.data)
     keras.utils.set_random_seed(0)
-    model = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.25)
+    model = build()
     train(model, data, SETTINGS.training, epochs=4, learning_rate=3e-3, seed=0)
     save_model(model, folder.dense)
     plan = make_plan(model, 0.5, multiple_of=4)

@@ -60,9 +60,12 @@ def test_plans_as_good_as_the_dense_model_are_good_results(guard, messages):
     assert messages().count(WARNING) == 1
 
 
-def test_another_course_may_know_better(guard):
+def test_another_course_may_know_better(guard, messages):
+    """All plans of one are paid the same: a warning, and no end."""
     feed(guard.watch("uniform"), [plan(99, score=0.2)])
+    assert WARNING not in messages()
     feed(guard.watch("rl"), [plan(n) for n in range(50)])
+    assert messages().count(WARNING) == 1
 
 
 def test_uniform_plans_alone_end_nothing(guard, messages):

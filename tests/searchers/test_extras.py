@@ -44,18 +44,33 @@ def test_a_missing_library_costs_no_evaluation(name, monkeypatch):
     assert evaluator.calls == 0
 
 
-def test_what_needs_no_library_runs_without_any(monkeypatch):
+def evaluations_of(name):
+    """How many plans of the toy a searcher, or an agent by its name, has evaluated."""
+    evaluator = toy.ToyEvaluator()
+    toy.search(name, 2, evaluator=evaluator)
+    return evaluator.calls
+
+
+@pytest.mark.parametrize("name", ["uniform", "uniform_skip", "uniform_width", "random", "greedy"])
+def test_a_searcher_that_needs_no_library_runs_without_any(name, monkeypatch):
     for library, _ in SETTINGS.values():
         monkeypatch.setitem(sys.modules, library, None)
-    for name in ("uniform", "uniform_skip", "uniform_width", "random", "greedy"):
-        validate_choices(settings(searcher=SearcherSettings(name)))
-    for name in ("td3", "ddpg", "sac", "ppo"):
-        validate_choices(settings(agent=AgentSettings(name)))
+    validate_choices(settings(searcher=SearcherSettings(name)))
+    assert evaluations_of(name) > 0
+
+
+@pytest.mark.parametrize("name", ["td3", "ddpg", "sac", "ppo"])
+def test_an_agent_that_needs_no_library_runs_without_any(name, monkeypatch):
+    for library, _ in SETTINGS.values():
+        monkeypatch.setitem(sys.modules, library, None)
+    validate_choices(settings(agent=AgentSettings(name)))
+    assert evaluations_of(name) == 2
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_is_installed_is_not_refused(name):
     validate_choices(settings(**SETTINGS[name][1]))
+    assert evaluations_of(name) == 2
 
 
 def test_unknown_searcher_suggests_the_near_one():

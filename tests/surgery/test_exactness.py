@@ -15,7 +15,8 @@ from helpers.topologies import TOPOLOGIES, fitted, images_for, made
 
 PLAIN = (int, list, tuple)
 NAMES = sorted(TOPOLOGIES)
-# Trained by a compiled function; the others eagerly, which needs no compilation and takes the same steps.
+# Trained by a compiled function; the others eagerly, which needs no compilation and takes the same steps. JAX compiles
+# either way, a step at once or operation by operation.
 COMPILED = ("growing_concatenation", "residual")
 
 
@@ -134,7 +135,8 @@ def test_training_goes_on_with_an_optimiser_that_has_state(name):
     images = images_for(model, 4)
     targets = [np.zeros(output.shape, "float32") for output in outputs_of(model, images)]
     targets = targets[0] if len(targets) == 1 else targets
-    model.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=False, run_eagerly=name not in COMPILED)
+    jax = keras.backend.backend() == "jax"
+    model.compile(keras.optimizers.Adam(1e-3), "mse", jit_compile=jax, run_eagerly=not jax and name not in COMPILED)
     fitted(model, images, targets)
     optimizer = model.optimizer
     report = apply_plan(model, uneven_plan(model))

@@ -4,6 +4,7 @@ They are computed in float64: what is left of a difference of rounding is far be
 graph magnifies it. For the same reason no step jumps or lets numbers grow without bound.
 """
 
+import contextlib
 import os
 
 import keras
@@ -26,11 +27,21 @@ from helpers.topologies import images_for, randomise
 SIZE = 5
 
 
+def allow_float64():
+    """JAX makes float32 of it unless it is told otherwise."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def double_precision():
     before = keras.config.floatx()
     keras.config.set_floatx("float64")
-    yield
+    with allow_float64():
+        yield
     keras.config.set_floatx(before)
     # The policy of layers to come is made anew.
     keras.backend.clear_session()

@@ -44,14 +44,27 @@ pytestmark = pytest.mark.slow
 RECIPE = TrainingSettings(fine_tune_epochs=2, batch_size=64)
 
 
-@pytest.fixture(autouse=True)
-def quick_compilations(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", UNOPTIMISED)
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilations(tmp_path_factory):
+    """What one process has compiled the next one finds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", UNOPTIMISED)
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
+def with_norms():
+    """Two convolutions, soon compiled."""
+    image = keras.Input((8, 8, 1))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", use_bias=False)(image)))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(32, 3, strides=2, use_bias=False)(x)))
+    return keras.Model(image, layers.Dense(10, activation="softmax")(layers.Flatten()(x)))
 
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
-    return finished_search(tmp_path_factory.mktemp("search") / "run")
+    return finished_search(tmp_path_factory.mktemp("search") / "run", with_norms)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +163,8 @@ def test_the_number_of_devices_makes_no_difference_under_a_strategy(without_norm
 def test_the_process_ends_with_the_one_that_started_it(search, tmp_path):
     """Also when that is killed, which frees the devices for what goes on."""
     options = (f"run={search.path}", "runtime=tpu", "runtime.rehearse=1", "training.fine_tune_epochs=200")
-    process = running.started(*options, "training.epochs=200", module="finetune", cwd=tmp_path)
+    options += ("training.epochs=200", "cost=false")
+    process = running.started(*options, module="finetune", cwd=tmp_path)
     workers = []
 
     def at_work():
