@@ -6,7 +6,7 @@ other costs, or one and all others a little, so that the budget is used up again
 counted through the plan found is the best one there is (`tests/benchmarks/channel_bench.py --gaps`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -155,8 +155,8 @@ class Solver:
             reverse=True,
         )
         parents = [trial.candidate for trial in ranked[:PARENTS]]
-        near = [list(each) for each in self._space.neighbours(parents, self._generator, RANDOM)]
-        found = np.concatenate([candidates, np.array(near, int), self.refill(np.array(near, int), 2 * REFILLED)])
+        near = self._draw_near(parents)
+        found = np.concatenate([candidates, near, self.refill(near, 2 * REFILLED)])
         worth, climbed, since = self._worth(found, explore=explore), set(parents), 0
         for _ in range(GENERATIONS):
             best = float(worth.max(initial=-np.inf))
@@ -170,6 +170,19 @@ class Solver:
             if since == PATIENCE or not parents:
                 break
         return found
+
+    def _draw_near(self, parents: Sequence[Candidate]) -> np.ndarray:
+        """(m, dimensions) Candidates unlike others in up to three dimensions, by up to three options each."""
+        space, generator, found = self._space, self._generator, []
+        for _ in range(RANDOM):
+            candidate = list(parents[int(generator.integers(len(parents)))])
+            for position in generator.choice(len(space), min(int(generator.integers(1, 4)), len(space)), False):
+                step = generator.choice([-3, -2, -1, 1, 2, 3], p=[0.05, 0.15, 0.3, 0.3, 0.15, 0.05])
+                moved, last = candidate[position] + step, space.full[position]
+                is_branch = space.dimensions[position].is_branch
+                candidate[position] = last - candidate[position] if is_branch else int(np.clip(moved, 0, last))
+            found.append(candidate)
+        return space.canonical(np.array(found))
 
     def _moves(self, base: np.ndarray) -> np.ndarray:
         """(m, dimensions) Candidates one move away: of one dimension, of two against each other, of all.
