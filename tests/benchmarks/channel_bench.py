@@ -172,7 +172,7 @@ class LatencyTable:
         return {layer.path: float(s) for layer, s in zip(self._network.layers, self._layers[row], strict=True)}
 
 
-def hold_out(network: Network, rows: Sequence[Any], folds: int = 5) -> dict[str, float]:
+def hold_out(network: Network, rows: Sequence[Any], folds: int = 20) -> dict[str, float]:
     """Mean and largest relative error of latencies of compiled plans by tables that were made without them."""
     errors = []
     for fold in range(folds):
