@@ -403,9 +403,7 @@ _AGENTS = (
     "python tests/benchmarks/agents.py --searchers uniform random greedy evolution td3 dyna_ppo dyna_ppo+alone "
     "dyna_ppo+unlearnt --seeds 3 --evaluations 30 --recovery tuning --score likelihood"
 )
-_CHANNELS = (
-    "python tests/benchmarks/channel_bench.py --data resnet.json --gaps 12 --budgets 0.4 --evaluations 30 100"
-)
+_CHANNELS = "python tests/benchmarks/channel_bench.py --data resnet.json --gaps 12 --budgets 0.4 --evaluations 30 100"
 _CHANNEL_LATENCIES = "python tests/benchmarks/channel_bench.py --compile 65"
 _TRANSFER = "python tests/benchmarks/transfer.py --seeds 3 --evaluations 10"
 _NOISE = (

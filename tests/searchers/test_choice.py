@@ -6,6 +6,7 @@ import numpy as np
 
 from autoprune.searchers import Proposal
 from autoprune.searchers.choice import AGAIN, LEADING, find_finalists
+from autoprune.settings import RewardSettings
 from helpers import toy
 
 
@@ -24,10 +25,10 @@ class Noisy(toy.ToyEvaluator):
         return replace(found, score=float(np.clip(found.score + noise, 0.01, 0.99)))
 
 
-def searched(deviation, seed=0, count=30):
+def searched(deviation, seed=0, count=30, reward=None):
     """A search of random plans within the budget."""
     noisy = Noisy(deviation, seed)
-    evaluator = toy.budgeted(count, evaluator=noisy)
+    evaluator = toy.budgeted(count, evaluator=noisy, to_search=toy.problem(reward=reward))
     generator, proposals = np.random.default_rng(seed), []
     while len(proposals) < count:
         candidate = toy.SPACE.random(generator, toy.BUDGET)
@@ -69,6 +70,13 @@ def test_leading_plans_are_scored_again_by_new_draws_and_no_others():
 def test_of_scores_without_chance_the_best_is_chosen():
     evaluator, _ = searched(0.0)
     assert find_finalists(evaluator, 1)[0].key == evaluator.history.best.evaluation.key
+
+
+def test_above_a_floor_of_the_score_the_fastest_is_chosen_and_none_is_scored_again():
+    evaluator, _ = searched(0.02, reward=RewardSettings("latency_at_accuracy", accuracy_floor=0.8))
+    (chosen,) = find_finalists(evaluator, 1)
+    assert chosen.key == evaluator.history.best.evaluation.key
+    assert not evaluator.again
 
 
 def test_more_finalists_follow_the_first_and_all_may_be_results():
