@@ -58,7 +58,7 @@ COMPARISONS = {
     "digits_v5e_40": (
         "Small residual network on digits, TPU v5e, 40 %",
         "python -m autoprune.compare latencies=[0.4] seeds=[0,1,2,3,4] "
-        "searchers=[uniform,uniform_depth_width,random,greedy,evolution,rl] controls=[] uniform_curve=2",
+        "searchers=[uniform,uniform_depth_width,random,greedy,evolution,exact,rl] controls=[] uniform_curve=2",
     ),
     "fashion_small": (
         "Plain network of a quarter of the width, TPU v5e, 70 %",
