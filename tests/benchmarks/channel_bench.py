@@ -323,6 +323,7 @@ def main() -> None:
             problem, surrogate = pose(known, budget, network)
             results["gaps"][label] = measure_gaps(problem, known, surrogate, arguments.gaps)
             print(label, "gaps", results["gaps"][label], flush=True)
+            path.write_text(json.dumps(results, indent=1) + "\n")
         cells = itertools.product(arguments.evaluations, range(arguments.seeds), arguments.searchers)
         for evaluations, seed, name in cells:
             runs = results["cells"].setdefault(f"{name}, {label}, {evaluations} evaluations", [])
