@@ -44,11 +44,17 @@ class BudgetProjector:
         """
         return tuple(self.project_all(np.array([candidate]))[0].tolist())
 
-    def project_all(self, candidates: np.ndarray) -> np.ndarray:
-        """(m, dimensions) As `project`, of (m, dimensions) candidates at once."""
+    def project_all(self, candidates: np.ndarray, every: int = 1) -> np.ndarray:
+        """(m, dimensions) As `project`, of (m, dimensions) candidates at once.
+
+        Args:
+            candidates: as `project` takes one.
+            every: which candidates of a line are looked at: each, or every other, third or so on.
+        """
         if not len(candidates):
             return candidates
-        lines = np.stack([self._space.shift(tuple(row), self._shifts) for row in candidates.tolist()])
+        shifts = self._shifts[every - 1 :: every]
+        lines = np.stack([self._space.shift(tuple(row), shifts) for row in candidates.tolist()])
         predicted = self._predict(lines.reshape(-1, len(self._space)))
         if predicted is None:
             return candidates

@@ -21,10 +21,11 @@ DRAWS = 64  # Random plans of which a first trial takes one.
 USED = 0.8  # Share of the tightest limit that a first trial shall use, where draws allow it.
 PARENTS = 2  # Plans from which local search goes on.
 RANDOM = 64  # Plans near the best evaluated ones that it also begins with.
-GENERATIONS = 12  # Steps of local search at most.
+GENERATIONS = 8  # Steps of local search at most.
 EXCHANGED = 128  # Pairs of changes that are looked at in each step.
 PATIENCE = 2  # Steps without a better plan after which it ends.
-REFILLED = 8  # Plans at most that are brought onto the budget in each step.
+REFILLED = 4  # Plans at most that lost a branch, and that are over the budget, that are brought onto it in each step.
+PROPOSED = 16  # Of the plans that it begins with those that are, at most.
 DOUBT = 0.04  # Relative error of predicted costs that is reckoned with before the first plan is costed to be scored.
 LEAST_DOUBT = 0.003  # The same, however good predictions have been.
 JUDGED = 8  # Latest of such plans by which predictions are judged.
@@ -108,7 +109,11 @@ class Solver:
         if self._space.depth is None:
             return candidates[:0]
         branches = list(self._space.depth.positions)
-        return self._evaluator.projector.project_all(candidates[(candidates[:, branches] == 0).any(1)][:count])
+        return self._project(candidates[(candidates[:, branches] == 0).any(1)][:count])
+
+    def _project(self, candidates: np.ndarray) -> np.ndarray:
+        """(m, dimensions) Candidates brought onto the budget, roughly: single changes use up what is left."""
+        return self._evaluator.projector.project_all(candidates, every=4)
 
     def _list_evaluated(self) -> set[Candidate]:
         return {trial.candidate for trial in self._evaluator.history}
@@ -127,7 +132,7 @@ class Solver:
             The candidate, and whether it is one of those proposed; None when there is none that is new.
         """
         proposed = np.empty((0, len(self._space)), int) if proposed is None else proposed
-        candidates = self._climb(np.concatenate([proposed, self.refill(proposed, 2 * REFILLED)]), explore=explore)
+        candidates = self._climb(np.concatenate([proposed, self.refill(proposed, PROPOSED)]), explore=explore)
         worth = self._worth(candidates, explore=explore)
         for _ in range(COSTED):
             chosen = int(worth.argmax())
@@ -156,13 +161,13 @@ class Solver:
         )
         parents = [trial.candidate for trial in ranked[:PARENTS]]
         near = self._draw_near(parents)
-        found = np.concatenate([candidates, near, self.refill(near, 2 * REFILLED)])
+        found = np.concatenate([candidates, near, self.refill(near, PROPOSED)])
         worth, climbed, since = self._worth(found, explore=explore), set(parents), 0
         for _ in range(GENERATIONS):
             best = float(worth.max(initial=-np.inf))
-            moves = np.unique(np.concatenate([self._moves(np.array(parent)) for parent in parents]), axis=0)
-            found = np.concatenate([found, moves])
-            worth = np.concatenate([worth, self._worth(moves, explore=explore)])
+            for parent in parents:
+                moves, theirs = self._moves(np.array(parent), explore=explore)
+                found, worth = np.concatenate([found, moves]), np.concatenate([worth, theirs])
             since = 0 if worth.max(initial=-np.inf) > best else since + 1
             order = dict.fromkeys(map(tuple, found[np.argsort(-worth, kind="stable")[: 16 * PARENTS]].tolist()))
             parents = [candidate for candidate in order if candidate not in climbed][:PARENTS]
@@ -184,14 +189,14 @@ class Solver:
             found.append(candidate)
         return space.canonical(np.array(found))
 
-    def _moves(self, base: np.ndarray) -> np.ndarray:
-        """(m, dimensions) Candidates one move away: of one dimension, of two against each other, of all.
+    def _moves(self, base: np.ndarray, *, explore: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(m, dimensions) Candidates one move away: of one dimension, of two against each other, of all; (m,) worth.
 
         Two changes are thought to gain and to cost what each does by itself: of all pairs that would keep the budget
         so, those of the highest gain are looked at.
         """
         singles = self._space.changes(base)
-        predictions = self._reward_model.predict(np.concatenate([base[None], singles]))
+        predictions = self._reward_model.predict(np.concatenate([base[None], singles]), self._doubt())
         gains, costs = predictions.met[1:] - predictions.met[0], predictions.used[1:] - predictions.used[0]
         first, second = np.triu_indices(len(singles), 1)
         steps = singles - base
@@ -200,11 +205,12 @@ class Solver:
         first, second = first[fitting], second[fitting]
         most = np.argsort(-(gains[first] + gains[second]), kind="stable")[:EXCHANGED]
         exchanges = self._space.canonical(base + steps[first[most]] + steps[second[most]])
-        over = np.flatnonzero(predictions.used[1:] > 1)
-        widened = singles[over[np.argsort(-gains[over], kind="stable")[:REFILLED]]]
-        return np.concatenate(
-            [singles, exchanges, self._evaluator.projector.project_all(widened), self.refill(singles, REFILLED)]
-        )
+        branches = [] if self._space.depth is None else list(self._space.depth.positions)
+        kinds = predictions.used[1:] > 1, (steps[:, branches] < 0).any(1)
+        brought = [rows[np.argsort(-gains[rows], kind="stable")[:REFILLED]] for rows in map(np.flatnonzero, kinds)]
+        others = np.concatenate([exchanges, self._project(singles[np.concatenate(brought)])])
+        worth = self._of_new(singles, self._value(predictions, explore=explore)[1:])
+        return np.concatenate([singles, others]), np.concatenate([worth, self._worth(others, explore=explore)])
 
     def _fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is within the budget, by compiling it; how wrong the prediction was is remembered."""
@@ -221,17 +227,24 @@ class Solver:
         self._errors.append(error_of_limited(self._problem.budget, abs(float(latencies[0]) / cost.latency - 1), memory))
         return self._problem.budget.met_by(cost)
 
+    def _doubt(self) -> float:
+        """The error of predicted costs to reckon with near the candidates that the search has come to.
+
+        Too little keeps it from some that are predicted too slow, too much wastes compilations on some that are.
+        """
+        return max(1.25 * float(np.mean(self._errors[-JUDGED:])), LEAST_DOUBT)
+
     def _worth(self, candidates: np.ndarray, *, explore: bool, doubt: float | None = None) -> np.ndarray:
-        """(m,) What an evaluation of each is worth; nothing where it is known, or over the budget by the compiler."""
+        """(m,) What an evaluation of each is worth."""
         if not len(candidates):
             return np.empty(0)
-        if doubt is None:
-            # The error of predicted costs to reckon with near the candidates that the search has come to: too little
-            # keeps it from some that are predicted too slow, too much wastes compilations on some that are.
-            doubt = max(1.25 * float(np.mean(self._errors[-JUDGED:])), LEAST_DOUBT)
-        predictions, known = self._reward_model.predict(candidates, doubt), self._list_evaluated() | self._over
-        new = np.array([tuple(candidate) not in known for candidate in candidates.tolist()])
-        return np.where(new, self._value(predictions, explore=explore), -np.inf)
+        predictions = self._reward_model.predict(candidates, self._doubt() if doubt is None else doubt)
+        return self._of_new(candidates, self._value(predictions, explore=explore))
+
+    def _of_new(self, candidates: np.ndarray, worth: np.ndarray) -> np.ndarray:
+        """(m,) Their worth, but nothing where one is evaluated, or over the budget by the compiler."""
+        known = self._list_evaluated() | self._over
+        return np.where([tuple(candidate) not in known for candidate in candidates.tolist()], worth, -np.inf)
 
     def _value(self, predictions: Predictions, *, explore: bool) -> np.ndarray:
         """(m,) Expected improvements; where there is none, what is likeliest to be a result. Or expected rewards."""
