@@ -6,7 +6,7 @@ in settings and in reports.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -279,16 +279,19 @@ class SearchSpace:
             axis=-1,
         )
 
-    def changes(self, candidate: Candidate | np.ndarray) -> np.ndarray:
-        """(m, dimensions) All candidates that differ from one in one dimension's option."""
-        base = np.asarray(candidate, int)
-        found = [
-            np.where(np.arange(len(self)) == position, option, base)
-            for position in self.free
-            for option in range(self.full[position] + 1)
-            if option != base[position]
-        ]
-        return self.canonical(np.array(found, int).reshape(-1, len(self)))
+    def neighbours(
+        self, parents: Sequence[Candidate], generator: np.random.Generator, count: int
+    ) -> Iterator[Candidate]:
+        """Candidates that differ from one of some others in up to three dimensions, by up to three options each."""
+        for _ in range(count):
+            candidate = list(parents[int(generator.integers(len(parents)))])
+            many = min(int(generator.integers(1, 4)), len(candidate))
+            for position in generator.choice(len(candidate), many, False):
+                step = generator.choice([-3, -2, -1, 1, 2, 3], p=[0.05, 0.15, 0.3, 0.3, 0.15, 0.05])
+                moved = int(np.clip(candidate[position] + step, 0, self.full[position]))
+                is_branch = self.dimensions[position].is_branch
+                candidate[position] = self.full[position] - candidate[position] if is_branch else moved
+            yield self._candidate(candidate)
 
     def by_name(self, candidate: Candidate) -> dict[str, int]:
         """What each dimension keeps, by its name."""

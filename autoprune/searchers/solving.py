@@ -6,7 +6,7 @@ other costs, or one and all others a little, so that the budget is used up again
 counted through the plan found is the best one there is (`tests/benchmarks/channel_bench.py --gaps`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -160,7 +160,7 @@ class Solver:
             reverse=True,
         )
         parents = [trial.candidate for trial in ranked[:PARENTS]]
-        near = self._draw_near(parents)
+        near = np.array(list(self._space.neighbours(parents, self._generator, RANDOM)))
         found = np.concatenate([candidates, near, self.refill(near, PROPOSED)])
         worth, climbed, since = self._worth(found, explore=explore), set(parents), 0
         for _ in range(GENERATIONS):
@@ -176,18 +176,16 @@ class Solver:
                 break
         return found
 
-    def _draw_near(self, parents: Sequence[Candidate]) -> np.ndarray:
-        """(m, dimensions) Candidates unlike others in up to three dimensions, by up to three options each."""
-        space, generator, found = self._space, self._generator, []
-        for _ in range(RANDOM):
-            candidate = list(parents[int(generator.integers(len(parents)))])
-            for position in generator.choice(len(space), min(int(generator.integers(1, 4)), len(space)), False):
-                step = generator.choice([-3, -2, -1, 1, 2, 3], p=[0.05, 0.15, 0.3, 0.3, 0.15, 0.05])
-                moved, last = candidate[position] + step, space.full[position]
-                is_branch = space.dimensions[position].is_branch
-                candidate[position] = last - candidate[position] if is_branch else int(np.clip(moved, 0, last))
-            found.append(candidate)
-        return space.canonical(np.array(found))
+    def _change_one(self, base: np.ndarray) -> np.ndarray:
+        """(m, dimensions) All candidates that differ from one in one dimension's option."""
+        space = self._space
+        found = [
+            np.where(np.arange(len(space)) == position, option, base)
+            for position in space.free
+            for option in range(space.full[position] + 1)
+            if option != base[position]
+        ]
+        return space.canonical(np.array(found, int).reshape(-1, len(space)))
 
     def _moves(self, base: np.ndarray, *, explore: bool) -> tuple[np.ndarray, np.ndarray]:
         """(m, dimensions) Candidates one move away: of one dimension, of two against each other, of all; (m,) worth.
@@ -195,7 +193,7 @@ class Solver:
         Two changes are thought to gain and to cost what each does by itself: of all pairs that would keep the budget
         so, those of the highest gain are looked at.
         """
-        singles = self._space.changes(base)
+        singles = self._change_one(base)
         predictions = self._reward_model.predict(np.concatenate([base[None], singles]), self._doubt())
         gains, costs = predictions.met[1:] - predictions.met[0], predictions.used[1:] - predictions.used[0]
         first, second = np.triu_indices(len(singles), 1)
