@@ -133,19 +133,18 @@ class Solver:
         """
         proposed = np.empty((0, len(self._space)), int) if proposed is None else proposed
         candidates = self._climb(np.concatenate([proposed, self.refill(proposed, PROPOSED)]), explore=explore)
-        worth = self._worth(candidates, explore=explore)
         for _ in range(COSTED):
+            worth = self._worth(candidates, explore=explore)
             chosen = int(worth.argmax())
-            if not np.isfinite(worth[chosen]):
-                return None
             candidate = tuple(candidates[chosen].tolist())
-            if self._fits(candidate):
+            if not np.isfinite(worth[chosen]) or self._fits(candidate):
                 break
             self._over.add(candidate)
-            worth = self._worth(candidates, explore=explore)
         else:  # What is most likely within the budget then.
             worth = self._worth(candidates, explore=explore, doubt=LEAST_DOUBT)
             chosen = int(worth.argmax())
+        if not np.isfinite(worth[chosen]):
+            return None
         return tuple(candidates[chosen].tolist()), chosen < len(proposed)
 
     def _climb(self, candidates: np.ndarray, *, explore: bool) -> np.ndarray:
