@@ -91,3 +91,11 @@ class DoesNotFitError(CostError):
 
 class JournalError(AutopruneError):
     """A journal is corrupt, or belongs to another search."""
+
+
+class ScoringError(AutopruneError):
+    """A plan could not be scored, because its model ended every process that tried."""
+
+
+class WorkerError(AutopruneError):
+    """A process that scores plans could not get ready."""

@@ -111,7 +111,8 @@ def open_run(
             settings = folder.load_settings(schema, {name: OmegaConf.select(config, name) for name in anew})
         elif known:
             _check_same(folder, settings, command)
-            settings = folder.load_settings(schema)
+            changed = {name: getattr(settings, name) for name in RUNS[command].changeable}
+            settings = folder.load_settings(schema, changed)
         else:
             write_origin(folder, command, files=read_files(absolute_settings(settings)))
             folder.save_settings(settings)
@@ -138,11 +139,12 @@ def _options_beside_resume(resume: str, path: Path, command: str) -> set[str]:
         )
     anew = {override.partition("=")[0] for override in cli.overrides()} - {"resume"}
     kind = RUNS[command]
-    if not anew <= set(kind.extensible):
-        beside = f", or with {', '.join(kind.extensible)} beside it" if kind.extensible else ""
+    able = (*kind.extensible, *kind.changeable)
+    if not anew <= set(able):
+        beside = f", or with {', '.join(able)} beside it" if able else ""
         raise SettingsError(
             f"A resumed {kind.noun} takes all its settings from its folder: give resume=FOLDER alone{beside}. "
-            f"Received: {', '.join(sorted(anew - set(kind.extensible)))}"
+            f"Received: {', '.join(sorted(anew - set(able)))}"
         )
     return anew
 
@@ -161,6 +163,7 @@ def _check_same(folder: RunFolder, settings: Any, command: str) -> None:
             f"'{folder.path}' holds a run that this {kind.noun} cannot go on with: {error}\nTake another folder."
         ) from error
     found, read = differences(stored, asked), read_files(asked)
+    found = {name: values for name, values in found.items() if name not in kind.changeable}
     changed = [path for path, known in origin.get("files", {}).items() if path in read and read[path] != known]
     if not found and not changed:
         return

@@ -5,27 +5,24 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from autoprune.cost import CostModel
-from autoprune.data import Dataset, LazyImages
-from autoprune.errors import CostError
-from autoprune.evaluation.accuracy import Signals, check_fit, read_signals
+from autoprune.data import Dataset
+from autoprune.errors import CostError, ScoringError
+from autoprune.evaluation.accuracy import Signals, check_fit
 from autoprune.evaluation.contributions import Contribution, measure_contributions
 from autoprune.evaluation.journal import Journal
-from autoprune.evaluation.passes import Passes
-from autoprune.evaluation.recovery import ShortTuning, recalibrate
-from autoprune.models.distilling import predict_log_probabilities
+from autoprune.evaluation.scoring import Scorer
 from autoprune.planning import Candidate, Planner, SearchSpace
 from autoprune.records import CostReport, Evaluation, Plan
 from autoprune.settings import EvaluationSettings
 from autoprune.surgery import Surgeon
-from autoprune.surgery.reconstruction import apply_with_reconstruction
+
+if TYPE_CHECKING:
+    from autoprune.evaluation.scoring_pool import ScoringPool
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +39,7 @@ class Evaluator:
         cost_model: costs the pruned models.
         journal: where evaluations are kept.
         settings: how plans are scored.
+        workers: processes that score plans; None scores them in this one.
 
     Raises:
         DataError: the data do not fit the model.
@@ -56,6 +54,7 @@ class Evaluator:
         cost_model: CostModel,
         journal: Journal,
         settings: EvaluationSettings | None = None,
+        workers: "ScoringPool | None" = None,
     ) -> None:
         check_fit(model, data)
         self.model = model
@@ -66,10 +65,11 @@ class Evaluator:
         self._settings = settings or EvaluationSettings()
         self._score_name = self._settings.score or "likelihood"
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
-        self._snapshot = self._surgeon.snapshot()
+        self._scorer = Scorer(self._surgeon, planner.branches, data.train, data.reward, self._settings)
+        self._workers = workers
         self._failed: set[str] = set()
-        self._dense: _Dense | None = None
-        self._recoveries: dict[int, _Recovery] = {}  # By draw.
+        self._begun: dict[tuple[str, int], _Begun] = {}  # By plan and draw, what workers have not answered yet.
+        self._concluded = -math.inf  # When the last evaluation was there.
 
     @property
     def space(self) -> SearchSpace:
@@ -77,24 +77,41 @@ class Evaluator:
         return self.planner.space
 
     def evaluate(self, candidate: Candidate, draw: int = 0) -> Evaluation:
-        """Score a candidate's plan, or look it up if the journal has it.
+        """Score a candidate's plan, or look it up if the journal has it; see `evaluate_many`."""
+        return next(self.evaluate_many([candidate], draw))
+
+    def evaluate_many(self, candidates: Sequence[Candidate], draw: int = 0) -> Iterator[Evaluation]:
+        """Score the plans of candidates, or look them up if the journal has them; with workers, side by side.
 
         A plan that cannot be compiled, or whose outputs are not finite, gives an evaluation that has failed; the
         search can go on. A failure of an earlier process is not believed: it may have been that machine's.
 
         Args:
-            candidate: to be scored.
-            draw: which images of the training split it recovers with before it is scored: 0 is the first ones, each
+            candidates: to be scored.
+            draw: which images of the training split they recover with before they are scored: 0 is the first ones, each
                 number above it a draw of as many. How scores of one plan differ between draws is their chance.
+
+        Yields:
+            The evaluations, in the order of the candidates, each as soon as it is there and in the journal.
+
+        Raises:
+            WorkerError: the processes that score plans cannot get ready.
         """
-        plan = self.space.plan(candidate)
-        evaluation = self.journal.find(plan_key(plan), draw)
-        if evaluation is None or (evaluation.failed and evaluation.key not in self._failed):
-            evaluation = self._score(plan, draw)
-            if evaluation.failed:
-                self._failed.add(evaluation.key)
-            self.journal.add(evaluation, draw)
-        return evaluation
+        plans = [self.space.plan(candidate) for candidate in candidates]
+        for plan in plans:
+            # The dense model is scored here: all else is asked of it here too.
+            if self._workers is not None and plan.pruned and self._find(plan, draw) is None:
+                self._begin(self._workers, plan, draw)
+        for plan in plans:
+            found = self._find(plan, draw)
+            if found is None and (begun := self._begun.get((plan_key(plan), draw))):
+                found = self._wait_for(begun)
+            yield found or self._score_here(plan, draw)
+
+    def _find(self, plan: Plan, draw: int) -> Evaluation | None:
+        """What the journal has."""
+        found = self.journal.find(plan_key(plan), draw)
+        return None if found is None or (found.failed and found.key not in self._failed) else found
 
     def note(self, searcher: str, number: int, evaluation: Evaluation) -> None:
         """Note in the journal that this was a searcher's evaluation of this number, from 1."""
@@ -116,8 +133,7 @@ class Evaluator:
         """
         waiting: list[Future[CostReport]] = []
         for candidate in candidates:
-            with self._surgeon.pruning(self.space.plan(candidate), self._snapshot):
-                waiting.append(self._cost_model.submit(self.model))
+            waiting.append(self._submit(self.space.plan(candidate)))
         for pending in waiting:
             yield pending.result()
 
@@ -129,25 +145,59 @@ class Evaluator:
         images = self._data.train.head(count).images
         return measure_contributions(self.model, self.planner.branches, images)
 
-    def _score(self, plan: Plan, draw: int) -> Evaluation:
-        start = time.perf_counter()
-        cost, signals = None, Signals(math.nan, math.nan, math.nan)
-        if draw not in self._recoveries:
-            self._recoveries[draw] = self._prepare_recovery(draw)
-        recovery = self._recoveries[draw]
-        self._dense = dense = self._dense or self._look_at_dense(recovery)
+    def _submit(self, plan: Plan) -> Future[CostReport]:
+        """Ask for the cost of a plan's model."""
+        with self._surgeon.pruning(plan, self._scorer.snapshot):
+            return self._cost_model.submit(self.model)
+
+    def _score_here(self, plan: Plan, draw: int) -> Evaluation:
+        """Score a plan in this process, while the compiler works in its own."""
+        start, signals, asked = time.perf_counter(), Future[Any](), list[Future[Any]]()
         try:
-            with self._prune(plan, recovery):
-                pending = self._cost_model.submit(self.model)
-                signals = self._signals(dense, recovery, plan.pruned)
-            cost = pending.result()
+            signals.set_result(
+                self._scorer.score(plan, draw, lambda: asked.append(self._cost_model.submit(self.model)))
+            )
+        except CostError as error:
+            signals = _failure(error)
+        return self._conclude(_Begun(plan, draw, signals, asked[0] if asked else signals, start))
+
+    def _begin(self, workers: "ScoringPool", plan: Plan, draw: int) -> None:
+        """Have a plan scored by a worker, while the compiler works too, unless that is under way."""
+        key = plan_key(plan), draw
+        if key not in self._begun:
+            start = time.perf_counter()
+            try:
+                cost = self._submit(plan)
+            except CostError as error:
+                cost = _failure(error)
+            self._begun[key] = _Begun(plan, draw, workers.submit(plan, draw), cost, start)
+
+    def _wait_for(self, begun: "_Begun") -> Evaluation:
+        """The evaluation of a plan that workers score; what else is done by then is in the journal, too."""
+        while True:
+            found = {key: self._conclude(one) for key, one in list(self._begun.items()) if one.done}
+            for key in found:
+                del self._begun[key]
+            if (mine := found.get((plan_key(begun.plan), begun.draw))) is not None:
+                return mine
+            waiting = [future for one in self._begun.values() for future in one.futures if not future.done()]
+            wait(waiting, return_when=FIRST_COMPLETED)
+
+    def _conclude(self, begun: "_Begun") -> Evaluation:
+        """The evaluation of a plan once its signals and its cost are known; it is put into the journal."""
+        plan, cost, signals = begun.plan, None, Signals(math.nan, math.nan, math.nan)
+        try:
+            signals = begun.signals.result()
+            cost = begun.cost.result()
             error = self._complaint(signals, plan.pruned)
-        except CostError as failure:
+        except (CostError, ScoringError) as failure:
             error = str(failure)
         if error:
             logger.warning("plan %s failed: %s", plan_key(plan), error)
-        seconds, score = time.perf_counter() - start, getattr(signals, self._score_name)
-        return Evaluation(
+        # Of plans that are scored side by side the times add up to what has passed.
+        now = time.perf_counter()
+        seconds, self._concluded = now - max(begun.start, self._concluded), now
+        evaluation = Evaluation(
             key=plan_key(plan),
             keep_ratios=plan.keep_ratios,  # For people.
             widths=plan.widths,
@@ -155,9 +205,13 @@ class Evaluator:
             cost=cost,
             error=error,
             seconds=seconds,
-            score=score,
+            score=getattr(signals, self._score_name),
             dropped=plan.dropped,
         )
+        if evaluation.failed:
+            self._failed.add(evaluation.key)
+        self.journal.add(evaluation, begun.draw)
+        return evaluation
 
     def _complaint(self, signals: Signals, pruned: set[str]) -> str:
         """Why these signals of a model with some parts pruned are no score, and what to do; empty when they are."""
@@ -181,82 +235,40 @@ class Evaluator:
             f"{settings.recalibration_images}), or another recovery (evaluation.recovery={settings.recovery} now)."
         )
 
-    def _signals(self, dense: "_Dense", recovery: "_Recovery", pruned: set[str]) -> Signals:
-        """Of the model as it is now, with these groups and branches pruned; it is tuned and recalibrated."""
-        batch_size, model = self._settings.batch_size, self.model
-        compiled = dense.passes.compiled(pruned)
-        tune, collect = (None, None) if compiled is None else (compiled.tune, compiled.collect)
-        # The dense model has nothing to recover from: a few steps would only unsettle it.
-        if recovery.tuning is not None and pruned:
-            recovery.tuning(model, tune)
-        recalibrate(model, recovery.recalibrating, batch_size, collect)
-        return read_signals(model, self._data.reward, dense.log_probabilities, batch_size, compiled)
 
-    def _prepare_recovery(self, draw: int) -> "_Recovery":
-        """Images to recover with, and what the dense model, which the model is between plans, says of them."""
-        settings, train = self._settings, self._data.train
-        if draw:
-            count = max(settings.recovery_images, settings.recalibration_images)
-            train = train.part(np.random.default_rng(draw).permutation(len(train))[:count])
-        tuning, some = None, train.head(settings.recovery_images)
-        if settings.recovery == "tuning":
-            teacher = predict_log_probabilities(self.model, some.images, settings.batch_size)
-            tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
-        return _Recovery(train.head(settings.recalibration_images).images, some.images, tuning)
-
-    def _look_at_dense(self, recovery: "_Recovery") -> "_Dense":
-        """Ask the dense model, which the model is between plans, what is needed of it."""
-        settings, data, tuning = self._settings, self._data, recovery.tuning
-        found = None
-        if settings.score == "agreement":
-            found = predict_log_probabilities(self.model, data.reward.images, settings.batch_size)
-        groups, branches = self.planner.all_groups, self.planner.branches
-        if tuning is None:
-            passes = Passes(self.model, groups, data.train.images[:8], branches=branches)
-        else:
-            passes = Passes(self.model, groups, *tuning.first(8), tuning.loss_for(self.model), branches)
-        return _Dense(passes, found)
-
-    @contextmanager
-    def _prune(self, plan: Plan, recovery: "_Recovery") -> Iterator[None]:
-        """The model is pruned within the block, its layers fitted anew where that is asked for."""
-        if self._settings.recovery != "reconstruction":
-            with self._surgeon.pruning(plan, self._snapshot):
-                yield
-            return
-        try:
-            apply_with_reconstruction(self._surgeon, plan, recovery.fitting)
-            yield
-        finally:
-            self._surgeon.restore(self._snapshot)
-
-
-@dataclass(frozen=True)
-class _Recovery:
-    """What a pruned model recovers with before it is scored, the same for all plans of one draw.
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A plan on its way: what is asked of it.
 
     Attributes:
-        recalibrating: images for batch-norm statistics.
-        fitting: images that tune it, or that its layers are fitted to.
-        tuning: that every plan gets, if any.
+        plan, draw: what is scored.
+        signals: of its model.
+        cost: of its model.
+        start: when it was begun, by `time.perf_counter`.
     """
 
-    recalibrating: np.ndarray | LazyImages
-    fitting: np.ndarray | LazyImages
-    tuning: ShortTuning | None
+    plan: Plan
+    draw: int
+    signals: Future[Signals]
+    cost: Future[CostReport]
+    start: float
+
+    @property
+    def futures(self) -> tuple[Future[Any], ...]:
+        """Both."""
+        return self.signals, self.cost
+
+    @property
+    def done(self) -> bool:
+        """Whether both are there."""
+        return all(future.done() for future in self.futures)
 
 
-@dataclass(frozen=True)
-class _Dense:
-    """What is asked of the dense model once for all plans.
-
-    Attributes:
-        passes: compiled for all plans.
-        log_probabilities: (n, classes) for the reward split, if plans are scored by them.
-    """
-
-    passes: Passes
-    log_probabilities: np.ndarray | None
+def _failure(error: Exception) -> Future[Any]:
+    """A future that has failed."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
 
 
 def plan_key(plan: Plan) -> str:

@@ -27,7 +27,7 @@ from autoprune.reporting.lessons import LessonRow, lessons_table
 from autoprune.reporting.run_folder import RunFolder, write_json
 from autoprune.searchers import BudgetedEvaluator, Problem, Trial
 from autoprune.searchers.policy import save_policy, training_record
-from autoprune.settings import LearnSettings
+from autoprune.settings import LearnSettings, LimitsSettings
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,11 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
             # What has become of it: the policy's own plan, as a replay would have it, beside the best uniform one.
             problem, evaluator = course.evaluator.problem, course.session.evaluator
             free = BudgetedEvaluator(
-                evaluator, problem, name=f"look@{course.budget}", evaluations=1, surrogate=course.session.surrogate
+                evaluator,
+                problem,
+                name=f"look@{course.budget}",
+                limits=LimitsSettings(1),
+                surrogate=course.session.surrogate,
             )
             candidate, best = find_widest_within(free, roll_outs(free, policy)), course.evaluator.history.best
             rows.append(
@@ -139,9 +143,8 @@ def _open_courses(settings: LearnSettings, data: Dataset, folder: RunFolder) -> 
                 session.evaluator,
                 problem,
                 name=f"learn@{budget}",
-                evaluations=settings.search.evaluations,
+                limits=settings.search,
                 surrogate=session.surrogate,
-                project=settings.search.project,
                 observe=_observer(shown, courses, name, stack.enter_context(curves), problem),
             )
             courses.append(Course(model=name, budget=budget, session=session, evaluator=evaluator))

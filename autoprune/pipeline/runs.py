@@ -34,7 +34,8 @@ class RunKind:
         report: name of the file that is written last: a run that has it is finished. Empty where a run that is taken up
             is done again.
         kept: what an interrupted one leaves.
-        extensible: settings that may be given anew beside `resume`.
+        extensible: settings that may be given anew beside `resume`: more is asked for then.
+        changeable: settings that may be others in every command, since no result depends on them.
         uncounted: evaluations of each searcher that the setting for their number leaves out.
     """
 
@@ -42,24 +43,35 @@ class RunKind:
     report: str = ""
     kept: str = ""
     extensible: tuple[str, ...] = ()
+    changeable: tuple[str, ...] = ()
     uncounted: int = 0
 
 
 _EVALUATIONS = "Every evaluation so far"
+_ANY = ("workers",)
 # Of whatever leaves a run folder.
 RUNS = {
-    "search": RunKind(noun="search", report="report.html", kept=_EVALUATIONS, extensible=("search.evaluations",)),
-    # The plan of the policy as it came is scored beside those that adapt it.
-    "replay": RunKind(
-        noun="replay", report="report.html", kept=_EVALUATIONS, extensible=("replay.evaluations",), uncounted=1
+    "search": RunKind(
+        noun="search", report="report.html", kept=_EVALUATIONS, extensible=("search.evaluations",), changeable=_ANY
     ),
-    "learn": RunKind(noun="training", report="metrics.json", kept=_EVALUATIONS, extensible=("search.evaluations",)),
+    "replay": RunKind(
+        noun="replay",
+        report="report.html",
+        kept=_EVALUATIONS,
+        extensible=("replay.evaluations",),
+        changeable=_ANY,
+        uncounted=1,  # The plan of the policy as it came is scored beside those that adapt it.
+    ),
+    "learn": RunKind(
+        noun="training", report="metrics.json", kept=_EVALUATIONS, extensible=("search.evaluations",), changeable=_ANY
+    ),
     "compare": RunKind(
         noun="comparison",
         report="comparison.html",
         kept="Everything that was done",
         # What is compared. How it is compared stays, or what is there already could not stand beside what comes.
         extensible=("searchers", "latencies", "memories", "seeds", "controls", "uniform_curve"),
+        changeable=_ANY,
     ),
     "finetune": RunKind(noun="fine-tuning", report="report.html", kept="The last checkpoint"),
     "measure": RunKind(noun="measurement"),
@@ -91,7 +103,7 @@ def open_run_from_python(
             raise FolderError(f"'{folder.path}' holds a run of a command. Give another folder.")
         found = differences(origin.get("settings", asked), asked)
         found |= differences(origin.get("files", fingerprints), fingerprints)
-        if found.keys() - {"search.evaluations"}:
+        if found.keys() - {"search.evaluations", *_ANY}:
             raise FolderError(
                 f"'{folder.path}' holds a search of something else: {describe_differences(found)}. Give another "
                 "folder, or none, and one is made."

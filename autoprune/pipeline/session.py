@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from autoprune.data import Dataset
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import accuracy, check_fit
 from autoprune.evaluation.cautions import chance_caution, data_cautions
+from autoprune.evaluation.scoring_pool import ScoringPool, automatic_workers
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
 from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
@@ -143,9 +144,22 @@ def open_session(
             "importance": importance.name,
             "evaluation": dataclasses.asdict(settings.evaluation),
         }
-        with closing(Journal(folder.journal, identity)) as journal:
+        with closing(Journal(folder.journal, identity)) as journal, ExitStack() as stack:
+            count = automatic_workers() if settings.workers == "auto" else settings.workers
+            workers = None
+            if count > 1:
+                sources = settings.data, settings.model
+                pool = ScoringPool(count, model, planner, data, settings=settings.evaluation, sources=sources)
+                workers = stack.enter_context(closing(pool))
+                logger.info("%d processes score plans", count)
             evaluator = Evaluator(
-                model, planner, data, cost_model=cost_model, journal=journal, settings=settings.evaluation
+                model,
+                planner,
+                data,
+                cost_model=cost_model,
+                journal=journal,
+                settings=settings.evaluation,
+                workers=workers,
             )
             layers = layer_dependences(model, planner.parts)
             surrogate = Surrogate(planner.space.sizes, layers)
@@ -277,10 +291,8 @@ def run_searcher(
             evaluator,
             problem,
             name=name,
-            evaluations=limits.evaluations,
+            limits=limits,
             surrogate=copy.deepcopy(session.surrogate) if surrogate is None else surrogate,
-            project=limits.project,
-            screen=limits.screen,
             observe=observe,
         )
         searcher = build(problem, budgeted)

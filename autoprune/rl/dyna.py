@@ -88,11 +88,15 @@ class Dyna:
             clone_behavior(self._agent, self._episodes.context, actions, CLONED * rounds)
 
     def step(self) -> None:
-        """One more evaluation, of what the solver makes of the policy's candidates; then the agent learns from it."""
-        solved = self._solver.solve(self._policy_candidates())
-        candidate, is_own = solved or (self._problem.start, False)
-        source = "policy" if is_own else "refinement"
-        self._evaluator.evaluate_many([Proposal(candidate, source, project=False)])
+        """Evaluate what the solver makes of the policy's candidates, a batch; then the agent learns from it.
+
+        One evaluation is left for whoever comes after.
+        """
+        count = min(self._evaluator.batch, self._evaluator.left - 1)
+        solved = self._solver.solve(self._policy_candidates(), count=count) or [(self._problem.start, False)]
+        self._evaluator.evaluate_many(
+            [Proposal(candidate, "policy" if is_own else "refinement", project=False) for candidate, is_own in solved]
+        )
         self._reward_model.learn()
         self.train(ROUNDS)
 

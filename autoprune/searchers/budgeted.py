@@ -1,7 +1,7 @@
 """What evaluates the proposals of one searcher, enforces its number of evaluations, and remembers its trials."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from autoprune.records import CostReport, Evaluation
 from autoprune.searchers.objective import Objective
 from autoprune.searchers.problem import Problem
 from autoprune.searchers.projection import BudgetProjector
+from autoprune.settings import LimitsSettings
 
 
 class EvaluationsSpent(Exception):
@@ -91,6 +92,10 @@ class Evaluates(Protocol):
         """Score a candidate, and cost it; each draw above 0 is a score by other images of the training split."""
         ...
 
+    def evaluate_many(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        """Score and cost candidates, side by side where it can; the evaluations in their order, as they come."""
+        ...
+
     def cost(self, candidate: Candidate) -> CostReport:
         """Only its cost."""
         ...
@@ -110,15 +115,14 @@ class BudgetedEvaluator:
         evaluator: what makes the evaluations.
         problem: search space, objective and budget.
         name: of the searcher, under which the evaluations are noted.
-        evaluations: how many it may have.
+        limits: how many evaluations it may have, whether proposals are brought onto the budget and whether `promising`
+            turns candidates away, by predictions, and how many are proposed at a time.
         surrogate: predicts costs, and learns from every cost that is found here; None predicts nothing.
-        project: whether proposals are brought onto the budget by predictions before they are evaluated; None is where
-            branches may go.
-        screen: whether `promising` turns candidates away.
         observe: called with each trial.
 
     Attributes:
-        problem, evaluations, surrogate: as given.
+        problem, surrogate: as given.
+        evaluations, batch: how many it may have, and how many are proposed at a time by searchers that learn from each.
         history: the trials.
         costed: candidates of which only the cost was asked.
         again: evaluations of trials' candidates by other draws, see `evaluate_again`.
@@ -131,14 +135,12 @@ class BudgetedEvaluator:
         problem: Problem,
         *,
         name: str,
-        evaluations: int,
+        limits: LimitsSettings,
         surrogate: Surrogate | None = None,
-        project: bool | None = None,
-        screen: bool = False,
         observe: Callable[[Trial], None] | None = None,
     ) -> None:
         self.problem = problem
-        self.evaluations = evaluations
+        self.evaluations, self.batch = limits.evaluations, limits.batch
         self.surrogate = surrogate
         self.history = History(problem.objective)
         self.costed = 0
@@ -146,8 +148,8 @@ class BudgetedEvaluator:
         self.projector = BudgetProjector(problem, surrogate)
         self._evaluator = evaluator
         self._name = name
-        self._project = problem.space.depth is not None if project is None else project
-        self._screen = screen
+        self._project = problem.space.depth is not None if limits.project is None else limits.project
+        self._screen = limits.screen
         self._observe = observe
         self._since = time.perf_counter()
 
@@ -176,9 +178,10 @@ class BudgetedEvaluator:
             for proposal in proposals
         ]
         trials = []
-        for candidate, proposal in zip(candidates, proposals, strict=True):
-            thought = time.perf_counter() - self._since
-            evaluation = self._evaluator.evaluate(candidate)
+        thought = time.perf_counter() - self._since
+        for candidate, proposal, evaluation in zip(
+            candidates, proposals, self._evaluator.evaluate_many(candidates), strict=True
+        ):
             if evaluation.cost is not None:
                 self._teach(candidate, evaluation.cost)
             trial = Trial(
@@ -193,8 +196,9 @@ class BudgetedEvaluator:
             self.history.append(trial)
             if self._observe is not None:
                 self._observe(trial)
-            self._since = time.perf_counter()
+            thought = 0.0
             trials.append(trial)
+        self._since = time.perf_counter()
         return trials
 
     def evaluate_again(self, trial: Trial) -> None:

@@ -23,6 +23,7 @@ def exact(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposal
     reward_model = RewardModel(evaluator)
     solver = Solver(reward_model, np.random.default_rng(seed))
     yield from solver.first_trials(FIRST)
-    while solved := solver.solve(explore=evaluator.left > 1):
-        yield [Proposal(solved[0], "solution", project=False)]
+    # The last one by itself: it is chosen by all others.
+    while solved := solver.solve(count=min(evaluator.batch, max(evaluator.left - 1, 1)), explore=evaluator.left > 1):
+        yield [Proposal(candidate, "solution", project=False) for candidate, _ in solved]
         reward_model.learn()

@@ -4,12 +4,14 @@ Costs come from the surrogate, which knows the network's layers; where there is 
 learnt from the evaluated plans as scores are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from autoprune.planning import Candidate
 from autoprune.searchers.budgeted import BudgetedEvaluator
 from autoprune.searchers.objective import Outcomes
 from autoprune.searchers.projection import prediction_error
@@ -73,15 +75,22 @@ class RewardModel:
         self._latency = QualityModel(self._space.sizes, branches=branches)
         self._best: float | None = None  # Expected reward of the best that may be a result, once it is asked for.
 
-    def learn(self) -> None:
-        """Take the whole history into account, plans that were scored again, and the dense model."""
+    def learn(self, underway: Sequence[Candidate] = ()) -> None:
+        """Take the whole history into account, plans that were scored again, and the dense model.
+
+        Args:
+            underway: candidates whose scores are taken to be what is expected of them now ("kriging believer",
+                Ginsbourger et al., 2010), so that none like them looks worth an evaluation before theirs are known.
+        """
+        believed = self._score.predict(self._space.values(np.array(underway)))[0] if underway else np.empty(0)
         again = [(candidate, one) for candidate, found in self.evaluator.again.items() for one in found]
         trials = [*((trial.candidate, trial.evaluation) for trial in self.evaluator.history), *again]
         candidates = np.array([self._space.full, *(candidate for candidate, _ in trials)])
         seen = [self._problem.dense, *(evaluation for _, evaluation in trials)]
         values = self._space.values(candidates)
-        scores = np.array([FAILED if e.failed else e.score for e in seen])
-        self._score.learn(values, logit(np.clip(scores, *SHARES)))
+        scores = logit(np.clip([FAILED if e.failed else e.score for e in seen], *SHARES))
+        rows = np.array([*candidates, *underway])
+        self._score.learn(self._space.values(rows), np.concatenate([scores, believed]))
         costed = [number for number, evaluation in enumerate(seen) if evaluation.cost is not None]
         latencies = np.log([seen[number].required_cost.latency for number in costed])
         self._latency.learn(values[costed], latencies)

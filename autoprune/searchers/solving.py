@@ -50,6 +50,7 @@ class Solver:
         self._reward_model = reward_model
         self._generator = generator
         self._over: set[Candidate] = set()  # Costed, and over the budget.
+        self._underway: set[Candidate] = set()  # Proposed since the last trial.
         self._errors = [DOUBT] * JUDGED  # Of the predicted costs of candidates that were costed to be evaluated.
 
     def first_trials(self, share: float, draw: Draw | None = None, source: str = "warm-up") -> Proposals:
@@ -75,9 +76,12 @@ class Solver:
                 wider[position] = int(self._space.dimensions[position].nearest(min(2 * ratio, 1.0)))
                 evaluator.excess(tuple(wider))
         self._reward_model.learn()
-        while evaluator.left > 1 and evaluator.used < max(2, round(share * evaluator.evaluations)):
-            candidate = self._choose_first((draw or self._draw)(), informative=draw is None)
-            yield [Proposal(candidate, source, project=False)]
+        wanted = min(max(2, round(share * evaluator.evaluations)), evaluator.evaluations - 1)
+        while (count := min(evaluator.batch, wanted - evaluator.used)) > 0:
+            chosen = self._choose_many(
+                count, lambda: (self._choose_first((draw or self._draw)(), informative=draw is None), False)
+            )
+            yield [Proposal(candidate, source, project=False) for candidate, _ in chosen]
             self._reward_model.learn()
 
     def _draw(self) -> np.ndarray:
@@ -94,7 +98,7 @@ class Solver:
 
     def _choose_first(self, candidates: np.ndarray, *, informative: bool) -> Candidate:
         """Of candidates that are predicted to use the budget and not to miss it the first, or that of most doubt."""
-        predictions, known = self._reward_model.predict(candidates), self._list_evaluated()
+        predictions, known = self._reward_model.predict(candidates), self._list_evaluated() | self._underway
         # New ones before known ones, whatever else they are.
         seen = np.array([tuple(candidate) in known for candidate in candidates.tolist()])
         unsure = predictions.deviations / max(float(predictions.deviations.max()), 1e-9)
@@ -118,20 +122,39 @@ class Solver:
     def _list_evaluated(self) -> set[Candidate]:
         return {trial.candidate for trial in self._evaluator.history}
 
-    def solve(self, proposed: np.ndarray | None = None, *, explore: bool = True) -> tuple[Candidate, bool] | None:
-        """The new candidate most worth an evaluation.
+    def solve(
+        self, proposed: np.ndarray | None = None, *, count: int = 1, explore: bool = True
+    ) -> list[tuple[Candidate, bool]]:
+        """The new candidates most worth an evaluation, one after the other.
 
-        It is costed, and the next, until one is within the budget: predictions that nothing corrects would keep the
-        search from where they are wrong.
+        Each is costed, and the next, until one is within the budget: predictions that nothing corrects would keep the
+        search from where they are wrong. Those to come take the ones before to score what is expected of them.
 
         Args:
             proposed: (m, dimensions) candidates to begin with besides the best evaluated ones.
+            count: of candidates, to be evaluated side by side.
             explore: by expected improvement; else by expected reward.
 
         Returns:
-            The candidate, and whether it is one of those proposed; None when there is none that is new.
+            The candidates, and of each whether it is one of those proposed; fewer when there are no more new ones.
         """
         proposed = np.empty((0, len(self._space)), int) if proposed is None else proposed
+        return self._choose_many(count, lambda: self._solve_one(proposed, explore=explore))
+
+    def _choose_many(
+        self, count: int, choose: Callable[[], tuple[Candidate, bool] | None]
+    ) -> list[tuple[Candidate, bool]]:
+        """What is chosen so many times, each time with those before believed to score what is expected of them."""
+        found: list[tuple[Candidate, bool]] = []
+        self._underway = set()
+        while len(found) < count and (chosen := choose()):
+            found.append(chosen)
+            self._underway.add(chosen[0])
+            if len(found) < count:
+                self._reward_model.learn([candidate for candidate, _ in found])
+        return found
+
+    def _solve_one(self, proposed: np.ndarray, *, explore: bool) -> tuple[Candidate, bool] | None:
         candidates = self._climb(np.concatenate([proposed, self.refill(proposed, PROPOSED)]), explore=explore)
         for _ in range(COSTED):
             worth = self._worth(candidates, explore=explore)
@@ -240,7 +263,7 @@ class Solver:
 
     def _of_new(self, candidates: np.ndarray, worth: np.ndarray) -> np.ndarray:
         """(m,) Their worth, but nothing where one is evaluated, or over the budget by the compiler."""
-        known = self._list_evaluated() | self._over
+        known = self._list_evaluated() | self._over | self._underway
         return np.where([tuple(candidate) not in known for candidate in candidates.tolist()], worth, -np.inf)
 
     def _value(self, predictions: Predictions, *, explore: bool) -> np.ndarray:

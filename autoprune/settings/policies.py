@@ -16,16 +16,19 @@ class AdaptationSettings:
 
     Attributes:
         evaluations (plans): that may be scored to adapt the policy, beside the one of the policy as it is.
+        batch (plans): proposed at a time in adapting, see `search.batch`.
         scratch (true or false): also search from scratch, with an agent of the same kind and as many evaluations.
         finalists (plans): the best of each search that are fine-tuned, to choose among them after that.
     """
 
     evaluations: int = 0
+    batch: int = 1
     scratch: bool = False
     finalists: int = 1
 
     def __post_init__(self) -> None:
         check(self.evaluations >= 0, "replay.evaluations", "0 or more", self.evaluations)
+        check(self.batch >= 1, "replay.batch", "1 or more", self.batch)
         check(self.finalists >= 1, "replay.finalists", "1 or more", self.finalists)
 
 
@@ -52,7 +55,9 @@ class ReplaySettings(ScoringSettings):
         return self.of_search(
             budget=self.budget,
             searcher=SearcherSettings("replay"),
-            search=LimitsSettings(1 + self.replay.evaluations, self.replay.finalists),
+            search=LimitsSettings(
+                evaluations=1 + self.replay.evaluations, batch=self.replay.batch, finalists=self.replay.finalists
+            ),
         )
 
 

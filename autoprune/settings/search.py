@@ -50,6 +50,8 @@ class LimitsSettings:
 
     Attributes:
         evaluations (plans): that each searcher may score; `learn`: for each network at each budget.
+        batch (plans): that searchers which learn from every trial (`exact`, `rl` with `dyna_ppo`) propose at a time.
+            More keep more workers busy, and each is chosen knowing less.
         finalists (plans): the best of each searcher that are fine-tuned; its result is the one that is best then, on
             the reward split. A score ranks plans as they are before fine-tuning, which is not quite how they end.
         project (true or false): bring every proposed plan onto the budget before it is scored, as far as predicted
@@ -59,10 +61,12 @@ class LimitsSettings:
     """
 
     evaluations: int = 24
+    batch: int = 1
     finalists: int = 1
     project: bool | None = None
     screen: bool = False
 
     def __post_init__(self) -> None:
         check(self.evaluations >= 1, "search.evaluations", "1 or more", self.evaluations)
+        check(self.batch >= 1, "search.batch", "1 or more", self.batch)
         check(self.finalists >= 1, "search.finalists", "1 or more", self.finalists)

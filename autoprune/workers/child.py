@@ -58,7 +58,9 @@ class ChildProcess:
             request and of `tell`, which sends an event. An exception of that function ends the child.
         name: what messages call the child, such as `compiler process`.
         environment: returns the child's environment variables, given its folder. PYTHONPATH is added.
-        start_timeout: seconds from the start until the module is imported.
+        opening: request that every fresh process answers before any other, such as what to load; None for nothing. An
+            answer with `error` ends it.
+        start_timeout: seconds from the start until the module is imported, and again until `opening` is answered.
         folder: where the child's log `stderr.txt` is kept; None makes a scratch folder that goes with the child.
         resident_limit: bytes of memory; a child that holds more after an answer is replaced before the next request.
         recycle_after: answers after which a child is replaced.
@@ -73,6 +75,7 @@ class ChildProcess:
         *,
         name: str,
         environment: Callable[[str], Mapping[str, str]],
+        opening: Mapping[str, Any] | None = None,
         start_timeout: float = 300,
         folder: Path | None = None,
         resident_limit: float | None = None,
@@ -82,6 +85,7 @@ class ChildProcess:
         self._module = module
         self._name = name
         self._environment = environment
+        self._opening = opening
         self._start_timeout = start_timeout
         self._folder = folder
         self._resident_limit = resident_limit
@@ -127,9 +131,7 @@ class ChildProcess:
         with self._asking:
             running = self._start()
             try:
-                running.requests += 1
-                line = json.dumps({"id": running.requests, "request": dict(request)}) + "\n"
-                message = self._exchange(running, line, timeout, task)
+                message = self._send(running, request, timeout, task)
                 while "event" in message:
                     on_event(message["event"])
                     message = self._exchange(running, None, timeout, task)
@@ -181,10 +183,22 @@ class ChildProcess:
                 raise DeadChildError(f"The {self._name} could not be started: {error}", task="start") from error
         try:
             self._exchange(running, None, self._start_timeout, "start")
+            if self._opening is not None:
+                answer = self._send(running, self._opening, self._start_timeout, "get ready")["answer"]
+                if "error" in answer:
+                    raise DeadChildError(f"The {self._name} could not get ready: {answer['error']}", task="get ready")
         except BaseException:
             self.stop()
             raise
         return running
+
+    def _send(
+        self, running: RunningProcess, request: Mapping[str, Any], timeout: float | None, task: str
+    ) -> dict[str, Any]:
+        """Send a request, and wait for the first message that follows."""
+        running.requests += 1
+        line = json.dumps({"id": running.requests, "request": dict(request)}) + "\n"
+        return self._exchange(running, line, timeout, task)
 
     def _exchange(self, running: RunningProcess, line: str | None, timeout: float | None, task: str) -> dict[str, Any]:
         """Send a line, if there is one, and wait for a message of the child, which is killed if none comes in time.

@@ -31,8 +31,7 @@ class RunningProcess:
         self.requests = 0
         self._temporary = folder is None
         if folder is None:
-            remove_abandoned_scratch()
-            folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{os.getpid()}-"))
+            folder = make_scratch()
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._log = folder / LOG
@@ -131,8 +130,8 @@ def import_path() -> str:
     return os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
-def remove_abandoned_scratch() -> None:
-    """Remove the scratch folders of processes that no longer exist, and so could not do it themselves."""
+def make_scratch() -> Path:
+    """A new scratch folder of this process. Those of processes that are no more, and so cannot do it, are removed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*-*"):
         owner = folder.name.removeprefix(_SCRATCH_PREFIX).split("-")[0]
         if not owner.isdecimal():
@@ -143,3 +142,4 @@ def remove_abandoned_scratch() -> None:
             shutil.rmtree(folder, ignore_errors=True)
         except (PermissionError, OverflowError):  # somebody else's process, or none of ours
             continue
+    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{os.getpid()}-"))

@@ -17,6 +17,16 @@ def available_memory() -> float:
     return min(room, default=math.inf)
 
 
+def fitting_processes(bytes_each: float, most: int) -> int:
+    """How many processes that each keep two cores busy suit this machine, by cores and memory: 1 to `most`.
+
+    Args:
+        bytes_each: of memory that one takes.
+        most: of them.
+    """
+    return int(max(1, min(most, usable_cores() // 2, available_memory() // bytes_each)))
+
+
 def usable_cores() -> int:
     """Cores that this process may run on, at least 1; a container's share of their time counts."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -26,6 +36,11 @@ def usable_cores() -> int:
         if len(quota) == 2 and quota[0].isdecimal():
             shares.append(int(quota[0]) / int(quota[1]))
     return max(1, math.floor(min(shares)))
+
+
+def has_gpu() -> bool:
+    """Whether this process may use a GPU of NVIDIA's, as device files and CUDA_VISIBLE_DEVICES have it."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
 def _control_groups() -> Iterator[Path]:

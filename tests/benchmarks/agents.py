@@ -38,6 +38,7 @@ from autoprune.settings import (
     BudgetSettings,
     DataSettings,
     EvaluationSettings,
+    LimitsSettings,
     ModelSettings,
     SearchSettings,
 )
@@ -67,7 +68,7 @@ def main() -> None:
         taught = Surrogate(planner.space.sizes, layer_dependences(model, planner.parts))
         problem = build_problem(evaluator, BudgetSettings(latency=arguments.latency), surrogate=taught)
         before = BudgetedEvaluator(
-            evaluator, problem, name="before", evaluations=arguments.evaluations, surrogate=taught
+            evaluator, problem, name="before", limits=LimitsSettings(arguments.evaluations), surrogate=taught
         )
         SEARCHERS.get("uniform").build(problem, before, seed=0, agent=AgentSettings()).run()
         for seed in range(arguments.seeds):
@@ -79,10 +80,10 @@ def main() -> None:
                     evaluator,
                     problem,
                     name=f"{name}/{seed}",
-                    evaluations=arguments.evaluations,
+                    limits=LimitsSettings(
+                        arguments.evaluations, project=option == "project", screen=option == "screen"
+                    ),
                     surrogate=copy.deepcopy(taught),
-                    project=option == "project",
-                    screen=option == "screen",
                 )
                 searcher, agent = (kind, AgentSettings()) if kind in SEARCHERS else ("rl", AgentSettings(kind))
                 with without(option):

@@ -26,7 +26,7 @@ from autoprune.cost import CostModel, open_cost_model
 from autoprune.cost.layers import layer_dependences
 from autoprune.cost.surrogate import Surrogate
 from autoprune.data import load_data
-from autoprune.evaluation import Evaluator, Journal, evaluator
+from autoprune.evaluation import Evaluator, Journal, scoring
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.planning import Planner
 from autoprune.records import Target
@@ -36,6 +36,7 @@ from autoprune.settings import (
     BudgetSettings,
     DataSettings,
     EvaluationSettings,
+    LimitsSettings,
     ModelSettings,
     SearchSettings,
 )
@@ -95,21 +96,25 @@ def main() -> None:
                 closing(open_cost_model(Target(arguments.target, 128), cache=str(scratch / "costs.sqlite")))
             )
             journal = stack.enter_context(closing(Journal(scratch / "journal.sqlite", {})))
-            scoring = Evaluator(
+            scorer = Evaluator(
                 model, planner, data, cost_model=Watched(cost_model, clock), journal=journal, settings=asked
             )
             taught = Surrogate(planner.space.sizes, layer_dependences(model, planner.parts))
-            problem = build_problem(scoring, BudgetSettings(latency=arguments.latency), surrogate=taught)
-            flat = BudgetedEvaluator(scoring, problem, name="uniform", evaluations=10, surrogate=taught)
+            problem = build_problem(scorer, BudgetSettings(latency=arguments.latency), surrogate=taught)
+            flat = BudgetedEvaluator(scorer, problem, name="uniform", limits=LimitsSettings(10), surrogate=taught)
             SEARCHERS.get("uniform").build(problem, flat, seed=0, agent=AgentSettings()).run()
             budgeted = BudgetedEvaluator(
-                scoring, problem, name=name, evaluations=arguments.evaluations, surrogate=copy.deepcopy(taught)
+                scorer,
+                problem,
+                name=name,
+                limits=LimitsSettings(arguments.evaluations),
+                surrogate=copy.deepcopy(taught),
             )
             for place, attribute, part in (
-                (evaluator, "recalibrate", "accuracy"),
-                (evaluator, "read_signals", "accuracy"),
+                (scoring, "recalibrate", "accuracy"),
+                (scoring, "read_signals", "accuracy"),
                 (ShortTuning, "__call__", "recovery"),
-                (evaluator, "apply_with_reconstruction", "recovery"),
+                (scoring, "apply_with_reconstruction", "recovery"),
                 (Surgeon, "apply", "surgery"),
                 (Surgeon, "restore", "surgery"),
                 (Journal, "add", "journal"),

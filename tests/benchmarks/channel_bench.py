@@ -49,7 +49,7 @@ from autoprune.searchers.choice import find_finalists
 from autoprune.searchers.hand_set import is_hand_set
 from autoprune.searchers.reward_model import RewardModel
 from autoprune.searchers.solving import Solver
-from autoprune.settings import AgentSettings, BudgetSettings, Constraints
+from autoprune.settings import AgentSettings, BudgetSettings, Constraints, LimitsSettings
 from autoprune.surgery import Surgeon
 
 RESULTS = Path(__file__).parent / "results"
@@ -211,6 +211,9 @@ class Known:
         accuracy = float(self._accuracies[row])
         return Evaluation(key=str(row), keep_ratios=ratios, widths=widths, accuracy=accuracy, cost=self.cost(candidate))
 
+    def evaluate_many(self, candidates: Sequence[Candidate]) -> Iterator[Evaluation]:
+        return map(self.evaluate, candidates)
+
     def cost(self, candidate: Candidate) -> CostReport:
         row = index_of(candidate)
         return CostReport(
@@ -258,7 +261,7 @@ class Truth:
 
 def search(name: str, problem: Problem, known: Known, surrogate: Surrogate, evaluations: int, seed: int) -> dict:
     """One search: which plans it returns, by the rule and by the best single score."""
-    evaluator = BudgetedEvaluator(known, problem, name=name, evaluations=evaluations, surrogate=surrogate)
+    evaluator = BudgetedEvaluator(known, problem, name=name, limits=LimitsSettings(evaluations), surrogate=surrogate)
     kind, agent = SEARCHERS.get(name if name in SEARCHERS else "rl"), AgentSettings()
     start = time.perf_counter()
     kind.build(problem, evaluator, seed=seed, agent=agent).run()
@@ -282,7 +285,7 @@ def measure_gaps(problem: Problem, known: Known, surrogate: Surrogate, seeds: in
     """How far the solver's plan is from the best of all 16,384 by the same predictions, in points of the score."""
     gaps = []
     for seed in range(seeds):
-        evaluator = BudgetedEvaluator(known, problem, name="gaps", evaluations=99, surrogate=surrogate)
+        evaluator = BudgetedEvaluator(known, problem, name="gaps", limits=LimitsSettings(99), surrogate=surrogate)
         generator = np.random.default_rng(seed)
         draws = [problem.space.random(generator, problem.anchor) for _ in range(24)]
         evaluator.evaluate_many([Proposal(each) for each in draws])

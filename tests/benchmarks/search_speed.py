@@ -33,7 +33,7 @@ from autoprune.models import zoo
 from autoprune.planning import Candidate, Planner
 from autoprune.records import Target
 from autoprune.searchers import BudgetedEvaluator, Proposal, build_problem
-from autoprune.settings import BudgetSettings, EvaluationSettings
+from autoprune.settings import BudgetSettings, EvaluationSettings, LimitsSettings
 
 RESULTS = Path(__file__).parent / "results" / "search_speed.json"
 SEARCH, IN_TURN, REMEMBERED, PROJECTED, BLIND = (
@@ -102,9 +102,8 @@ class Ways:
                 evaluator,
                 problem,
                 name=name,
-                evaluations=evaluations,
+                limits=LimitsSettings(evaluations, project=name == PROJECTED),
                 surrogate=surrogate,
-                project=name == PROJECTED,
             )
         return made
 

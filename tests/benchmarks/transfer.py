@@ -36,6 +36,7 @@ from autoprune.settings import (
     BudgetSettings,
     DataSettings,
     EvaluationSettings,
+    LimitsSettings,
     ModelSettings,
     SearchSettings,
     TargetSettings,
@@ -112,7 +113,9 @@ def open_world(name: str, arguments: argparse.Namespace, scratch: Path, stack: E
 def budgeted(session: Session, problem: Problem, name: str, evaluations: int) -> BudgetedEvaluator:
     """For one searcher, whose predictions of cost begin with what building the problem has shown."""
     surrogate = copy.deepcopy(session.surrogate)
-    return BudgetedEvaluator(session.evaluator, problem, name=name, evaluations=evaluations, surrogate=surrogate)
+    return BudgetedEvaluator(
+        session.evaluator, problem, name=name, limits=LimitsSettings(evaluations), surrogate=surrogate
+    )
 
 
 def leave_out(left_out: str, worlds: dict, seed: int, arguments: argparse.Namespace) -> dict:

@@ -31,7 +31,7 @@ from autoprune.models import zoo
 from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.searchers import BudgetedEvaluator, build_problem
-from autoprune.settings import BudgetSettings, DataSettings
+from autoprune.settings import BudgetSettings, DataSettings, LimitsSettings
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "walk.json"
@@ -89,7 +89,7 @@ def main() -> None:
     ):
         evaluator = Evaluator(model, Planner(model), data, cost_model=cost_model, journal=journal)
         problem = build_problem(evaluator, BudgetSettings(latency=0.7))
-        budgeted = BudgetedEvaluator(evaluator, problem, name="walk", evaluations=2)
+        budgeted = BudgetedEvaluator(evaluator, problem, name="walk", limits=LimitsSettings(2))
         env = gymnasium.make(
             ENV_ID,
             context=EpisodeContext.of(problem),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autoprune.data import Dataset, Split
-from autoprune.evaluation import Evaluator, Journal, evaluator
+from autoprune.evaluation import Evaluator, Journal, scoring
 from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.planning import Planner
@@ -56,10 +56,10 @@ def opened(tmp_path):
 
 @pytest.mark.parametrize("score", ["accuracy", "likelihood", "agreement"])
 def test_a_plan_whose_tuning_diverges_has_failed(opened, monkeypatch, score, messages):
-    monkeypatch.setattr(evaluator, "ShortTuning", partial(ShortTuning, learning_rate=1e30))
-    scoring = opened(score=score)
-    before = scoring.model.get_weights()
-    found = evaluate_at(scoring, 0.5)
+    monkeypatch.setattr(scoring, "ShortTuning", partial(ShortTuning, learning_rate=1e30))
+    scorer = opened(score=score)
+    before = scorer.model.get_weights()
+    found = evaluate_at(scorer, 0.5)
     assert found.failed
     assert np.isnan([found.accuracy, found.score]).all()
     assert "not for 32 of the 32 images of the reward split. The short tuning has diverged" in found.error
@@ -67,9 +67,9 @@ def test_a_plan_whose_tuning_diverges_has_failed(opened, monkeypatch, score, mes
     assert found.error in messages()
     # What it costs is known, and teaches.
     assert found.cost is not None
-    assert scoring.journal.find(found.key).error == found.error
-    assert not evaluate_at(scoring, 1.0).failed, "the dense model is not tuned"
-    for weight, value in zip(scoring.model.get_weights(), before, strict=True):
+    assert scorer.journal.find(found.key).error == found.error
+    assert not evaluate_at(scorer, 1.0).failed, "the dense model is not tuned"
+    for weight, value in zip(scorer.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
 
 
@@ -105,9 +105,9 @@ def test_one_output_that_is_no_number_is_enough():
 
 
 def test_a_score_of_an_earlier_process_that_is_no_number_is_not_believed(opened):
-    scoring = opened(recovery="none")
-    found = evaluate_at(scoring, 0.5)
-    scoring.journal.add(replace(found, score=np.nan))
-    again = evaluate_at(scoring, 0.5)
+    scorer = opened(recovery="none")
+    found = evaluate_at(scorer, 0.5)
+    scorer.journal.add(replace(found, score=np.nan))
+    again = evaluate_at(scorer, 0.5)
     assert again.score == found.score
-    assert scoring.journal.find(found.key).score == found.score
+    assert scorer.journal.find(found.key).score == found.score

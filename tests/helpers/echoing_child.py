@@ -70,6 +70,7 @@ DEEDS = {
     "send nonsense": send_nonsense,
     "count": count,
     "note the end": lambda value, tell: atexit.register(Path(value).touch),
+    "refuse": lambda value, tell: None,
     "never end": lambda value, tell: atexit.register(time.sleep, 300),
 }
 
@@ -78,6 +79,8 @@ def make_handler():
     def handle(request, tell):
         value = request.get("value")
         DEEDS[request["do"]](value, tell)
+        if request["do"] == "refuse":
+            return {"error": value}
         return {"value": value, "process": os.getpid()}
 
     return handle

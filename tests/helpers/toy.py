@@ -14,7 +14,7 @@ from autoprune.planning.space import legal_widths
 from autoprune.records import Budget, CostReport, Evaluation, Memory, Target
 from autoprune.searchers import SEARCHERS, BudgetedEvaluator, Objective, Problem
 from autoprune.searchers.features import DimensionFeatures, ModelFeatures
-from autoprune.settings import AgentSettings, Constraints, RewardSettings
+from autoprune.settings import AgentSettings, Constraints, LimitsSettings, RewardSettings
 
 SIZE = 64
 WORTH = (0.40, 0.10, 0.35, 0.05)  # accuracy that the group's channels are worth
@@ -84,6 +84,9 @@ class ToyEvaluator:
         self.calls += 1
         return evaluate(candidate, self.space)
 
+    def evaluate_many(self, candidates):
+        return map(self.evaluate, candidates)
+
     def cost(self, candidate):
         return evaluate(candidate, self.space).cost
 
@@ -110,11 +113,12 @@ def problem(budget=BUDGET, *, space=SPACE, anchor=None, reward=None, limits=None
     )
 
 
-def budgeted(evaluations, *, name="toy", to_search=None, evaluator=None, **options):
-    """A `BudgetedEvaluator` of the toy."""
+def budgeted(evaluations, *, name="toy", to_search=None, evaluator=None, surrogate=None, observe=None, **limits):
+    """A `BudgetedEvaluator` of the toy; `limits` are those of `LimitsSettings`."""
     to_search = to_search or problem()
     evaluator = evaluator or ToyEvaluator(to_search.space)
-    return BudgetedEvaluator(evaluator, to_search, name=name, evaluations=evaluations, **options)
+    limits = LimitsSettings(evaluations, **limits)
+    return BudgetedEvaluator(evaluator, to_search, name=name, limits=limits, surrogate=surrogate, observe=observe)
 
 
 def search(name, evaluations, *, seed=0, agent=None, **options):

@@ -65,7 +65,7 @@ def test_agents_without_hidden_layers_can_be():
         ),
         (
             {"search": 60},
-            "'search' has parts: give one or more of search.evaluations, search.finalists, .*=60",
+            "'search' has parts: give one or more of search.evaluations, search.batch, search.finalists, .*=60",
         ),
         ({"agent": None}, "'agent' has parts: give one or more of agent.name, .*Received: agent=None"),
         ({"reward": [2.0]}, r"'reward' has parts: give one or more of reward.name, .*Received: reward=\[2.0\]"),

@@ -49,7 +49,7 @@ def test_root_configs_choose_entries_and_set_nothing():
 
 def test_a_command_leaves_out_the_options_that_it_does_not_read():
     values = default_values(SCHEMAS["learn"])
-    assert set(values["search"]) == {"evaluations", "project"}
+    assert set(values["search"]) == {"evaluations", "batch", "project"}
     assert not any(is_dataclass(value) for value in values.values())
     assert check_overrides("learn", ["search.finalists=3"]).startswith("There is no option 'search.finalists'.")
     assert check_overrides("search", ["search.finalists=3"]) == ""

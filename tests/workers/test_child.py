@@ -11,7 +11,7 @@ import pytest
 
 from autoprune.workers import ChildProcess, DeadChildError
 from autoprune.workers import process as process_module
-from autoprune.workers.process import remove_abandoned_scratch
+from autoprune.workers.process import make_scratch
 from helpers.processes import gone, started, wait_until
 
 
@@ -58,6 +58,23 @@ def test_it_starts_with_the_first_request_and_answers_many_threads(make):
     assert [answer["value"] for answer in answers] == list(range(40))
     assert {answer["process"] for answer in answers} == {child.id}
     assert child.settled
+
+
+def test_every_fresh_process_answers_the_opening_before_anything_else(make, tmp_path):
+    child = make(opening={"do": "note the end", "value": str(tmp_path / "ended")})
+    for _ in range(2):
+        assert ask(child, value=7)["value"] == 7
+        child.stop(grace=30)
+        (tmp_path / "ended").unlink()
+
+
+def test_a_child_whose_opening_is_refused_says_why_and_is_ended(make):
+    child = make(opening={"do": "refuse", "value": "there is nothing to load"})
+    with pytest.raises(DeadChildError, match="could not get ready: there is nothing to load") as raised:
+        ask(child)
+    assert raised.value.task == "get ready"
+    assert not raised.value.retry
+    assert child.id is None
 
 
 def test_events_come_in_order_before_the_answer(make):
@@ -312,7 +329,7 @@ def test_what_two_kills_leave_the_next_child_removes(scratch):
     for folder in others:
         folder.mkdir()
     assert f"-{parent.pid}-" in left.name
-    remove_abandoned_scratch()
-    assert sorted(scratch.iterdir()) == sorted(others)
-    for folder in others:
+    own = make_scratch()
+    assert sorted(scratch.iterdir()) == sorted([*others, own])
+    for folder in [*others, own]:
         folder.rmdir()

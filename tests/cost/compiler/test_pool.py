@@ -56,7 +56,7 @@ def scratch(tmp_path, monkeypatch):
 @pytest.fixture
 def plenty(monkeypatch):
     """Enough memory for any number of processes."""
-    monkeypatch.setattr(pool, "available_memory", lambda: 2**50)
+    monkeypatch.setattr(resources, "available_memory", lambda: 2**50)
 
 
 # ------------------------------------------------------------------ how many
@@ -66,8 +66,8 @@ def plenty(monkeypatch):
     ("cores", "gigabytes", "expected"), [(1, 64, 1), (2, 64, 1), (4, 64, 2), (64, 64, 4), (64, 3.5, 2), (64, 0.1, 1)]
 )
 def test_number_follows_cores_and_memory(monkeypatch, cores, gigabytes, expected):
-    monkeypatch.setattr(pool, "usable_cores", lambda: cores)
-    monkeypatch.setattr(pool, "available_memory", lambda: gigabytes * 2**30)
+    monkeypatch.setattr(resources, "usable_cores", lambda: cores)
+    monkeypatch.setattr(resources, "available_memory", lambda: gigabytes * 2**30)
     assert automatic_processes() == expected
     assert CompilerPool().processes == expected
 
@@ -107,7 +107,7 @@ def test_processes_start_when_work_waits_and_no_sooner(plenty, scratch):
 
 
 def test_memory_that_is_short_keeps_the_number_down(monkeypatch, scratch):
-    monkeypatch.setattr(pool, "available_memory", lambda: 1.4 * 2**30)
+    monkeypatch.setattr(resources, "available_memory", lambda: 1.4 * 2**30)
     with closing(CompilerPool(4)) as client:
         for future in [asked(client), asked(client, 16)]:
             assert future.result(WAIT).latency > 0
@@ -148,7 +148,7 @@ def test_process_that_dies_on_every_try_fails_that_request_only(monkeypatch, scr
         bad, good = asked(client, 13), asked(client, 8)
         with pytest.raises(
             CostError,
-            match=r"died twice on this model before it could compile the model\. .* last words: \(exit code -6\)",
+            match=r"died twice before it could compile the model\. .* last words: \(exit code -6\)",
         ):
             bad.result(WAIT)
         assert good.result(WAIT).latency > 0
@@ -163,7 +163,7 @@ def test_compilation_that_takes_too_long_is_ended(scratch):
 
 def test_process_that_cannot_start_says_why(monkeypatch, scratch):
     monkeypatch.setattr(pool, "worker_environment", lambda *_: {"PYTHONINTMAXSTRDIGITS": "none"})
-    message = r"died twice on this model before it could start\. Its last words: \(exit code 1\) .*STRDIGITS"
+    message = r"died twice before it could start\. Its last words: \(exit code 1\) .*STRDIGITS"
     with closing(CompilerPool(1)) as client, pytest.raises(CostError, match=message):
         client.submit({}).result(WAIT)
 

@@ -1,0 +1,134 @@
+"""Scores plans of a model that is at hand: prunes it, lets it recover, looks at the reward split, puts it back."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.data import LazyImages, Split
+from autoprune.evaluation.accuracy import Signals, read_signals
+from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.models.distilling import predict_log_probabilities
+from autoprune.records import Branch, Plan
+from autoprune.settings import EvaluationSettings
+from autoprune.surgery import Surgeon
+from autoprune.surgery.reconstruction import apply_with_reconstruction
+
+
+class Scorer:
+    """Scores plans of one model, which is the dense one again after each, bit by bit.
+
+    Args:
+        surgeon: made for the dense model. The model must not change while the scorer lives.
+        branches: those that plans may drop.
+        train: images that plans recover with come from this split.
+        reward: scores come from this split.
+        settings: how plans are scored.
+    """
+
+    def __init__(
+        self, surgeon: Surgeon, branches: Sequence[Branch], train: Split, reward: Split, settings: EvaluationSettings
+    ) -> None:
+        self.surgeon = surgeon
+        self.snapshot = surgeon.snapshot()
+        self._model = surgeon.model
+        self._branches = branches
+        self._train = train
+        self._reward = reward
+        self._settings = settings
+        self._dense: _Dense | None = None
+        self._recoveries: dict[int, _Recovery] = {}  # By draw.
+
+    def score(self, plan: Plan, draw: int = 0, look: Callable[[], None] = lambda: None) -> Signals:
+        """The signals of a plan's model, which is tuned and recalibrated first.
+
+        Args:
+            plan: for this model.
+            draw: see `Evaluator.evaluate`.
+            look: called while the model is pruned, before it recovers.
+
+        Raises:
+            PlanError: the plan is for another model.
+        """
+        if draw not in self._recoveries:
+            self._recoveries[draw] = self._prepare_recovery(draw)
+        recovery = self._recoveries[draw]
+        self._dense = dense = self._dense or self._look_at_dense(recovery)
+        with self._prune(plan, recovery):
+            look()
+            batch_size, pruned = self._settings.batch_size, plan.pruned
+            compiled = dense.passes.compiled(pruned)
+            tune, collect = (None, None) if compiled is None else (compiled.tune, compiled.collect)
+            # The dense model has nothing to recover from: a few steps would only unsettle it.
+            if recovery.tuning is not None and pruned:
+                recovery.tuning(self._model, tune)
+            recalibrate(self._model, recovery.recalibrating, batch_size, collect)
+            return read_signals(self._model, self._reward, dense.log_probabilities, batch_size, compiled)
+
+    def _prepare_recovery(self, draw: int) -> "_Recovery":
+        """Images to recover with, and what the dense model, which the model is between plans, says of them."""
+        settings, train = self._settings, self._train
+        if draw:
+            count = max(settings.recovery_images, settings.recalibration_images)
+            train = train.part(np.random.default_rng(draw).permutation(len(train))[:count])
+        tuning, some = None, train.head(settings.recovery_images)
+        if settings.recovery == "tuning":
+            teacher = predict_log_probabilities(self._model, some.images, settings.batch_size)
+            tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
+        return _Recovery(train.head(settings.recalibration_images).images, some.images, tuning)
+
+    def _look_at_dense(self, recovery: "_Recovery") -> "_Dense":
+        """Ask the dense model, which the model is between plans, what is needed of it."""
+        model, settings, tuning = self._model, self._settings, recovery.tuning
+        found = None
+        if settings.score == "agreement":
+            found = predict_log_probabilities(model, self._reward.images, settings.batch_size)
+        groups, branches = self.surgeon.groups, self._branches
+        if tuning is None:
+            passes = Passes(model, groups, self._train.images[:8], branches=branches)
+        else:
+            passes = Passes(model, groups, *tuning.first(8), tuning.loss_for(model), branches)
+        return _Dense(passes, found)
+
+    @contextmanager
+    def _prune(self, plan: Plan, recovery: "_Recovery") -> Iterator[None]:
+        """The model is pruned within the block, its layers fitted anew where that is asked for."""
+        if self._settings.recovery != "reconstruction":
+            with self.surgeon.pruning(plan, self.snapshot):
+                yield
+            return
+        try:
+            apply_with_reconstruction(self.surgeon, plan, recovery.fitting)
+            yield
+        finally:
+            self.surgeon.restore(self.snapshot)
+
+
+@dataclass(frozen=True)
+class _Recovery:
+    """What a pruned model recovers with before it is scored, the same for all plans of one draw.
+
+    Attributes:
+        recalibrating: images for batch-norm statistics.
+        fitting: images that tune it, or that its layers are fitted to.
+        tuning: that every plan gets, if any.
+    """
+
+    recalibrating: np.ndarray | LazyImages
+    fitting: np.ndarray | LazyImages
+    tuning: ShortTuning | None
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """What is asked of the dense model once for all plans.
+
+    Attributes:
+        passes: compiled for all plans.
+        log_probabilities: (n, classes) for the reward split, if plans are scored by them.
+    """
+
+    passes: Passes
+    log_probabilities: np.ndarray | None

@@ -1,0 +1,173 @@
+"""Plans scored side by side by processes: the same as in one, whatever becomes of the processes."""
+
+import json
+import os
+import signal
+import tempfile
+from concurrent.futures import Future, wait
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from autoprune.data import load_data
+from autoprune.errors import WorkerError
+from autoprune.evaluation import Evaluator, Journal
+from autoprune.evaluation.evaluator import plan_key
+from autoprune.evaluation.scoring_pool import ScoringPool, automatic_workers
+from autoprune.models import zoo
+from autoprune.planning import Planner
+from autoprune.planning.plan_file import plan_to_json
+from autoprune.settings import Constraints, DataSettings, EvaluationSettings, ModelSettings
+from autoprune.workers import ChildProcess, resources
+from helpers import toy
+from helpers.image_files import write_digits
+from helpers.processes import gone
+
+SETTINGS = EvaluationSettings(tuning_steps=3, recovery_images=64, recalibration_images=64)
+DIGITS = DataSettings("digits", train_size=300, reward_size=100)
+
+
+class Costed:
+    """A cost model that knows one cost."""
+
+    target = toy.TARGET
+
+    def submit(self, model):
+        answer = Future()
+        answer.set_result(toy.cost_of([1.0] * 4))
+        return answer
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    return zoo.build("small_resnet", (8, 8, 1), 10, width=0.25)
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """A folder for the scratch folders of this test; none is left at the end."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def opened(tmp_path, scratch, network):
+    """Makes evaluators of one network, with so many workers."""
+    closers = []
+
+    def make(workers, data=DIGITS, settings=SETTINGS):
+        loaded, planner = load_data(data, ModelSettings("small_resnet")), Planner(network, constraints=Constraints(4))
+        journal = Journal(tmp_path / f"{len(closers)}.sqlite", {})
+        closers.append(journal)
+        pool = None
+        if workers > 1:
+            sources = data, ModelSettings("small_resnet")
+            pool = ScoringPool(workers, network, planner, loaded, settings=settings, sources=sources)
+            closers.insert(0, pool)
+        return pool, Evaluator(
+            network, planner, loaded, cost_model=Costed(), journal=journal, settings=settings, workers=pool
+        )
+
+    yield make
+    for each in closers:
+        each.close()
+
+
+def some(evaluator, count, seed=0):
+    generator = np.random.default_rng(seed)
+    return [evaluator.space.random(generator, 0.5) for _ in range(count)]
+
+
+def told(evaluations):
+    return [(e.key, e.score, e.accuracy, e.error, e.dropped) for e in evaluations]
+
+
+def test_two_workers_score_as_one_process_does(opened):
+    """To the bit, with branches that go, in the order asked for, and once where a plan is asked for twice."""
+    settings = replace(SETTINGS, score="agreement")
+    (_, alone), (pool, shared) = opened(1, settings=settings), opened(2, settings=settings)
+    candidates = some(alone, 6)
+    asked = [alone.space.full, *candidates, candidates[0]]
+    expected = told(alone.evaluate_many(asked))
+    assert len({score for _, score, *_ in expected}) > 4
+    assert any(dropped for *_, dropped in expected)
+    assert told(shared.evaluate_many(asked)) == expected
+    assert len(pool.process_ids) == 2
+    ids = pool.process_ids
+    assert told(shared.evaluate_many(asked)) == expected, "of the journal"
+    assert shared.evaluate(candidates[1], 1).score == alone.evaluate(candidates[1], 1).score, "another draw"
+    pool.close()
+    assert all(map(gone, ids))
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_plan_scored_again(opened):
+    (_, alone), (pool, shared) = opened(1), opened(2)
+    candidates = some(alone, 6)
+    found = shared.evaluate_many(candidates)
+    first, victims = next(found), pool.process_ids
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    assert told([first, *found]) == told(alone.evaluate_many(candidates))
+    assert not set(pool.process_ids) & set(victims)
+
+
+def test_a_plan_that_ends_every_process_has_failed_and_the_others_are_scored(opened, monkeypatch):
+    _, evaluator = opened(2)
+    deadly, *others = some(evaluator, 4)
+    plan, real = json.dumps(plan_to_json(evaluator.space.plan(deadly))), ChildProcess._exchange
+
+    def exchange(self, running, line, *arguments):
+        if line is not None and plan in line:
+            os.kill(self.id, signal.SIGKILL)
+        return real(self, running, line, *arguments)
+
+    monkeypatch.setattr(ChildProcess, "_exchange", exchange)
+    failed, *found = evaluator.evaluate_many([deadly, *others])
+    assert failed.failed
+    assert "died twice before it could score the plan" in failed.error
+    assert not any(evaluation.failed for evaluation in found)
+    assert evaluator.evaluate(deadly).failed, "it is not tried again by this evaluator"
+
+
+def test_what_is_done_by_then_is_in_the_journal_though_nobody_waited_for_it(opened):
+    _, evaluator = opened(2)
+    candidates = some(evaluator, 4)
+    next(evaluator.evaluate_many(candidates))  # And whoever asked is gone.
+    wait([future for begun in evaluator._begun.values() for future in begun.futures])
+    evaluator.evaluate(some(evaluator, 1, seed=1)[0])
+    keys = [plan_key(evaluator.space.plan(candidate)) for candidate in candidates]
+    assert all(evaluator.journal.find(key) is not None for key in keys)
+
+
+def test_images_that_are_read_as_needed_are_read_by_each_worker(opened, tmp_path):
+    write_digits(tmp_path / "images" / "train", range(200))
+    write_digits(tmp_path / "images" / "test", range(200, 230))
+    data = DataSettings("image_folder", dir=str(tmp_path / "images"), image_size=[8, 8, 1], reward_size=50)
+    settings = replace(SETTINGS, recovery="reconstruction")
+    (_, alone), (_, shared) = opened(1, data, settings), opened(2, data, settings)
+    candidates = some(alone, 2)
+    assert told(shared.evaluate_many(candidates)) == told(alone.evaluate_many(candidates))
+
+
+def test_workers_that_find_other_images_end_the_search(opened, tmp_path):
+    write_digits(tmp_path / "images" / "train", range(200))
+    write_digits(tmp_path / "images" / "test", range(200, 230))
+    data = DataSettings("image_folder", dir=str(tmp_path / "images"), image_size=[8, 8, 1], reward_size=50)
+    _, evaluator = opened(2, data)
+    for path in sorted((tmp_path / "images" / "train").rglob("*.png"))[:3]:
+        path.unlink()
+    with pytest.raises(WorkerError, match=r"other images where it is loaded again.* workers=1"):
+        list(evaluator.evaluate_many(some(evaluator, 2)))
+
+
+@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(1, 64, 1), (2, 64, 1), (8, 64, 4), (8, 2.5, 2)])
+def test_their_number_follows_cores_and_memory(monkeypatch, cores, gigabytes, expected):
+    monkeypatch.setattr(resources, "usable_cores", lambda: cores)
+    monkeypatch.setattr(resources, "available_memory", lambda: gigabytes * 2**30)
+    assert automatic_workers() == expected
