@@ -38,11 +38,7 @@ def automatic_workers() -> int:
 
     A GPU serves one process well, and its memory would have to be shared out.
     """
-    import tensorflow as tf
-
-    return (
-        1 if tf.config.list_physical_devices("GPU") else resources.fitting_processes(BYTES_PER_PROCESS, MOST_PROCESSES)
-    )
+    return 1 if resources.has_gpu() else resources.fitting_processes(BYTES_PER_PROCESS, MOST_PROCESSES)
 
 
 class ScoringPool:
