@@ -31,6 +31,7 @@ from autoprune.settings import AgentSettings
 from autoprune.settings.extras import extra
 
 EPISODES = 64  # Imagined side by side.
+ROLLOUT = 3  # Real episodes, side by side, between two updates of an on-policy agent.
 LOG_STD = -0.7  # Of the first actions of an on-policy agent.
 
 
@@ -40,26 +41,28 @@ class AgentKind:
 
     Attributes:
         algorithm: gives the SB3 class.
-        options: from steps per episode and number of episodes to keyword arguments of the class.
+        options: from steps per episode, number of episodes and episodes side by side to keyword arguments of the class.
         actor: from the policy to the modules between observation and mean action, of which linear ones are layers.
         squash: whether the deterministic actor ends in tanh.
         activation: between the actor's layers.
         policy: name of the SB3 policy.
         imagines: whether it learns in imagined episodes, see `autoprune.rl.dyna`.
+        side_by_side: real episodes that it plays at a time.
         remembers: whether its actor remembers earlier steps, which a stored policy cannot: then it has no `actor`.
     """
 
     algorithm: Callable[[], type[BaseAlgorithm]]
-    options: Callable[[int, int, AgentSettings], dict[str, Any]]
+    options: Callable[[int, int, int, AgentSettings], dict[str, Any]]
     actor: Callable[[Any], Iterable[torch.nn.Module]] = lambda policy: ()
     squash: bool
     activation: str
     policy: str = "MlpPolicy"
     imagines: bool = False
+    side_by_side: int = 1
     remembers: bool = False
 
 
-def _off_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+def _off_policy(steps: int, episodes: int, side_by_side: int, settings: AgentSettings) -> dict[str, Any]:
     """Learn after every episode, many gradient steps for each step seen: an evaluation costs far more than these."""
     return {
         "learning_rate": 1e-3,
@@ -75,11 +78,11 @@ def _off_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str,
     }
 
 
-def _on_policy(steps: int, episodes: int, settings: AgentSettings) -> dict[str, Any]:
+def _on_policy(steps: int, episodes: int, side_by_side: int, settings: AgentSettings) -> dict[str, Any]:
     return {
         "learning_rate": 1e-3,
-        "n_steps": 3 * steps,
-        "batch_size": 3 * steps,
+        "n_steps": steps,
+        "batch_size": side_by_side * steps,
         "n_epochs": 20,
         "gamma": 1.0,
         "gae_lambda": 1.0,
@@ -126,16 +129,16 @@ _PPO = AGENTS.add("ppo")(
         actor=lambda policy: [*policy.mlp_extractor.policy_net, policy.action_net],
         squash=False,
         activation="tanh",
+        side_by_side=ROLLOUT,
     )
 )
 AGENTS.add("dyna_ppo")(
     replace(
         _PPO,
         # One round of imagined episodes between two updates.
-        options=lambda steps, episodes, settings: {
-            **_on_policy(steps, episodes, settings),
-            "n_steps": steps,
-            "batch_size": EPISODES * steps // 4,
+        options=lambda steps, episodes, side_by_side, settings: {
+            **_on_policy(steps, episodes, side_by_side, settings),
+            "batch_size": side_by_side * steps // 4,
             "n_epochs": 4,
         },
         imagines=True,
@@ -147,17 +150,18 @@ AGENTS.add("tqc")(replace(_SAC, algorithm=partial(_contrib, "TQC", "tqc")))
 AGENTS.add("recurrent_ppo")(
     AgentKind(
         algorithm=partial(_contrib, "RecurrentPPO", "recurrent_ppo"),
-        options=lambda steps, episodes, settings: {
-            **_on_policy(steps, episodes, settings),
+        options=lambda *search: {
+            **_on_policy(*search),
             "policy_kwargs": {
-                "net_arch": list(settings.net),
+                "net_arch": list(search[-1].net),
                 "log_std_init": LOG_STD,
-                "lstm_hidden_size": settings.net[0],
+                "lstm_hidden_size": search[-1].net[0],
             },
         },
         squash=False,
         activation="tanh",
         policy="MlpLstmPolicy",
+        side_by_side=ROLLOUT,
         remembers=True,
     )
 )
@@ -175,7 +179,7 @@ def check_agent(settings: AgentSettings) -> AgentKind:
     for option in settings.options:
         if option not in known:
             raise SettingsError(f"agent.options do not fit {settings.name}: '{option}'. {suggestion(option, known)}")
-    blank = DummyVecEnv([_Blank] * EPISODES) if kind.imagines else _Blank()
+    blank = DummyVecEnv([_Blank] * (EPISODES if kind.imagines else kind.side_by_side))
     build_agent(kind, settings, blank, steps=2, episodes=4, seed=0)
     return kind
 
@@ -187,14 +191,14 @@ class _Blank(gymnasium.Env):
 
 
 def build_agent(
-    kind: AgentKind, settings: AgentSettings, env: gymnasium.Env | VecEnv, *, steps: int, episodes: int, seed: int
+    kind: AgentKind, settings: AgentSettings, env: VecEnv, *, steps: int, episodes: int, seed: int
 ) -> BaseAlgorithm:
     """The agent for an environment.
 
     Raises:
         SettingsError: SB3 refuses an option.
     """
-    options = {**kind.options(steps, episodes, settings), **settings.options}
+    options = {**kind.options(steps, episodes, env.num_envs, settings), **settings.options}
     try:
         return kind.algorithm()(kind.policy, env, seed=seed, device="cpu", verbose=0, **options)
     except (AssertionError, TypeError, ValueError) as error:
@@ -282,7 +286,7 @@ def attach(agent: BaseAlgorithm, env: gymnasium.Env | VecEnv, steps: int) -> Non
     Args:
         agent: made for an environment with as many episodes side by side.
         env: where it goes on.
-        steps: for an on-policy agent, those of each episode that it sees before it learns.
+        steps: of one episode, for an on-policy agent, which learns when all that are side by side have ended.
     """
     agent.set_env(env)
     if isinstance(agent, OnPolicyAlgorithm):

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from autoprune.envs.vector_env import PruningVecEnv
 from autoprune.errors import SettingsError
@@ -25,7 +24,6 @@ from autoprune.settings import AgentSettings
 
 REVISIONS = 8  # Times that every problem is trained on again in the end, in turns.
 REVISED = 2  # Rounds of imagined episodes each time.
-BATCH = 3  # Episodes of one problem that an on-policy agent sees before it learns from them.
 
 
 class MultiTaskTrainer:
@@ -62,9 +60,11 @@ class MultiTaskTrainer:
             if imagines:
                 episodes = [imagine(model, context_of(task)) for model, task in zip(reward_models, tasks, strict=True)]
             else:
-                episodes = [real_episodes(task) for task in tasks]
-            steps, count = max(len(task.problem.space) for task in tasks), sum(task.left for task in tasks)
-            agent = build_agent(self._kind, self._settings, episodes[0], steps=steps, episodes=count, seed=seed)
+                # As many for all: an agent is made for a number of episodes side by side.
+                count = min(self._kind.side_by_side, *(max(task.left - 1, 1) for task in tasks))
+                episodes = [real_episodes(task, count) for task in tasks]
+            steps, total = max(len(task.problem.space) for task in tasks), sum(task.left for task in tasks)
+            agent = build_agent(self._kind, self._settings, episodes[0], steps=steps, episodes=total, seed=seed)
             write_events(agent, self._log_folder)
             if imagines:
                 searches = [
@@ -96,13 +96,12 @@ def _train_in_imagination(searches: Sequence[Dyna], tasks: Sequence[BudgetedEval
 def _train_on_evaluations(
     agent: BaseAlgorithm, episodes: Sequence[PruningVecEnv], tasks: Sequence[BudgetedEvaluator]
 ) -> None:
-    """Real episodes of one problem after the other."""
-    # An off-policy agent learns after every episode, an on-policy one needs some to compare.
-    at_a_time = 1 if isinstance(agent, OffPolicyAlgorithm) else BATCH
+    """Real episodes of one problem after the other; what is no whole rollout goes to what the policy tries next."""
     while any(task.left > 1 for task in tasks):
         for task, of_task in zip(tasks, episodes, strict=True):
-            count = min(at_a_time, task.left - 1)
-            if count > 0:
-                steps = count * len(task.problem.space)
+            if task.left > of_task.num_envs:
+                steps = len(task.problem.space)
                 attach(agent, of_task, steps)
-                agent.learn(steps, callback=Relabeling(of_task.context), reset_num_timesteps=False)
+                agent.learn(steps * of_task.num_envs, callback=Relabeling(of_task.context), reset_num_timesteps=False)
+            elif task.left > 1:
+                play(agent, real_episodes(task), explore=True)

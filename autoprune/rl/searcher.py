@@ -71,7 +71,7 @@ class RlSearcher:
         with one_thread(), suppress(EvaluationsSpent):
             reward_model = RewardModel(evaluator) if self._kind.imagines else None
             if reward_model is None:
-                episodes = real_episodes(evaluator)
+                episodes = real_episodes(evaluator, min(self._kind.side_by_side, max(evaluator.left - 1, 1)))
             else:
                 episodes = imagine(reward_model, context_of(evaluator))
             agent = build_agent(
@@ -89,9 +89,12 @@ class RlSearcher:
                 while evaluator.left > 1:
                     search.step()
             elif evaluator.left > 1:
-                # Every episode is an evaluation.
+                # Every episode is an evaluation. What is no whole rollout goes to what the policy tries next.
                 callbacks = [_Watch(evaluator), Relabeling(episodes.context)]
-                agent.learn((evaluator.left - 1) * steps, callback=callbacks)
+                count = episodes.num_envs
+                agent.learn((evaluator.left - 1) // count * count * steps, callback=callbacks)
+                while evaluator.left > 1:
+                    play(agent, real_episodes(evaluator), explore=True)
             if self._kind.remembers:
                 logger.info("%s has a memory: its policy is not stored, its plans are", self._settings.name)
             else:
@@ -105,11 +108,10 @@ class RlSearcher:
 RL = SearcherKind(check_agent, RlSearcher)
 
 
-def real_episodes(evaluator: BudgetedEvaluator) -> PruningVecEnv:
-    """Episodes of which each is an evaluation."""
-    return PruningVecEnv(
-        context_of(evaluator), pay_by_evaluations(evaluator.problem.objective, evaluator.evaluate_many)
-    )
+def real_episodes(evaluator: BudgetedEvaluator, count: int = 1) -> PruningVecEnv:
+    """So many episodes side by side, of which each is an evaluation."""
+    pay = pay_by_evaluations(evaluator.problem.objective, evaluator.evaluate_many)
+    return PruningVecEnv(context_of(evaluator), pay, count)
 
 
 def context_of(evaluator: BudgetedEvaluator) -> EpisodeContext:
@@ -125,11 +127,11 @@ def context_of(evaluator: BudgetedEvaluator) -> EpisodeContext:
     return EpisodeContext.of(evaluator.problem, predict)
 
 
-def play(agent: BaseAlgorithm, episodes: PruningVecEnv) -> None:
-    """One episode without exploration."""
+def play(agent: BaseAlgorithm, episodes: PruningVecEnv, *, explore: bool = False) -> None:
+    """One episode, by default without exploration."""
     observation, memory, begins = episodes.reset(), None, np.ones(episodes.num_envs, bool)
     for _ in range(len(episodes.context.space)):
-        actions, memory = agent.predict(observation, state=memory, episode_start=begins, deterministic=True)
+        actions, memory = agent.predict(observation, state=memory, episode_start=begins, deterministic=not explore)
         episodes.step_async(actions)
         observation, *_ = episodes.step_wait()
         begins = np.zeros(episodes.num_envs, bool)
@@ -195,13 +197,18 @@ class Relabeling(BaseCallback):
         elif isinstance(self.model, OnPolicyAlgorithm) and not hasattr(self.model.rollout_buffer, "hidden_states_pi"):
             buffer = self.model.rollout_buffer
             changed = [(number, actions) for number, actions in enumerate(self._actions) if actions is not None]
-            for number, actions in changed:
-                rows = slice(number * steps, (number + 1) * steps)
-                buffer.observations[rows, 0] = retrace(self._context, actions)
-                buffer.actions[rows, 0, 0] = actions
+            for number, actions in changed:  # In each rollout episodes end side by side.
+                start, lane = number // buffer.n_envs * steps, number % buffer.n_envs
+                buffer.observations[start : start + steps, lane] = retrace(self._context, actions)
+                buffer.actions[start : start + steps, lane, 0] = actions
             if changed:
-                observed, acted = (torch.as_tensor(part[:, 0]) for part in (buffer.observations, buffer.actions))
+                shape = buffer.values.shape  # (steps, episodes side by side)
+                both = (buffer.observations, buffer.actions)
+                observed, acted = (torch.as_tensor(part).flatten(0, 1) for part in both)
                 with torch.no_grad():
                     values, probabilities, _ = self.model.policy.evaluate_actions(observed, acted)
-                buffer.values[:, 0], buffer.log_probs[:, 0] = values[:, 0].numpy(), probabilities.numpy()
+                buffer.values[:], buffer.log_probs[:] = (
+                    values.reshape(shape).numpy(),
+                    probabilities.reshape(shape).numpy(),
+                )
                 buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])

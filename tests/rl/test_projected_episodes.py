@@ -39,17 +39,19 @@ class Rollouts(BaseCallback):
     def _on_rollout_end(self):
         buffer = self.model.rollout_buffer
         parts = buffer.observations, buffer.actions, buffer.values, buffer.log_probs, buffer.returns
-        self.kept.append([part[:, 0].copy() for part in parts])
-        observations, actions = torch.as_tensor(buffer.observations[:, 0]), torch.as_tensor(buffer.actions[:, 0])
+        # (episodes side by side, steps, ...)
+        self.kept.append([part.swapaxes(0, 1).copy() for part in parts])
+        observations, actions = (torch.as_tensor(part).flatten(0, 1) for part in self.kept[-1][:2])
         with torch.no_grad():
             self.thought = self.model.policy.evaluate_actions(observations, actions)
 
 
 def learn(name, episodes, *callbacks):
     evaluator = toy.budgeted(episodes + 1, surrogate=Knowing(), project=True)
-    real = real_episodes(evaluator)
     settings = AgentSettings(name)
-    agent = build_agent(check_agent(settings), settings, real, steps=STEPS, episodes=episodes + 1, seed=0)
+    kind = check_agent(settings)
+    real = real_episodes(evaluator, kind.side_by_side)
+    agent = build_agent(kind, settings, real, steps=STEPS, episodes=episodes + 1, seed=0)
     agent.learn(episodes * STEPS, callback=[Relabeling(real.context), *callbacks])
     return agent, real.context, evaluator.history
 
@@ -73,18 +75,17 @@ def test_a_replay_buffer_holds_the_episodes_of_the_evaluated_plans(name):
     assert all(budget.met_by(evaluation.cost) for evaluation in history.evaluations), "they were projected"
 
 
-def test_an_on_policy_agent_learns_from_them_with_what_it_thinks_of_them():
+def test_an_on_policy_agent_learns_from_three_side_by_side_with_what_it_thinks_of_them():
     rollouts = Rollouts()
     _, context, history = learn("ppo", 6, rollouts)
-    assert len(rollouts.kept) == 2
-    number = 0
-    for observations, actions, *_, returns in rollouts.kept:
-        for start in range(0, len(actions), STEPS):
-            places = slice(start, start + STEPS)
-            check_episode(context, history[number], observations[places], actions[places, 0].tolist())
-            np.testing.assert_allclose(returns[places], history[number].reward, rtol=1e-5)
-            number += 1
+    assert [len(rollout[0]) for rollout in rollouts.kept] == [3, 3]
+    trials = iter(history)
+    for rollout in rollouts.kept:
+        for observations, actions, *_, returns in zip(*rollout, strict=True):
+            trial = next(trials)
+            check_episode(context, trial, observations, actions[:, 0].tolist())
+            np.testing.assert_allclose(returns, trial.reward, rtol=1e-5)
     values, log_probabilities = rollouts.kept[-1][2:4]
     thought_values, thought_log_probabilities, _ = rollouts.thought  # Of the last rollout.
-    np.testing.assert_allclose(values, thought_values[:, 0], rtol=1e-4)
-    np.testing.assert_allclose(log_probabilities, thought_log_probabilities, rtol=1e-4)
+    np.testing.assert_allclose(values.flatten(), thought_values[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(log_probabilities.flatten(), thought_log_probabilities, rtol=1e-4)
