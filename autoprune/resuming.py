@@ -111,7 +111,7 @@ def open_run(
             settings = folder.load_settings(schema, {name: OmegaConf.select(config, name) for name in anew})
         elif known:
             _check_same(folder, settings, command)
-            changed = {name: getattr(settings, name) for name in RUNS[command].changeable}
+            changed = {name: attrgetter(name)(settings) for name in RUNS[command].changeable}
             settings = folder.load_settings(schema, changed)
         else:
             write_origin(folder, command, files=read_files(absolute_settings(settings)))

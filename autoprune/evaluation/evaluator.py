@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
@@ -16,13 +16,11 @@ from autoprune.evaluation.accuracy import Signals, check_fit
 from autoprune.evaluation.contributions import Contribution, measure_contributions
 from autoprune.evaluation.journal import Journal
 from autoprune.evaluation.scoring import Scorer
+from autoprune.evaluation.scoring_pool import Scored, ScoringPool
 from autoprune.planning import Candidate, Planner, SearchSpace
 from autoprune.records import CostReport, Evaluation, Plan
 from autoprune.settings import EvaluationSettings
 from autoprune.surgery import Surgeon
-
-if TYPE_CHECKING:
-    from autoprune.evaluation.scoring_pool import ScoringPool
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ class Evaluator:
         cost_model: CostModel,
         journal: Journal,
         settings: EvaluationSettings | None = None,
-        workers: "ScoringPool | None" = None,
+        workers: ScoringPool | None = None,
     ) -> None:
         check_fit(model, data)
         self.model = model
@@ -152,25 +150,26 @@ class Evaluator:
 
     def _score_here(self, plan: Plan, draw: int) -> Evaluation:
         """Score a plan in this process, while the compiler works in its own."""
-        start, signals, asked = time.perf_counter(), Future[Any](), list[Future[Any]]()
+        start, scored, asked = time.perf_counter(), Future[Any](), list[Future[Any]]()
         try:
-            signals.set_result(
-                self._scorer.score(plan, draw, lambda: asked.append(self._cost_model.submit(self.model)))
-            )
+            signals = self._scorer.score(plan, draw, lambda: asked.append(self._cost_model.submit(self.model)))
+            scored.set_result(Scored(signals))
         except CostError as error:
-            signals = _failure(error)
-        return self._conclude(_Begun(plan, draw, signals, asked[0] if asked else signals, start))
+            scored = _failure(error)
+        return self._conclude(_Begun(plan, draw, scored, asked[0] if asked else None, start))
 
-    def _begin(self, workers: "ScoringPool", plan: Plan, draw: int) -> None:
+    def _begin(self, workers: ScoringPool, plan: Plan, draw: int) -> None:
         """Have a plan scored by a worker, while the compiler works too, unless that is under way."""
         key = plan_key(plan), draw
-        if key not in self._begun:
-            start = time.perf_counter()
+        if key in self._begun:
+            return
+        start, cost = time.perf_counter(), None
+        if not workers.costs:
             try:
                 cost = self._submit(plan)
             except CostError as error:
                 cost = _failure(error)
-            self._begun[key] = _Begun(plan, draw, workers.submit(plan, draw), cost, start)
+        self._begun[key] = _Begun(plan, draw, workers.submit(plan, draw), cost, start)
 
     def _wait_for(self, begun: "_Begun") -> Evaluation:
         """The evaluation of a plan that workers score; what else is done by then is in the journal, too."""
@@ -187,9 +186,12 @@ class Evaluator:
         """The evaluation of a plan once its signals and its cost are known; it is put into the journal."""
         plan, cost, signals = begun.plan, None, Signals(math.nan, math.nan, math.nan)
         try:
-            signals = begun.signals.result()
-            cost = begun.cost.result()
-            error = self._complaint(signals, plan.pruned)
+            scored = begun.scored.result()
+            signals = scored.signals
+            found = scored.cost if begun.cost is None else begun.cost.result()
+            if isinstance(found, CostError):
+                raise found
+            cost, error = found, self._complaint(signals, plan.pruned)
         except (CostError, ScoringError) as failure:
             error = str(failure)
         if error:
@@ -242,25 +244,25 @@ class _Begun:
 
     Attributes:
         plan, draw: what is scored.
-        signals: of its model.
-        cost: of its model.
+        scored: its signals, and its cost where whoever scores says that too.
+        cost: else.
         start: when it was begun, by `time.perf_counter`.
     """
 
     plan: Plan
     draw: int
-    signals: Future[Signals]
-    cost: Future[CostReport]
+    scored: Future[Scored]
+    cost: Future[CostReport] | None
     start: float
 
     @property
     def futures(self) -> tuple[Future[Any], ...]:
-        """Both."""
-        return self.signals, self.cost
+        """What is waited for."""
+        return (self.scored,) if self.cost is None else (self.scored, self.cost)
 
     @property
     def done(self) -> bool:
-        """Whether both are there."""
+        """Whether all is there."""
         return all(future.done() for future in self.futures)
 
 

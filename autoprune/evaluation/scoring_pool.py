@@ -1,13 +1,19 @@
-"""Processes that score plans side by side, each with a model of its own; `scoring_worker.py` runs in them.
+"""Workers that score plans side by side, each with a model of its own; `scoring_worker.py` runs in them.
 
-What they load, the model and the images, goes by files in a scratch folder: arrays are mapped into memory, so that all
-processes share one copy. Images that are read as they are needed are read by each from where they are.
+They are processes of this machine or, with `workers=ray`, actors on a cluster. What they load, the model and the
+images, goes by files; images that are read as they are needed are read by each from where they are. Processes of this
+machine share the compilers of this one; actors compile where they are, or measure on the chip that is theirs.
 """
 
 import dataclasses
+import functools
+import importlib
+import logging
 import os
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,22 +21,41 @@ from typing import Any
 import keras
 import numpy as np
 
+from autoprune.cost.cache import report_from_json
 from autoprune.data import Dataset, LazyImages
-from autoprune.errors import AutopruneError, ScoringError, WorkerError
+from autoprune.errors import CostError, ScoringError, WorkerError
 from autoprune.evaluation.accuracy import Signals
+from autoprune.evaluation.scoring_worker import find_versions
 from autoprune.models.config import layer_modules
 from autoprune.models.files import save_model
 from autoprune.planning import Planner
 from autoprune.planning.plan_file import plan_to_json
-from autoprune.records import Plan
-from autoprune.settings import DataSettings, EvaluationSettings, ModelSettings
-from autoprune.workers import ChildProcess, WorkerPool, resources
+from autoprune.records import CostReport, Plan
+from autoprune.settings.commands import ScoringSettings
+from autoprune.workers import ChildProcess, DeadChildError, WorkerPool, resources
+from autoprune.workers.pool import Worker
 from autoprune.workers.process import make_scratch
+from autoprune.workers.ray_worker import RayWorker, connect
+
+logger = logging.getLogger(__name__)
 
 # Of a process with TensorFlow and a small network, in bytes, besides the variables and activations of a large one.
 BYTES_PER_PROCESS = 1.2 * 2**30
 MOST_PROCESSES = 16
-TASK = "score the plan"
+MODULE, NAME, TASK = "autoprune.evaluation.scoring_worker", "scoring process", "score the plan"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What a worker says of a plan.
+
+    Attributes:
+        signals: of its model.
+        cost: of its model, or why it has none; None where the worker is not asked for it.
+    """
+
+    signals: Signals
+    cost: CostReport | CostError | None = None
 
 
 def automatic_workers() -> int:
@@ -41,47 +66,65 @@ def automatic_workers() -> int:
     return 1 if resources.has_gpu() else resources.fitting_processes(BYTES_PER_PROCESS, MOST_PROCESSES)
 
 
-class ScoringPool:
-    """Scores plans of one model in processes of their own. Close it when done.
+@contextmanager
+def open_workers(
+    model: Any, planner: Planner, data: Dataset, settings: ScoringSettings
+) -> Iterator["ScoringPool | None"]:
+    """The workers that settings ask for, within the block; None where this process does it all.
 
     Args:
-        count: how many may run at once, 1 or more.
         model: the dense model.
         planner: made for it.
         data: plans recover with its training split and are scored by its reward split.
-        settings: how plans are scored.
-        sources: where images that are read as they are needed come from, and the model that they are prepared for.
+        settings: how many workers and where, how plans are scored, and the data and the target for workers elsewhere.
+
+    Raises:
+        SettingsError: Ray is asked for and not installed.
+        WorkerError: there is no cluster.
+    """
+    if settings.workers == "ray":
+        try:
+            with connect(settings.ray) as count, closing(ScoringPool(count, model, planner, data, settings)) as pool:
+                logger.info("%d actors on Ray score plans", count)
+                yield pool
+        except DeadChildError as error:
+            raise WorkerError(str(error)) from None
+        return
+    count = automatic_workers() if settings.workers == "auto" else settings.workers
+    if count == 1:
+        yield None
+        return
+    logger.info("%d processes score plans", count)
+    with closing(ScoringPool(count, model, planner, data, settings)) as pool:
+        yield pool
+
+
+class ScoringPool:
+    """Scores plans of one model in workers. Close it when done.
+
+    Args:
+        count: how many may run at once, 1 or more.
+        model, planner, data, settings: as for `open_workers`.
+
+    Attributes:
+        costs: whether workers say what plans cost, too.
     """
 
-    def __init__(
-        self,
-        count: int,
-        model: Any,
-        planner: Planner,
-        data: Dataset,
-        *,
-        settings: EvaluationSettings,
-        sources: tuple[DataSettings, ModelSettings],
-    ) -> None:
+    def __init__(self, count: int, model: Any, planner: Planner, data: Dataset, settings: ScoringSettings) -> None:
+        self.costs = settings.workers == "ray"
         self._model = model
         self._planner = planner
         self._data = data
         self._settings = settings
-        self._sources = sources
         self._folder: Path | None = None
         self._pool = WorkerPool(
-            lambda: ChildProcess(
-                "autoprune.evaluation.scoring_worker",
-                name="scoring process",
-                environment=lambda scratch: {**os.environ, "KERAS_BACKEND": keras.backend.backend(), "TMPDIR": scratch},
-                opening=self._opening,
-            ),
+            self._make_actor if self.costs else self._make_process,
             count,
-            bytes_each=BYTES_PER_PROCESS,
-            name="scoring process",
+            bytes_each=0 if self.costs else BYTES_PER_PROCESS,
+            name=NAME,
             task=TASK,
-            error=_error,
-            read=lambda answer: Signals(**answer),
+            error=lambda message, task: ScoringError(message) if task == TASK else WorkerError(message),
+            read=_read,
         )
 
     @property
@@ -89,42 +132,79 @@ class ScoringPool:
         """The processes that run."""
         return self._pool.process_ids
 
-    def submit(self, plan: Plan, draw: int) -> Future[Signals]:
-        """Ask for the signals of a plan; see `Scorer.score`.
+    def submit(self, plan: Plan, draw: int) -> Future[Scored]:
+        """Ask for the signals of a plan, see `Scorer.score`, and where workers say that for its cost.
 
-        The future raises a `ScoringError` where the plan's model ends every process that tries, and a `WorkerError`
+        The future raises a `ScoringError` where the plan's model ends every worker that tries, and a `WorkerError`
         where none can get ready.
         """
         return self._pool.submit({"plan": plan_to_json(plan), "draw": draw})
 
     def close(self) -> None:
-        """End the processes at once, and remove their files."""
+        """End the workers at once, and remove their files."""
         self._pool.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _make_process(self) -> Worker:
+        return ChildProcess(
+            MODULE,
+            name=NAME,
+            environment=lambda scratch: {**os.environ, **_environment(), "TMPDIR": scratch},
+            opening={**self._opening, "folder": str(self._folder)},
+        )
+
+    def _make_actor(self) -> Worker:
+        target = dataclasses.replace(self._settings.target, processes=1)
+        return RayWorker(
+            MODULE,
+            name=NAME,
+            opening={**self._opening, "target": dataclasses.asdict(target), "versions": find_versions()},
+            files=self._stored,
+            resources=self._settings.ray.resources,
+            environment=_environment(),
+        )
+
     @cached_property
     def _opening(self) -> dict[str, Any]:
-        """What a fresh process is told to load."""
+        """What a fresh worker is told to load; the files are in the folder then."""
         self._folder = folder = make_scratch()
         save_model(self._model, folder / "dense.keras")
         request = {
-            "model": str(folder / "dense.keras"),
             "modules": layer_modules(self._model),
             "fingerprint": self._planner.fingerprint,
             "branches": [branch.name for branch in self._planner.branches],
-            "settings": dataclasses.asdict(self._settings),
+            "settings": dataclasses.asdict(self._settings.evaluation),
         }
         splits = {"train": self._data.train, "reward": self._data.reward}
         if any(isinstance(split.images, LazyImages) for split in splits.values()):
-            of_images, of_model = self._sources
+            of_images, of_model = self._settings.data, self._settings.model
             sources = {"data": dataclasses.asdict(of_images), "data_of": dataclasses.asdict(of_model)}
             return {**request, **sources, "data_fingerprint": self._data.fingerprint()}
         for name, split in splits.items():
             np.save(folder / f"{name}_images.npy", split.images)
             np.save(folder / f"{name}_labels.npy", split.labels)
-        return {**request, "arrays": str(folder)}
+        return request
+
+    @cached_property
+    def _stored(self) -> Mapping[str, Any]:
+        """References to the files in Ray's object store, by name."""
+        put: Callable[[np.ndarray], Any] = importlib.import_module("ray").put
+        _ = self._opening  # which makes them
+        files = sorted((self._folder or Path()).iterdir())
+        return {path.name: put(np.fromfile(path, np.uint8)) for path in files}
 
 
-def _error(message: str, task: str) -> AutopruneError:
-    return ScoringError(message) if task == TASK else WorkerError(message)
+@functools.cache
+def _environment() -> dict[str, str]:
+    """Variables that a worker must have as they are here."""
+    return {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def _read(answer: dict[str, Any]) -> Scored:
+    cost: CostReport | CostError | None = None
+    if "cost" in answer:
+        cost = report_from_json(answer["cost"])
+    elif "cost_error" in answer:
+        cost = CostError(answer["cost_error"])
+    return Scored(Signals(**answer["signals"]), cost)

@@ -48,7 +48,7 @@ class RunKind:
 
 
 _EVALUATIONS = "Every evaluation so far"
-_ANY = ("workers",)
+_ANY = ("workers", "ray.address", "ray.actors", "ray.resources")
 # Of whatever leaves a run folder.
 RUNS = {
     "search": RunKind(

@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from autoprune.data import Dataset
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import accuracy, check_fit
 from autoprune.evaluation.cautions import chance_caution, data_cautions
-from autoprune.evaluation.scoring_pool import ScoringPool, automatic_workers
+from autoprune.evaluation.scoring_pool import open_workers
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
 from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
@@ -144,14 +144,10 @@ def open_session(
             "importance": importance.name,
             "evaluation": dataclasses.asdict(settings.evaluation),
         }
-        with closing(Journal(folder.journal, identity)) as journal, ExitStack() as stack:
-            count = automatic_workers() if settings.workers == "auto" else settings.workers
-            workers = None
-            if count > 1:
-                sources = settings.data, settings.model
-                pool = ScoringPool(count, model, planner, data, settings=settings.evaluation, sources=sources)
-                workers = stack.enter_context(closing(pool))
-                logger.info("%d processes score plans", count)
+        with (
+            closing(Journal(folder.journal, identity)) as journal,
+            open_workers(model, planner, data, settings) as workers,
+        ):
             evaluator = Evaluator(
                 model,
                 planner,

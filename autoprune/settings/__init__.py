@@ -21,6 +21,7 @@ from autoprune.settings.runtime import RuntimeSettings
 from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
 from autoprune.settings.target import TargetSettings
 from autoprune.settings.training import TrainingSettings
+from autoprune.settings.workers import RaySettings
 
 __all__ = [
     "AgentSettings",
@@ -36,6 +37,7 @@ __all__ = [
     "LimitsSettings",
     "MeasureSettings",
     "ModelSettings",
+    "RaySettings",
     "ReplaySettings",
     "RewardSettings",
     "RuntimeSettings",

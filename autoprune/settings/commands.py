@@ -15,6 +15,7 @@ from autoprune.settings.reward import FLOORED, RewardSettings
 from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
 from autoprune.settings.target import TargetSettings
 from autoprune.settings.training import TrainingSettings
+from autoprune.settings.workers import RaySettings
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class ScoringSettings:
 
     Attributes:
         workers (processes): that score plans side by side, each with a model of its own; `auto` is one for every two
-            cores, as many as fit in memory. Searchers that ask for several plans at a time find the same with any
-            number of them.
+            cores, as many as fit in memory, `ray` those of a Ray cluster. Searchers that ask for several plans at a
+            time find the same with any number of them.
         seed (seed): of training, of the search and of random importance.
         resume (folder): of an interrupted run to go on with, given alone or with the options that may be extended.
     """
@@ -41,14 +42,15 @@ class ScoringSettings:
     constraints: Constraints = field(default_factory=Constraints)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    # One of two that differ in it alone is the other: nothing that they find depends on it.
+    # Settings that differ in these alone are equal: nothing that is found depends on them.
     workers: Any = field(default=1, compare=False)
+    ray: RaySettings = field(default_factory=RaySettings, compare=False)
     seed: int = 0
     resume: str | None = None
 
     def __post_init__(self) -> None:
         some = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers >= 1
-        check(some or self.workers == "auto", "workers", "1 or more, or auto", self.workers)
+        check(some or self.workers in ("auto", "ray"), "workers", "1 or more, auto or ray", self.workers)
         wanted = "one file here; `python -m autoprune.measure` takes several"
         check(not isinstance(self.model.path, list), "model.path", wanted, self.model.path)
         check_seed("seed", self.seed)

@@ -109,6 +109,9 @@ class ChildProcess:
     def __exit__(self, *exception: object) -> None:
         self.end()
 
+    def get_ready(self) -> None:
+        """Nothing: it starts with its first request."""
+
     def ask(
         self,
         request: Mapping[str, Any],

@@ -5,21 +5,32 @@ import os
 import signal
 import tempfile
 from concurrent.futures import Future, wait
+from contextlib import closing
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 
+from autoprune.cost import open_cost_model
 from autoprune.data import load_data
 from autoprune.errors import WorkerError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.evaluator import plan_key
-from autoprune.evaluation.scoring_pool import ScoringPool, automatic_workers
+from autoprune.evaluation.scoring_pool import ScoringPool, automatic_workers, open_workers
 from autoprune.models import zoo
 from autoprune.planning import Planner
 from autoprune.planning.plan_file import plan_to_json
-from autoprune.settings import Constraints, DataSettings, EvaluationSettings, ModelSettings
+from autoprune.records import Target
+from autoprune.settings import (
+    Constraints,
+    DataSettings,
+    EvaluationSettings,
+    ModelSettings,
+    RaySettings,
+    SearchSettings,
+    TargetSettings,
+)
 from autoprune.workers import ChildProcess, resources
 from helpers import toy
 from helpers.image_files import write_digits
@@ -67,8 +78,8 @@ def opened(tmp_path, scratch, network):
         closers.append(journal)
         pool = None
         if workers > 1:
-            sources = data, ModelSettings("small_resnet")
-            pool = ScoringPool(workers, network, planner, loaded, settings=settings, sources=sources)
+            asked = SearchSettings(ModelSettings("small_resnet"), data, evaluation=settings, workers=workers)
+            pool = ScoringPool(workers, network, planner, loaded, asked)
             closers.insert(0, pool)
         return pool, Evaluator(
             network, planner, loaded, cost_model=Costed(), journal=journal, settings=settings, workers=pool
@@ -164,6 +175,30 @@ def test_workers_that_find_other_images_end_the_search(opened, tmp_path):
         path.unlink()
     with pytest.raises(WorkerError, match=r"other images where it is loaded again.* workers=1"):
         list(evaluator.evaluate_many(some(evaluator, 2)))
+
+
+@pytest.mark.slow
+def test_actors_on_ray_score_and_cost_as_one_process_does(network, scratch, tmp_path, compiler):
+    planner, data, target = (
+        Planner(network, constraints=Constraints(4)),
+        load_data(DIGITS),
+        TargetSettings("tpu_v5e", 8),
+    )
+    ray = RaySettings(actors=2, resources={"CPU": 0.5})
+    asked = SearchSettings(ModelSettings("small_resnet"), DIGITS, target, evaluation=SETTINGS, workers="ray", ray=ray)
+    found = {}
+    for settings in (asked, replace(asked, workers=1)):
+        with (
+            closing(open_cost_model(Target("tpu_v5e", 8), cache=None, client=compiler)) as cost_model,
+            closing(Journal(tmp_path / f"{settings.workers}.sqlite", {})) as journal,
+            open_workers(network, planner, data, settings) as workers,
+        ):
+            evaluator = Evaluator(
+                network, planner, data, cost_model=cost_model, journal=journal, settings=SETTINGS, workers=workers
+            )
+            evaluations = list(evaluator.evaluate_many(some(evaluator, 3)))
+            found[settings.workers] = [*told(evaluations), *(evaluation.cost for evaluation in evaluations)]
+    assert found["ray"] == found[1]
 
 
 @pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(1, 64, 1), (2, 64, 1), (8, 64, 4), (8, 2.5, 2)])

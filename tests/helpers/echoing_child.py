@@ -71,6 +71,7 @@ DEEDS = {
     "count": count,
     "note the end": lambda value, tell: atexit.register(Path(value).touch),
     "refuse": lambda value, tell: None,
+    "sleep": lambda value, tell: time.sleep(value),
     "never end": lambda value, tell: atexit.register(time.sleep, 300),
 }
 
