@@ -258,8 +258,8 @@ def _kill_after(timeout: float | None, process: subprocess.Popen[str]) -> Iterat
 
 
 @atexit.register
-def _end_all() -> None:
-    """The threads that ask do not outlive the interpreter; no child shall either."""
+def end_children() -> None:
+    """End all children of this process, and start no more: the threads that ask do not outlive it, nor shall they."""
     _exiting.set()
     with _registry_lock:
         children = list(_children)

@@ -10,17 +10,18 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
 from autoprune.settings import RaySettings
 from autoprune.settings.extras import extra
-from autoprune.workers.child import DeadChildError
-from autoprune.workers.process import make_scratch
+from autoprune.workers.child import DeadChildError, end_children
+from autoprune.workers.process import import_path, make_scratch
 
 _CONNECT_SECONDS = 20
+_LEAVE_SECONDS = 10
 
 
 @contextmanager
@@ -86,6 +87,10 @@ class Answering:
         """The answer to a request."""
         return self._handle(request, lambda event: None)
 
+    def leave(self) -> None:
+        """End the children of this process, whose scratch folders go with them."""
+        end_children()
+
 
 class RayWorker:
     """Stands where a `ChildProcess` stands, within `connect`.
@@ -121,12 +126,14 @@ class RayWorker:
             num_cpus=resources.get("CPU", 1),
             num_gpus=resources.get("GPU", 0),
             resources=others,
-            runtime_env={"env_vars": dict(environment)},
+            # What this process can import, that one can too, if it is there.
+            runtime_env={"env_vars": {"PYTHONPATH": import_path(), **environment}},
         )
         self._make: Callable[[], Any] = lambda: made.remote(module, dict(opening), list(files), *files.values())
         self._state = threading.Lock()
         self._actor: Any = None
         self._process: int | None = None
+        self._asking = False
         self._ended = False
 
     @property
@@ -158,15 +165,25 @@ class RayWorker:
         Raises:
             DeadChildError: it was lost, or raised an error, or took too long.
         """
-        actor = self._actor
-        if actor is None:
-            raise DeadChildError(f"The {self._name} has been ended.")
-        return self._wait(actor.answer.remote(dict(request)), task, timeout)
+        with self._state:
+            actor = self._actor
+            if self._ended or actor is None:
+                raise DeadChildError(f"The {self._name} has been ended.")
+            self._asking = True
+        try:
+            return self._wait(actor.answer.remote(dict(request)), task, timeout)
+        finally:
+            self._asking = False
 
     def end(self) -> None:
         """End the actor for good, from any thread."""
         with self._state:
             self._ended = True
+            actor = None if self._asking else self._actor
+        if actor is not None and self._process is not None:
+            # What one that is killed leaves is removed by whichever child is next on that machine.
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.get(actor.leave.remote(), timeout=_LEAVE_SECONDS)
         self._drop()
 
     def _wait(self, reference: Any, task: str, timeout: float | None) -> dict[str, Any]:
