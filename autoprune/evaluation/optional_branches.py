@@ -134,7 +134,7 @@ class _Run:
 
     Attributes:
         at: the operands that may be dropped, by `id` of the merging call and place.
-        flags: of all branches.
+        flags: one for each branch.
         run_call: runs one call.
         choose: see `OptionalBranches`.
     """

@@ -113,7 +113,7 @@ class _Recovery:
     Attributes:
         recalibrating: images for batch-norm statistics.
         fitting: images that tune it, or that its layers are fitted to.
-        tuning: that every plan gets, if any.
+        tuning: the short tuning that every plan gets, or None.
     """
 
     recalibrating: np.ndarray | LazyImages

@@ -50,7 +50,7 @@ class Scored:
     """What a worker says of a plan.
 
     Attributes:
-        signals: of its model.
+        signals: what its model's outputs say.
         cost: of its model, or why it has none; None where the worker is not asked for it.
     """
 
@@ -121,7 +121,6 @@ class ScoringPool:
             self._make_actor if self.costs else self._make_process,
             count,
             bytes_each=0 if self.costs else BYTES_PER_PROCESS,
-            name=NAME,
             task=TASK,
             error=lambda message, task: ScoringError(message) if task == TASK else WorkerError(message),
             read=_read,

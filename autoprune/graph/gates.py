@@ -80,7 +80,7 @@ def find_gate(product: Any, walk: Walk) -> int | None:
 
     Args:
         product: a call that multiplies its input tensors.
-        walk: of the graph that it is in.
+        walk: the walk through the graph that it is in.
     """
     tensors = product.input_tensors
     if len(tensors) != 2 or _has_constants(product):

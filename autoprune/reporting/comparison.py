@@ -223,7 +223,7 @@ def write_comparison(
     Args:
         settings: what was compared.
         summary: what came of it.
-        cost: of the dense model.
+        cost: what the dense model costs.
         target: what `auto` became.
         folder: the run folder.
         cautions: what a reader should know before trusting it.

@@ -15,7 +15,7 @@ class BranchRow:
     """A branch in the results of a search.
 
     Attributes:
-        name: of the branch.
+        name: the name of the branch.
         layers: number of layers that leave with it.
         latency: by the name of each result, the dense model first, the share of its latency that the branch's layers
             hold, from 0 to 1; None where they are gone, or their times are not known.
@@ -67,7 +67,7 @@ def gone_groups(plan: Plan, branches: Sequence[Branch], groups: Sequence[Channel
     Args:
         plan: with the sizes of all groups.
         branches: those that a plan may drop.
-        groups: of the model.
+        groups: the channel groups of the model.
     """
     members = {group.name: {member.layer for member in group.members} for group in groups}
     dropped = [branch for branch in branches if branch.name in plan.dropped]

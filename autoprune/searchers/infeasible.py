@@ -74,7 +74,7 @@ def describe_shortfall(
         settings: what was asked for.
         objective: with the limits and the dense model.
         costs: of the uniform plans that were tried.
-        space: that they come from.
+        space: the search space that they come from.
     """
     nearest, cost = min(costs.items(), key=lambda pair: objective.budget.overrun(pair[1]))
     dense = objective.dense.required_cost

@@ -48,7 +48,7 @@ class BudgetProjector:
         """(m, dimensions) As `project`, of (m, dimensions) candidates at once.
 
         Args:
-            candidates: as `project` takes one.
+            candidates: (m, dimensions) options, each as `project` takes it.
             every: which candidates of a line are looked at: each, or every other, third or so on.
         """
         if not len(candidates):

@@ -40,7 +40,7 @@ class Solver:
 
     Args:
         reward_model: what candidates are predicted to be worth; its evaluator is the search's.
-        generator: of random candidates.
+        generator: draws random candidates.
     """
 
     def __init__(self, reward_model: RewardModel, generator: np.random.Generator) -> None:

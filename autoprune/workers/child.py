@@ -66,6 +66,7 @@ class ChildProcess:
         recycle_after: answers after which a child is replaced.
 
     Attributes:
+        name: as given.
         settled: whether the running child has answered before, so that its memory is no longer to come.
     """
 
@@ -83,7 +84,7 @@ class ChildProcess:
     ) -> None:
         self.settled = False
         self._module = module
-        self._name = name
+        self.name = name
         self._environment = environment
         self._opening = opening
         self._start_timeout = start_timeout
@@ -183,13 +184,13 @@ class ChildProcess:
             try:
                 running = self._running = RunningProcess(self._module, self._environment, self._folder)
             except OSError as error:
-                raise DeadChildError(f"The {self._name} could not be started: {error}", task="start") from error
+                raise DeadChildError(f"The {self.name} could not be started: {error}", task="start") from error
         try:
             self._exchange(running, None, self._start_timeout, "start")
             if self._opening is not None:
                 answer = self._send(running, self._opening, self._start_timeout, "get ready")["answer"]
                 if "error" in answer:
-                    raise DeadChildError(f"The {self._name} could not get ready: {answer['error']}", task="get ready")
+                    raise DeadChildError(f"The {self.name} could not get ready: {answer['error']}", task="get ready")
         except BaseException:
             self.stop()
             raise
@@ -229,11 +230,11 @@ class ChildProcess:
             what = f"was killed before it could {task}, perhaps because memory ran out."
         if self._folder is not None:
             what += f" All it wrote is in {self._folder / LOG}."
-        message = f"The {self._name} {what} Its last words: {words}"
+        message = f"The {self.name} {what} Its last words: {words}"
         raise DeadChildError(message, task=task, last_words=words, retry=not late.is_set())
 
     def _end_error(self) -> DeadChildError:
-        return DeadChildError(f"The {self._name} has been ended.")
+        return DeadChildError(f"The {self.name} has been ended.")
 
 
 @contextlib.contextmanager

@@ -25,9 +25,11 @@ class Worker(Protocol):
     """What answers one request at a time: a `ChildProcess`, or something like it.
 
     Attributes:
+        name: what messages call it, such as `compiler process`.
         settled: whether it has answered before, so that its memory is no longer to come.
     """
 
+    name: str
     settled: bool
 
     @property
@@ -64,7 +66,6 @@ class WorkerPool:
         make_worker: makes one of the workers.
         processes: how many may run at once, 1 or more. Beyond the first, one is started only while there is memory.
         bytes_each: of this machine's memory that a worker is expected to take.
-        name: what messages call a worker, such as `compiler process`.
         task: what it does with a request, such as `compile the model`.
         error: what futures raise, made of a message and of what a worker could not do: `task`, or `start`, or `get
             ready`.
@@ -81,7 +82,6 @@ class WorkerPool:
         processes: int,
         *,
         bytes_each: float,
-        name: str,
         task: str,
         error: Callable[[str, str], AutopruneError],
         read: Callable[[dict[str, Any]], Any],
@@ -90,7 +90,6 @@ class WorkerPool:
         self.processes = processes
         self._make_worker = make_worker
         self._bytes_each = bytes_each
-        self._name = name
         self._task = task
         self._error = error
         self._read = read
@@ -156,7 +155,7 @@ class WorkerPool:
     def _grow(self) -> None:
         """One more worker, with the thread that supervises it."""
         worker = self._make_worker()
-        thread = threading.Thread(target=self._serve, args=(worker,), name=self._name, daemon=True)
+        thread = threading.Thread(target=self._serve, args=(worker,), name=worker.name, daemon=True)
         self._workers.append((worker, thread))
         thread.start()
 
@@ -185,27 +184,27 @@ class WorkerPool:
                     self._answers += 1
                 asked.future.set_result(self._read(answer))
             except DeadChildError as error:
-                self._bury(asked, error)
+                self._bury(worker, asked, error)
             except AutopruneError as error:
                 asked.future.set_exception(error)
             except Exception as error:  # noqa: BLE001 - the asker must hear of it, or it waits for ever
-                message = f"The {self._name} failed: {type(error).__name__}: {error}"
+                message = f"The {worker.name} failed: {type(error).__name__}: {error}"
                 asked.future.set_exception(self._error(message, self._task))
         worker.end()
 
-    def _bury(self, asked: _Request, error: DeadChildError) -> None:
+    def _bury(self, worker: Worker, asked: _Request, error: DeadChildError) -> None:
         """Ask once more what a worker died of; what it refused is final, and so is a time-out."""
         with self._changed:
             asked.deaths += 1
             if not self._closed and error.retry and asked.deaths == 1:
-                logger.info("a %s is replaced: %s", self._name, error)
+                logger.info("a %s is replaced: %s", worker.name, error)
                 self._waiting.appendleft(asked)
                 self._changed.notify()
                 return
         if self._closed:
             asked.future.set_exception(self._closing_error())
         elif error.retry:
-            words = f"The {self._name} died twice before it could {error.task}. Its last words: "
+            words = f"The {worker.name} died twice before it could {error.task}. Its last words: "
             asked.future.set_exception(self._error(words + error.last_words, error.task))
         else:
             asked.future.set_exception(self._error(str(error), error.task))

@@ -62,11 +62,11 @@ class Answering:
     """What runs in an actor: the handler of a module.
 
     Args:
-        module: as for a `ChildProcess`.
+        module: name of the module whose `make_handler` answers, see `ChildProcess`.
         opening: its first request. It gets the name of a folder with the files too, which is gone afterwards: what is
             mapped into memory stays.
-        names: of the files.
-        contents: of each, (bytes,) uint8.
+        names: how the files are called.
+        contents: their bytes, (n,) uint8 each.
     """
 
     def __init__(self, module: str, opening: Mapping[str, Any], names: Sequence[str], *contents: np.ndarray) -> None:
@@ -98,12 +98,13 @@ class RayWorker:
     Args:
         module: name of a module that the actor imports.
         name: what messages call the worker.
-        opening: as for `Answering`.
+        opening: the first request of every actor, see `Answering`.
         files: references to their contents in the object store, by name.
         resources: that an actor takes, such as `{"CPU": 1, "TPU": 1}`.
         environment: variables of its process.
 
     Attributes:
+        name: as given.
         settled: always: it takes no memory of this machine that is counted.
     """
 
@@ -120,7 +121,7 @@ class RayWorker:
         environment: Mapping[str, str],
     ) -> None:
         self._ray: Any = importlib.import_module("ray")
-        self._name = name
+        self.name = name
         others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU")}
         made = self._ray.remote(Answering).options(
             num_cpus=resources.get("CPU", 1),
@@ -149,14 +150,14 @@ class RayWorker:
         """
         with self._state:  # An actor is either never made, or ended by `end`.
             if self._ended:
-                raise DeadChildError(f"The {self._name} has been ended.")
+                raise DeadChildError(f"The {self.name} has been ended.")
             if self._actor is not None:
                 return
             actor = self._actor = self._make()
         answer = self._wait(actor.get_ready.remote(), "get ready", None)
         if "error" in answer:
             self._drop()
-            raise DeadChildError(f"The {self._name} could not get ready: {answer['error']}", task="get ready")
+            raise DeadChildError(f"The {self.name} could not get ready: {answer['error']}", task="get ready")
         self._process = answer["process"]
 
     def ask(self, request: Mapping[str, Any], *, task: str, timeout: float | None = None) -> dict[str, Any]:
@@ -168,7 +169,7 @@ class RayWorker:
         with self._state:
             actor = self._actor
             if self._ended or actor is None:
-                raise DeadChildError(f"The {self._name} has been ended.")
+                raise DeadChildError(f"The {self.name} has been ended.")
             self._asking = True
         try:
             return self._wait(actor.answer.remote(dict(request)), task, timeout)
@@ -193,12 +194,12 @@ class RayWorker:
             return answer
         except ray.exceptions.GetTimeoutError:
             self._drop()
-            message = f"The {self._name} took longer than {timeout:g} s to {task}."
+            message = f"The {self.name} took longer than {timeout:g} s to {task}."
             raise DeadChildError(message, task=task) from None
         except ray.exceptions.RayError as error:
             self._drop()
             words = " ".join(str(error).split())[-1500:]
-            message = f"The {self._name} was lost before it could {task}: {words}"
+            message = f"The {self.name} was lost before it could {task}: {words}"
             raise DeadChildError(message, task=task, last_words=words, retry=not self._ended) from None
 
     def _drop(self) -> None:

@@ -21,8 +21,8 @@ def fitting_processes(bytes_each: float, most: int) -> int:
     """How many processes that each keep two cores busy suit this machine, by cores and memory: 1 to `most`.
 
     Args:
-        bytes_each: of memory that one takes.
-        most: of them.
+        bytes_each: memory that one process takes.
+        most: the largest number to answer.
     """
     return int(max(1, min(most, usable_cores() // 2, available_memory() // bytes_each)))
 

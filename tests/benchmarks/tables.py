@@ -382,6 +382,7 @@ def _single() -> list[Section]:
             measuring_loop,
         ),
         ("What makes a search quick", "search_speed.json", _SPEED, search_speed),
+        ("Plans scored side by side", "workers.json", "python tests/benchmarks/workers.py", workers),
         ("Where the time of a search goes", "breakdown.json", _BREAKDOWN, breakdown),
         ("How far a step of the environment goes", "walk.json", "python tests/benchmarks/walk.py", walk),
         ("Passes traced once for all widths", "traced.json", _TRACED, traced),
@@ -689,6 +690,26 @@ def surrogate_drops(found: Json) -> str:
         "that drop a branch. Times were taken on a machine busy with other work."
     )
     return f"{first}\n\n{table(heads, rows)}"
+
+
+def workers(found: Json) -> str:
+    here = [
+        [row["workers"], row["plans"], f"{row['per_minute']:.0f}", f"{row['speed_over_one']:.2f}"]
+        for row in found["here"]
+    ]
+    fixed = [
+        [row["actors"], row["evaluations"], f"{row['per_minute']:.0f}", f"{row['efficiency']:.3f}"]
+        for row in found["fixed"]
+    ]
+    repetitions = len(found["here"][0]["seconds"])
+    return "\n\n".join(
+        [
+            f"Processes of a machine of {found['cores']} cores, medians of {repetitions}; compilations are known.",
+            table(["workers", "plans", "plans per minute", "over one"], here),
+            f"Actors on a local Ray cluster; each evaluation waits for {found['fixed_seconds']:g} s.",
+            table(["actors", "evaluations", "per minute", "efficiency"], fixed),
+        ]
+    )
 
 
 def bracketing(found: Sequence[Json]) -> str:

@@ -48,7 +48,6 @@ def make(cluster):
                 worker,
                 count,
                 bytes_each=0,
-                name="echoing actor",
                 task="echo",
                 error=lambda message, task: WorkerError(f"{task}: {message}"),
                 read=lambda answer: answer,

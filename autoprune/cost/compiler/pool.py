@@ -71,7 +71,6 @@ class CompilerPool(WorkerPool):
             ),
             automatic_processes() if processes is None else processes,
             bytes_each=BYTES_PER_PROCESS,
-            name="compiler process",
             task="compile the model",
             error=lambda message, _: CostError(message),
             read=_read,

@@ -131,7 +131,7 @@ class Stack:
         """(m,) sums at (m, d) vectors of features: many at once take little longer than one.
 
         Args:
-            features: of what is asked for.
+            features: what is asked for, described as the examples are.
             present: (m, fits) which fits each sum is of; None is all.
         """
         points = np.swapaxes(features[:, self._columns] * self._inverse, 0, 1)

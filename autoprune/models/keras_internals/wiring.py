@@ -79,7 +79,7 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
     these have changed, and the order that Keras would give them in a model made anew.
 
     Args:
-        graph: as `graph_of` gives it.
+        graph: the graph, as `graph_of` gives it.
         dropped: by `id` of a call of the graph, which of its input tensors go; one at least stays.
 
     Returns:
