@@ -6,7 +6,7 @@ whichever is free next.
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ from autoprune.workers.child import DeadChildError
 
 logger = logging.getLogger(__name__)
 
+MOST_DEATHS = 2  # Of workers that had a request in hand, after which it is not asked again.
+MOST_STARTS = 3  # Of workers that were to start for it, which is less likely to be its fault.
 _JOIN_SECONDS = 10
 
 
@@ -56,7 +58,7 @@ class _Request:
 
     content: Mapping[str, Any]
     future: Future[Any] = field(default_factory=Future)
-    deaths: int = 0
+    deaths: Counter[str] = field(default_factory=Counter)  # By what a worker was to do.
 
 
 class WorkerPool:
@@ -193,10 +195,11 @@ class WorkerPool:
         worker.end()
 
     def _bury(self, worker: Worker, asked: _Request, error: DeadChildError) -> None:
-        """Ask once more what a worker died of; what it refused is final, and so is a time-out."""
+        """Ask again what a worker died of, a few times; what it refused is final, and so is a time-out."""
         with self._changed:
-            asked.deaths += 1
-            if not self._closed and error.retry and asked.deaths == 1:
+            asked.deaths[error.task] += 1
+            deaths, most = asked.deaths[error.task], MOST_DEATHS if error.task == self._task else MOST_STARTS
+            if not self._closed and error.retry and deaths < most:
                 logger.info("a %s is replaced: %s", worker.name, error)
                 self._waiting.appendleft(asked)
                 self._changed.notify()
@@ -204,7 +207,7 @@ class WorkerPool:
         if self._closed:
             asked.future.set_exception(self._closing_error())
         elif error.retry:
-            words = f"The {worker.name} died twice before it could {error.task}. Its last words: "
+            words = f"The {worker.name} died {deaths} times before it could {error.task}. Its last words: "
             asked.future.set_exception(self._error(words + error.last_words, error.task))
         else:
             asked.future.set_exception(self._error(str(error), error.task))

@@ -204,7 +204,7 @@ def main() -> None:
     learnt = arguments.learnt or ([40, 80] if drops else [50, 100, 200])
     known = WITH_DROPS if drops else NETWORKS
     plans = arguments.plans
-    results = {"plans": plans, "rows": {}}
+    results = json.loads(path.read_text()) if path.exists() else {"rows": {}}  # Other networks' stay.
     for name in arguments.networks or known:
         network = Network(name, known[name], drops=drops)
         with ExitStack() as stack:

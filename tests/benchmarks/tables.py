@@ -410,7 +410,10 @@ _TRANSFER = "python tests/benchmarks/transfer.py --seeds 3 --evaluations 10"
 _NOISE = (
     "python tests/benchmarks/score_noise.py --comparison compare_resnet20_v3_45_finalists.json --budget 0.45 --draws 4"
 )
-_DROPS = "python tests/benchmarks/surrogate.py --drops --networks resnet20 --plans 280"
+_DROPS = (
+    "python tests/benchmarks/surrogate.py --drops --networks resnet20 --plans 280\n"
+    "python tests/benchmarks/surrogate.py --drops --networks resnet56 --plans 240"
+)
 _SPEED = "python tests/benchmarks/search_speed.py --plans 8"
 _BREAKDOWN = "python tests/benchmarks/breakdown.py --searchers random greedy evolution td3 dyna_ppo --evaluations 20"
 _TRACED = "python tests/benchmarks/traced.py\npython tests/benchmarks/traced.py --drops --networks resnet20"
@@ -658,7 +661,8 @@ def feature_distilling(found: Json) -> str:
 
 
 def surrogate(found: Json) -> str:
-    learnt = [one["learnt"] for one in next(iter(found["rows"].values()))["surrogate"]]
+    first_row = next(iter(found["rows"].values()))
+    plans, learnt = first_row["plans"], [one["learnt"] for one in first_row["surrogate"]]
     rows = [
         [
             name,
@@ -669,14 +673,14 @@ def surrogate(found: Json) -> str:
     ]
     heads = ["network, target", "FLOPs", "parameters", "sum over layers", *(f"after {count}" for count in learnt)]
     first = (
-        f"Spearman's correlation with the latency of the whole-model compile over {found['plans']} random plans; for "
+        f"Spearman's correlation with the latency of the whole-model compile over {plans} random plans; for "
         "the surrogate also its mean error, after learning from so many other plans."
     )
     return f"{first}\n\n{table(heads, rows)}"
 
 
 def surrogate_drops(found: Json) -> str:
-    heads = ["network, target", "judged", "FLOPs", "parameters"]
+    heads = ["network, target", "plans", "judged", "FLOPs", "parameters"]
     heads += [f"after {one['learnt']}" for one in next(iter(found["rows"].values()))["surrogate"]]
     heads.append("a thousand guesses")
     rows = []
@@ -684,9 +688,11 @@ def surrogate_drops(found: Json) -> str:
         learnt = row["surrogate"]
         cells = [f"{one['spearman']:.3f} ({percent(one['mean_error'])})" for one in learnt]
         few = [f"{row[key]:.2f}" for key in ("flops", "parameters")]
-        rows.append([name, learnt[0]["judged"], *few, *cells, f"{learnt[-1]['thousand_milliseconds']:.0f} ms"])
+        rows.append(
+            [name, row["plans"], learnt[0]["judged"], *few, *cells, f"{learnt[-1]['thousand_milliseconds']:.0f} ms"]
+        )
     first = (
-        f"As above, over {found['plans']} plans, random ones and what is set by hand; the surrogate is judged by those "
+        "As above, over random plans and what is set by hand; the surrogate is judged by those "
         "that drop a branch. Times were taken on a machine busy with other work."
     )
     return f"{first}\n\n{table(heads, rows)}"

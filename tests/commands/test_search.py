@@ -258,9 +258,9 @@ def test_ctrl_c_says_where_and_how_to_go_on(tmp_path):
 def test_resume_takes_no_other_option(finished):
     done = command(f"resume={finished[0]}", "seed=9", cwd=finished[0].parents[3])
     assert done.returncode == 2
-    assert "give resume=FOLDER alone, or with search.evaluations beside it. Received: seed" in " ".join(
-        done.stderr.split()
-    )
+    said = " ".join(done.stderr.split())
+    assert "give resume=FOLDER alone, or with search.evaluations, workers, ray.address, ray.actors" in said
+    assert "beside it. Received: seed" in said
 
 
 def test_search_that_has_ended_is_not_done_again(finished, tmp_path):

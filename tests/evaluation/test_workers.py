@@ -141,7 +141,7 @@ def test_a_plan_that_ends_every_process_has_failed_and_the_others_are_scored(ope
     monkeypatch.setattr(ChildProcess, "_exchange", exchange)
     failed, *found = evaluator.evaluate_many([deadly, *others])
     assert failed.failed
-    assert "died twice before it could score the plan" in failed.error
+    assert "died 2 times before it could score the plan" in failed.error
     assert not any(evaluation.failed for evaluation in found)
     assert evaluator.evaluate(deadly).failed, "it is not tried again by this evaluator"
 

@@ -88,7 +88,7 @@ def test_an_actor_that_is_killed_is_replaced_and_what_it_had_in_hand_is_asked_ag
 
 def test_a_request_that_ends_every_actor_fails_alone(make):
     pool = make(1)
-    with pytest.raises(WorkerError, match=r"echo: The echoing actor died twice before it could echo. Its last words"):
+    with pytest.raises(WorkerError, match=r"echo: The echoing actor died 2 times before it could echo. Its last words"):
         submit(pool, "die").result(WAIT)
     with pytest.raises(WorkerError, match="the cause"):
         submit(pool, "raise").result(WAIT)

@@ -148,7 +148,7 @@ def test_process_that_dies_on_every_try_fails_that_request_only(monkeypatch, scr
         bad, good = asked(client, 13), asked(client, 8)
         with pytest.raises(
             CostError,
-            match=r"died twice before it could compile the model\. .* last words: \(exit code -6\)",
+            match=r"died 2 times before it could compile the model\. .* last words: \(exit code -6\)",
         ):
             bad.result(WAIT)
         assert good.result(WAIT).latency > 0
@@ -163,7 +163,7 @@ def test_compilation_that_takes_too_long_is_ended(scratch):
 
 def test_process_that_cannot_start_says_why(monkeypatch, scratch):
     monkeypatch.setattr(pool, "worker_environment", lambda *_: {"PYTHONINTMAXSTRDIGITS": "none"})
-    message = r"died twice before it could start\. Its last words: \(exit code 1\) .*STRDIGITS"
+    message = r"died 3 times before it could start\. Its last words: \(exit code 1\) .*STRDIGITS"
     with closing(CompilerPool(1)) as client, pytest.raises(CostError, match=message):
         client.submit({}).result(WAIT)
 
