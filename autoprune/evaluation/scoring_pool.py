@@ -32,7 +32,7 @@ from autoprune.planning import Planner
 from autoprune.planning.plan_file import plan_to_json
 from autoprune.records import CostReport, Plan
 from autoprune.settings.commands import ScoringSettings
-from autoprune.workers import ChildProcess, DeadChildError, WorkerPool, resources
+from autoprune.workers import ChildProcess, WorkerPool, resources
 from autoprune.workers.pool import Worker
 from autoprune.workers.process import make_scratch
 from autoprune.workers.ray_worker import RayWorker, connect
@@ -79,16 +79,12 @@ def open_workers(
         settings: how many workers and where, how plans are scored, and the data and the target for workers elsewhere.
 
     Raises:
-        SettingsError: Ray is asked for and not installed.
-        WorkerError: there is no cluster.
+        SettingsError: Ray is asked for and not installed, or there is no cluster.
     """
     if settings.workers == "ray":
-        try:
-            with connect(settings.ray) as count, closing(ScoringPool(count, model, planner, data, settings)) as pool:
-                logger.info("%d actors on Ray score plans", count)
-                yield pool
-        except DeadChildError as error:
-            raise WorkerError(str(error)) from None
+        with connect(settings.ray) as count, closing(ScoringPool(count, model, planner, data, settings)) as pool:
+            logger.info("%d actors on Ray score plans", count)
+            yield pool
         return
     count = automatic_workers() if settings.workers == "auto" else settings.workers
     if count == 1:

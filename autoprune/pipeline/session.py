@@ -39,6 +39,7 @@ from autoprune.searchers.problem import absolute
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.settings.commands import ScoringSettings
 from autoprune.training.base_model import base_model
+from autoprune.workers.ray_worker import check_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ def validate_choices(settings: SearchSettings) -> None:
     """Refuse at once what would be refused after minutes of training.
 
     Raises:
-        SettingsError: an option of the agent is unknown, or a library that searcher or agent needs is missing.
+        SettingsError: an option of the agent is unknown, a library that searcher, agent or workers need is missing, or
+            the cluster that is asked for does not answer.
         TargetError: the target cannot be used here.
         UnknownNameError: a searcher, agent, reward or importance measure does not exist.
     """
@@ -85,6 +87,8 @@ def validate_choices(settings: SearchSettings) -> None:
     REWARDS.get(settings.reward.name)
     IMPORTANCES.get(settings.importance.name)
     SEARCHERS.get(settings.searcher.name).check(settings.agent)
+    if settings.workers == "ray":
+        check_cluster(settings.ray)
 
 
 def load_or_train_dense(settings: SearchSettings, data: Dataset, folder: RunFolder) -> Any:

@@ -13,12 +13,13 @@ class RaySettings:
         address: of a cluster that runs, such as `auto` or `ray://head:10001`; null starts one on this machine.
         actors (processes): that score plans, as many of them as the cluster has room for; null is one for the CPUs of
             each, by `ray.resources`.
-        resources (amounts): that each actor takes, by Ray's names, such as `{CPU: 2, GPU: 1}`.
+        resources (amounts): that each actor takes, by Ray's names: `{CPU: 4, GPU: 1}`, or of a name of your own
+            `+ray.resources.NAME=1`.
     """
 
     address: str | None = None
     actors: int | None = None
-    resources: dict[str, float] = field(default_factory=lambda: {"CPU": 2.0})
+    resources: dict[str, float] = field(default_factory=lambda: {"CPU": 2.0, "GPU": 0.0, "TPU": 0.0})
 
     def __post_init__(self) -> None:
         check(self.actors is None or self.actors >= 1, "ray.actors", "1 or more, or null", self.actors)

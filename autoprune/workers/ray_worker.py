@@ -11,10 +11,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from autoprune.errors import SettingsError
 from autoprune.settings import RaySettings
 from autoprune.settings.extras import extra
 from autoprune.workers.child import DeadChildError, end_children
@@ -22,6 +24,23 @@ from autoprune.workers.process import import_path, make_scratch
 
 _CONNECT_SECONDS = 20
 _LEAVE_SECONDS = 10
+
+
+def check_cluster(settings: RaySettings) -> ModuleType:
+    """Ray, once it is known that somebody answers at the address.
+
+    Raises:
+        SettingsError: Ray is not installed, or nobody answers.
+    """
+    ray = extra("ray", "workers=ray", "ray")
+    if ":" in (settings.address or ""):
+        host, _, port = str(settings.address).removeprefix("ray://").rpartition(":")
+        try:
+            # Ray itself tries for ten minutes.
+            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise _unreachable(settings, error) from error
+    return ray
 
 
 @contextmanager
@@ -32,30 +51,28 @@ def connect(settings: RaySettings) -> Iterator[int]:
         How many actors there shall be.
 
     Raises:
-        SettingsError: Ray is not installed.
-        DeadChildError: there is no cluster at the address.
+        SettingsError: Ray is not installed, or there is no cluster at the address.
     """
-    ray = extra("ray", "workers=ray", "ray")
+    ray: Any = check_cluster(settings)
     mine = not ray.is_initialized()
     if mine:
         try:
-            if ":" in (settings.address or ""):
-                # Ray itself tries for ten minutes.
-                host, _, port = str(settings.address).removeprefix("ray://").rpartition(":")
-                socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
             ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, logging_level="warning")
         except (OSError, RuntimeError, ValueError) as error:
-            raise DeadChildError(
-                f"No Ray cluster answers at ray.address={settings.address}: {error}. Start one with "
-                "`ray start --head`, or leave the address out for one on this machine alone.",
-                task="start",
-            ) from error
+            raise _unreachable(settings, error) from error
     try:
         cores = settings.resources.get("CPU", 1) or 1
         yield settings.actors or max(1, int(ray.cluster_resources().get("CPU", 1) // cores))
     finally:
         if mine:
             ray.shutdown()
+
+
+def _unreachable(settings: RaySettings, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"No Ray cluster answers at ray.address={settings.address}: {error}. Start one with `ray start --head`, or "
+        "leave the address out for one on this machine alone."
+    )
 
 
 class Answering:
@@ -122,7 +139,7 @@ class RayWorker:
     ) -> None:
         self._ray: Any = importlib.import_module("ray")
         self.name = name
-        others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU")}
+        others = {kind: amount for kind, amount in resources.items() if kind not in ("CPU", "GPU") and amount}
         made = self._ray.remote(Answering).options(
             num_cpus=resources.get("CPU", 1),
             num_gpus=resources.get("GPU", 0),

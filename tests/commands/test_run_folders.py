@@ -103,6 +103,15 @@ def test_the_same_settings_go_on_with_an_interrupted_run(begin, tmp_path):
     assert contents(tmp_path / "run") == before
 
 
+def test_a_run_goes_on_with_any_workers_and_anywhere(begin, tmp_path):
+    began = begin("seed=3")
+    again = begin("seed=3", "workers=3", "ray.actors=5")
+    assert (began.workers, began.ray.actors, again.workers, again.ray.actors) == (1, None, 3, 5)
+    assert again == began, "nothing that is found depends on them"
+    resumed = begin(f"resume={tmp_path / 'run'}", "workers=auto", "ray.address=head:6379")
+    assert (resumed.workers, resumed.ray.address, resumed.seed) == ("auto", "head:6379", 3)
+
+
 def test_other_settings_are_refused_with_what_differs_and_the_ways_out(begin, tmp_path):
     begin("seed=3")
     before = contents(tmp_path / "run")

@@ -68,7 +68,7 @@ def scratch(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def opened(tmp_path, scratch, network):
+def scored_by(tmp_path, scratch, network):
     """Makes evaluators of one network, with so many workers."""
     closers = []
 
@@ -99,10 +99,10 @@ def told(evaluations):
     return [(e.key, e.score, e.accuracy, e.error, e.dropped) for e in evaluations]
 
 
-def test_two_workers_score_as_one_process_does(opened):
+def test_two_workers_score_as_one_process_does(scored_by):
     """To the bit, with branches that go, in the order asked for, and once where a plan is asked for twice."""
     settings = replace(SETTINGS, score="agreement")
-    (_, alone), (pool, shared) = opened(1, settings=settings), opened(2, settings=settings)
+    (_, alone), (pool, shared) = scored_by(1, settings=settings), scored_by(2, settings=settings)
     candidates = some(alone, 6)
     asked = [alone.space.full, *candidates, candidates[0]]
     expected = told(alone.evaluate_many(asked))
@@ -117,8 +117,8 @@ def test_two_workers_score_as_one_process_does(opened):
     assert all(map(gone, ids))
 
 
-def test_a_worker_that_is_killed_is_replaced_and_its_plan_scored_again(opened):
-    (_, alone), (pool, shared) = opened(1), opened(2)
+def test_a_worker_that_is_killed_is_replaced_and_its_plan_scored_again(scored_by):
+    (_, alone), (pool, shared) = scored_by(1), scored_by(2)
     candidates = some(alone, 6)
     found = shared.evaluate_many(candidates)
     first, victims = next(found), pool.process_ids
@@ -128,8 +128,8 @@ def test_a_worker_that_is_killed_is_replaced_and_its_plan_scored_again(opened):
     assert not set(pool.process_ids) & set(victims)
 
 
-def test_a_plan_that_ends_every_process_has_failed_and_the_others_are_scored(opened, monkeypatch):
-    _, evaluator = opened(2)
+def test_a_plan_that_ends_every_process_has_failed_and_the_others_are_scored(scored_by, monkeypatch):
+    _, evaluator = scored_by(2)
     deadly, *others = some(evaluator, 4)
     plan, real = json.dumps(plan_to_json(evaluator.space.plan(deadly))), ChildProcess._exchange
 
@@ -146,8 +146,8 @@ def test_a_plan_that_ends_every_process_has_failed_and_the_others_are_scored(ope
     assert evaluator.evaluate(deadly).failed, "it is not tried again by this evaluator"
 
 
-def test_what_is_done_by_then_is_in_the_journal_though_nobody_waited_for_it(opened):
-    _, evaluator = opened(2)
+def test_what_is_done_by_then_is_in_the_journal_though_nobody_waited_for_it(scored_by):
+    _, evaluator = scored_by(2)
     candidates = some(evaluator, 4)
     next(evaluator.evaluate_many(candidates))  # And whoever asked is gone.
     wait([future for begun in evaluator._begun.values() for future in begun.futures])
@@ -156,21 +156,21 @@ def test_what_is_done_by_then_is_in_the_journal_though_nobody_waited_for_it(open
     assert all(evaluator.journal.find(key) is not None for key in keys)
 
 
-def test_images_that_are_read_as_needed_are_read_by_each_worker(opened, tmp_path):
+def test_images_that_are_read_as_needed_are_read_by_each_worker(scored_by, tmp_path):
     write_digits(tmp_path / "images" / "train", range(200))
     write_digits(tmp_path / "images" / "test", range(200, 230))
     data = DataSettings("image_folder", dir=str(tmp_path / "images"), image_size=[8, 8, 1], reward_size=50)
     settings = replace(SETTINGS, recovery="reconstruction")
-    (_, alone), (_, shared) = opened(1, data, settings), opened(2, data, settings)
+    (_, alone), (_, shared) = scored_by(1, data, settings), scored_by(2, data, settings)
     candidates = some(alone, 2)
     assert told(shared.evaluate_many(candidates)) == told(alone.evaluate_many(candidates))
 
 
-def test_workers_that_find_other_images_end_the_search(opened, tmp_path):
+def test_workers_that_find_other_images_end_the_search(scored_by, tmp_path):
     write_digits(tmp_path / "images" / "train", range(200))
     write_digits(tmp_path / "images" / "test", range(200, 230))
     data = DataSettings("image_folder", dir=str(tmp_path / "images"), image_size=[8, 8, 1], reward_size=50)
-    _, evaluator = opened(2, data)
+    _, evaluator = scored_by(2, data)
     for path in sorted((tmp_path / "images" / "train").rglob("*.png"))[:3]:
         path.unlink()
     with pytest.raises(WorkerError, match=r"other images where it is loaded again.* workers=1"):

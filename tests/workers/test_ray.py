@@ -8,9 +8,9 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from autoprune.errors import WorkerError
+from autoprune.errors import SettingsError, WorkerError
 from autoprune.settings import RaySettings
-from autoprune.workers import DeadChildError, WorkerPool
+from autoprune.workers import WorkerPool
 from autoprune.workers.ray_worker import RayWorker, connect
 from helpers.processes import gone, wait_until
 
@@ -142,7 +142,7 @@ def test_closing_ends_actors_that_work_and_those_that_wait_for_room(make):
 
 def test_an_address_where_nobody_answers_is_named():
     with (
-        pytest.raises(DeadChildError, match=r"No Ray cluster answers at ray\.address=127\.0\.0\.1:1: .*ray start"),
+        pytest.raises(SettingsError, match=r"No Ray cluster answers at ray\.address=127\.0\.0\.1:1: .*ray start"),
         connect(RaySettings(address="127.0.0.1:1")),
     ):
         pass
