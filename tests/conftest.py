@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import signal
+import tempfile
 
 import hypothesis
 import pytest
@@ -53,6 +54,16 @@ def pytest_collection_finish():
     """What is here already is no garbage: no test looks at all of it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """A folder for the scratch folders of this test's children; none is left at the end."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,6 @@ machine share the compilers of this one; actors compile where they are, or measu
 """
 
 import dataclasses
-import functools
 import importlib
 import logging
 import os
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -112,7 +110,7 @@ class ScoringPool:
         self._planner = planner
         self._data = data
         self._settings = settings
-        self._folder: Path | None = None
+        self._folder = make_scratch()
         self._pool = WorkerPool(
             self._make_actor if self.costs else self._make_process,
             count,
@@ -138,8 +136,7 @@ class ScoringPool:
     def close(self) -> None:
         """End the workers at once, and remove their files."""
         self._pool.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _make_process(self) -> Worker:
         return ChildProcess(
@@ -163,7 +160,7 @@ class ScoringPool:
     @cached_property
     def _opening(self) -> dict[str, Any]:
         """What a fresh worker is told to load; the files are in the folder then."""
-        self._folder = folder = make_scratch()
+        folder = self._folder
         save_model(self._model, folder / "dense.keras")
         request = {
             "modules": layer_modules(self._model),
@@ -186,11 +183,9 @@ class ScoringPool:
         """References to the files in Ray's object store, by name."""
         put: Callable[[np.ndarray], Any] = importlib.import_module("ray").put
         _ = self._opening  # which makes them
-        files = sorted((self._folder or Path()).iterdir())
-        return {path.name: put(np.fromfile(path, np.uint8)) for path in files}
+        return {path.name: put(np.fromfile(path, np.uint8)) for path in sorted(self._folder.iterdir())}
 
 
-@functools.cache
 def _environment() -> dict[str, str]:
     """Variables that a worker must have as they are here."""
     return {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -113,6 +113,10 @@ class ChildProcess:
     def get_ready(self) -> None:
         """Nothing: it starts with its first request."""
 
+    def is_lost(self) -> bool:
+        """Never: one that has died starts again with the next request."""
+        return False
+
     def ask(
         self,
         request: Mapping[str, Any],

@@ -43,6 +43,10 @@ class Worker(Protocol):
         """Wait until a request would be worked on at once; a `DeadChildError` where it cannot be."""
         ...
 
+    def is_lost(self) -> bool:
+        """Whether it was ready, and could not even take a request now."""
+        ...
+
     def ask(self, request: Mapping[str, Any], *, task: str, timeout: float | None = None) -> dict[str, Any]:
         """Its answer; a `DeadChildError` where there is none."""
         ...
@@ -176,6 +180,9 @@ class WorkerPool:
                 if self._closed:
                     break
                 asked = self._waiting.popleft()
+            # Nothing that the request has done: a node may be lost with all its workers, idle ones too.
+            if trouble is None and worker.is_lost() and self._put_back(asked):
+                continue
             if not asked.deaths and not asked.future.set_running_or_notify_cancel():
                 continue
             try:
@@ -199,10 +206,8 @@ class WorkerPool:
         with self._changed:
             asked.deaths[error.task] += 1
             deaths, most = asked.deaths[error.task], MOST_DEATHS if error.task == self._task else MOST_STARTS
-            if not self._closed and error.retry and deaths < most:
+            if error.retry and deaths < most and self._put_back(asked):
                 logger.info("a %s is replaced: %s", worker.name, error)
-                self._waiting.appendleft(asked)
-                self._changed.notify()
                 return
         if self._closed:
             asked.future.set_exception(self._closing_error())
@@ -211,6 +216,14 @@ class WorkerPool:
             asked.future.set_exception(self._error(words + error.last_words, error.task))
         else:
             asked.future.set_exception(self._error(str(error), error.task))
+
+    def _put_back(self, asked: _Request) -> bool:
+        """Let a request be the next one again, unless the pool is closed."""
+        with self._changed:
+            if not self._closed:
+                self._waiting.appendleft(asked)
+                self._changed.notify()
+            return not self._closed
 
     def _closing_error(self) -> AutopruneError:
         return self._error(f"The pool was closed before it could {self._task}.", self._task)

@@ -177,6 +177,18 @@ class RayWorker:
             raise DeadChildError(f"The {self.name} could not get ready: {answer['error']}", task="get ready")
         self._process = answer["process"]
 
+    def is_lost(self) -> bool:
+        """Whether the actor, or its node, has gone since it got ready."""
+        with self._state:
+            actor = self._actor
+        if actor is None:
+            return False
+        try:
+            self._wait(actor.get_ready.remote(), "be reached", None)
+        except DeadChildError:
+            return not self._ended
+        return False
+
     def ask(self, request: Mapping[str, Any], *, task: str, timeout: float | None = None) -> dict[str, Any]:
         """The answer of the actor that has got ready.
 

@@ -1,6 +1,5 @@
 """Plans and models whose outputs are not finite: they have no score, whatever an argmax makes of them."""
 
-from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 
@@ -26,17 +25,6 @@ def noise(number):
 DATA = Dataset("noise", noise(64), noise(32), noise(31), 5)
 
 
-class Costed:
-    """A cost model that knows one cost."""
-
-    target = toy.TARGET
-
-    def submit(self, model):
-        answer = Future()
-        answer.set_result(toy.cost_of([1.0] * 4))
-        return answer
-
-
 @pytest.fixture
 def opened(tmp_path):
     """Makes an evaluator that scores as the settings say."""
@@ -47,7 +35,7 @@ def opened(tmp_path):
         journals.append(Journal(tmp_path / f"{len(journals)}.sqlite", {}))
         asked = EvaluationSettings(**{"tuning_steps": 2, **settings})
         planner = Planner(model, constraints=Constraints(multiple_of=1))
-        return Evaluator(model, planner, DATA, cost_model=Costed(), journal=journals[-1], settings=asked)
+        return Evaluator(model, planner, DATA, cost_model=toy.KnownCost(), journal=journals[-1], settings=asked)
 
     yield make
     for journal in journals:

@@ -3,8 +3,7 @@
 import json
 import os
 import signal
-import tempfile
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import closing
 from dataclasses import replace
 
@@ -40,31 +39,10 @@ SETTINGS = EvaluationSettings(tuning_steps=3, recovery_images=64, recalibration_
 DIGITS = DataSettings("digits", train_size=300, reward_size=100)
 
 
-class Costed:
-    """A cost model that knows one cost."""
-
-    target = toy.TARGET
-
-    def submit(self, model):
-        answer = Future()
-        answer.set_result(toy.cost_of([1.0] * 4))
-        return answer
-
-
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(0)
     return zoo.build("small_resnet", (8, 8, 1), 10, width=0.25)
-
-
-@pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    """A folder for the scratch folders of this test; none is left at the end."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture
@@ -82,7 +60,7 @@ def scored_by(tmp_path, scratch, network):
             pool = ScoringPool(workers, network, planner, loaded, asked)
             closers.insert(0, pool)
         return pool, Evaluator(
-            network, planner, loaded, cost_model=Costed(), journal=journal, settings=settings, workers=pool
+            network, planner, loaded, cost_model=toy.KnownCost(), journal=journal, settings=settings, workers=pool
         )
 
     yield make

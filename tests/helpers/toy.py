@@ -4,6 +4,7 @@ Four groups of 64 channels. The first channels of a group bring most of what it 
 plan within the budget removes from the groups that matter least for the time they save.
 """
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,17 @@ def cost_report(latency, memory, target=TARGET, layers=None):
 
 def cost_of(ratios):
     return cost_report(sum(t * r for t, r in zip(TIME, ratios, strict=True)), Memory(1000, 1000, 1000, 3000))
+
+
+class KnownCost:
+    """A cost model that knows one cost."""
+
+    target = TARGET
+
+    def submit(self, model):
+        answer = Future()
+        answer.set_result(cost_of([1.0] * 4))
+        return answer
 
 
 SPACE = SearchSpace(

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,16 +12,6 @@ from autoprune.workers import ChildProcess, DeadChildError
 from autoprune.workers import process as process_module
 from autoprune.workers.process import make_scratch
 from helpers.processes import gone, started, wait_until
-
-
-@pytest.fixture
-def scratch(tmp_path, monkeypatch):
-    """A folder for the scratch folders of this test's children; none is left at the end."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture

@@ -86,6 +86,17 @@ def test_an_actor_that_is_killed_is_replaced_and_what_it_had_in_hand_is_asked_ag
     assert all(map(gone, victims))
 
 
+def test_actors_that_are_lost_while_they_wait_cost_no_request_its_life(make):
+    pool = make(2)
+    wait([submit(pool, "sleep", 0.2) for _ in range(4)])
+    victims = pool.process_ids
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    assert wait_until(lambda: all(map(gone, victims)))
+    assert [submit(pool, value=number).result(WAIT)["value"] for number in range(3)] == [0, 1, 2]
+    assert not set(pool.process_ids) & set(victims)
+
+
 def test_a_request_that_ends_every_actor_fails_alone(make):
     pool = make(1)
     with pytest.raises(WorkerError, match=r"echo: The echoing actor died 2 times before it could echo. Its last words"):
