@@ -1,7 +1,6 @@
 """Do searches find better plans than keep ratios set by hand, and which of them does?"""
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -28,10 +27,11 @@ from autoprune.pipeline.session import (
     searcher_builder,
     validate_choices,
 )
+from autoprune.records.files import read_json, write_json
 from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.curves import Curves
-from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.reporting.run_folder import RunFolder
 from autoprune.searchers import Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.hand_set import hand_set_candidates, is_hand_set
@@ -105,7 +105,7 @@ def _read_record(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.comparison.exists():
         return None
     try:
-        return json.loads(folder.comparison.read_text())
+        return read_json(folder.comparison)
     except ValueError as error:
         raise JournalError(f"'{folder.comparison}' is damaged: {error}. Move it away to start anew.") from error
 

@@ -1,7 +1,6 @@
 """A result in the formats that other programs read, each checked against the model."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from autoprune.errors import ExportError, ModelError
 from autoprune.models.exporting import Exported, export_model, random_examples
 from autoprune.models.exporting.formats import FORMATS, check_libraries
 from autoprune.models.files import load_model
+from autoprune.records.files import write_json
 from autoprune.reporting.console import CONSOLE
-from autoprune.reporting.run_folder import write_json
+from autoprune.reporting.run_folder import read_settings
 from autoprune.reporting.tables import byte_count
 from autoprune.settings import ExportSettings, ModelSettings, from_config
 
@@ -36,10 +36,10 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
         check_libraries(FORMATS.get(name))
     path, loading = Path(settings.model.path or ""), settings.model
     if settings.run is not None:
-        path, stored = result_of(Path(settings.run)), Path(settings.run, "settings.json")
-        if settings.model == ModelSettings("file") and stored.is_file():
+        path = result_of(Path(settings.run))
+        if settings.model == ModelSettings("file") and Path(settings.run, "settings.json").is_file():
             # As the run loaded its own.
-            loading = from_config(OmegaConf.create(json.loads(stored.read_text()).get("model", {})), ModelSettings)
+            loading = from_config(OmegaConf.create(read_settings(Path(settings.run)).get("model", {})), ModelSettings)
     model = load_model(path, loading)
     examples = random_examples(model, settings.input_shape)
     rows: dict[str, Exported | ExportError] = {}

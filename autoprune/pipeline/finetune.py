@@ -1,7 +1,6 @@
 """Fine-tuning of the result of a search, or of a model of a file, on cpu, gpu or TPU."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 from autoprune.data import load_data
 from autoprune.errors import SettingsError
 from autoprune.models.files import save_model
+from autoprune.records.files import write_json
 from autoprune.reporting.console import CONSOLE, training_stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.finetuning import (
@@ -21,7 +21,7 @@ from autoprune.reporting.finetuning import (
     verdict,
     write_finetuning,
 )
-from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.reporting.run_folder import RunFolder, read_settings
 from autoprune.settings import (
     FinetuneSettings,
     ModelSettings,
@@ -95,12 +95,7 @@ def complete_settings(settings: FinetuneSettings, said: Sequence[str]) -> Finetu
     if any(name.split(".")[0] == "model" for name in said):
         raise SettingsError("model must be left out with run=FOLDER: the run's pruned model is fine-tuned.")
     run_folder = Path(settings.run)
-    try:
-        stored = json.loads((run_folder / "settings.json").read_text())
-    except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"'{run_folder}' is not the run folder of a search: its settings.json cannot be read: {error}"
-        ) from error
+    stored = read_settings(run_folder)
     model = from_config(OmegaConf.create(stored.get("model", {})), ModelSettings)
     if model.name == "file":  # which may have moved since
         model = dataclasses.replace(model, path=str(run_folder / "dense.keras"))

@@ -21,10 +21,11 @@ from autoprune.pipeline.session import (
     validate_choices,
 )
 from autoprune.records import Evaluation
+from autoprune.records.files import write_json
 from autoprune.reporting.console import CONSOLE, Stage, stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table
-from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.reporting.run_folder import RunFolder
 from autoprune.searchers import BudgetedEvaluator, Problem, Trial
 from autoprune.searchers.policy import save_policy, training_record
 from autoprune.settings import LearnSettings, LimitsSettings

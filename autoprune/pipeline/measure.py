@@ -22,11 +22,11 @@ from autoprune.models import zoo
 from autoprune.models.files import load_model
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Target, TrainingStepReport
+from autoprune.records.files import write_json
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
 from autoprune.reporting.fitting import FittingTable
 from autoprune.reporting.groups import branch_data, branch_table, group_data, group_table, read_branch_shares
-from autoprune.reporting.run_folder import write_json
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 

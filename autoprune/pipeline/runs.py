@@ -1,6 +1,5 @@
 """What a run folder is a run of: kinds of runs, what is noted of how one was begun, and runs from Python."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +9,12 @@ from typing import Any
 
 from autoprune.errors import FolderError, SettingsError
 from autoprune.evaluation.journal import count_requests
+from autoprune.records.files import read_json, write_json
 from autoprune.reporting.run_folder import (
     RunFolder,
     absolute_settings,
     describe_differences,
     differences,
-    write_json,
 )
 from autoprune.settings import SearchSettings
 
@@ -125,7 +124,7 @@ def read_origin(folder: RunFolder, command: str) -> dict[str, Any]:
         FolderError: it was begun by another command.
     """
     try:
-        origin = json.loads(folder.origin.read_text())
+        origin = read_json(folder.origin)
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -1,6 +1,5 @@
 """Plans as JSON, with a format name and a version."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from autoprune.errors import PlanError
 from autoprune.records import Plan
+from autoprune.records.files import read_json, write_json
 
 FORMAT = "autoprune.plan"
 VERSION = 2
@@ -90,19 +90,19 @@ def check_indices(plan: Plan) -> None:
 
 def save_plan(plan: Plan, path: str | Path) -> None:
     """Write a plan to a JSON file."""
-    Path(path).write_text(json.dumps(plan_to_json(plan), indent=1) + "\n")
+    write_json(Path(path), plan_to_json(plan))
 
 
 def load_plan(path: str | Path) -> Plan:
     """Read a plan from a JSON file.
 
     Raises:
-        PlanError: the file is missing, is not JSON, or is not a plan.
+        PlanError: the file is missing, is not JSON, has changed since it was written, or is not a plan.
     """
     try:
-        data = json.loads(Path(path).read_text())
+        data = read_json(Path(path))
     except OSError as error:
         raise PlanError(f"Cannot read the plan '{path}': {error.strerror or error}") from error
     except ValueError as error:
-        raise PlanError(f"The plan '{path}' is not JSON: {error}") from error
+        raise PlanError(f"The plan '{path}' cannot be used: {error}") from error
     return plan_from_json(data)

@@ -13,11 +13,12 @@ from autoprune.comparison.matching import TOLERANCE, kind_of
 from autoprune.comparison.statistics import Interval
 from autoprune.comparison.summary import references_of
 from autoprune.records import CostReport, Target
+from autoprune.records.files import write_text
 from autoprune.reporting import comparison_plots
 from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
-from autoprune.reporting.run_folder import RunFolder, write_text
+from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import seconds
 from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings

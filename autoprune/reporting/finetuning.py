@@ -8,12 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from autoprune.records import TrainingStepReport
+from autoprune.records.files import write_json, write_text
 from autoprune.reporting.costs import CostRow, training_table
 from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.html import render
 from autoprune.reporting.outcome import flat
 from autoprune.reporting.plots import svg
-from autoprune.reporting.run_folder import RunFolder, write_json, write_text
+from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import byte_count, seconds
 from autoprune.settings import FinetuneSettings
 from autoprune.training.course import TrainingRecord

@@ -10,9 +10,9 @@ import jinja2
 from markupsafe import Markup
 
 from autoprune.records import Budget, Evaluation
+from autoprune.records.files import write_text
 from autoprune.reporting import plots
 from autoprune.reporting.depth import BranchRow
-from autoprune.reporting.run_folder import write_text
 from autoprune.reporting.tables import ResultRow, result_caption, result_cells, result_columns
 
 

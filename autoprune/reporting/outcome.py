@@ -11,9 +11,10 @@ from autoprune.evaluation.cautions import chance_caution, gap_caution
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
 from autoprune.records import Branch, ChannelGroup, Plan, Target
+from autoprune.records.files import write_json
 from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
 from autoprune.reporting.html import Report, write_report
-from autoprune.reporting.run_folder import RunFolder, write_json
+from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import ResultRow, shares
 from autoprune.searchers import History, Problem
 from autoprune.searchers.hand_set import WIDTH_RULE, is_hand_set

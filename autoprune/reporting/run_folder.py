@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from autoprune.errors import FolderError, SettingsError
+from autoprune.records.files import read_json, write_json
 from autoprune.settings import from_config
 
 if sys.platform != "win32":  # There nothing is locked.
@@ -146,14 +147,25 @@ class RunFolder:
         Raises:
             SettingsError: there are none, they cannot be read, or what is given anew does not go with them.
         """
-        try:
-            data = json.loads(self.settings.read_text())
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"'{self.path}' is not a run folder that can be resumed: {error}") from error
-        config = OmegaConf.create(data)
+        config = OmegaConf.create(read_settings(self.path))
         for name, value in (anew or {}).items():
             OmegaConf.update(config, name, value, merge=False)
         return from_config(config, schema)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings that the run of a folder was begun with, as plain data.
+
+    Raises:
+        SettingsError: there are none, or they cannot be read.
+    """
+    try:
+        data = read_json(folder / "settings.json")
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"'{folder}' is no run folder whose settings can be read: {error}") from error
+    if not isinstance(data, dict):
+        raise SettingsError(f"'{folder}' is no run folder whose settings can be read: they are {str(data)[:60]!r}")
+    return data
 
 
 def absolute_settings(settings: Any) -> dict[str, Any]:
@@ -218,18 +230,3 @@ def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> str:
     told = [f"{name} is {json.dumps(there)} there, {json.dumps(here)} here" for name, (there, here) in found.items()]
     more = [f"and {len(told) - _SHOWN} more"] if len(told) > _SHOWN else []
     return "; ".join([*told[:_SHOWN], *more])
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON to a file that appears whole or not at all."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all: a run that has its report is taken to be finished."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,12 +1,13 @@
 """Stores what an agent has learnt, so that nothing of it has to be unpickled.
 
 A policy is a folder: `actor.safetensors` with the weights of the actor's layers, and `policy.json` with what they
-mean. The actor is a plain multilayer perceptron from features to one action; `Policy.act` needs NumPy alone.
+mean, and with checksums of both. The actor is a plain multilayer perceptron from features to one action; `Policy.act`
+needs NumPy alone.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,11 @@ from safetensors.numpy import load_file, save_file
 from autoprune import __version__
 from autoprune.errors import PolicyError
 from autoprune.records import Target
+from autoprune.records.files import read_json, write_json
 from autoprune.settings import BudgetSettings, SearchSettings
 
 FORMAT = "autoprune.policy"
-VERSION = 1
+VERSION = 2
 BOUNDS = [-1, 1]  # Of every feature.
 LIBRARIES = ("keras", "stable-baselines3", "torch", "gymnasium", "numpy")  # Noted with a policy.
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
@@ -68,7 +70,13 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
     for number, (weights, bias) in enumerate(policy.layers):
         tensors[f"{number}.weight"] = np.ascontiguousarray(weights, np.float32)
         tensors[f"{number}.bias"] = np.ascontiguousarray(bias, np.float32)
-    save_file(tensors, folder / "actor.safetensors")
+    weights_file = folder / "actor.safetensors"
+    partial = folder / ".actor.partial"
+    try:
+        save_file(tensors, partial)
+        partial.replace(weights_file)
+    finally:
+        partial.unlink(missing_ok=True)
     meta = {
         "format": FORMAT,
         "version": VERSION,
@@ -79,9 +87,10 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
         "activation": policy.activation,
         "squash": policy.squash,
         "layers": len(policy.layers),
+        "weights": _digest(weights_file),
         "record": dict(policy.record),
     }
-    (folder / "policy.json").write_text(json.dumps(meta, indent=1) + "\n")
+    write_json(folder / "policy.json", meta)
 
 
 def load_policy(folder: str | Path, features: tuple[str, ...], environment: str) -> Policy:
@@ -97,12 +106,20 @@ def load_policy(folder: str | Path, features: tuple[str, ...], environment: str)
     """
     folder = _policy_folder(Path(folder))
     try:
-        meta = json.loads((folder / "policy.json").read_text())
+        meta = read_json(folder / "policy.json")
         tensors = load_file(folder / "actor.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise PolicyError(f"The policy in '{folder}' cannot be read: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("version") != VERSION:
-        raise PolicyError(f"'{folder}/policy.json' is not a policy of version {VERSION}.")
+        raise PolicyError(
+            f"'{folder}/policy.json' is not a policy of version {VERSION}, with checksums. Train it anew with python "
+            "-m autoprune.learn, or replay it with the version that stored it."
+        )
+    if meta.get("weights") != _digest(folder / "actor.safetensors"):
+        raise PolicyError(
+            f"'{folder}/actor.safetensors' does not hold the weights that policy.json was written with: one of the two "
+            "was damaged or replaced. Take the folder from where it was stored, or train the policy anew."
+        )
     _check_words(meta, features, environment)
     try:
         layers = tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in range(meta["layers"]))
@@ -147,6 +164,11 @@ def _policy_folder(folder: Path) -> Path:
         if not (folder / name).is_file():
             raise PolicyError(f"'{folder}' is not a policy folder: there is no '{name}'.")
     return folder
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _check_words(meta: Mapping[str, Any], features: tuple[str, ...], environment: str) -> None:

@@ -1,5 +1,6 @@
 """States of a training on disk: one safetensors file, which is replaced whole, never a pickle."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 from autoprune.errors import AutopruneError
 
 FORMAT = "autoprune.checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 class CheckpointError(AutopruneError):
@@ -62,10 +63,11 @@ class Checkpoints:
         """
         tensors = {f"variable.{number}": array for number, array in enumerate(variables)}
         tensors |= {f"best.{number}": array for number, array in enumerate(best)}
-        head = {"format": FORMAT, "version": VERSION, "identity": self.identity, "position": dict(position)}
         partial = self.path.with_name(f".{self.path.name}.partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
+        head = {"format": FORMAT, "version": VERSION, "identity": self.identity, "position": dict(position)}
+        head["checksum"] = _digest(head, contiguous)
         try:
             save_file(contiguous, partial, {"autoprune": json.dumps(head)})
             with open(partial, "rb") as file:
@@ -129,9 +131,20 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"The checkpoint '{path}' cannot be read: {type(error).__name__}: {error}. Delete it to begin the training "
             "anew."
         ) from error
-    if head.get("format") != FORMAT or head.get("version") != VERSION:
+    marks = (head.get("format"), head.get("version")) if isinstance(head, dict) else (None, None)
+    if marks != (FORMAT, VERSION):
         raise CheckpointError(
-            f"Expected a checkpoint of version {VERSION} in '{path}'. Received: {head.get('format')!r} "
-            f"{head.get('version')!r}"
+            f"Expected a checkpoint of version {VERSION} in '{path}'. Received: {marks[0]!r} {marks[1]!r}. Delete it "
+            "to begin the training anew."
         )
+    if head.pop("checksum", None) != _digest(head, tensors):
+        raise CheckpointError(f"The checkpoint '{path}' is damaged. Delete it to begin the training anew.")
     return head, tensors
+
+
+def _digest(head: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"|{name}|{tensors[name].dtype}|{tensors[name].shape}|".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()

@@ -270,7 +270,7 @@ def test_journal_of_another_search_is_refused_saying_what_differs(tmp_path):
 
 def test_file_that_is_no_journal_is_refused(tmp_path):
     (tmp_path / "j.sqlite").write_bytes(b"no database " * 100)
-    with pytest.raises(JournalError, match="is not a usable journal"):
+    with pytest.raises(JournalError, match="cannot be opened: file is not a database. Move it away"):
         Journal(tmp_path / "j.sqlite", {})
 
 
@@ -278,7 +278,7 @@ def test_journal_of_another_version_is_refused(tmp_path):
     Journal(tmp_path / "j.sqlite", {}).close()
     with sqlite3.connect(tmp_path / "j.sqlite") as database:
         database.execute("UPDATE meta SET value = '99' WHERE key = 'version'")
-    with pytest.raises(JournalError, match="not a journal of version 2"):
+    with pytest.raises(JournalError, match="not a journal of version 3"):
         Journal(tmp_path / "j.sqlite", {})
 
 

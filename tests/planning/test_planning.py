@@ -134,7 +134,7 @@ def test_missing_and_malformed_plan_files_are_refused(tmp_path):
     with pytest.raises(PlanError, match="Cannot read the plan"):
         load_plan(tmp_path / "none.json")
     (tmp_path / "broken.json").write_text('{"format": "autopr')
-    with pytest.raises(PlanError, match="is not JSON"):
+    with pytest.raises(PlanError, match="cannot be used"):
         load_plan(tmp_path / "broken.json")
 
 

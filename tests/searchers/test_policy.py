@@ -1,5 +1,6 @@
 """Stored policies: what SB3 learnt is what NumPy computes, and foreign ones are refused."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -43,7 +44,7 @@ def test_files_hold_no_pickle(tmp_path):
     learn("sac", tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["actor.safetensors", "policy.json"]
     meta = json.loads((tmp_path / "policy.json").read_text())
-    assert (meta["format"], meta["version"], meta["environment"]) == ("autoprune.policy", 1, ENV_ID)
+    assert (meta["format"], meta["version"], meta["environment"]) == ("autoprune.policy", 2, ENV_ID)
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def stored(tmp_path):
 
 def change(folder, **changes):
     meta = json.loads((folder / "policy.json").read_text())
+    del meta["checksum"]
     (folder / "policy.json").write_text(json.dumps({**meta, **changes}))
 
 
@@ -62,14 +64,14 @@ def change(folder, **changes):
     [
         (lambda f: (f / "policy.json").unlink(), "there is no 'policy.json'"),
         (lambda f: (f / "policy.json").write_text("{"), "cannot be read"),
-        (lambda f: (f / "policy.json").write_text("[]"), "not a policy of version 1"),
+        (lambda f: (f / "policy.json").write_text("[]"), "not a policy of version 2"),
         (lambda f: (f / "actor.safetensors").unlink(), "there is no 'actor.safetensors'"),
         (lambda f: (f / "actor.safetensors").write_bytes(b"\x00" * 40), "cannot be read"),
         (
             lambda f: (f / "actor.safetensors").write_bytes((f / "actor.safetensors").read_bytes()[:200]),
             "cannot be read",
         ),
-        (lambda f: change(f, version=2), "not a policy of version 1"),
+        (lambda f: change(f, version=3), "not a policy of version 2"),
         (
             lambda f: change(f, environment="autoprune/ChannelPruning-v1"),
             "acts in 'autoprune/ChannelPruning-v1', this version's .*-v2'.*Train it anew with python -m autoprune",
@@ -111,5 +113,8 @@ def test_weights_that_are_no_numbers_are_refused(stored):
     tensors = load_file(stored / "actor.safetensors")
     tensors["0.bias"][0] = np.nan
     save_file(tensors, stored / "actor.safetensors")
+    with pytest.raises(PolicyError, match="does not hold the weights that policy.json was written with"):
+        load_policy(stored, FEATURES, ENV_ID)
+    change(stored, weights=hashlib.sha256((stored / "actor.safetensors").read_bytes()).hexdigest()[:16])
     with pytest.raises(PolicyError, match="weights that are no numbers"):
         load_policy(stored, FEATURES, ENV_ID)
