@@ -1,11 +1,11 @@
 """The cells of a comparison: one searcher at one budget with one seed, and what it found."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
+from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.records import Evaluation
 from autoprune.searchers import BudgetedEvaluator
 from autoprune.searchers.choice import find_finalists
@@ -84,10 +84,3 @@ class Run:
         """The run as plain data."""
         finalists = [evaluation_to_json(evaluation) for evaluation in self.finalists]
         return {**{item.name: getattr(self, item.name) for item in dataclasses.fields(self)}, "finalists": finalists}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Run":
-        """The inverse of `to_json`."""
-        lists = {name: tuple(data[name]) for name in ("keys", "rewards", "seconds")}
-        finalists = tuple(evaluation_from_json(evaluation) for evaluation in data["finalists"])
-        return cls(**lists, costed=data["costed"], finalists=finalists)

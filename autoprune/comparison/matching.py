@@ -5,14 +5,14 @@ is never more than that, and often less: what is left of the difference is told.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autoprune.cost.surrogate import Surrogate
 from autoprune.errors import CostError
 from autoprune.evaluation import Evaluator
-from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
+from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning import Candidate
 from autoprune.records import CostReport, Evaluation
 from autoprune.searchers.hand_set import hand_set_candidates
@@ -120,11 +120,6 @@ class Match:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {"rule": self.rule, "excess": self.excess, "evaluation": evaluation_to_json(self.evaluation)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Match":
-        """The inverse of `to_json`."""
-        return cls(data["rule"], evaluation_from_json(data["evaluation"]), data["excess"])
 
 
 def match_hand_set(

@@ -8,8 +8,9 @@ from typing import Any
 from autoprune.comparison.cells import Run
 from autoprune.comparison.matching import LATENCY, Match
 from autoprune.errors import JournalError
-from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
+from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.records import Evaluation
+from autoprune.records.plain import from_plain
 from autoprune.training.finishing import Finished
 
 FORMAT = "autoprune.comparison"
@@ -105,7 +106,7 @@ class Record:
         seconds: wall time of all earlier processes together.
 
     Raises:
-        JournalError: what was stored is of another format or version.
+        JournalError: what was stored is of another format or version, or malformed.
     """
 
     def __init__(
@@ -118,23 +119,30 @@ class Record:
         self._write = write
         self.conclusions: Mapping[str, Any] | None = None
         stored = stored or {"format": FORMAT, "version": VERSION}
-        if stored.get("format") != FORMAT or stored.get("version") != VERSION:
+        marks = (stored.get("format"), stored.get("version")) if isinstance(stored, Mapping) else (None, None)
+        if marks != (FORMAT, VERSION):
             raise JournalError(
-                f"Expected a comparison of version {VERSION}. Received: format={stored.get('format')!r}, "
-                f"version={stored.get('version')!r}. Move it away to start anew."
+                f"Expected a comparison of version {VERSION}. Received: format={marks[0]!r}, version={marks[1]!r}. "
+                "Move it away to start anew."
             )
-        self.dense: Evaluation | None = None
-        if stored.get("dense"):
-            self.dense = evaluation_from_json(stored["dense"])
-        self.anchors: dict[str, float] = dict(stored.get("anchors", {}))
-        self.runs = {name: Run.from_json(data) for name, data in stored.get("runs", {}).items()}
-        self.matches = {
-            name: tuple(Match.from_json(match) for match in data) for name, data in stored.get("matches", {}).items()
-        }
-        self.curve = [evaluation_from_json(data) for data in stored.get("curve", [])]
-        self.taught_by: list[str] = list(stored.get("taught_by", []))
-        self.tested = {name: PlanResult(**data) for name, data in stored.get("tested", {}).items()}
-        self.seconds: float = stored.get("seconds", 0.0)
+        try:
+            self.dense: Evaluation | None = None
+            if stored.get("dense"):
+                self.dense = from_plain(Evaluation, stored["dense"])
+            self.anchors: dict[str, float] = dict(stored.get("anchors", {}))
+            self.runs = {name: from_plain(Run, data) for name, data in stored.get("runs", {}).items()}
+            self.matches = {
+                name: tuple(from_plain(Match, match) for match in data)
+                for name, data in stored.get("matches", {}).items()
+            }
+            self.curve = [from_plain(Evaluation, data) for data in stored.get("curve", [])]
+            self.taught_by: list[str] = list(stored.get("taught_by", []))
+            self.tested = {name: from_plain(PlanResult, data) for name, data in stored.get("tested", {}).items()}
+            self.seconds: float = stored.get("seconds", 0.0)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise JournalError(
+                f"The comparison is malformed: {type(error).__name__}: {error}. Move it away to start anew."
+            ) from error
 
     @property
     def required_dense(self) -> Evaluation:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import keras
 
-from autoprune.cost.cache import CostCache, cache_key, open_cache, report_from_json
+from autoprune.cost.cache import CostCache, cache_key, open_cache
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler.cost_model import CompilerCostModel
 from autoprune.cost.compiler.pool import CompilerPool
@@ -22,6 +22,7 @@ from autoprune.errors import TargetError
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.models.keras_internals import check_model
 from autoprune.records import CostReport, Target
+from autoprune.records.plain import from_plain
 from autoprune.registry import suggestion
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class MemoizedCostModel:
         data = self._store.get(key) if self._store else None
         if data is not None:
             answer: Future[CostReport] = Future()
-            answer.set_result(report_from_json(data))
+            answer.set_result(from_plain(CostReport, data))
             return answer
         answer = self._inner.submit(model)
         if self._store is not None and answer.exception() is None:

@@ -17,9 +17,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autoprune.cost.cache import report_from_json
 from autoprune.errors import JournalError
 from autoprune.records import Evaluation
+from autoprune.records.plain import from_plain
 
 FORMAT = "autoprune.journal"
 VERSION = 3
@@ -68,7 +68,7 @@ class Journal:
             found = self._database.execute(
                 "SELECT record FROM evaluations WHERE key = ?", (_row(key, draw),)
             ).fetchone()
-        return evaluation_from_json(json.loads(found[0])) if found else None
+            return from_plain(Evaluation, json.loads(found[0])) if found else None
 
     def add(self, evaluation: Evaluation, draw: int = 0) -> None:
         """Store an evaluation; it is on disk when this returns."""
@@ -84,8 +84,8 @@ class Journal:
             rows = self._database.execute(
                 "SELECT record FROM requests JOIN evaluations USING (key) WHERE searcher = ? ORDER BY number",
                 (searcher,),
-            ).fetchall()
-        return [evaluation_from_json(json.loads(record)) for (record,) in rows]
+            )
+            return [from_plain(Evaluation, json.loads(record)) for (record,) in rows]
 
     def searchers(self) -> list[str]:
         """Everyone who asked, in order of first request."""
@@ -216,12 +216,3 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     for name in ("accuracy", "score"):
         data[name] = None if math.isnan(data[name]) else data[name]
     return data
-
-
-def evaluation_from_json(data: Mapping[str, Any]) -> Evaluation:
-    """The inverse of `evaluation_to_json`."""
-    cost = data["cost"]
-    if cost is not None:
-        cost = report_from_json(cost)
-    numbers = {name: math.nan if data[name] is None else data[name] for name in ("accuracy", "score")}
-    return Evaluation(**{**data, "cost": cost, "dropped": tuple(data.get("dropped", ())), **numbers})

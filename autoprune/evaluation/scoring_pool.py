@@ -19,7 +19,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.cost.cache import report_from_json
 from autoprune.data import Dataset, LazyImages
 from autoprune.errors import CostError, ScoringError, WorkerError
 from autoprune.evaluation.accuracy import Signals
@@ -29,6 +28,7 @@ from autoprune.models.files import save_model
 from autoprune.planning import Planner
 from autoprune.planning.plan_file import plan_to_json
 from autoprune.records import CostReport, Plan
+from autoprune.records.plain import from_plain
 from autoprune.settings.commands import ScoringSettings
 from autoprune.workers import ChildProcess, WorkerPool, resources
 from autoprune.workers.pool import Worker
@@ -194,7 +194,7 @@ def _environment() -> dict[str, str]:
 def _read(answer: dict[str, Any]) -> Scored:
     cost: CostReport | CostError | None = None
     if "cost" in answer:
-        cost = report_from_json(answer["cost"])
+        cost = from_plain(CostReport, answer["cost"])
     elif "cost_error" in answer:
         cost = CostError(answer["cost_error"])
     return Scored(Signals(**answer["signals"]), cost)

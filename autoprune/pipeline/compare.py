@@ -27,7 +27,7 @@ from autoprune.pipeline.session import (
     searcher_builder,
     validate_choices,
 )
-from autoprune.records.files import read_json, write_json
+from autoprune.records.plain import read_json, write_json
 from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.curves import Curves
@@ -48,7 +48,7 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     Raises:
         AutopruneError: something that was asked for cannot be; what can be known beforehand is said before any search.
     """
-    _check_widths(_read_record(folder), settings)
+    _check_widths(read_record(folder), settings)
     for searcher in settings.searchers:
         validate_choices(settings.search_settings(searcher))
     data = load_data(settings.data, settings.model)
@@ -89,7 +89,7 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
 
 def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> Record:
     """What was done before in this folder, and is written there from now on."""
-    stored = _read_record(folder)
+    stored = read_record(folder)
     if stored:
         # Records that do not say so yet were taught by all rules that they compare.
         stored = {"taught_by": _rules(stored.get("settings", {}).get("searchers", [])), **stored}
@@ -100,7 +100,7 @@ def _record(settings: CompareSettings, folder: RunFolder, session: Session) -> R
     return Record(about, lambda data: write_json(folder.comparison, data), stored)
 
 
-def _read_record(folder: RunFolder) -> dict[str, Any] | None:
+def read_record(folder: RunFolder) -> dict[str, Any] | None:
     """The record of the folder's comparison as plain data, if there is one."""
     if not folder.comparison.exists():
         return None
@@ -118,7 +118,7 @@ def _compares(stored: Mapping[str, Any], settings: CompareSettings) -> bool:
 
 def is_finished(settings: CompareSettings, folder: RunFolder) -> bool:
     """Whether a folder holds a whole comparison of just what the settings ask to compare."""
-    record = _read_record(folder) or {}
+    record = read_record(folder) or {}
     return bool(record.get("ended")) and _compares(record, settings) and folder.comparison_report.exists()
 
 

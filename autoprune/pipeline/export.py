@@ -11,7 +11,7 @@ from autoprune.errors import ExportError, ModelError
 from autoprune.models.exporting import Exported, export_model, random_examples
 from autoprune.models.exporting.formats import FORMATS, check_libraries
 from autoprune.models.files import load_model
-from autoprune.records.files import write_json
+from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import read_settings
 from autoprune.reporting.tables import byte_count

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from autoprune.data import load_data
 from autoprune.errors import SettingsError
 from autoprune.models.files import save_model
-from autoprune.records.files import write_json
+from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, training_stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.finetuning import (

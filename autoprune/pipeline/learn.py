@@ -21,7 +21,7 @@ from autoprune.pipeline.session import (
     validate_choices,
 )
 from autoprune.records import Evaluation
-from autoprune.records.files import write_json
+from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, Stage, stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table

@@ -22,7 +22,7 @@ from autoprune.models import zoo
 from autoprune.models.files import load_model
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Target, TrainingStepReport
-from autoprune.records.files import write_json
+from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
 from autoprune.reporting.fitting import FittingTable

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoprune.errors import FolderError, SettingsError
 from autoprune.evaluation.journal import count_requests
-from autoprune.records.files import read_json, write_json
+from autoprune.records.plain import read_json, write_json
 from autoprune.reporting.run_folder import (
     RunFolder,
     absolute_settings,
@@ -129,8 +129,10 @@ def read_origin(folder: RunFolder, command: str) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise FolderError(f"'{folder.origin}' is damaged: {error}. Take another folder.") from error
+    if not isinstance(origin, dict):
+        raise FolderError(f"'{folder.origin}' is damaged: it holds {str(origin)[:60]!r}. Take another folder.")
     if origin.get("command") != command:
-        theirs = RUNS.get(origin.get("command"), RunKind(noun="run"))
+        theirs = RUNS.get(str(origin.get("command")), RunKind(noun="run"))
         raise FolderError(
             f"'{folder.path}' is the folder of a {theirs.noun}, which a {RUNS[command].noun} cannot go on with. Take "
             "another folder."

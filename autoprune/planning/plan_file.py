@@ -7,7 +7,7 @@ import numpy as np
 
 from autoprune.errors import PlanError
 from autoprune.records import Plan
-from autoprune.records.files import read_json, write_json
+from autoprune.records.plain import read_json, write_json
 
 FORMAT = "autoprune.plan"
 VERSION = 2

@@ -13,7 +13,7 @@ from autoprune.comparison.matching import TOLERANCE, kind_of
 from autoprune.comparison.statistics import Interval
 from autoprune.comparison.summary import references_of
 from autoprune.records import CostReport, Target
-from autoprune.records.files import write_text
+from autoprune.records.plain import write_text
 from autoprune.reporting import comparison_plots
 from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.html import render

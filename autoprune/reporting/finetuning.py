@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from autoprune.records import TrainingStepReport
-from autoprune.records.files import write_json, write_text
+from autoprune.records.plain import write_json, write_text
 from autoprune.reporting.costs import CostRow, training_table
 from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.html import render

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from autoprune.records import Budget, Evaluation
-from autoprune.records.files import write_text
+from autoprune.records.plain import write_text
 from autoprune.reporting import plots
 from autoprune.reporting.depth import BranchRow
 from autoprune.reporting.tables import ResultRow, result_caption, result_cells, result_columns

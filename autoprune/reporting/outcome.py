@@ -11,7 +11,7 @@ from autoprune.evaluation.cautions import chance_caution, gap_caution
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
 from autoprune.records import Branch, ChannelGroup, Plan, Target
-from autoprune.records.files import write_json
+from autoprune.records.plain import write_json
 from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
 from autoprune.reporting.html import Report, write_report
 from autoprune.reporting.run_folder import RunFolder

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from autoprune.errors import FolderError, SettingsError
-from autoprune.records.files import read_json, write_json
+from autoprune.records.plain import read_json, write_json
 from autoprune.settings import from_config
 
 if sys.platform != "win32":  # There nothing is locked.

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from autoprune import __version__
 from autoprune.errors import PolicyError
 from autoprune.records import Target
-from autoprune.records.files import read_json, write_json
+from autoprune.records.plain import read_json, write_json
 from autoprune.settings import BudgetSettings, SearchSettings
 
 FORMAT = "autoprune.policy"
@@ -125,7 +125,7 @@ def load_policy(folder: str | Path, features: tuple[str, ...], environment: str)
         layers = tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in range(meta["layers"]))
         policy = Policy(
             layers=layers,
-            activation=meta["activation"],
+            activation=str(meta["activation"]),
             squash=bool(meta["squash"]),
             features=tuple(meta["features"]),
             meaning=str(meta["action"]),
@@ -184,8 +184,8 @@ def _check_words(meta: Mapping[str, Any], features: tuple[str, ...], environment
         )
     known = meta.get("features")
     if known != list(features):
-        missing = sorted(set(features) - set(known or []))
-        surplus = sorted(set(known or []) - set(features))
+        stored = set(map(str, known)) if isinstance(known, list) else set()
+        missing, surplus = sorted(set(features) - stored), sorted(stored - set(features))
         raise PolicyError(
             "The policy reads other features than this version shows. "
             f"It lacks {missing or 'none'} and expects {surplus or 'none'} besides; their order counts too."

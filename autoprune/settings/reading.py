@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from autoprune.errors import SettingsError
+from autoprune.records.plain import from_plain, hints_of
 from autoprune.registry import suggestion
 from autoprune.settings.options import part_type
 
@@ -49,4 +50,10 @@ def _build(schema: type[Any], data: dict[str, Any], prefix: str) -> Any:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
         raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
+    for key in plain:
+        # OmegaConf does not look into lists.
+        try:
+            from_plain(hints_of(schema)[key], typed[key], f"The option '{prefix}{key}'")
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
     return schema(**{key: typed[key] for key in plain}, **parts)

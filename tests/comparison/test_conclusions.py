@@ -12,6 +12,7 @@ from autoprune.comparison.jobs import jobs_of, scratch_searchers
 from autoprune.comparison.matching import HandSetPlan, Match, curve_plans, match_hand_set, widest_within
 from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
 from autoprune.errors import JournalError
+from autoprune.records.plain import from_plain
 from autoprune.reporting.comparison import comparison_tables, text_tables, verdicts
 from autoprune.settings import CompareSettings
 from helpers import toy
@@ -54,7 +55,7 @@ def test_the_best_rule_stands_for_all_of_them():
     searched = replace(BEST, cost=replace(BEST.cost, latency=0.52))
     (match,) = match_hand_set(toy.ToyEvaluator(), [*FAMILY, skip], searched, "latency")
     assert match.rule == "uniform_skip"
-    assert Match.from_json(json.loads(json.dumps(match.to_json()))).evaluation == match.evaluation
+    assert from_plain(Match, json.loads(json.dumps(match.to_json()))).evaluation == match.evaluation
 
 
 def test_nothing_stands_against_what_is_faster_than_every_hand_set_plan():
@@ -173,7 +174,7 @@ def test_a_run_charges_what_an_evaluation_took_when_it_was_first_scored():
     assert len(run.keys) == len(run.rewards) == len(run.seconds) == 5
     assert all(100 <= seconds < 101 for seconds in run.seconds)
     assert list(run.finalists) == objective.finalists(found, 2)
-    again = Run.from_json(json.loads(json.dumps(run.to_json())))
+    again = from_plain(Run, json.loads(json.dumps(run.to_json())))
     assert again.to_json() == run.to_json()
     within = [objective.met_by(evaluation) for evaluation in found]
     assert [reward is not None for reward in run.rewards] == within

@@ -7,7 +7,6 @@ from contextlib import closing
 
 import pytest
 
-from autoprune.cost.cache import report_from_json
 from autoprune.cost.model import open_cost_model
 from autoprune.cost.multi_target import (
     MultiTargetCostModel,
@@ -18,8 +17,9 @@ from autoprune.cost.multi_target import (
 )
 from autoprune.errors import CostError, JournalError, TargetError
 from autoprune.evaluation import Journal
-from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
+from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.records import Budget, CostReport, Evaluation, Memory, Target
+from autoprune.records.plain import from_plain
 from autoprune.settings import TargetSettings
 from helpers.topologies import made
 
@@ -122,15 +122,15 @@ def test_every_targets_report_survives_the_journal():
     cost = combine_reports(PLAN, DENSE)
     assert list(cost.parts) == ["tpu_v5e", "tpu_v3"]
     assert list(cost.parts.values()) == PLAN
-    assert report_from_json(json.loads(json.dumps(dataclasses.asdict(cost)))) == cost
+    assert from_plain(CostReport, json.loads(json.dumps(dataclasses.asdict(cost)))) == cost
     evaluation = Evaluation(key="k", keep_ratios={}, widths={}, accuracy=0.5, cost=cost)
-    assert evaluation_from_json(json.loads(json.dumps(evaluation_to_json(evaluation)))) == evaluation
+    assert from_plain(Evaluation, json.loads(json.dumps(evaluation_to_json(evaluation)))) == evaluation
 
 
 def test_reports_from_before_there_were_several_targets_are_read():
     old = dataclasses.asdict(PLAN[0])
     del old["parts"]
-    assert report_from_json(old) == PLAN[0]
+    assert from_plain(CostReport, old) == PLAN[0]
 
 
 # ------------------------------------------------------------------ asking

@@ -13,11 +13,12 @@ from autoprune.errors import CostError, DataError, JournalError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import accuracy, check_fit, predict_classes, read_signals
 from autoprune.evaluation.evaluator import plan_key
-from autoprune.evaluation.journal import evaluation_from_json, evaluation_to_json
+from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning import Planner, make_plan
-from autoprune.records import Target
+from autoprune.records import Evaluation, Target
+from autoprune.records.plain import from_plain
 from autoprune.settings import Constraints, EvaluationSettings
 from autoprune.surgery import Surgeon
 from helpers.plans import evaluate_at
@@ -284,9 +285,9 @@ def test_journal_of_another_version_is_refused(tmp_path):
 
 def test_evaluations_survive_json(evaluator, cost_model):
     good = evaluate_at(evaluator, 0.5)
-    assert evaluation_from_json(evaluation_to_json(good)) == good
+    assert from_plain(Evaluation, evaluation_to_json(good)) == good
     cost_model.failing = True
-    bad = evaluation_from_json(evaluation_to_json(evaluate_at(evaluator, 0.6)))
+    bad = from_plain(Evaluation, evaluation_to_json(evaluate_at(evaluator, 0.6)))
     assert bad.failed
     assert np.isnan(bad.accuracy)
 

@@ -20,15 +20,17 @@ def faults(request):
 
 @pytest.fixture
 def count(request):
-    """Count a fault that was survived: `count("search killed")`."""
-    return lambda what: request.node.user_properties.append(("fault", what))
+    """Count faults that were survived: `count("search killed")`, or several at once."""
+    return lambda what, times=1: request.node.user_properties.append(("fault", (what, times)))
 
 
 def pytest_terminal_summary(terminalreporter, config):
     reports = [report for part in terminalreporter.stats.values() for report in part if hasattr(report, "when")]
-    counts = collections.Counter(
-        what for report in reports if report.when == "call" for name, what in report.user_properties if name == "fault"
-    )
+    counts = collections.Counter()
+    for report in reports:
+        if report.when == "call":
+            for what, times in [value for name, value in report.user_properties if name == "fault"]:
+                counts[what] += times
     if counts:
         terminalreporter.section("faults survived")
         for what, times in sorted(counts.items()):

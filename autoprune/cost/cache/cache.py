@@ -12,12 +12,10 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autoprune.cost.cache import cache_file
-from autoprune.records import CostReport, Memory, Target
 from autoprune.settings.places import user_cache_folder
 
 logger = logging.getLogger(__name__)
@@ -25,13 +23,6 @@ logger = logging.getLogger(__name__)
 SIZE_LIMIT = 256 * 2**20
 # What a write that failed, for a full disk perhaps, is not tried again for: each try may wait for a lock.
 _PAUSE_SECONDS = 60
-
-
-def report_from_json(data: Mapping[str, Any]) -> CostReport:
-    """The inverse of `dataclasses.asdict` for a cost report."""
-    parts = {name: report_from_json(part) for name, part in data.get("parts", {}).items()}
-    target, memory = Target(**data["target"]), Memory(**data["memory"])
-    return CostReport(**{**data, "target": target, "memory": memory, "parts": parts})
 
 
 def cache_key(**parts: Any) -> str:
