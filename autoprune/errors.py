@@ -94,7 +94,7 @@ class JournalError(AutopruneError):
 
 
 class ScoringError(AutopruneError):
-    """A plan could not be scored, because its model ended every process that tried."""
+    """A plan could not be scored: memory ran out, or its model ended every process that tried."""
 
 
 class WorkerError(AutopruneError):

@@ -26,8 +26,9 @@ LONGEST = (
     *("commands/test_compare.py", "searchers/test_searchers.py", "compiler/test_pool.py", "rl/test_transfer.py"),
     *("surgery/test_applications.py", "surrogate/test_surrogate.py", "commands/test_measure.py", "rl/test_dyna.py"),
     *("surgery/test_exactness.py", "surgery/test_random_graphs.py", "commands/test_several_targets.py"),
-    *("commands/test_finetune.py", "surgery/test_keras_hub.py", "cache/test_cache_survives.py"),
-    *("models/test_safe_convolutions.py", "faults/test_kills.py", "evaluation/test_workers.py", "workers/test_ray.py"),
+    *("commands/test_finetune.py", "surgery/test_keras_hub.py", "faults/test_cache_survives.py"),
+    *("models/test_safe_convolutions.py", "faults/test_kills.py", "evaluation/test_workers.py"),
+    *("faults/test_resources.py", "workers/test_ray.py"),
 )
 # Fixtures that take long: whole runs of a command, made once for all tests of a file that look at what they leave, many
 # commands that are refused, a policy that is learnt, and the folders of compiler and device processes, of which each

@@ -154,7 +154,7 @@ class Evaluator:
         try:
             signals = self._scorer.score(plan, draw, lambda: asked.append(self._cost_model.submit(self.model)))
             scored.set_result(Scored(signals))
-        except CostError as error:
+        except (CostError, ScoringError) as error:
             scored = _failure(error)
         return self._conclude(_Begun(plan, draw, scored, asked[0] if asked else None, start))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.data import LazyImages, Split
+from autoprune.errors import ScoringError, words_of
 from autoprune.evaluation.accuracy import Signals, read_signals
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
@@ -15,6 +16,9 @@ from autoprune.records import Branch, Plan
 from autoprune.settings import EvaluationSettings
 from autoprune.surgery import Surgeon
 from autoprune.surgery.reconstruction import apply_with_reconstruction
+
+# How TensorFlow, JAX and PyTorch tell of it, whose errors are no `MemoryError`.
+_OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OutOfMemory")
 
 
 class Scorer:
@@ -51,7 +55,19 @@ class Scorer:
 
         Raises:
             PlanError: the plan is for another model.
+            ScoringError: memory runs out.
         """
+        try:
+            return self._score(plan, draw, look)
+        except Exception as error:
+            if not (isinstance(error, MemoryError) or any(sign in f"{type(error)} {error}" for sign in _OUT_OF_MEMORY)):
+                raise
+            raise ScoringError(
+                f"Memory ran out while the plan was scored: {words_of(error, 200)}. Look at fewer images at a time "
+                f"(evaluation.batch_size is {self._settings.batch_size}), or score fewer plans side by side (workers)."
+            ) from error
+
+    def _score(self, plan: Plan, draw: int, look: Callable[[], None]) -> Signals:
         if draw not in self._recoveries:
             self._recoveries[draw] = self._prepare_recovery(draw)
         recovery = self._recoveries[draw]

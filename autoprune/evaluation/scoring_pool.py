@@ -192,6 +192,8 @@ def _environment() -> dict[str, str]:
 
 
 def _read(answer: dict[str, Any]) -> Scored:
+    if "scoring_error" in answer:
+        raise ScoringError(answer["scoring_error"])
     cost: CostReport | CostError | None = None
     if "cost" in answer:
         cost = from_plain(CostReport, answer["cost"])

@@ -16,7 +16,7 @@ import numpy as np
 from autoprune.cost import CostModel
 from autoprune.cost.multi_target import open_targets
 from autoprune.data import Split, load_data
-from autoprune.errors import AutopruneError, CostError, DataError, ModelError, WorkerError
+from autoprune.errors import AutopruneError, CostError, DataError, ModelError, ScoringError, WorkerError
 from autoprune.evaluation.accuracy import Signals
 from autoprune.evaluation.scoring import Scorer
 from autoprune.models.files import load_model
@@ -124,6 +124,8 @@ def make_handler() -> Callable[[dict[str, Any], Callable[[dict[str, Any]], None]
                 told["cost"] = dataclasses.asdict(asked[0].result())
         except CostError as error:
             told["cost_error"] = str(error)
+        except ScoringError as error:
+            return {"scoring_error": str(error)}
         return {"signals": dataclasses.asdict(signals), **told}
 
     return handle

@@ -2,9 +2,20 @@
 
 import collections
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from autoprune.data import Dataset, Split
+from autoprune.evaluation import Evaluator, Journal
+from autoprune.planning import Planner
+from autoprune.settings import Constraints, EvaluationSettings
+from helpers import toy
+from helpers.running import command
+from helpers.small_search import SMALL, found_by
+from helpers.topologies import made
 
 
 def pytest_addoption(parser):
@@ -37,3 +48,39 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.write_line(f"{times:6d}  {what}")
         if path := config.getoption("--faults-out"):
             Path(path).write_text(json.dumps(dict(sorted(counts.items())), indent=1) + "\n")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """What an uninterrupted search finds, how long it takes when compilations are known, and the file with these."""
+    place = tmp_path_factory.mktemp("whole")
+    begin = time.monotonic()
+    done = command(*SMALL, f"target.cache={place / 'costs.sqlite'}", f"hydra.run.dir={place / 'run'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Half of it was spent on compilations that are known now.
+    return found_by(place / "run"), (time.monotonic() - begin) / 2, place / "costs.sqlite"
+
+
+def noise(number):
+    generator = np.random.default_rng(number)
+    return Split(generator.normal(size=(number, 8, 8, 2)).astype("float32"), generator.integers(0, 5, number))
+
+
+DATA = Dataset("noise", noise(64), noise(32), noise(31), 5)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Makes an evaluator that scores as the settings say."""
+    journals = []
+
+    def make(model=None, **settings):
+        model = model or made("plain")
+        journals.append(Journal(tmp_path / f"{len(journals)}.sqlite", {}))
+        asked = EvaluationSettings(**{"tuning_steps": 2, **settings})
+        planner = Planner(model, constraints=Constraints(multiple_of=1))
+        return Evaluator(model, planner, DATA, cost_model=toy.KnownCost(), journal=journals[-1], settings=asked)
+
+    yield make
+    for journal in journals:
+        journal.close()

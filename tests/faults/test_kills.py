@@ -10,37 +10,12 @@ from pathlib import Path
 import pytest
 
 from helpers.processes import wait_until
-from helpers.running import command, started
+from helpers.running import started
+from helpers.small_search import SMALL, found_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
-SMALL = (
-    *("experiment=quick", "data.train_size=300", "training.epochs=1", "training.fine_tune_epochs=1"),
-    *("constraints.multiple_of=16", "evaluation.tuning_steps=2", "searcher=evolution", "search.evaluations=12"),
-    "target=tpu_v5e",
-)
 MARK = "AUTOPRUNE_TESTED_FOLDER"
-
-
-def found_by(folder):
-    """What a search has found: the courses of its searchers, its plan, and how that ended."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    courses = {
-        name: [(e["key"], e["score"], e["cost"]["latency"]) for e in course]
-        for name, course in metrics["courses"].items()
-    }
-    return courses, json.loads((folder / "plan.json").read_text()), metrics["rows"][-1]["test_accuracy"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What an uninterrupted search finds, how long it takes when compilations are known, and the file with these."""
-    place = tmp_path_factory.mktemp("whole")
-    begin = time.monotonic()
-    done = command(*SMALL, f"target.cache={place / 'costs.sqlite'}", f"hydra.run.dir={place / 'run'}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    # Half of it was spent on compilations that are known now.
-    return found_by(place / "run"), (time.monotonic() - begin) / 2, place / "costs.sqlite"
 
 
 class Place:

@@ -6,40 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from autoprune.data import Dataset, Split
-from autoprune.evaluation import Evaluator, Journal, scoring
+from autoprune.data import Split
+from autoprune.evaluation import scoring
 from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.recovery import ShortTuning
-from autoprune.planning import Planner
-from autoprune.settings import Constraints, EvaluationSettings
-from helpers import toy
 from helpers.plans import evaluate_at
 from helpers.topologies import made
-
-
-def noise(number):
-    generator = np.random.default_rng(number)
-    return Split(generator.normal(size=(number, 8, 8, 2)).astype("float32"), generator.integers(0, 5, number))
-
-
-DATA = Dataset("noise", noise(64), noise(32), noise(31), 5)
-
-
-@pytest.fixture
-def opened(tmp_path):
-    """Makes an evaluator that scores as the settings say."""
-    journals = []
-
-    def make(model=None, **settings):
-        model = model or made("plain")
-        journals.append(Journal(tmp_path / f"{len(journals)}.sqlite", {}))
-        asked = EvaluationSettings(**{"tuning_steps": 2, **settings})
-        planner = Planner(model, constraints=Constraints(multiple_of=1))
-        return Evaluator(model, planner, DATA, cost_model=toy.KnownCost(), journal=journals[-1], settings=asked)
-
-    yield make
-    for journal in journals:
-        journal.close()
 
 
 @pytest.mark.parametrize("score", ["accuracy", "likelihood", "agreement"])
@@ -79,7 +51,8 @@ def test_a_model_that_is_broken_is_told_what_to_look_at(opened, recovery, ratio,
 def test_one_output_that_is_no_number_is_enough():
     """The right class of that image may still have a probability."""
     model = made("plain")
-    split = DATA.reward
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 2)).astype("float32")
+    split = Split(images, np.arange(32) % 5)
 
     def run(images, training):
         outputs = np.full((len(images), 5), 0.2, "float32")
