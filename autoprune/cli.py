@@ -9,6 +9,7 @@ import functools
 import importlib
 import json
 import logging
+import math
 import os
 import shutil
 import sqlite3
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -37,6 +38,7 @@ from autoprune.reporting.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 FAULT, REFUSED, INTERRUPTED = 1, 2, 130  # The last is the shell's code for a command ended by Ctrl-C.
 
@@ -110,23 +112,23 @@ def _tell(command: str) -> None:
     hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name=command)(task)()
 
 
-def exit_on_error(function: Callable[P, None]) -> Callable[P, None]:
+def exit_on_error(function: Callable[P, R]) -> Callable[P, R | float]:
     """Make the body of a command tell an error instead of raising it, and end the process with its exit code.
 
-    In a sweep the other jobs go on; how it ended, `SweepEnd` tells.
+    In a sweep the other jobs go on; how it ended, `SweepEnd` tells, and a sweeper that optimises gets NaN.
 
     A crash of native code, which raises nothing, prints where in Python every thread was.
     """
 
     @functools.wraps(function)
-    def run(*arguments: P.args, **options: P.kwargs) -> None:
+    def run(*arguments: P.args, **options: P.kwargs) -> R | float:
         if sys.__stderr__ is not None and not faulthandler.is_enabled():
             faulthandler.enable(sys.__stderr__)
         logging.raiseExceptions = False  # A log that cannot be written ends nothing, and is no reason for a traceback.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # It tells of every retracing and file that it writes.
         try:
             with interrupts.remember():
-                function(*arguments, **options)
+                return function(*arguments, **options)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except Exception as error:
@@ -150,6 +152,7 @@ def exit_on_error(function: Callable[P, None]) -> Callable[P, None]:
             }
             with open(Path(given.sweep.dir, _SWEEP_FAILURES), "a") as file:
                 file.write(json.dumps(failure) + "\n")
+            return math.nan
 
     return run
 

@@ -53,6 +53,12 @@ _FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
 )
+# Of Hydra: module of the plugin, and the optional extra that brings it.
+_PLUGINS = {
+    ("hydra/launcher", "ray"): ("hydra_ray_launcher", "ray"),
+    ("hydra/launcher", "joblib"): ("hydra_joblib_launcher", "joblib"),
+    ("hydra/sweeper", "optuna"): ("hydra_optuna_sweeper", "sweeper"),
+}
 _SHORT_FLAGS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 
 
@@ -142,8 +148,8 @@ def check_overrides(command: str, arguments: Sequence[str]) -> str:
     for key, value in choices:
         if key == "resume" and value != "null" and not Path(value.strip(_QUOTES), "settings.json").is_file():
             return f"'{value}' is not a run folder that can be resumed: it has no settings.json."
-        if key == "hydra/launcher" and value == "ray":
-            extra("hydra_plugins.hydra_ray_launcher", "hydra/launcher=ray", "ray")
+        if (plugin := _PLUGINS.get((key, value))) is not None:
+            extra(f"hydra_plugins.{plugin[0]}", f"{key}={value}", plugin[1])
         group = key.split("@")[0]
         if group == "model" and value.startswith("["):
             return f"One model at a time. A policy of several: python -m autoprune.learn models={value}"

@@ -21,7 +21,13 @@ from autoprune.settings import SearchSettings
 
 @hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name="search")
 @cli.exit_on_error
-def main(config: DictConfig) -> None:
-    """The command."""
+def main(config: DictConfig) -> float | None:
+    """The command.
+
+    Returns:
+        for a sweeper that optimises, accuracy of the saved model on the reward split; None of a search that had ended.
+    """
     if done := run_or_resume(config, SearchSettings, "search", run):
         show(done.result, done.folder)
+        return done.result.kept.reward_accuracy
+    return None

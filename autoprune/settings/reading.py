@@ -50,10 +50,11 @@ def _build(schema: type[Any], data: dict[str, Any], prefix: str) -> Any:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
         raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
+    hints: Any = hints_of(schema)
     for key in plain:
         # OmegaConf does not look into lists.
         try:
-            from_plain(hints_of(schema)[key], typed[key], f"The option '{prefix}{key}'")
+            from_plain(hints[key], typed[key], f"The option '{prefix}{key}'")
         except ValueError as error:
             raise SettingsError(str(error)) from error
     return schema(**{key: typed[key] for key in plain}, **parts)
