@@ -119,8 +119,10 @@ def test_a_comma_parts_the_values_of_a_sweep_unless_a_file_is_named_so(monkeypat
 # ------------------------------------------------------------------ how commands end
 
 
-def test_of_a_sweep_all_jobs_run_and_the_end_tells_which_failed(tmp_path):
-    done = command("-m", "target=cpu", "model=file,plain_cnn", module="measure", cwd=tmp_path)
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
+def test_of_a_sweep_all_jobs_run_and_the_end_tells_which_failed(tmp_path, launcher):
+    asked = ("-m", "target=cpu", "model=file,plain_cnn", *launcher)
+    done = command(*asked, module="measure", cwd=tmp_path, fresh=bool(launcher))
     assert done.returncode == 2
     (sweep,) = tmp_path.glob("outputs/measure/*/*")
     assert (sweep / "1" / "costs.json").exists()

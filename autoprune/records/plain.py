@@ -8,7 +8,7 @@ import json
 import math
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -113,6 +113,6 @@ def _read_record(kind: Any, data: Any, name: str) -> Any:
 
 
 @functools.cache
-def hints_of(kind: Any) -> dict[str, Any]:
+def hints_of(kind: Hashable) -> dict[str, Any]:
     """Annotations of a dataclass, by the names of its fields."""
     return get_type_hints(kind)

@@ -6,6 +6,7 @@ tenths of a second at 60 evaluations, an evaluation of a network takes seconds.
 """
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -40,15 +41,19 @@ def bayes(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposal
             for start in memory:
                 study.add(start, memory[start])
             while not memory.complete:
-                if len(memory) < FIRST:
-                    offsets = np.ones(len(space))
-                    offsets[free] = generator.uniform(-1, 1, len(free))
-                    wanted = space.around(problem.anchor, offsets)
-                else:
-                    wanted = study.propose()
-                candidate = memory.walk(wanted, generator)
-                yield from memory.learn([Proposal(candidate)])
-                study.add(candidate, memory[candidate])
+                batch: list[Candidate] = []
+                for _ in range(int(min(evaluator.batch, space.count - len(memory)))):
+                    if len(memory) + len(batch) < FIRST:
+                        offsets = np.ones(len(space))
+                        offsets[free] = generator.uniform(-1, 1, len(free))
+                        wanted = space.around(problem.anchor, offsets)
+                    else:
+                        wanted = study.propose()
+                    batch.append(memory.walk(wanted, generator, batch))
+                yield from memory.learn([Proposal(candidate) for candidate in batch])
+                study.forget_proposals()
+                for candidate in batch:
+                    study.add(candidate, memory[candidate])
     finally:
         optuna.logging.set_verbosity(verbosity)
 
@@ -63,15 +68,21 @@ class _Study:
         self._distributions = {space.names[position]: integers(0, space.full[position]) for position in space.free}
         sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=FIRST)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._proposed: list[Any] = []  # Trials that are under way.
 
     def propose(self) -> Candidate:
-        """The candidate of the highest expected improvement."""
+        """The candidate of the highest expected improvement beside those that have been proposed and not forgotten."""
         trial = self._study.ask(self._distributions)
-        # What is evaluated in the end may be another one and is added as such: this trial counts as none.
-        self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        self._proposed.append(trial)
         return tuple(
             trial.params.get(name, last) for name, last in zip(self._space.names, self._space.full, strict=True)
         )
+
+    def forget_proposals(self) -> None:
+        """What was evaluated may be others, and is added as such: the trials that were proposed count as none."""
+        for trial in self._proposed:
+            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        self._proposed.clear()
 
     def add(self, candidate: Candidate, reward: float) -> None:
         """Learn what a candidate is paid."""

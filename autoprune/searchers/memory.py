@@ -1,5 +1,7 @@
 """What a searcher remembers of its proposals, so that none is evaluated twice."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from autoprune.planning import Candidate, SearchSpace
@@ -38,17 +40,19 @@ class Memory(dict[Candidate, float]):
         for proposal, trial in zip(proposals, trials, strict=True):
             self[proposal.candidate] = trial.reward
 
-    def walk(self, candidate: Candidate, generator: np.random.Generator) -> Candidate:
+    def walk(
+        self, candidate: Candidate, generator: np.random.Generator, underway: Collection[Candidate] = ()
+    ) -> Candidate:
         """The candidate itself, or the first on a random walk from it that is new and promising.
 
         The walk keeps less where candidates are predicted to miss the budget, and gives up on predictions after a
-        while. At least one candidate must be new.
+        while. At least one candidate must be new: neither known nor under way.
         """
         values, steps, free = self.space.canonical(candidate).tolist(), 0, self.space.free
         candidate = tuple(values)
         while True:
             promising = steps >= STEPS or self._evaluator.promising(candidate)
-            if promising and candidate not in self:
+            if promising and candidate not in self and candidate not in underway:
                 return candidate
             position = free[generator.integers(len(free))]
             moved = values[position] + (generator.choice([-1, 1]) if promising else -1)

@@ -50,7 +50,8 @@ def _build(schema: type[Any], data: dict[str, Any], prefix: str) -> Any:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
         raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
-    hints: Any = hints_of(schema)
+    kind: Any = schema
+    hints = hints_of(kind)
     for key in plain:
         # OmegaConf does not look into lists.
         try:
