@@ -57,6 +57,17 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster on this machine: two nodes, each with room for one actor."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
 @pytest.fixture
 def scratch(tmp_path, monkeypatch):
     """A folder for the scratch folders of this test's children; none is left at the end."""

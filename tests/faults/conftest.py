@@ -2,6 +2,7 @@
 
 import collections
 import json
+import random
 import time
 from pathlib import Path
 
@@ -20,13 +21,20 @@ from helpers.topologies import made
 
 def pytest_addoption(parser):
     parser.addoption("--faults", type=int, default=1, help="times that each kind of process is killed")
-    parser.addoption("--faults-out", default="", help="JSON file that the counts are written to")
+    parser.addoption("--faults-seed", type=int, default=0, help="of the moments at which processes are killed")
+    parser.addoption("--faults-out", default="", help="JSON file that the counts are added to")
 
 
 @pytest.fixture(scope="session")
 def faults(request):
     """How many of each kind."""
     return request.config.getoption("--faults", 1)  # Known where this folder is asked for by name.
+
+
+@pytest.fixture
+def moments(request):
+    """Draws the moments of faults."""
+    return random.Random(f"{request.node.name} {request.config.getoption('--faults-seed', 0)}")
 
 
 @pytest.fixture
@@ -46,8 +54,10 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.section("faults survived")
         for what, times in sorted(counts.items()):
             terminalreporter.write_line(f"{times:6d}  {what}")
-        if path := config.getoption("--faults-out"):
-            Path(path).write_text(json.dumps(dict(sorted(counts.items())), indent=1) + "\n")
+        if config.getoption("--faults-out"):
+            path = Path(config.getoption("--faults-out"))
+            counts.update(json.loads(path.read_text()) if path.exists() else {})
+            path.write_text(json.dumps(dict(sorted(counts.items())), indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")

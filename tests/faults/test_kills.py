@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -16,6 +15,20 @@ from helpers.small_search import SMALL, found_by
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
 MARK = "AUTOPRUNE_TESTED_FOLDER"
+
+
+def processes(word, mark=""):
+    """Process ids of those with a word in their command line and a mark among their variables."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                line, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+            except OSError:  # It has ended, or is another user's.
+                continue
+            if word.encode() in line and mark.encode() in variables:
+                found.append(int(process.name))
+    return found
 
 
 class Place:
@@ -40,16 +53,7 @@ class Place:
 
     def children(self, module):
         """Process ids of those that serve a module."""
-        found = []
-        for process in Path("/proc").iterdir():
-            if process.name.isdecimal():
-                try:
-                    line, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-                except OSError:  # It has ended, or is another user's.
-                    continue
-                if module.encode() in line and f"{MARK}={self.environment[MARK]}".encode() in variables:
-                    found.append(int(process.name))
-        return found
+        return processes(module, f"{MARK}={self.environment[MARK]}")
 
     def check_clean(self):
         """No process is left, and no file."""
@@ -58,28 +62,59 @@ class Place:
         assert not list(self.run.glob("*partial*"))
 
 
-def test_a_search_that_is_killed_again_and_again_finds_what_it_would_have(whole, tmp_path, faults, count):
+@pytest.fixture
+def make_place(tmp_path):
+    """Makes places for searches with these arguments."""
+
+    def make(*arguments):
+        path = tmp_path / str(len(list(tmp_path.iterdir())))
+        path.mkdir()
+        return Place(path, *arguments)
+
+    return make
+
+
+def check_evaluations(place, expected):
+    """A plan that was in hand twice has failed, and the search has gone another way since; else all is as it was."""
+    known = {key: (score, latency) for course in expected.values() for key, score, latency in course}
+    metrics = json.loads((place.run / "metrics.json").read_text())
+    for evaluation in [e for course in metrics["courses"].values() for e in course]:
+        if evaluation.get("error"):
+            assert "died 2 times" in evaluation["error"]
+        elif evaluation["key"] in known:
+            assert (evaluation["score"], evaluation["cost"]["latency"]) == known[evaluation["key"]]
+
+
+@pytest.mark.parametrize("ray", [False, True])
+def test_a_search_that_is_killed_again_and_again_finds_the_same(
+    whole, request, make_place, faults, moments, count, ray
+):
+    whole, request, make_place, faults, moments, count, ray
+):
     expected, seconds, costs = whole
-    moments, kills, attempt = random.Random(0), 0, 0
+    kills, attempt = 0, 0
+    ways = [(f"workers={number}",) for number in (1, 2)]
+    if ray:
+        ways = [("workers=ray", f"ray.address={request.getfixturevalue('cluster').address}", "ray.resources={CPU: 1}")]
+        seconds *= 2  # Actors take their time to start.
     while kills < faults:
-        (tmp_path / str(attempt)).mkdir()
-        place = Place(tmp_path / str(attempt), f"target.cache={costs}", f"workers={1 + attempt % 2}")
+        place = make_place(f"target.cache={costs}", *ways[attempt % len(ways)])
         attempt += 1
-        while True:
+        process = place.start()
+        while kills < faults:
+            time.sleep(moments.uniform(0.05, 1) * seconds)
+            if process.poll() is not None:
+                break
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            count(f"search {'with actors ' * ray}killed, then resumed")
+            process.communicate()
             process = place.start()
-            if kills < faults:
-                time.sleep(moments.uniform(0.05, 1) * seconds)
-                if process.poll() is None:
-                    process.send_signal(signal.SIGKILL)
-                    kills += 1
-                    count("search killed, then resumed")
-                    process.communicate()
-                    continue
-            said = "".join(process.communicate())
-            assert process.returncode == 0, said
-            break
+        said = "".join(process.communicate())
+        assert process.returncode == 0, said
         assert found_by(place.run) == expected
         place.check_clean()
+        assert wait_until(lambda: processes("ray::Answering") == [], seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -89,19 +124,14 @@ def test_a_search_that_is_killed_again_and_again_finds_what_it_would_have(whole,
         ("autoprune.cost.compiler.worker", "compiler killed while the search went on"),
     ],
 )
-def test_a_search_whose_children_are_killed_goes_on(whole, tmp_path, faults, count, module, what):
-    """A plan that was in hand twice has failed, and the search has gone another way since; else all is as it was."""
+def test_a_search_whose_children_are_killed_goes_on(whole, make_place, faults, moments, count, module, what):
     (expected, *_), seconds, costs = whole
-    known = {key: (score, latency) for course in expected.values() for key, score, latency in course}
-    compiles = module.startswith("autoprune.cost")
-    moments, kills, attempt = random.Random(1), 0, 0
+    kills = 0
     while kills < faults:
-        (tmp_path / str(attempt)).mkdir()
-        place = Place(tmp_path / str(attempt), "workers=2", f"target.cache={'off' if compiles else costs}")
-        attempt += 1
+        place = make_place("workers=2", f"target.cache={'off' if module.startswith('autoprune.cost') else costs}")
         process = place.start()
         while process.poll() is None:
-            time.sleep(moments.uniform(0.2, 0.6) * seconds)
+            time.sleep(moments.uniform(0.1, 0.3) * seconds)
             victims = place.children(module)
             if victims and kills < faults:
                 try:
@@ -112,11 +142,40 @@ def test_a_search_whose_children_are_killed_goes_on(whole, tmp_path, faults, cou
                 count(what)
         said = "".join(process.communicate())
         assert process.returncode == 0, said
-        metrics = json.loads((place.run / "metrics.json").read_text())
-        evaluations = [e for course in metrics["courses"].values() for e in course]
-        for evaluation in evaluations:
-            if evaluation.get("error"):
-                assert "died 2 times" in evaluation["error"]
-            elif evaluation["key"] in known:
-                assert (evaluation["score"], evaluation["cost"]["latency"]) == known[evaluation["key"]]
+        check_evaluations(place, expected)
         place.check_clean()
+
+
+@pytest.mark.parametrize("what", ["actor", "node"])
+def test_a_search_whose_actors_are_lost_goes_on(whole, cluster, make_place, faults, moments, count, what):
+    (expected, *_), seconds, costs = whole
+    kills = 0
+    while kills < faults:
+        extra = cluster.add_node(num_cpus=1) if what == "node" else None
+        place = make_place(
+            *("workers=ray", f"ray.address={cluster.address}", "ray.resources={CPU: 1}", "ray.actors=3"),
+            f"target.cache={costs}",
+        )
+        process = place.start()
+        while process.poll() is None:
+            time.sleep(moments.uniform(0.1, 0.5) * seconds)
+            victims = processes("ray::Answering")
+            if not victims or kills == faults or process.poll() is not None:
+                continue
+            if extra is None:
+                try:
+                    os.kill(moments.choice(victims), signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            else:
+                cluster.remove_node(extra, allow_graceful=False)
+                extra = cluster.add_node(num_cpus=1)
+            kills += 1
+            count(f"{what} killed while the search went on")
+        said = "".join(process.communicate())
+        if extra is not None:
+            cluster.remove_node(extra)
+        assert process.returncode == 0, said
+        check_evaluations(place, expected)
+        place.check_clean()
+        assert wait_until(lambda: processes("ray::Answering") == [], seconds=60)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -53,14 +52,13 @@ print(json.dumps([begun.returncode, begun.stderr, resumed.returncode, resumed.st
 
 @pytest.mark.skipif(not able, reason="this user may mount nothing")
 @pytest.mark.parametrize("how", ["full", "read-only"])
-def test_a_disk_that_takes_nothing_is_told_of_and_the_search_goes_on(whole, tmp_path, faults, count, how):
+def test_a_disk_that_takes_nothing_is_told_of_and_the_search_goes_on(whole, tmp_path, faults, moments, count, how):
     """It is full before anything is there, among the evaluations, or while the result is written."""
     expected, _, costs = whole
-    chance = random.Random(3)
     for number in range(faults):
         place = tmp_path / str(number)
         place.mkdir()
-        state = f"size={chance.randint(100, 6000)}k" if how == "full" else "ro"
+        state = f"size={moments.randint(100, 6000)}k" if how == "full" else "ro"
         done = subprocess.run(
             [*NAMESPACE, sys.executable, "-c", DRIVER, place, state, *SMALL, f"target.cache={costs}"],
             capture_output=True,

@@ -6,7 +6,6 @@ from concurrent.futures import wait
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 from autoprune.errors import SettingsError, WorkerError
 from autoprune.settings import RaySettings
@@ -16,15 +15,6 @@ from helpers.processes import gone, wait_until
 
 WAIT = 120
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two nodes, each with room for one actor."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
 
 
 @pytest.fixture
