@@ -145,6 +145,11 @@ def _read_hdf5(path: Path) -> _Contents:
 def _read_archive(path: Path) -> _Contents:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+        if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+            raise ModelError(
+                f"'{path}' holds a path that leads out of it, '{outside[0]}': no program of good will writes that. Do not "
+                "use it."
+            )
         if "config.json" not in names or not any(name.startswith("model.weights.") for name in names):
             raise ModelError(
                 f"'{path}' is a zip archive, but not a .keras archive: it holds {', '.join(names[:4]) or 'nothing'}. "

@@ -89,8 +89,6 @@ def check_evaluations(place, expected):
 def test_a_search_that_is_killed_again_and_again_finds_the_same(
     whole, request, make_place, faults, moments, count, ray
 ):
-    whole, request, make_place, faults, moments, count, ray
-):
     expected, seconds, costs = whole
     kills, attempt = 0, 0
     ways = [(f"workers={number}",) for number in (1, 2)]

@@ -1,4 +1,4 @@
-"""What a search needs is taken away while it runs: room on the disk, leave to write, the time, memory, an answer."""
+"""What a search needs is taken away while it runs: room on the disk, leave to write, memory, an answer."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from contextlib import closing
 
 import keras
@@ -81,25 +80,6 @@ def json_of(printed):
     import json
 
     return json.loads(printed.splitlines()[-1])
-
-
-def test_a_clock_that_jumps_changes_nothing(whole, tmp_path, count):
-    """By up to a year, at every look at it, in the search and in its children."""
-    (tmp_path / "sitecustomize.py").write_text(
-        textwrap.dedent("""
-            import random, time
-            real, chance = time.time, random.Random(0)
-            time.time = lambda: real() + chance.uniform(-3e7, 3e7)
-        """)
-    )
-    expected, _, costs = whole
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-    options = (*SMALL, "workers=2", f"target.cache={costs}", f"hydra.run.dir={tmp_path / 'run'}")
-    search = [sys.executable, "-m", "autoprune.search", *options]
-    done = subprocess.run(search, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert found_by(tmp_path / "run") == expected
-    count("a clock that jumps")
 
 
 def test_a_compiler_that_hangs_fails_its_request_and_no_other(count, scratch):
