@@ -147,8 +147,8 @@ def _read_archive(path: Path) -> _Contents:
         names = archive.namelist()
         if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
             raise ModelError(
-                f"'{path}' holds a path that leads out of it, '{outside[0]}': no program of good will writes that. Do not "
-                "use it."
+                f"'{path}' holds a path that leads out of it, '{outside[0]}': no program of good will writes that. "
+                "Do not use it."
             )
         if "config.json" not in names or not any(name.startswith("model.weights.") for name in names):
             raise ModelError(

@@ -47,7 +47,7 @@ class AgentKind:
         activation: between the actor's layers.
         policy: name of the SB3 policy.
         imagines: whether it learns in imagined episodes, see `autoprune.rl.dyna`.
-        side_by_side: real episodes that it plays at a time.
+        side_by_side: real episodes that it plays at a time; 0 is as many as `search.batch` says.
         remembers: whether its actor remembers earlier steps, which a stored policy cannot: then it has no `actor`.
     """
 
@@ -58,7 +58,7 @@ class AgentKind:
     activation: str
     policy: str = "MlpPolicy"
     imagines: bool = False
-    side_by_side: int = 1
+    side_by_side: int = 0
     remembers: bool = False
 
 
@@ -72,8 +72,8 @@ def _off_policy(steps: int, episodes: int, side_by_side: int, settings: AgentSet
         # The only reward is at the end: returns over the whole episode, no bootstrapping.
         "gamma": 1.0,
         "n_steps": steps,
-        "train_freq": (1, "episode"),
-        "gradient_steps": 8 * steps,
+        "train_freq": (steps, "step"),  # One episode, of each that are side by side.
+        "gradient_steps": 8 * steps * side_by_side,
         "policy_kwargs": {"net_arch": list(settings.net)},
     }
 
@@ -179,7 +179,7 @@ def check_agent(settings: AgentSettings) -> AgentKind:
     for option in settings.options:
         if option not in known:
             raise SettingsError(f"agent.options do not fit {settings.name}: '{option}'. {suggestion(option, known)}")
-    blank = DummyVecEnv([_Blank] * (EPISODES if kind.imagines else kind.side_by_side))
+    blank = DummyVecEnv([_Blank] * (EPISODES if kind.imagines else max(kind.side_by_side, 1)))
     build_agent(kind, settings, blank, steps=2, episodes=4, seed=0)
     return kind
 

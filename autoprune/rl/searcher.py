@@ -71,7 +71,9 @@ class RlSearcher:
         with one_thread(), suppress(EvaluationsSpent):
             reward_model = RewardModel(evaluator) if self._kind.imagines else None
             if reward_model is None:
-                episodes = real_episodes(evaluator, min(self._kind.side_by_side, max(evaluator.left - 1, 1)))
+                episodes = real_episodes(
+                    evaluator, min(self._kind.side_by_side or evaluator.batch, max(evaluator.left - 1, 1))
+                )
             else:
                 episodes = imagine(reward_model, context_of(evaluator))
             agent = build_agent(
@@ -130,8 +132,11 @@ def context_of(evaluator: BudgetedEvaluator) -> EpisodeContext:
 def play(agent: BaseAlgorithm, episodes: PruningVecEnv, *, explore: bool = False) -> None:
     """One episode, by default without exploration."""
     observation, memory, begins = episodes.reset(), None, np.ones(episodes.num_envs, bool)
+    noise = getattr(agent, "action_noise", None) if explore else None  # Of actors that are not random themselves.
     for _ in range(len(episodes.context.space)):
         actions, memory = agent.predict(observation, state=memory, episode_start=begins, deterministic=not explore)
+        if noise is not None:
+            actions = np.clip(actions + noise()[: episodes.num_envs], -1, 1)
         episodes.step_async(actions)
         observation, *_ = episodes.step_wait()
         begins = np.zeros(episodes.num_envs, bool)
@@ -187,13 +192,14 @@ class Relabeling(BaseCallback):
     def _on_rollout_end(self) -> None:
         steps = len(self._context.space)
         if isinstance(self.model, OffPolicyAlgorithm) and self.model.replay_buffer is not None:
-            replayed, end = self.model.replay_buffer, self.model.replay_buffer.pos
-            for number, actions in enumerate(reversed(self._actions)):
+            replayed = self.model.replay_buffer
+            # Its last steps: one episode of each that are side by side.
+            places = np.arange(replayed.pos - steps, replayed.pos) % replayed.buffer_size
+            for lane, actions in enumerate(self._actions):
                 if actions is not None:
-                    places = np.arange(end - (number + 1) * steps, end - number * steps) % replayed.buffer_size
                     seen = retrace(self._context, actions)
-                    replayed.observations[places, 0], replayed.actions[places, 0, 0] = seen, actions
-                    replayed.next_observations[places[:-1], 0] = seen[1:]
+                    replayed.observations[places, lane], replayed.actions[places, lane, 0] = seen, actions
+                    replayed.next_observations[places[:-1], lane] = seen[1:]
         elif isinstance(self.model, OnPolicyAlgorithm) and not hasattr(self.model.rollout_buffer, "hidden_states_pi"):
             buffer = self.model.rollout_buffer
             changed = [(number, actions) for number, actions in enumerate(self._actions) if actions is not None]

@@ -50,8 +50,8 @@ class LimitsSettings:
 
     Attributes:
         evaluations (plans): that each searcher may score; `learn`: for each network at each budget.
-        batch (plans): that searchers which learn from every trial (`exact`, `bayes`, `rl` with `dyna_ppo`) propose at a
-            time. More keep more workers busy, and each is chosen knowing less.
+        batch (plans): that searchers which learn from every trial (`exact`, `bayes`, `rl` but with `ppo` and
+            `recurrent_ppo`) propose at a time. More keep more workers busy, and each is chosen knowing less.
         finalists (plans): the best of each searcher that are fine-tuned; its result is the one that is best then, on
             the reward split. A score ranks plans as they are before fine-tuning, which is not quite how they end.
         project (true or false): bring every proposed plan onto the budget before it is scored, as far as predicted

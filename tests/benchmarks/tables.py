@@ -383,6 +383,9 @@ def _single() -> list[Section]:
         ),
         ("What makes a search quick", "search_speed.json", _SPEED, search_speed),
         ("Plans scored side by side", "workers.json", "python tests/benchmarks/workers.py", workers),
+        ("Faults survived", "faults.json", _FAULTS, faults),
+        ("Damaged files", "fuzzing.json", "python tests/benchmarks/fuzzing.py", fuzzing),
+        ("A thousand plans in one process", "endurance.json", "python tests/benchmarks/endurance.py", endurance),
         ("Where the time of a search goes", "breakdown.json", _BREAKDOWN, breakdown),
         ("How far a step of the environment goes", "walk.json", "python tests/benchmarks/walk.py", walk),
         ("Passes traced once for all widths", "traced.json", _TRACED, traced),
@@ -412,7 +415,11 @@ _NOISE = (
 )
 _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks resnet20 --plans 280\n"
-    "python tests/benchmarks/surrogate.py --drops --networks resnet56 --plans 240"
+    "python tests/benchmarks/surrogate.py --drops --networks resnet56 --plans 240\n"
+    "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
+)
+_FAULTS = (
+    "python -m pytest -n 0 tests/faults --faults 20 --faults-seed 0 --faults-out tests/benchmarks/results/faults.json"
 )
 _SPEED = "python tests/benchmarks/search_speed.py --plans 8"
 _BREAKDOWN = "python tests/benchmarks/breakdown.py --searchers random greedy evolution td3 dyna_ppo --evaluations 20"
@@ -716,6 +723,47 @@ def workers(found: Json) -> str:
             table(["actors", "evaluations", "per minute", "efficiency"], fixed),
         ]
     )
+
+
+def faults(found: Json) -> str:
+    first = (
+        "Each time what had been finished was kept, the result was that of an undisturbed run (or a plan had failed, "
+        "and said so), and no process and no file was left. The command adds to the counts that are there."
+    )
+    rows = [[what, f"{times:,}"] for what, times in found.items()]
+    return f"{first}\n\n{table(['fault', 'times'], rows)}"
+
+
+def fuzzing(found: Json) -> str:
+    first = (
+        "`damage`: a bit, a byte, a cut, zeros, noise, a piece in a wrong place. `alter`: JSON of another shape, "
+        "without its checksum. Nothing ended in an error that is not autoprune's own, and nothing damaged was read as "
+        "something else, but images, whose formats do not always notice."
+    )
+    outcomes = ("refused", "as it was", "a part", "other contents")
+    rows = [
+        [name, f"{row['inputs']:,}", *(f"{row['seen'].get(outcome, 0):,}" for outcome in outcomes)]
+        for name, row in found["kinds"].items()
+    ]
+    return f"{first}\n\n{table(['file', 'inputs', *outcomes], rows)}"
+
+
+def endurance(found: Json) -> str:
+    def window(name: str, part: slice) -> float:
+        return statistics.median(found[name][part])
+
+    early, late = slice(100, 200), slice(-200, None)
+    rows = [
+        [what, f"{window(name, early):.{digits}f}", f"{window(name, late):.{digits}f}", f"{found['growth'][name]:.3f}"]
+        for what, name, digits in (
+            ("memory (MB)", "megabytes", 0),
+            ("seconds a plan", "seconds", 3),
+            ("threads", "threads", 0),
+            ("open files", "files", 0),
+        )
+    ]
+    first = f"Medians over {found['plans']:,} different plans. ![memory and time by plan](endurance.png)"
+    return f"{first}\n\n{table(['', 'plans 100 to 200', 'the last 200', 'ratio'], rows)}"
 
 
 def bracketing(found: Sequence[Json]) -> str:

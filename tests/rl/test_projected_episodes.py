@@ -46,11 +46,11 @@ class Rollouts(BaseCallback):
             self.thought = self.model.policy.evaluate_actions(observations, actions)
 
 
-def learn(name, episodes, *callbacks):
+def learn(name, episodes, *callbacks, batch=1):
     evaluator = toy.budgeted(episodes + 1, surrogate=Knowing(), project=True)
     settings = AgentSettings(name)
     kind = check_agent(settings)
-    real = real_episodes(evaluator, kind.side_by_side)
+    real = real_episodes(evaluator, kind.side_by_side or batch)
     agent = build_agent(kind, settings, real, steps=STEPS, episodes=episodes + 1, seed=0)
     agent.learn(episodes * STEPS, callback=[Relabeling(real.context), *callbacks])
     return agent, real.context, evaluator.history
@@ -62,15 +62,19 @@ def check_episode(context, trial, observations, actions):
     np.testing.assert_allclose(observations, retrace(context, actions), atol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", ["td3", "sac"])
-def test_a_replay_buffer_holds_the_episodes_of_the_evaluated_plans(name):
-    agent, context, history = learn(name, 9)
+def test_a_replay_buffer_holds_the_episodes_of_the_evaluated_plans(name, batch):
+    agent, context, history = learn(name, 9, batch=batch)
     buffer = agent.replay_buffer
+    assert len(history) == 9
     for number, trial in enumerate(history):
-        places = slice(number * STEPS, (number + 1) * STEPS)
-        check_episode(context, trial, buffer.observations[places, 0], buffer.actions[places, 0, 0].tolist())
-        np.testing.assert_array_equal(buffer.next_observations[places, 0][:-1], buffer.observations[places, 0][1:])
-        assert buffer.rewards[places, 0].sum() == pytest.approx(trial.reward)
+        played, lane = divmod(number, batch)
+        places = slice(played * STEPS, (played + 1) * STEPS)
+        check_episode(context, trial, buffer.observations[places, lane], buffer.actions[places, lane, 0].tolist())
+        following = buffer.next_observations[places, lane][:-1]
+        np.testing.assert_array_equal(following, buffer.observations[places, lane][1:])
+        assert buffer.rewards[places, lane].sum() == pytest.approx(trial.reward)
     budget = toy.problem().budget
     assert all(budget.met_by(evaluation.cost) for evaluation in history.evaluations), "they were projected"
 
