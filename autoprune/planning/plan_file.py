@@ -100,7 +100,7 @@ def load_plan(path: str | Path) -> Plan:
         PlanError: the file is missing, is not JSON, has changed since it was written, or is not a plan.
     """
     try:
-        data = read_json(Path(path))
+        data = read_json(Path(path), by_hand=True)
     except OSError as error:
         raise PlanError(f"Cannot read the plan '{path}': {error.strerror or error}") from error
     except ValueError as error:

@@ -38,12 +38,17 @@ def write_json(path: Path, data: Any) -> None:
     """Write JSON as `write_text` does; an object gets a checksum of what it holds."""
     if isinstance(data, dict):
         plain = json.loads(json.dumps(data))
+        plain.pop(_CHECKSUM, None)  # Of what was read before.
         data = {**plain, _CHECKSUM: _digest(plain)}
     write_text(path, json.dumps(data, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """What `write_json` has written. JSON without a checksum is taken as it is.
+def read_json(path: Path, *, by_hand: bool = False) -> Any:
+    """What `write_json` has written.
+
+    Args:
+        path: the file.
+        by_hand: whether people may write it too, without a checksum.
 
     Raises:
         OSError: the file cannot be read.
@@ -53,10 +58,11 @@ def read_json(path: Path) -> Any:
         data = json.loads(path.read_text())
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if isinstance(data, dict) and (checksum := data.pop(_CHECKSUM, None)) is not None and checksum != _digest(data):
-        raise ValueError(
-            f'its contents do not match its checksum. If you have changed them on purpose, delete "{_CHECKSUM}" there'
-        )
+    if isinstance(data, dict):
+        checksum = data.pop(_CHECKSUM, None)
+        if checksum != _digest(data) and not (by_hand and checksum is None):
+            way = f'. If you have changed them on purpose, delete "{_CHECKSUM}" there' if by_hand else ""
+            raise ValueError(f"its contents do not match its checksum{way}")
     return data
 
 

@@ -736,8 +736,8 @@ def faults(found: Json) -> str:
 
 def fuzzing(found: Json) -> str:
     first = (
-        "`damage`: a bit, a byte, a cut, zeros, noise, a piece in a wrong place. `alter`: JSON of another shape, "
-        "without its checksum. Nothing ended in an error that is not autoprune's own, and nothing damaged was read as "
+        "`damage`: a bit, a byte, a cut, zeros, noise, a piece in a wrong place. `alter`: JSON of another shape, with "
+        "a checksum of its own. Nothing ended in an error that is not autoprune's own, and nothing damaged was read as "
         "something else, but images, whose formats do not always notice."
     )
     outcomes = ("refused", "as it was", "a part", "other contents")

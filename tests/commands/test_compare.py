@@ -13,6 +13,7 @@ from autoprune import cli
 from autoprune.errors import SettingsError, UnknownNameError
 from autoprune.options import check_overrides
 from autoprune.pipeline.session import validate_choices
+from autoprune.records.plain import read_json, write_json
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import interruptible, open_run
 from autoprune.settings import AgentSettings, CompareSettings
@@ -41,7 +42,7 @@ def finished(tiny, tmp_path_factory):
 
 
 def comparison_of(folder):
-    return json.loads((folder / "comparison.json").read_text())
+    return read_json(folder / "comparison.json")
 
 
 def timeless(value):
@@ -244,7 +245,7 @@ def test_legal_widths_stay_what_they_were(finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "staircase")
     settings = json.loads((folder / "settings.json").read_text())
     settings["constraints"]["widths"] = "staircase"
-    (folder / "settings.json").write_text(json.dumps(settings))
+    write_json(folder / "settings.json", settings)
     done = command(f"resume={folder}", "memories=[0.9]", module="compare", cwd=tmp_path)
     assert done.returncode == 2
     said = " ".join(done.stderr.split())

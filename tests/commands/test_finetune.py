@@ -13,6 +13,7 @@ import pytest
 from autoprune.cli import INTERRUPTED
 from autoprune.data import load_data
 from autoprune.evaluation.accuracy import accuracy
+from autoprune.records.plain import write_json
 from autoprune.training.checkpoints import Checkpoints
 from helpers.finished_search import SETTINGS, finished_search
 from helpers.running import command, kill_after, run_in, started
@@ -141,7 +142,7 @@ def test_a_checkpoint_of_other_settings_is_refused(whole, tmp_path):
     (folder / "report.html").unlink()
     settings = json.loads((folder / "settings.json").read_text())
     settings["training"]["fine_tune_epochs"] = 5
-    (folder / "settings.json").write_text(json.dumps(settings))
+    write_json(folder / "settings.json", settings)
     done = command(f"resume={folder}", module="finetune", cwd=tmp_path)
     assert done.returncode == 2
     assert "is of another training: training changed since" in done.stderr

@@ -18,7 +18,8 @@ from autoprune.errors import BudgetError, FolderError, SettingsError
 from autoprune.evaluation.journal import Journal
 from autoprune.pipeline.runs import check_extension, open_run_from_python
 from autoprune.records import Evaluation
-from autoprune.reporting.run_folder import RunFolder, write_text
+from autoprune.records.plain import write_text
+from autoprune.reporting.run_folder import RunFolder
 from autoprune.resuming import is_finished, open_run
 from autoprune.settings import ExportSettings, LimitsSettings, MeasureSettings, SearchSettings
 from helpers.processes import killed, started

@@ -33,6 +33,7 @@ from autoprune.pipeline.compare import read_record
 from autoprune.pipeline.runs import read_origin, write_origin
 from autoprune.planning import make_plan
 from autoprune.planning.plan_file import load_plan, plan_to_json, save_plan
+from autoprune.records import plain
 from autoprune.records.plain import write_json
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.searchers.policy import Policy, load_policy, save_policy
@@ -287,7 +288,7 @@ def damage(content, generator):
 
 
 def alter(content, generator):
-    """JSON of another shape, without its checksum: values are replaced, left out or put elsewhere, as by a stranger."""
+    """JSON of another shape with a checksum of its own: values are replaced, left out or put elsewhere."""
     data = json.loads(content)
     data.pop("checksum", None)
     for _ in range(int(generator.integers(1, 4))):
@@ -306,7 +307,7 @@ def alter(content, generator):
             del holder[key]
         else:
             holder[key] = json.loads(json.dumps(values[int(generator.integers(len(values)))]))
-    return json.dumps(data).encode()
+    return json.dumps({**data, "checksum": plain._digest(data)}).encode()
 
 
 @contextmanager

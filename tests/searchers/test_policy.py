@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from autoprune.envs import ENV_ID
 from autoprune.envs.episode import FEATURES
 from autoprune.errors import PolicyError
+from autoprune.records.plain import write_json
 from autoprune.rl.agents import AGENTS
 from autoprune.rl.searcher import RlSearcher
 from autoprune.rl.transfer import roll_outs
@@ -56,7 +57,7 @@ def stored(tmp_path):
 def change(folder, **changes):
     meta = json.loads((folder / "policy.json").read_text())
     del meta["checksum"]
-    (folder / "policy.json").write_text(json.dumps({**meta, **changes}))
+    write_json(folder / "policy.json", {**meta, **changes})
 
 
 @pytest.mark.parametrize(
