@@ -762,7 +762,12 @@ def endurance(found: Json) -> str:
             ("open files", "files", 0),
         )
     ]
-    first = f"Medians over {found['plans']:,} different plans. ![memory and time by plan](endurance.png)"
+    again = found["again"]
+    first = (
+        f"Medians over {found['plans']:,} different plans. Then {again['plans']} of them {again['times']} times each: "
+        f"{again['megabytes'][0]:.0f} MB after the first round, {again['megabytes'][-1]:.0f} MB after the last.\n\n"
+        "![memory and time by plan](endurance.png)"
+    )
     return f"{first}\n\n{table(['', 'plans 100 to 200', 'the last 200', 'ratio'], rows)}"
 
 
