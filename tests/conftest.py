@@ -59,13 +59,16 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A Ray cluster on this machine: two nodes, each with room for one actor."""
+    """A Ray cluster on this machine: two nodes, each with room for one actor. Its processes carry its `mark`."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AUTOPRUNE_TESTED_CLUSTER", f"of-{os.getpid()}")
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        made.mark = f"AUTOPRUNE_TESTED_CLUSTER=of-{os.getpid()}"
+        made.add_node(num_cpus=1)
+        yield made
+        made.shutdown()
 
 
 @pytest.fixture

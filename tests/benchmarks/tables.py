@@ -749,26 +749,24 @@ def fuzzing(found: Json) -> str:
 
 
 def endurance(found: Json) -> str:
-    def window(name: str, part: slice) -> float:
-        return statistics.median(found[name][part])
-
-    early, late = slice(100, 200), slice(-200, None)
-    rows = [
-        [what, f"{window(name, early):.{digits}f}", f"{window(name, late):.{digits}f}", f"{found['growth'][name]:.3f}"]
-        for what, name, digits in (
-            ("memory (MB)", "megabytes", 0),
-            ("seconds a plan", "seconds", 3),
-            ("threads", "threads", 0),
-            ("open files", "files", 0),
-        )
-    ]
+    parts = {"plans 100 to 200": slice(100, 200), "400 to 500": slice(400, 500), "the last 200": slice(-200, None)}
+    rows = []
+    for what, name, digits in (
+        ("memory (MB)", "megabytes", 0),
+        ("seconds a plan", "seconds", 3),
+        ("threads", "threads", 0),
+        ("open files", "files", 0),
+    ):
+        medians = [statistics.median(found[name][part]) for part in parts.values()]
+        ratios = [f"{medians[-1] / median:.3f}" for median in medians[:-1]]
+        rows.append([what, *(f"{median:.{digits}f}" for median in medians), *ratios])
     again = found["again"]
     first = (
         f"Medians over {found['plans']:,} different plans. Then {again['plans']} of them {again['times']} times each: "
         f"{again['megabytes'][0]:.0f} MB after the first round, {again['megabytes'][-1]:.0f} MB after the last.\n\n"
         "![memory and time by plan](endurance.png)"
     )
-    return f"{first}\n\n{table(['', 'plans 100 to 200', 'the last 200', 'ratio'], rows)}"
+    return f"{first}\n\n{table(['', *parts, 'last over first', 'last over second'], rows)}"
 
 
 def bracketing(found: Sequence[Json]) -> str:

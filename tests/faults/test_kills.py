@@ -112,7 +112,9 @@ def test_a_search_that_is_killed_again_and_again_finds_the_same(
         assert process.returncode == 0, said
         assert found_by(place.run) == expected
         place.check_clean()
-        assert wait_until(lambda: processes("ray::Answering") == [], seconds=60)
+        if ray:
+            mark = request.getfixturevalue("cluster").mark
+            assert wait_until(lambda mark=mark: processes("ray::Answering", mark) == [], seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_a_search_whose_actors_are_lost_goes_on(whole, cluster, make_place, faul
         process = place.start()
         while process.poll() is None:
             time.sleep(moments.uniform(0.1, 0.5) * seconds)
-            victims = processes("ray::Answering")
+            victims = processes("ray::Answering", cluster.mark)
             if not victims or kills == faults or process.poll() is not None:
                 continue
             if extra is None:
@@ -176,4 +178,4 @@ def test_a_search_whose_actors_are_lost_goes_on(whole, cluster, make_place, faul
         assert process.returncode == 0, said
         check_evaluations(place, expected)
         place.check_clean()
-        assert wait_until(lambda: processes("ray::Answering") == [], seconds=60)
+        assert wait_until(lambda: processes("ray::Answering", cluster.mark) == [], seconds=60)
