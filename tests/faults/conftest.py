@@ -47,7 +47,7 @@ def pytest_terminal_summary(terminalreporter, config):
     reports = [report for part in terminalreporter.stats.values() for report in part if hasattr(report, "when")]
     counts = collections.Counter()
     for report in reports:
-        if report.when == "call":
+        if report.when == "call" and report.passed:
             for what, times in [value for name, value in report.user_properties if name == "fault"]:
                 counts[what] += times
     if counts:
