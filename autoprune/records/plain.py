@@ -60,7 +60,9 @@ def read_json(path: Path, *, by_hand: bool = False) -> Any:
         raise ValueError("it is nested too deeply") from error
     if isinstance(data, dict):
         checksum = data.pop(_CHECKSUM, None)
-        if checksum != _digest(data) and not (by_hand and checksum is None):
+        if checksum is None and not by_hand:
+            raise ValueError("it has no checksum: it is damaged, or was written by an older version or by hand")
+        if checksum is not None and checksum != _digest(data):
             way = f'. If you have changed them on purpose, delete "{_CHECKSUM}" there' if by_hand else ""
             raise ValueError(f"its contents do not match its checksum{way}")
     return data
