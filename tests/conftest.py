@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import tempfile
+import warnings
 
 import hypothesis
 import pytest
@@ -69,6 +70,10 @@ def cluster():
         made.add_node(num_cpus=1)
         yield made
         made.shutdown()
+        del made
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets and files to it.
+            gc.collect()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from autoprune.envs import ENV_ID
@@ -72,7 +73,8 @@ def _off_policy(steps: int, episodes: int, side_by_side: int, settings: AgentSet
         # The only reward is at the end: returns over the whole episode, no bootstrapping.
         "gamma": 1.0,
         "n_steps": steps,
-        "train_freq": (steps, "step"),  # One episode, of each that are side by side.
+        # One episode, of each that are side by side.
+        "train_freq": (1, "episode") if side_by_side == 1 else (steps, "step"),
         "gradient_steps": 8 * steps * side_by_side,
         "policy_kwargs": {"net_arch": list(settings.net)},
     }
@@ -286,10 +288,13 @@ def attach(agent: BaseAlgorithm, env: gymnasium.Env | VecEnv, steps: int) -> Non
     Args:
         agent: made for an environment with as many episodes side by side.
         env: where it goes on.
-        steps: of one episode, for an on-policy agent, which learns when all that are side by side have ended.
+        steps: of one episode: an agent learns when all that are side by side have ended.
     """
     agent.set_env(env)
     if isinstance(agent, OnPolicyAlgorithm):
         # Rollouts that end with an episode need no guess of what would have come.
         agent.n_steps = agent.rollout_buffer.buffer_size = steps
         agent.rollout_buffer.reset()
+    elif isinstance(agent, OffPolicyAlgorithm) and agent.n_envs > 1:
+        frequency: Any = TrainFreq(steps, TrainFrequencyUnit.STEP)  # As SB3 reads what it is given.
+        agent.train_freq = frequency

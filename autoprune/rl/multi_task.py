@@ -61,7 +61,8 @@ class MultiTaskTrainer:
                 episodes = [imagine(model, context_of(task)) for model, task in zip(reward_models, tasks, strict=True)]
             else:
                 # As many for all: an agent is made for a number of episodes side by side.
-                count = min(self._kind.side_by_side, *(max(task.left - 1, 1) for task in tasks))
+                wanted = self._kind.side_by_side or tasks[0].batch
+                count = min(wanted, *(max(task.left - 1, 1) for task in tasks))
                 episodes = [real_episodes(task, count) for task in tasks]
             steps, total = max(len(task.problem.space) for task in tasks), sum(task.left for task in tasks)
             agent = build_agent(self._kind, self._settings, episodes[0], steps=steps, episodes=total, seed=seed)

@@ -19,7 +19,8 @@ from autoprune.workers.child import DeadChildError
 logger = logging.getLogger(__name__)
 
 MOST_DEATHS = 2  # Of workers that had a request in hand, after which it is not asked again.
-MOST_STARTS = 3  # Of workers that were to start for it, which is less likely to be its fault.
+MOST_STARTS = 3  # Of workers that were to start for it, while none of the pool has answered yet: none may ever start.
+MOST_RESTARTS = 10  # The same, where some have: nodes come and go.
 _JOIN_SECONDS = 10
 
 
@@ -205,7 +206,8 @@ class WorkerPool:
         """Ask again what a worker died of, a few times; what it refused is final, and so is a time-out."""
         with self._changed:
             asked.deaths[error.task] += 1
-            deaths, most = asked.deaths[error.task], MOST_DEATHS if error.task == self._task else MOST_STARTS
+            starts = MOST_RESTARTS if self._answers else MOST_STARTS
+            deaths, most = asked.deaths[error.task], MOST_DEATHS if error.task == self._task else starts
             if error.retry and deaths < most and self._put_back(asked):
                 logger.info("a %s is replaced: %s", worker.name, error)
                 return

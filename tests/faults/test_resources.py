@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
 # In a namespace of its own a process may mount; what it mounts ends with it.
 NAMESPACE = ("unshare", "-rm")
-able = shutil.which("unshare") and subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0
+MOUNTING = [*NAMESPACE, "mount", "-t", "tmpfs", "none", "/tmp"]
+able = shutil.which("unshare") and subprocess.run(MOUNTING, capture_output=True).returncode == 0
 # Run a search on a bad file system, mend that, and go on: folder, state of the file system, options.
 DRIVER = """
 import json, shutil, subprocess, sys
@@ -67,19 +69,12 @@ def test_a_disk_that_takes_nothing_is_told_of_and_the_search_goes_on(whole, tmp_
         assert done.returncode == 0, done.stdout + done.stderr
         code, said, again, errors = json.loads(done.stdout.splitlines()[-1])
         assert again == 0, errors
-        # Where it has ended before the disk was changed, there is nothing to tell.
-        assert code == 0 or ("The system refused to read or write" in said and code == 2), said
+        # Some sizes suffice.
+        assert code == 0 or (re.search("The system refused to (read or )?write", said) and code == 2), said
         assert "Traceback" not in said
         assert found_by(tmp_path / f"{number}-kept") == expected
         if code:
             count(f"a disk that is {how}")
-
-
-def json_of(printed):
-    """What the last line says."""
-    import json
-
-    return json.loads(printed.splitlines()[-1])
 
 
 def test_a_compiler_that_hangs_fails_its_request_and_no_other(count, scratch):

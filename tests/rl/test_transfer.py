@@ -145,8 +145,8 @@ def test_a_policy_of_another_form_than_its_agent_says_is_not_adapted(policy):
 # ------------------------------------------------------------------ several problems
 
 
-def tasks(evaluations, budgets=(0.35, 0.7)):
-    return [toy.budgeted(evaluations, to_search=toy.problem(budget)) for budget in budgets]
+def tasks(evaluations, budgets=(0.35, 0.7), **limits):
+    return [toy.budgeted(evaluations, to_search=toy.problem(budget), **limits) for budget in budgets]
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -157,6 +157,12 @@ def test_one_policy_is_learnt_on_several_problems(name):
         assert task.used == 7
         assert task.history.best is not None or name != "dyna_ppo"
     assert policy.layers[-1][0].shape[0] == 1
+
+
+def test_episodes_of_several_problems_are_played_side_by_side():
+    learned_on = tasks(8, batch=3)
+    MultiTaskTrainer(AgentSettings("td3")).train(learned_on, 0)
+    assert [task.used for task in learned_on] == [8, 8]
 
 
 @pytest.mark.slow

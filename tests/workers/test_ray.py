@@ -14,7 +14,8 @@ from autoprune.workers.ray_worker import RayWorker, connect
 from helpers.processes import gone, wait_until
 
 WAIT = 120
-pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
+# Ray leaves sockets and files to the garbage collector.
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 @pytest.fixture
