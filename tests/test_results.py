@@ -28,7 +28,7 @@ def test_every_json_file_has_its_tables_and_its_command(tables):
     for path in (BENCHMARKS / "results").glob("*.json"):
         (section,) = [text for text in sections if f"[{path.name}]({path.name}), made by" in text]
         assert "| --- |" in section
-        assert re.search(r"^    .*python ", section, re.MULTILINE)
+        assert re.search(r"^    .*(python|pytest) ", section, re.MULTILINE)
 
 
 def test_a_difference_is_marked_only_beyond_chance(tables):
