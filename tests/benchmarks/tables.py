@@ -726,7 +726,8 @@ def workers(found: Json) -> str:
 def faults(found: Json) -> str:
     first = (
         "Each time what had been finished was kept, the result was that of an undisturbed run (or a plan had failed, "
-        "and said so), and no process and no file was left. The command adds to the counts that are there."
+        "and said so), and no process and no file was left. The counts are of several runs of parts of the suite; "
+        "the command adds to what is there."
     )
     rows = [[what, f"{times:,}"] for what, times in found.items()]
     return f"{first}\n\n{table(['fault', 'times'], rows)}"
