@@ -57,7 +57,13 @@ def connect(settings: RaySettings) -> Iterator[int]:
     mine = not ray.is_initialized()
     if mine:
         try:
-            ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+            # Without an address Ray would join whichever cluster was last started on this machine.
+            ray.init(
+                address=settings.address or "local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="warning",
+            )
         except (OSError, RuntimeError, ValueError) as error:
             raise _unreachable(settings, error) from error
     try:

@@ -73,7 +73,7 @@ def test_a_search_calls_nobody_and_takes_no_clock_at_its_word(whole, tmp_path, c
                 local = event == "socket.connect" and arguments[0].family == socket.AF_UNIX
                 if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname") and not local:
                     with open({str(called)!r}, "a") as file:
-                        file.write(f"{{sys.argv}} {{event}} {{arguments[1:]}}\\n")
+                        file.write(f"{{sys.argv}} {{event}} {{arguments}}\\n")
 
             sys.addaudithook(watch)
         """)

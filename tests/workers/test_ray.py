@@ -148,3 +148,8 @@ def test_an_address_where_nobody_answers_is_named():
         connect(RaySettings(address="127.0.0.1:1")),
     ):
         pass
+
+
+def test_without_an_address_no_cluster_of_somebody_else_is_joined(cluster):
+    with connect(RaySettings()):
+        assert ray.get_runtime_context().gcs_address != cluster.address
