@@ -31,7 +31,7 @@ def cache_key(**parts: Any) -> str:
 
 
 class CostCache:
-    """Results by key, as compressed JSON. Safe for several threads and processes; close it when done.
+    """Results by key, as compressed JSON that holds the key too. Safe for several threads and processes; close it when done.
 
     A result that `put` has returned from is in the file, whatever then happens to this process.
 
@@ -58,13 +58,15 @@ class CostCache:
                 return None
             try:
                 row = self._file.database.execute("SELECT result FROM costs WHERE key = ?", (key,)).fetchone()
-                result = json.loads(zlib.decompress(row[0])) if row else None
+                stored, result = json.loads(zlib.decompress(row[0])) if row else (key, None)
+                if stored != key:
+                    raise ValueError(f"under '{key}' it is the result of '{stored}'")
             except sqlite3.Error as error:
                 if not self._start_anew(error):
                     self._say("read", f"could not be read ({error}); compiling instead")
                 return None
             except (ValueError, TypeError, zlib.error) as error:
-                # SQLite does not check what it reads; the compressed form carries a checksum.
+                # SQLite does not check what it reads; the compressed form carries its key and a checksum.
                 self._say("read", f"holds a damaged result ({error}); compiling instead")
                 return None
             if row and not self._read_only:
@@ -76,7 +78,7 @@ class CostCache:
         """Store a result; a full or read-only disk is a warning, once."""
         if self._read_only:
             return
-        data = zlib.compress(json.dumps(result).encode())
+        data = zlib.compress(json.dumps([key, result]).encode())
         with self._lock:
             if len(data) > self._limit // 4:
                 # Everything else would go for it.

@@ -15,7 +15,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 # Raised when the table changes; part of the name of the user's cache.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Tells our files from all others, whatever they are called: "APRU".
 _APPLICATION_ID = 0x41505255
 _LOCK_SECONDS = 10
