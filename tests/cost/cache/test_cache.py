@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_module
 from keras import layers
 from omegaconf import OmegaConf
 
+import autoprune.options  # noqa: F401 - enters the defaults that `search` is composed of
 from autoprune.cost import open_cost_model
 from autoprune.cost.cache import CostCache, cache_key, open_cache
 from autoprune.cost.compiler.cost_model import CompilerCostModel
