@@ -31,7 +31,7 @@ def cache_key(**parts: Any) -> str:
 
 
 class CostCache:
-    """Results by key, as compressed JSON with the key in it. Safe for several threads and processes; close it when done.
+    """Results by key, as compressed JSON with the key in it. Safe for threads and processes; close it when done.
 
     A result that `put` has returned from is in the file, whatever then happens to this process.
 
