@@ -1,11 +1,12 @@
 """Data sets -> train, reward and test splits.
 
-`load_data` is the door, `from_arrays` that for arrays in memory. The reward split is cut from the training images,
-with a seed; the test split is what the data set calls test, and nothing but the final report reads it.
+`load_data` is the door, `from_arrays` and `from_batches` are those for what is in memory. The reward split is cut from
+the training images, with a seed; the test split is what the data set calls test, and nothing but the
+final report reads it.
 """
 
 from autoprune.data import cifar, digits, fashion_mnist, image_folder, npz, tfds  # noqa: F401 - importing a loader enters it
-from autoprune.data.splits import Dataset, Split, from_arrays, load_data
+from autoprune.data.splits import Dataset, Split, from_arrays, from_batches, load_data
 from autoprune.data.streaming import LazyImages
 
-__all__ = ["Dataset", "LazyImages", "Split", "from_arrays", "load_data"]
+__all__ = ["Dataset", "LazyImages", "Split", "from_arrays", "from_batches", "load_data"]

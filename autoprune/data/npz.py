@@ -2,20 +2,24 @@
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
-from autoprune.data.splits import DATASETS, Labelled, RawData, as_images, as_labels, columns_of, fifth_aside
+from autoprune.data.splits import DATASETS, Labelled, RawData, as_images, fifth_aside
 from autoprune.errors import DataError
 from autoprune.settings import DataSettings
 
 # Whatever NumPy, zipfile and zlib raise over a file that is damaged or something else.
 _CORRUPT = (OSError, ValueError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_IMAGES = ("x_train", "x_test")
 _EXPECTED = (
     "Expected arrays x_train, y_train, x_test, y_test, or x and y, of which a fifth becomes the test split. "
-    "Images are (n, *input shape) as the model takes them, labels (n,) class numbers or booleans, or "
-    "(n, classes) one-hot."
+    "Images are (n, *input shape) as the model takes them, labels (n,) class numbers or booleans, (n, classes) "
+    "one-hot, or what the task has for labels; of several outputs y_train.NAME for each."
 )
 
 
@@ -29,19 +33,31 @@ def load(settings: DataSettings) -> RawData:
     if not settings.path:
         raise DataError("data=npz needs data.path=FILE.npz. " + _EXPECTED)
     arrays = _read(Path(settings.path))
-    if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
-        train = Labelled(as_images(arrays["x_train"]), as_labels(arrays["y_train"]))
-        test = Labelled(as_images(arrays["x_test"]), as_labels(arrays["y_test"]))
-        return RawData(train, test, classes=columns_of(arrays["y_train"], arrays["y_test"]))
-    if {"x", "y"} <= arrays.keys():
-        images, labels = as_images(arrays["x"]), as_labels(arrays["y"])
-        if len(images) != len(labels):
-            raise DataError(f"'{settings.path}' holds {len(images)} images but {len(labels)} labels.")
+    if set(_IMAGES) <= arrays.keys():
+        labels = [_labels(arrays, name) for name in ("y_train", "y_test")]
+        if all(part is not None for part in labels):
+            train, test = (Labelled(as_images(arrays[name]), some) for name, some in zip(_IMAGES, labels, strict=True))
+            return RawData(train, test)
+    if "x" in arrays and (some := _labels(arrays, "y")) is not None:
+        images = as_images(arrays["x"])
+        counts = {len(array) for array in keras.tree.flatten(some)}
+        if counts != {len(images)}:
+            raise DataError(f"'{settings.path}' holds {len(images)} images but {max(counts)} labels.")
         if len(images) < 5:
             raise DataError(f"'{settings.path}' holds {len(images)} images: too few to set a test split aside.")
-        train, test = (Labelled(images[rows], labels[rows]) for rows in fifth_aside(len(images)))
-        return RawData(train, test, classes=columns_of(arrays["y"]))
+        train, test = (
+            Labelled(images[rows], keras.tree.map_structure(lambda array, rows=rows: array[rows], some))
+            for rows in fifth_aside(len(images))
+        )
+        return RawData(train, test)
     raise DataError(f"'{settings.path}' holds the arrays {sorted(arrays) or 'none'}. {_EXPECTED}")
+
+
+def _labels(arrays: Mapping[str, np.ndarray], name: str) -> Any:
+    """The labels of a split: an array `y_train`, or for several outputs arrays `y_train.NAME`; None without any."""
+    if name in arrays:
+        return arrays[name]
+    return {key.split(".", 1)[1]: array for key, array in arrays.items() if key.startswith(f"{name}.")} or None
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -1,10 +1,12 @@
 """The three splits, the same rule for every data set."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 from sklearn.model_selection import train_test_split
 
@@ -12,7 +14,9 @@ from autoprune.data.fitting import fitted, preparation_for
 from autoprune.data.streaming import ImageSource, LazyImages, part
 from autoprune.errors import DataError
 from autoprune.registry import Registry
-from autoprune.settings import DataSettings, ModelSettings
+from autoprune.settings import DataSettings, ModelSettings, TaskSettings
+from autoprune.tasks import CLASSIFICATION, Task, make_task
+from autoprune.tasks.labels import columns_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +26,13 @@ class Split:
     Attributes:
         images: (n, *input shape) float32, ready to be fed to the model; images that are read as they are needed give
             that for a slice or an integer array, see `LazyImages`.
-        labels: (n,) int64 class numbers.
+        labels: (n,) int64 class numbers, or what the task has for labels.
+        task: what a model is to make of the images.
     """
 
     images: np.ndarray | LazyImages
     labels: np.ndarray
+    task: Task = CLASSIFICATION
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,7 +46,7 @@ class Split:
 
     def part(self, index: slice | np.ndarray) -> "Split":
         """Some of the images, by a slice or an integer array; none is read for that."""
-        return Split(part(self.images, index), self.labels[index])
+        return Split(part(self.images, index), self.labels[index], self.task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ class Dataset:
         train: for training and fine-tuning.
         reward: cut from the training images; scores plans, and chooses the best epoch of a training.
         test: for the final report alone.
-        classes: number of classes.
+        classes: number of classes; 0 where labels are none.
     """
 
     name: str
@@ -60,6 +66,16 @@ class Dataset:
     reward: Split
     test: Split
     classes: int
+
+    @property
+    def task(self) -> Task:
+        """What a model is to make of the images."""
+        return self.train.task
+
+    def for_task(self, task: Task) -> "Dataset":
+        """The same data for another task of the same labels, such as one with another measure of quality."""
+        splits = {name: replace(getattr(self, name), task=task) for name in ("train", "reward", "test")}
+        return replace(self, **splits)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -88,14 +104,14 @@ class Labelled:
 
     Attributes:
         images: (n, *input shape) float32, or a source that reads one image at a time.
-        labels: (n,) int64 class numbers.
+        labels: (n, ...) as they are found, of several outputs a mapping; a task reads them.
     """
 
     images: np.ndarray | ImageSource
-    labels: np.ndarray
+    labels: Any
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,39 +131,36 @@ class RawData:
     classes: int | None = None
 
 
-# For whom labels are none of a classifier's.
-_OTHER_TASKS = (
-    "Searches score classifiers with one class per image. Other models are pruned from Python (autoprune.make_plan, "
-    "autoprune.apply_plan) and trained on by yourself."
-)
-
 Loader = Callable[[DataSettings], RawData]
 
 DATASETS: Registry[Loader] = Registry("data set")
 
 
-def load_data(settings: DataSettings, model: ModelSettings | None = None) -> Dataset:
+def load_data(settings: DataSettings, model: ModelSettings | None = None, task: TaskSettings | None = None) -> Dataset:
     """Load a data set, fit its images to a model, and cut the reward split from the training images.
 
     Args:
         settings: which data.
         model: which model they are for: its input size and its preprocessing are the defaults of the data's.
+        task: what the model is to make of them; None is classification.
 
     Raises:
         UnknownNameError: there is no such data set.
-        DataError: the data are missing or malformed, or too few for the split.
+        DataError: the data are missing or malformed, too few for the split, or have no labels for the task.
         ModelError: the file of the model cannot be read.
-        SettingsError: the preprocessing does not exist.
+        SettingsError: the preprocessing or the metric does not exist.
     """
-    return split(settings, DATASETS.get(settings.name)(settings), model)
+    purpose = CLASSIFICATION if task is None else make_task(task)
+    return split(settings, DATASETS.get(settings.name)(settings), model, purpose)
 
 
 def from_arrays(
     x_train: np.ndarray,
-    y_train: np.ndarray,
+    y_train: Any,
     x_test: np.ndarray,
-    y_test: np.ndarray,
+    y_test: Any,
     *,
+    task: str | TaskSettings | Mapping[str, str] = "classification",
     reward_size: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
@@ -155,18 +168,66 @@ def from_arrays(
 
     Args:
         x_train: (n, *input shape) images as the model takes them.
-        y_train: (n,) class numbers from 0 or booleans, or (n, classes) one-hot.
+        y_train: by the task: (n,) class numbers from 0 or booleans, or (n, classes) one-hot; for `segmentation` masks
+            (n, height, width) of class numbers; for `multi_label` (n, labels) zeros and ones; for `regression` (n, ...)
+            numbers; for several outputs a mapping with the labels of each by the output's name.
         x_test: likewise, for the final report alone.
-        y_test: (m,) labels of the test images.
+        y_test: labels of the test images.
+        task: what the model is to make of them: a name, settings, or for several outputs a mapping from each output's
+            name to its task.
         reward_size: size of the reward split; a number below 1 is a share of the training images.
         seed: seed that the reward split is drawn with.
 
     Raises:
         DataError: labels or images cannot be used, or are too few.
+        SettingsError: there is no such task.
     """
-    train = Labelled(as_images(x_train), as_labels(y_train))
-    raw = RawData(train, Labelled(as_images(x_test), as_labels(y_test)), classes=columns_of(y_train, y_test))
-    return split(DataSettings("arrays", reward_size=reward_size, seed=seed), raw)
+    if isinstance(task, Mapping):
+        task = TaskSettings("outputs", outputs=dict(task))
+    purpose = make_task(TaskSettings(task) if isinstance(task, str) else task)
+    raw = RawData(Labelled(as_images(x_train), y_train), Labelled(as_images(x_test), y_test))
+    return split(DataSettings("arrays", reward_size=reward_size, seed=seed), raw, task=purpose)
+
+
+def from_batches(
+    train: Any,
+    test: Any,
+    *,
+    task: str | TaskSettings | Mapping[str, str] = "classification",
+    reward_size: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """A data set of batches of images and labels, which are read once and kept in memory.
+
+    Args:
+        train: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or anything else that gives `(images, labels)`, batch
+            after batch; labels of several outputs as a mapping.
+        test: likewise, for the final report alone.
+        task: as for `from_arrays`.
+        reward_size: as for `from_arrays`.
+        seed: as for `from_arrays`.
+
+    Raises:
+        DataError: a batch is something else, or there is none; or as for `from_arrays`.
+    """
+    parts = *_gather(train, "training"), *_gather(test, "test")
+    return from_arrays(*parts, task=task, reward_size=reward_size, seed=seed)
+
+
+def _gather(batches: Any, name: str) -> tuple[np.ndarray, Any]:
+    """All images, and all labels in their structure."""
+    # A PyDataset counts its batches and, asked for one more, begins anew.
+    found = (batches[number] for number in range(len(batches))) if hasattr(batches, "__getitem__") else batches
+    images, labels = [], []
+    for batch in found:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
+            raise DataError(f"A {name} batch is a pair of images and labels. Received: {got}")
+        images.append(np.asarray(batch[0]))
+        labels.append(keras.tree.map_structure(np.asarray, batch[1]))
+    if not images:
+        raise DataError(f"There is no {name} batch.")
+    return np.concatenate(images), keras.tree.map_structure(lambda *parts: np.concatenate(parts), *labels)
 
 
 def as_images(array: np.ndarray) -> np.ndarray:
@@ -181,86 +242,15 @@ def as_images(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def as_labels(array: np.ndarray) -> np.ndarray:
-    """Class numbers, booleans (two classes) or one-hot rows, as (n,) int64.
-
-    Raises:
-        DataError: they are none of these; the message says what they are, and what can be done.
-    """
-    array = np.asarray(array)
-    if array.ndim == 0 or array.dtype.kind not in "biuf":
-        advice = ""
-        if array.ndim == 1:
-            advice = " Names become numbers with np.unique(labels, return_inverse=True)[1], of all splits at once."
-        raise DataError(f"Labels are class numbers. Received: {array.dtype} of shape {array.shape}.{advice}")
-    if len(array) == 0:
-        return np.zeros(0, np.int64)
-    if not np.isfinite(array).all():
-        rows = int((~np.isfinite(array.reshape(len(array), -1))).any(1).sum())
-        raise DataError(f"Labels are class numbers. Of {len(array)} labels {rows} are not finite: leave these out.")
-    if columns_of(array) is not None:
-        _check_one_hot(array)
-        return array.argmax(1).astype(np.int64)
-    flat = array.reshape(len(array), -1)
-    if flat.shape[1] != 1:
-        raise DataError(
-            f"Labels are class numbers (n,) or one-hot rows (n, classes). Received: shape {array.shape}, such as masks "
-            f"have, one for each image. {_OTHER_TASKS}"
-        )
-    if (flat != np.round(flat)).any():
-        raise DataError(
-            f"Labels are class numbers. Received: fractions, such as {flat[flat != np.round(flat)][0]:g}. Values to be "
-            f"predicted are no classes. {_OTHER_TASKS}"
-        )
-    return flat[:, 0].astype(np.int64)
-
-
-def columns_of(*arrays: np.ndarray) -> int | None:
-    """How many classes the columns of one-hot labels stand for; None if all labels are of another kind.
-
-    Raises:
-        DataError: they differ in that.
-    """
-    shapes = [np.shape(array) for array in arrays]
-    columns = {shape[1] for shape in shapes if len(shape) == 2 and shape[1] > 1}
-    if len(columns) > 1:
-        told = " and ".join(map(str, shapes))
-        raise DataError(f"One-hot labels of training and test images have the same columns. Received: shapes {told}.")
-    return columns.pop() if columns else None
-
-
-def _check_one_hot(rows: np.ndarray) -> None:
-    """Refuse rows of numbers that are not one-hot.
-
-    Raises:
-        DataError: saying what they look like instead.
-    """
-    said = f"Rows of labels must be one-hot: exactly one 1, the rest 0. Received: shape {rows.shape}, of which"
-    other = ~np.isin(rows, (0, 1)).all(1)
-    if other.any():
-        first = ", ".join(f"{value:g}" for value in rows[other][0][:4])
-        raise DataError(
-            f"{said} {other.sum()} rows hold other values ({first}{', ...' if rows.shape[1] > 4 else ''}). If these "
-            "are probabilities of classes, give labels.argmax(1). Key points, boxes and other values to be predicted "
-            f"are no classes. {_OTHER_TASKS}"
-        )
-    ones = rows.sum(1)
-    none, several = int((ones == 0).sum()), int((ones > 1).sum())
-    if several:
-        raise DataError(f"{said} {several} rows hold several: several labels per image are no classes. {_OTHER_TASKS}")
-    if none:
-        raise DataError(
-            f"{said} {none} rows hold none. Leave out images of no class, or give them a class of their own."
-        )
-
-
 def fifth_aside(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the training and of the test images of a data set without a test split, whatever `data.seed`."""
     train, test = train_test_split(np.arange(count), test_size=0.2, random_state=0)
     return train, test
 
 
-def split(settings: DataSettings, raw: RawData, model: ModelSettings | None = None) -> Dataset:
+def split(
+    settings: DataSettings, raw: RawData, model: ModelSettings | None = None, task: Task = CLASSIFICATION
+) -> Dataset:
     """Cut the reward split: a random subset of the training images, drawn with the seed.
 
     Of what is left, `data.train_size` images are used, if it is given: the first ones in the same random order, so that
@@ -269,7 +259,11 @@ def split(settings: DataSettings, raw: RawData, model: ModelSettings | None = No
     Raises:
         DataError: labels or images cannot be used, or too few images are left.
     """
-    check(settings.name, raw)
+    columns = columns_of(raw.train.labels, raw.test.labels) if task.names_classes else None
+    task, labels = task.read_labels(raw.train.labels)
+    tested = replace(raw.test, labels=task.read_labels(raw.test.labels)[1])
+    raw = replace(raw, train=replace(raw.train, labels=labels), test=tested, classes=raw.classes or columns)
+    check(settings.name, raw, task)
     count = len(raw.train)
     wanted = settings.reward_size if settings.reward_size >= 1 else settings.reward_size * count
     reward_size = round(wanted)
@@ -289,36 +283,47 @@ def split(settings: DataSettings, raw: RawData, model: ModelSettings | None = No
         train = train[: settings.train_size]
     own = settings.path or (settings.dir if settings.name == "image_folder" else None)
     preparation = preparation_for(settings, model, raw.train.images, raw.white)
-    whole = Split(fitted(raw.train.images, preparation, raw.white), raw.train.labels)
+    whole = Split(fitted(raw.train.images, preparation, raw.white), raw.train.labels, task)
     return Dataset(
         name=settings.dataset or (settings.name if own is None else Path(own).name),
         train=whole.part(train),
         reward=whole.part(reward),
-        test=Split(fitted(raw.test.images, preparation, raw.white), raw.test.labels),
-        classes=raw.classes or int(max(raw.train.labels.max(), raw.test.labels.max())) + 1,
+        test=Split(fitted(raw.test.images, preparation, raw.white), raw.test.labels, task),
+        classes=raw.classes or _count_classes(task, raw),
     )
 
 
-def check(name: str, raw: RawData) -> None:
-    """Refuse data that no classifier can be trained on.
+def _count_classes(task: Task, raw: RawData) -> int:
+    """Of the only output."""
+    if len(task.heads) > 1:
+        return 0
+    return max(task.heads[0].count_classes(some.labels) for some in (raw.train, raw.test))
+
+
+def check(name: str, raw: RawData, task: Task = CLASSIFICATION) -> None:
+    """Refuse data that no model can be trained on.
 
     Raises:
         DataError: saying what is wrong.
     """
     for part_name, some in (("training", raw.train), ("test", raw.test)):
-        if len(some) == 0:
+        if len(some.labels) == 0:
             raise DataError(f"The data set '{name}' has no {part_name} images.")
         if len(some.images) != len(some.labels):
             raise DataError(
                 f"The data set '{name}' has {len(some.images)} {part_name} images but {len(some.labels)} labels."
             )
-        lowest, highest = some.labels.min(), some.labels.max()
-        if lowest < 0:
-            raise DataError(f"Labels are class numbers from 0. Received in '{name}': {lowest}")
-        if raw.classes is not None and highest >= raw.classes:
-            raise DataError(f"'{name}' has {raw.classes} classes, numbered from 0. Received the label {highest}")
+        if task.names_classes:
+            lowest, highest = some.labels.min(), some.labels.max()
+            if lowest < 0:
+                raise DataError(f"Labels are class numbers from 0. Received in '{name}': {lowest}")
+            if raw.classes is not None and highest >= raw.classes:
+                raise DataError(f"'{name}' has {raw.classes} classes, numbered from 0. Received the label {highest}")
         if isinstance(some.images, np.ndarray) and not np.isfinite(some.images).all():
             raise DataError(f"The {part_name} images of '{name}' contain values that are not finite.")
+    told = [some.labels.shape[1:] for some in (raw.train, raw.test)]
+    if told[0] != told[1]:
+        raise DataError(f"Training and test labels of '{name}' differ in shape: {told[0]} and {told[1]}.")
     shapes = [some.images.shape[1:] for some in (raw.train, raw.test) if isinstance(some.images, np.ndarray)]
     if len(set(shapes)) > 1:
         raise DataError(f"Training and test images of '{name}' differ in shape: {shapes[0]} and {shapes[1]}.")

@@ -1,4 +1,8 @@
-"""How good a classifier is, run eagerly by default: a compiled function would be traced anew for every plan."""
+"""How good a model is, run eagerly by default: a compiled function would be traced anew for every plan.
+
+What is called accuracy here is the measure of the data's task: of a classifier the share of images that are named
+right, of another model what its `Measure` says, with the sign turned where lower is better.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,46 +15,56 @@ import numpy as np
 from autoprune.data import Dataset, LazyImages, Split
 from autoprune.errors import DataError
 from autoprune.models import keras_internals
-from autoprune.models.distilling import predict_log_probabilities
-from autoprune.models.head import gives_logits
+from autoprune.tasks import Judge
+from autoprune.tasks.heads import Classes, flatten
+from autoprune.tasks.judge import run_joined
 
 
 def accuracy(model: Any, split: Split, batch_size: int = 256, run: Callable[..., Any] | None = None) -> float:
-    """Share of the split that the model classifies correctly.
+    """The quality of a model on a split: NaN where it cannot be told.
 
     Args:
-        model: a classifier.
+        model: carries out the split's task.
         split: images and labels.
         batch_size: images per forward pass.
-        run: called in place of the model, which is run eagerly otherwise.
+        run: gives joined outputs in place of the model, which is run eagerly otherwise.
     """
-    return float(np.mean(predict_classes(model, split, batch_size, run) == split.labels))
+    task = split.task
+    if task.classifies:
+        return float(np.mean(predict_classes(model, split, batch_size, run) == split.labels))
+    judge, run = Judge(task, model), run or partial(run_joined, model)
+    metric = judge.make_metric()
+    for images, labels in _pairs(split, batch_size):
+        with keras_internals.without_gradients():
+            judge.update_metric(metric, keras.ops.convert_to_tensor(labels), run(images, training=False))
+    return task.measure.sign * float(metric.result())
 
 
 def predict_classes(
     model: Any, split: Split, batch_size: int = 256, run: Callable[..., Any] | None = None
 ) -> np.ndarray:
-    """(n,) class numbers that the model predicts; a single number counts as class 1 from even odds up."""
-    parts = []
-    even, run = 0.0 if gives_logits(model) else 0.5, run or partial(keras_internals.run_on, model)
+    """(n,) class numbers that a classifier predicts; a single number counts as class 1 from even odds up."""
+    judge, run, parts = Judge(split.task, model), run or partial(run_joined, model), []
     for images in batches(split.images, batch_size):
         with keras_internals.without_gradients():
             outputs = keras.ops.convert_to_numpy(run(images, training=False))
-        parts.append(outputs[:, 0] >= even if outputs.shape[1] == 1 else outputs.argmax(1))
+        parts.append(outputs[:, 0] >= judge.even_odds if outputs.shape[1] == 1 else outputs.argmax(1))
     return np.concatenate(parts).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What tells plans apart before they are fine-tuned: three figures from 0 to 1, the higher the better.
+    """What tells plans apart before they are fine-tuned, the higher the better.
 
     They are NaN when an output of the model was not finite.
 
     Attributes:
-        accuracy: share of the images that are classified correctly.
-        likelihood: geometric mean of the probabilities of the right classes, exp(-cross-entropy).
-        agreement: exp(-divergence), with the Kullback-Leibler divergence of the model's probabilities from the dense
-            model's, averaged over the images; NaN when those were not given.
+        accuracy: the quality on these images, see `accuracy`.
+        likelihood: from 0 to 1: the geometric mean of the probabilities of the right classes, exp(-cross-entropy); of
+            numbers exp(-mean squared error / variance); of several outputs their geometric mean by weights.
+        agreement: from 0 to 1: exp(-divergence) from what the dense model tells, averaged over the images, with the
+            Kullback-Leibler divergence of probabilities and squares of differences of numbers; NaN when that was not
+            given.
         broken: images for which an output was not finite.
     """
 
@@ -70,31 +84,51 @@ def read_signals(
     """Run a model over a split, once.
 
     Args:
-        model: a classifier.
+        model: carries out the split's task.
         split: images and labels.
-        dense: (n, classes) logarithms of the dense model's probabilities for these images, if they are known.
+        dense: (n, k) what the dense model tells of these images (`Judge.ask`), if it is known.
         batch_size: images per forward pass.
-        run: called in place of the model, which is run eagerly otherwise.
+        run: gives joined outputs in place of the model, which is run eagerly otherwise.
     """
-    run, whole = run or partial(keras_internals.run_on, model), []
-
-    def watched(images: np.ndarray, training: bool) -> Any:
-        outputs = run(images, training=training)
-        whole.append(keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(outputs), axis=1)))
-        return outputs
-
-    found = predict_log_probabilities(model, split.images, batch_size, watched).astype(np.float64)
-    broken = len(split.labels) - int(np.concatenate(whole).sum())
+    judge, run = Judge(split.task, model), run or partial(run_joined, model)
+    weights = np.array([head.weight for head in judge.heads]) / sum(head.weight for head in judge.heads)
+    metric = None if split.task.classifies else judge.make_metric()
+    surprises, divergences, right = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    broken = start = 0
+    for images, labels in _pairs(split, batch_size):
+        with keras_internals.without_gradients():
+            joined = run(images, training=False)
+            finite = keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(flatten(joined)), axis=1))
+            told = [keras.ops.convert_to_numpy(part).astype(np.float64) for part in judge.tell(joined)]
+            if metric is not None:
+                judge.update_metric(metric, keras.ops.convert_to_tensor(labels), joined)
+        broken += int((~finite).sum())
+        parts = list(zip(judge.heads, judge.labels(labels), told, strict=True))
+        surprises.append(weights @ [head.surprise(truth, said) for head, truth, said in parts])
+        if metric is None:
+            right.extend(head.right(truth, said) for head, truth, said in parts if isinstance(head, Classes))
+        if dense is not None:
+            known = judge.apart(dense[start : start + len(labels)])
+            gaps = [head.divergence(was, said) for (head, _, said), was in zip(parts, known, strict=True)]
+            divergences.append(weights @ gaps)
+        start += len(labels)
     # An argmax is always some class, and of a row that is NaN in one place the right class may have a probability.
     if broken:
         return Signals(np.nan, np.nan, np.nan, broken)
-    right = found[np.arange(len(split.labels)), split.labels]
-    agreement = np.nan
-    if dense is not None:
-        agreement = np.exp(-np.mean(np.sum(np.exp(dense) * (dense - found), axis=1)))
-    # Of two classes that are equally probable the second counts, as a threshold at even odds has it.
-    predicted = found[:, 1] >= found[:, 0] if found.shape[1] == 2 else found.argmax(1)
-    return Signals(float(np.mean(predicted == split.labels)), float(np.exp(right.mean())), float(agreement))
+    quality = float(np.mean(np.concatenate(right))) if metric is None else float(metric.result())
+    return Signals(
+        split.task.measure.sign * quality,
+        float(np.exp(-np.concatenate(surprises).mean())),
+        float(np.exp(-np.concatenate(divergences).mean())) if divergences else np.nan,
+    )
+
+
+def _pairs(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels, batch after batch."""
+    start = 0
+    for images in batches(split.images, batch_size):
+        yield images, split.labels[start : start + len(images)]
+        start += len(images)
 
 
 def batches(images: np.ndarray | LazyImages, batch_size: int, count: int | None = None) -> Iterator[np.ndarray]:
@@ -108,12 +142,13 @@ def check_fit(model: Any, data: Dataset) -> None:
     """Refuse data that do not fit a model.
 
     Raises:
-        DataError: naming both shapes, or the classes that the model has no output for.
+        DataError: naming both shapes, the classes that the model has no output for, or the output without a loss.
     """
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    task = data.task
+    if len(model.inputs) != 1:
         raise DataError(
-            f"autoprune scores classifiers with one input and one output. '{model.name}' has {len(model.inputs)} "
-            f"inputs and {len(model.outputs)} outputs."
+            f"autoprune scores models with one input. '{model.name}' has {len(model.inputs)} inputs. From Python it is "
+            "pruned like any other: autoprune.make_plan, autoprune.apply_plan, autoprune.measure_cost."
         )
     expected, received = tuple(model.inputs[0].shape[1:]), data.input_shape
     fits = len(expected) == len(received) and all(e in (None, r) for e, r in zip(expected, received, strict=False))
@@ -122,18 +157,37 @@ def check_fit(model: Any, data: Dataset) -> None:
             f"The images of '{data.name}' have shape {received}, the model '{model.name}' takes {expected}. Resize "
             "or reshape the data (data.image_size=[height,width,channels] does it), or choose a model with that input."
         )
-    outputs = tuple(model.outputs[0].shape[1:])
-    if len(outputs) != 1:
+    judge = Judge(task, model)
+    labels = judge.labels(data.train.labels)
+    for head, tensor, some in zip(judge.heads, model.outputs, labels, strict=True):
+        outputs = tuple(tensor.shape[1:])
+        own = f"'{model.name}'" if len(task.heads) == 1 else f"Output '{head.name}' of '{model.name}'"
         shape = ", ".join(map(str, ("n", *outputs)))
+        if task.names_classes and len(outputs) != 1:
+            raise DataError(
+                f"A classifier's output has shape (n, classes). {own} gives ({shape}): it is not a classifier of whole "
+                "images. Say what it is for: task=segmentation for a class of each pixel, task=regression for numbers."
+            )
+        if complaint := head.complain(outputs):
+            raise DataError(f"With task={head.kind}, labels of '{data.name}' need {complaint}. {own} gives ({shape}).")
+        classes = data.classes if len(task.heads) == 1 else head.count_classes(some)
+        apart = max(outputs[-1] or 0, 2) if outputs else 0
+        if isinstance(head, Classes) and classes > apart:
+            raise DataError(
+                f"The labels of '{data.name}' go up to {classes - 1}, but {own} tells {apart} classes apart (0 to "
+                f"{apart - 1}). Number the classes from 0, leave out one-hot columns that no image needs, or choose a "
+                "model with as many outputs."
+            )
+
+
+def check_quality(quality: float, data: Dataset) -> None:
+    """Refuse a dense model whose quality is no number, before anything is searched.
+
+    Raises:
+        DataError: naming the metric.
+    """
+    if not np.isfinite(quality):
         raise DataError(
-            f"A classifier's output has shape (n, classes). '{model.name}' gives ({shape}): it is not a classifier of "
-            "whole images, and searches score these alone. From Python it is pruned like any other: "
-            "autoprune.make_plan, autoprune.apply_plan, autoprune.measure_cost."
-        )
-    classes = max(outputs[0], 2)
-    if data.classes > classes:
-        raise DataError(
-            f"The labels of '{data.name}' go up to {data.classes - 1}, but '{model.name}' tells {classes} classes "
-            f"apart (0 to {classes - 1}). Number the classes from 0, leave out one-hot columns that no image needs, or "
-            "choose a model with as many outputs."
+            f"The {data.task.measure.name} of the dense model on the reward split is {quality}: no plan can be "
+            "compared with it. Check the weights and the labels, or choose another metric (task.metric)."
         )

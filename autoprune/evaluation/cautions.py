@@ -8,6 +8,7 @@ import numpy as np
 
 from autoprune.data import Dataset, Split
 from autoprune.errors import DataError
+from autoprune.tasks import CLASSIFICATION
 
 FEW = 100
 # Images of a split from which its scale is read.
@@ -22,7 +23,7 @@ def data_cautions(model: Any, data: Dataset) -> list[str]:
     """What a reader of any result with these data should know; usually nothing.
 
     Args:
-        model: a classifier that the data fit, see `check_fit`.
+        model: one that the data fit, see `check_fit`.
         data: its data.
 
     Raises:
@@ -33,18 +34,21 @@ def data_cautions(model: Any, data: Dataset) -> list[str]:
         if count < FEW:
             advice = " Plans cannot be told apart by less: give more images, or a larger data.reward_size."
             advice = advice if name == "reward" else ""
-            few.append(f"There are only {count} {name} images: one is {100 / count:.1f} points.{advice}")
-    return [*few, *_labels(model, data), *_scale(data)]
+            worth = f": one is {100 / count:.1f} points" if data.task.classifies else ""
+            few.append(f"There are only {count} {name} images{worth}.{advice}")
+    return [*few, *(_labels(model, data) if data.task.names_classes else ()), *_scale(data)]
 
 
 def chance_caution(accuracy: float, split: Split, classes: int) -> list[str]:
-    """Whether a dense model is no better than the most frequent class, beyond the split's own error; usually nothing.
+    """Whether a classifier is no better than the most frequent class, beyond the split's own error; usually nothing.
 
     Args:
         accuracy: of the dense model on the split.
         split: that it was taken on; classes count as equally frequent where labels are not there.
         classes: number of classes.
     """
+    if not getattr(split, "task", CLASSIFICATION).classifies:
+        return []
     labels = getattr(split, "labels", None)
     share = 1 / classes if labels is None else np.bincount(labels).max() / len(labels)
     error = _SURELY * math.sqrt(share * (1 - share) / len(split))
@@ -58,7 +62,7 @@ def chance_caution(accuracy: float, split: Split, classes: int) -> list[str]:
 
 
 def gap_caution(what: str, reward: float, test: float, data: Dataset) -> list[str]:
-    """Whether accuracies on the reward and the test split are further apart than the sizes of these explain.
+    """Whether a classifier's accuracies on reward and test split are further apart than the sizes of these explain.
 
     Args:
         what: whose accuracies, to begin a sentence with.
@@ -66,6 +70,8 @@ def gap_caution(what: str, reward: float, test: float, data: Dataset) -> list[st
         test: accuracy on the test split.
         data: with both splits.
     """
+    if not data.task.classifies:
+        return []
     sizes = len(data.reward), len(data.test)
     together = (reward * sizes[0] + test * sizes[1]) / sum(sizes)
     error = _VERY_SURELY * math.sqrt(together * (1 - together) * (1 / sizes[0] + 1 / sizes[1]))

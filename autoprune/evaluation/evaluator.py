@@ -19,6 +19,7 @@ from autoprune.evaluation.scoring import Scorer
 from autoprune.evaluation.scoring_pool import Scored, ScoringPool
 from autoprune.planning import Candidate, Planner, SearchSpace
 from autoprune.records import CostReport, Evaluation, Plan
+from autoprune.records.measure import compare_qualities
 from autoprune.settings import EvaluationSettings
 from autoprune.surgery import Surgeon
 
@@ -207,7 +208,7 @@ class Evaluator:
             cost=cost,
             error=error,
             seconds=seconds,
-            score=getattr(signals, self._score_name),
+            score=self._score(signals, plan.pruned),
             dropped=plan.dropped,
         )
         if evaluation.failed:
@@ -215,9 +216,19 @@ class Evaluator:
         self.journal.add(evaluation, begun.draw)
         return evaluation
 
+    def _score(self, signals: Signals, pruned: set[str]) -> float:
+        """What plans are told apart by, from 0 to 1: a quality that is no share is seen beside the dense model's."""
+        measured = self._score_name == "accuracy" and not self._data.task.measure.is_share
+        if not measured:
+            score: float = getattr(signals, self._score_name)
+            return score
+        dense = self.evaluate(self.space.full).accuracy if pruned else signals.accuracy
+        return compare_qualities(signals.accuracy, dense)
+
     def _complaint(self, signals: Signals, pruned: set[str]) -> str:
         """Why these signals of a model with some parts pruned are no score, and what to do; empty when they are."""
         settings, score = self._settings, getattr(signals, self._score_name)
+        score = score if math.isfinite(signals.accuracy) else math.nan
         if math.isfinite(score):
             return ""
         if not signals.broken:

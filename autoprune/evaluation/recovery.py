@@ -14,12 +14,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.data import LazyImages
+from autoprune.data import LazyImages, Split
 from autoprune.evaluation.accuracy import batches
 from autoprune.models import keras_internals
-from autoprune.models.distilling import DistillationLoss, taught
-from autoprune.models.head import gives_logits
 from autoprune.models.safe_convolutions import safe_convolutions
+from autoprune.tasks import Judge, taught
+from autoprune.tasks.judge import TaskLoss, join
 
 
 class ShortTuning:
@@ -29,20 +29,18 @@ class ShortTuning:
     that it is made with: the teacher looks at them once.
 
     Args:
-        images: (n, *input shape) from the training split.
-        labels: (n,) class numbers.
-        teacher: (n, classes) logarithms of the dense model's probabilities for them.
+        some: images and labels from the training split.
+        teacher: (n, k) what the dense model tells of them, see `Judge.ask`.
         steps: of Adam, each on one batch; the images are gone through again when there are fewer.
         batch_size: images per step.
         learning_rate: of the first step; it falls to zero along a cosine.
-        weight: of the teacher beside the labels, see `DistillationLoss`.
+        weight: of the teacher beside the labels, see `TaskLoss`.
         temperature: what the teacher's logits are divided by.
     """
 
     def __init__(
         self,
-        images: np.ndarray | LazyImages,
-        labels: np.ndarray,
+        some: Split,
         teacher: np.ndarray,
         *,
         steps: int,
@@ -51,10 +49,11 @@ class ShortTuning:
         weight: float = 0.5,
         temperature: float = 2.0,
     ) -> None:
-        self._images = images
-        self._targets = taught(labels, teacher)
+        self._images = some.images
+        self._task = some.task
+        self._targets = taught(some.labels, teacher)
         self._steps = steps
-        self._batch_size = min(batch_size, len(images))
+        self._batch_size = min(batch_size, len(some))
         self._learning_rate = learning_rate
         self._weight = weight
         self._temperature = temperature
@@ -70,16 +69,16 @@ class ShortTuning:
         if tune is not None:
             tune(self._batches(), [float(schedule(step)) for step in range(self._steps)])
             return
-        probe = keras.Model(keras_internals.input_structure(model), model.outputs[0], name="short_tuning")
+        probe = keras.Model(keras_internals.input_structure(model), join(model.outputs), name="short_tuning")
         # Eagerly: a compiled step would be traced anew for every plan, which takes longer than the steps.
         probe.compile(keras.optimizers.Adam(schedule), self.loss_for(model), run_eagerly=True, jit_compile=False)
         with safe_convolutions(model):
             for images, targets in self._batches():
                 probe.train_on_batch(images, targets)
 
-    def loss_for(self, model: Any) -> DistillationLoss:
-        """What a step of tuning makes smaller."""
-        return DistillationLoss(self._weight, self._temperature, from_logits=gives_logits(model))
+    def loss_for(self, model: Any) -> keras.losses.Loss:
+        """What a step of tuning makes smaller, of joined outputs."""
+        return TaskLoss(Judge(self._task, model), teacher=self._weight, temperature=self._temperature)
 
     def first(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The first few images and their targets."""

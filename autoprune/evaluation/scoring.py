@@ -11,11 +11,11 @@ from autoprune.errors import ScoringError, words_of
 from autoprune.evaluation.accuracy import Signals, read_signals
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
-from autoprune.models.distilling import predict_log_probabilities
 from autoprune.records import Branch, Plan
 from autoprune.settings import EvaluationSettings
 from autoprune.surgery import Surgeon
 from autoprune.surgery.reconstruction import apply_with_reconstruction
+from autoprune.tasks import Judge
 
 # How TensorFlow, JAX and PyTorch tell of it, whose errors are no `MemoryError`.
 _OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "OutOfMemory")
@@ -81,7 +81,7 @@ class Scorer:
             if recovery.tuning is not None and pruned:
                 recovery.tuning(self._model, tune)
             recalibrate(self._model, recovery.recalibrating, batch_size, collect)
-            return read_signals(self._model, self._reward, dense.log_probabilities, batch_size, compiled)
+            return read_signals(self._model, self._reward, dense.told, batch_size, compiled)
 
     def _prepare_recovery(self, draw: int) -> "_Recovery":
         """Images to recover with, and what the dense model, which the model is between plans, says of them."""
@@ -91,8 +91,8 @@ class Scorer:
             train = train.part(np.random.default_rng(draw).permutation(len(train))[:count])
         tuning, some = None, train.head(settings.recovery_images)
         if settings.recovery == "tuning":
-            teacher = predict_log_probabilities(self._model, some.images, settings.batch_size)
-            tuning = ShortTuning(some.images, some.labels, teacher, steps=settings.tuning_steps)
+            teacher = Judge(some.task, self._model).ask(some.images, settings.batch_size)
+            tuning = ShortTuning(some, teacher, steps=settings.tuning_steps)
         return _Recovery(train.head(settings.recalibration_images).images, some.images, tuning)
 
     def _look_at_dense(self, recovery: "_Recovery") -> "_Dense":
@@ -100,7 +100,7 @@ class Scorer:
         model, settings, tuning = self._model, self._settings, recovery.tuning
         found = None
         if settings.score == "agreement":
-            found = predict_log_probabilities(model, self._reward.images, settings.batch_size)
+            found = Judge(self._reward.task, model).ask(self._reward.images, settings.batch_size)
         groups, branches = self.surgeon.groups, self._branches
         if tuning is None:
             passes = Passes(model, groups, self._train.images[:8], branches=branches)
@@ -143,8 +143,8 @@ class _Dense:
 
     Attributes:
         passes: compiled for all plans.
-        log_probabilities: (n, classes) for the reward split, if plans are scored by them.
+        told: (n, k) of the reward split, if plans are scored by it.
     """
 
     passes: Passes
-    log_probabilities: np.ndarray | None
+    told: np.ndarray | None

@@ -160,13 +160,20 @@ class ScoringPool:
     @cached_property
     def _opening(self) -> dict[str, Any]:
         """What a fresh worker is told to load; the files are in the folder then."""
-        folder = self._folder
+        folder, task = self._folder, self._data.task
+        if task.settings is None:
+            raise WorkerError(
+                "A metric or a loss that is given from Python is not known to other processes: score plans in one "
+                "process (workers=1), or name one of Keras's."
+            )
         save_model(self._model, folder / "dense.keras")
         request = {
             "modules": layer_modules(self._model),
             "fingerprint": self._planner.fingerprint,
             "branches": [branch.name for branch in self._planner.branches],
             "settings": dataclasses.asdict(self._settings.evaluation),
+            "task": dataclasses.asdict(task.settings),
+            "labels": task.fitted(),
         }
         splits = {"train": self._data.train, "reward": self._data.reward}
         if any(isinstance(split.images, LazyImages) for split in splits.values()):

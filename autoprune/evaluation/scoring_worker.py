@@ -23,8 +23,9 @@ from autoprune.models.files import load_model
 from autoprune.models.own_modules import import_modules
 from autoprune.planning.plan_file import plan_from_json
 from autoprune.records import CostReport
-from autoprune.settings import DataSettings, EvaluationSettings, ModelSettings, TargetSettings
+from autoprune.settings import DataSettings, EvaluationSettings, ModelSettings, TargetSettings, TaskSettings
 from autoprune.surgery import Surgeon
+from autoprune.tasks import make_task
 
 LIBRARIES = ("jax", "keras", "libtpu", "numpy", "tensorflow")
 
@@ -46,8 +47,8 @@ def open_scorer(request: dict[str, Any]) -> Scorer:
     Args:
         request: `folder` (with `dense.keras`, and images and labels), `modules` (that the model's layers come from),
             `fingerprint` (of its architecture), `branches` (names of those that may go), `settings` (of evaluations),
-            and for images that are no files there `data` and `data_of` (settings of data, and of the model that they
-            are prepared for) and `data_fingerprint`.
+            `task` (its settings) and `labels` (see `Task.fitted`), and for images that are no files there `data` and
+            `data_of` (settings of data, and of the model that they are prepared for) and `data_fingerprint`.
 
     Raises:
         DataError: other data are there by now.
@@ -62,17 +63,20 @@ def open_scorer(request: dict[str, Any]) -> Scorer:
             "workers. Score it in one process: workers=1."
         )
     if "data" in request:
-        data = load_data(DataSettings(**request["data"]), ModelSettings(**request["data_of"]))
+        task = TaskSettings(**request["task"])
+        data = load_data(DataSettings(**request["data"]), ModelSettings(**request["data_of"]), task)
         if data.fingerprint() != request["data_fingerprint"]:
             raise DataError(
                 f"'{data.name}' has other images where it is loaded again. Score plans in one process: workers=1."
             )
         train, reward = data.train, data.reward
     else:
-        train, reward = (
-            Split(*(np.load(Path(request["folder"], f"{split}_{what}.npy"), "r") for what in ("images", "labels")))
+        arrays = [
+            [np.load(Path(request["folder"], f"{split}_{what}.npy"), "r") for what in ("images", "labels")]
             for split in ("train", "reward")
-        )
+        ]
+        purpose = make_task(TaskSettings(**request["task"])).refit(request["labels"])
+        train, reward = (Split(images, labels, purpose) for images, labels in arrays)
     names = set(request["branches"])
     branches = [branch for branch in surgeon.branches if branch.name in names]
     return Scorer(surgeon, branches, train, reward, EvaluationSettings(**request["settings"]))

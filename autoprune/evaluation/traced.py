@@ -23,6 +23,7 @@ from autoprune.layers import kind_of, open_widths
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.records import Branch, ChannelGroup, Member
+from autoprune.tasks.judge import join, run_joined
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +37,11 @@ Form = tuple[tf.Tensor, Values]
 class TracedNetwork:
     """Inference, collecting of statistics and a training step of one model, whatever was removed from it.
 
-    Each is traced when it is first needed, by the dense model. Called like the model, it gives what the model gives in
-    inference. Variables of dropped branches keep the values that they have.
+    Each is traced when it is first needed, by the dense model. Called like the model, it gives the model's joined
+    outputs in inference. Variables of dropped branches keep the values that they have.
 
     Args:
-        model: the dense model, with one input and one output. It must not change but by surgery.
+        model: the dense model, with one input. It must not change but by surgery.
         groups: its channel groups. Only lengths that they or branches change are left open: Keras has a convolution
             compiled by XLA, for every plan anew, where it cannot see that the images have as many channels as the
             kernel.
@@ -118,7 +119,7 @@ class TracedNetwork:
             words = words_of(error, 100_000).split("Arguments received by")[0]
             lines = [line for line in words.splitlines() if not line.lstrip().startswith("File ")]
             return f"{type(error).__name__}: {' '.join(' '.join(lines).split())[:300]}"
-        expected = keras_internals.run_on(self._model, images, training=False)
+        expected = run_joined(self._model, images)
         return "" if np.allclose(found, expected, rtol=1e-3, atol=1e-4) else "its outputs are other ones than eagerly"
 
     def _values(self) -> tuple[Values, Values]:
@@ -142,10 +143,10 @@ class TracedNetwork:
             yield scope
 
     def _run(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        """Outputs whose number of classes is known again."""
-        return tf.ensure_shape(
-            keras_internals.run_on(self._model, images, training=training), self._model.outputs[0].shape
-        )
+        """Joined outputs whose shapes are known again."""
+        found = keras.tree.flatten(keras_internals.run_on(self._model, images, training=training))
+        known = [tf.ensure_shape(part, tensor.shape) for part, tensor in zip(found, self._model.outputs, strict=True)]
+        return join(known)
 
     def _read_others(self, scope: keras.StatelessScope) -> Values:
         return [scope.get_current_value(variable) for variable in self._others]

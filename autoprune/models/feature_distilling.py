@@ -14,7 +14,7 @@ import numpy as np
 
 from autoprune.errors import ModelError
 from autoprune.models import keras_internals
-from autoprune.models.distilling import class_log_probabilities, predict_log_probabilities
+from autoprune.models.distilling import class_log_probabilities
 from autoprune.models.head import classifier_input, gives_logits
 
 # Below it the length of a row counts as none.
@@ -74,23 +74,20 @@ def check_features(model: Any) -> None:
     WithFeatures(model)
 
 
-def teachings(model: Any, images: Any, batch_size: int = 256, *, features: bool = False) -> np.ndarray:
-    """What a teacher says of images: an array of one row for each, made eagerly in inference mode.
+def teachings(model: Any, images: Any, batch_size: int = 256) -> np.ndarray:
+    """What a teacher says of images, and its features: a row for each, made eagerly in inference mode.
 
     Args:
         model: the teacher, a classifier of c classes, or with one output for two.
         images: (n, *input shape).
         batch_size: images per forward pass.
-        features: add what enters its classifier.
 
     Returns:
-        (n, c) float32 logarithms of probabilities; with features (n, c + d): behind them d numbers, flattened.
+        (n, c + d) float32 logarithms of probabilities, and behind them what enters its classifier, flattened.
 
     Raises:
         ModelError: the model has no features that can be found, see `WithFeatures`.
     """
-    if not features:
-        return predict_log_probabilities(model, images, batch_size)
     network, outputs, from_logits = WithFeatures(model), model.outputs[0].shape[-1], gives_logits(model)
     told = np.empty((0, 0), np.float32)
     for start in range(0, len(images), batch_size):

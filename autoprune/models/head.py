@@ -12,10 +12,16 @@ _TRANSPARENT = (keras.layers.Flatten, keras.layers.Identity, keras.layers.Reshap
 _NOISE = (keras.layers.AlphaDropout, keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)
 
 
-def gives_logits(model: Any) -> bool:
-    """Whether the only output is not yet a probability: no softmax, or no sigmoid for a single number, makes it."""
-    activation = "sigmoid" if model.outputs[0].shape[-1] == 1 else "softmax"
-    tensor = model.outputs[0]
+def gives_logits(model: Any, output: int = 0, activation: str | None = None) -> bool:
+    """Whether an output is not yet a probability: no softmax, or no sigmoid for a single number, makes it.
+
+    Args:
+        model: with a graph.
+        output: which of its outputs.
+        activation: that makes probabilities; None is `softmax`, or `sigmoid` for a single number.
+    """
+    tensor = model.outputs[output]
+    activation = activation or ("sigmoid" if tensor.shape[-1] == 1 else "softmax")
     while True:
         operation = keras_internals.maker_of(tensor)
         if keras_internals.is_graph(operation):

@@ -51,7 +51,7 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
     _check_widths(read_record(folder), settings)
     for searcher in settings.searchers:
         validate_choices(settings.search_settings(searcher))
-    data = load_data(settings.data, settings.model)
+    data = load_data(settings.data, settings.model, settings.task)
     shared = settings.search_settings()
     with open_session(load_or_train_dense(shared, data, folder), data, shared, folder) as session:
         record, start = _record(settings, folder, session), time.perf_counter()

@@ -44,14 +44,14 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
     check_runtime(settings)
     starting = StartFiles(folder.path)
     with on_device(settings):
-        data = load_data(settings.data, settings.model)
+        data = load_data(settings.data, settings.model, settings.task)
         check_images(settings, len(data.train))
         model = load_start(settings, data, starting)
         if settings.dry_run:
             compile_step(model, settings, len(data.train), folder)
             return None
         curves = Curves(folder.tensorboard, "training", "fine-tuning")
-        with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves) as show:
+        with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves, data.task.measure) as show:
             done = fine_tune(model, data, settings, starting, show)
     save_model(model, folder.finetuned)
     write_finetuning(done, settings, time.perf_counter() - start, folder)

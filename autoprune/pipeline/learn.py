@@ -70,7 +70,7 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
         if of_model.model.name != "file":
             check_known(of_model.model.name)
     trainer = MultiTaskTrainer(settings.agent, folder.tensorboard)
-    data = load_data(settings.data, settings.search_settings().model)
+    data = load_data(settings.data, settings.search_settings().model, settings.task)
     with _open_courses(settings, data, folder) as courses:
         policy = trainer.train([course.evaluator for course in courses], settings.seed)
         record = training_record(

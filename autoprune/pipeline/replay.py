@@ -39,7 +39,7 @@ def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
     validate_choices(replace(searching, searcher=SearcherSettings("rl")))
     save_policy(policy, folder.replayed)
     logger.info("policy: %s", describe_policy(policy.record))
-    data = load_data(settings.data, settings.model)
+    data = load_data(settings.data, settings.model, settings.task)
     model = load_or_train_dense(searching, data, folder)
     return replay_model(policy, model, data, searching, folder, scratch=settings.replay.scratch)
 

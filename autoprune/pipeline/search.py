@@ -26,6 +26,7 @@ from autoprune.pipeline.session import (
 )
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Branch, Plan, Target
+from autoprune.records.measure import ACCURACY, Measure
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.depth import describe_dropped
@@ -58,6 +59,7 @@ class SearchResult:
         finished: the dense model, the best plan of each rule set by hand, and the searched plan, each as finished.
         branches: those that a plan could drop, as they are in the dense model.
         report: the HTML report.
+        measure: how accuracies are told.
     """
 
     model: Any
@@ -68,6 +70,7 @@ class SearchResult:
     finished: tuple[Finished, ...] = field(repr=False)
     branches: tuple[Branch, ...] = field(repr=False)
     report: Path
+    measure: Measure = ACCURACY
 
 
 def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
@@ -77,13 +80,13 @@ def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
         AutopruneError: model, data, target or budget cannot be used; the message says which and why.
     """
     validate_choices(settings)
-    data = load_data(settings.data, settings.model)
+    data = load_data(settings.data, settings.model, settings.task)
     return search_model(load_or_train_dense(settings, data, folder), data, settings, folder)
 
 
 def show(result: SearchResult, folder: RunFolder) -> None:
     """Print the table, and where the model and the report are."""
-    CONSOLE.print(result_table(result_rows(result.finished, result.branches)))
+    CONSOLE.print(result_table(result_rows(result.finished, result.branches, result.measure)))
     dense, *others = result.finished
     for done in others:
         if without := describe_dropped(done, dense, result.branches):
@@ -156,7 +159,9 @@ def run_search(
             finisher,
             problem.objective,
             finalists,
-            lambda name: training_stage(f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name)),
+            lambda name: training_stage(
+                f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name), data.task.measure
+            ),
         )
     known = (*session.cautions, problem.shortfall) if problem.shortfall else session.cautions
     found = cautions(finished, kept, data, known)
@@ -181,6 +186,7 @@ def run_search(
         seconds=time.perf_counter() - start,
         guesses=None if evaluator.surrogate is None else evaluator.surrogate.error,
         cautions=found,
+        measure=data.task.measure,
     )
     write_outcome(outcome, folder)
     return SearchResult(
@@ -192,6 +198,7 @@ def run_search(
         finished=finished,
         branches=session.planner.branches,
         report=folder.report,
+        measure=data.task.measure,
     )
 
 
@@ -204,20 +211,28 @@ def prune(  # noqa: PLR0913 - each is one thing that a user sets
     latency: float | str | None = None,
     memory: float | str | None = None,
     evaluations: int | None = None,
+    quality: Any = None,
+    lower_is_better: bool | None = None,
     folder: str | Path | None = None,
     settings: SearchSettings | None = None,
 ) -> SearchResult:
     """Prune a model in place to a budget, by search.
 
     Args:
-        model: a built Functional or Sequential classifier. It is changed.
-        data: a `Dataset`, from `autoprune.data.load_data` or made of arrays with `autoprune.data.from_arrays`.
+        model: a built Functional or Sequential model. It is changed. What its outputs are for, the data say; losses
+            that it is compiled with are those of fine-tuning where they are no cross-entropies.
+        data: a `Dataset`, from `autoprune.data.load_data`, of arrays with `autoprune.data.from_arrays`, or of batches
+            with `autoprune.data.from_batches`.
         target: a name as for `measure_cost`, or a `Target` with batch size and dtype.
         batch_size: images per inference call on one device.
         latency: limit as a share of the dense latency, or a time per batch such as "200us"; a limit that is given
             replaces both of the settings.
         memory: limit as a share of the dense model's device memory, or bytes such as "12MiB".
         evaluations: plans that each searcher may score.
+        quality: what is measured in the place of accuracy, or of what is usual for the data's task: the name of a
+            metric (see `task.metric`), a metric of Keras's, or a function of labels and predictions that is written
+            with `keras.ops` and gives a number or one for each example; of several outputs it gets mappings.
+        lower_is_better: of the quality; None is what is known of it.
         folder: run folder; by default a new one in `outputs/search`. The same folder, model, data and settings go on
             with an interrupted search, or with more evaluations; what was scored there is not scored again.
         settings: everything that is not given; by default batch 128 in bfloat16, 40 % of the latency, 24 evaluations.
@@ -232,6 +247,11 @@ def prune(  # noqa: PLR0913 - each is one thing that a user sets
             f"autoprune.data.load_data. Received: {type(data).__name__}"
         )
     settings = settings or SearchSettings()
+    task = data.task.with_losses_of(model)
+    task = task if quality is None else task.with_metric(quality, lower_is_better)
+    data = data.for_task(task)
+    if task.settings is not None:
+        settings = replace(settings, task=task.settings)
     if isinstance(target, Target):
         settings = replace(settings, target=replace(settings.target, **dataclasses.asdict(target)))
     elif target is not None:

@@ -18,7 +18,7 @@ from autoprune.cost.multi_target import describe_target, open_targets, resolve_t
 from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset
 from autoprune.evaluation import Evaluator, Journal
-from autoprune.evaluation.accuracy import accuracy, check_fit
+from autoprune.evaluation.accuracy import accuracy, check_fit, check_quality
 from autoprune.evaluation.cautions import chance_caution, data_cautions
 from autoprune.evaluation.scoring_pool import open_workers
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
@@ -128,12 +128,13 @@ def open_session(
     # Before anything is compiled.
     cautions = data_cautions(model, data)
     part = data.reward.head(_GLANCE)
-    right = accuracy(model, part, settings.evaluation.batch_size)
-    told = (*cautions, *chance_caution(right, part, data.classes))
+    quality = accuracy(model, part, settings.evaluation.batch_size)
+    check_quality(quality, data)
+    told = (*cautions, *chance_caution(quality, part, data.classes))
     for caution in told:
         logger.warning(caution)
     importance = settings.importance
-    sample = sample_calibration(data.train.images, data.train.labels, importance.images, settings.seed)
+    sample = sample_calibration(data.train, importance.images, settings.seed)
     planner = Planner(model, importance=importance, constraints=settings.constraints, seed=settings.seed, data=sample)
     costing = nullcontext(shared) if shared else closing(open_targets(settings.target, measured=folder.measured))
     with costing as cost_model:
@@ -148,6 +149,8 @@ def open_session(
             "importance": importance.name,
             "evaluation": dataclasses.asdict(settings.evaluation),
         }
+        if not data.task.classifies:
+            identity["task"] = data.task.describe()
         with (
             closing(Journal(folder.journal, identity)) as journal,
             open_workers(model, planner, data, settings) as workers,
@@ -203,7 +206,7 @@ def announce(session: Session, settings: ScoringSettings, budgets: Iterable[Budg
     if not dense.failed and dense.cost is not None:
         limits = [absolute(budget, dense.cost) for budget in budgets]
         score, images = settings.evaluation.score or "likelihood", len(session.data.reward)
-        logger.info(opening_words(session.model.name, dense, limits, score, images))
+        logger.info(opening_words(session.model.name, dense, limits, score, images, session.data.task))
 
 
 def pose_problem(

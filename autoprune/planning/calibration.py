@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.data.splits import as_labels
-from autoprune.data.streaming import LazyImages, part
+from autoprune.data import Split
 from autoprune.errors import DataError, PlanError
+from autoprune.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +19,10 @@ class CalibrationData:
     Attributes:
         images: (n, *input shape), as the model takes them, in memory or read as needed; for a model of several inputs
             a list or dict of these.
-        labels: (n,) class numbers or (n, classes) one-hot; None for criteria that need none.
+        labels: (n,) class numbers or (n, classes) one-hot, or what the task has for labels; None for criteria that need
+            none.
         batch_size: images per batch. The criterion `taylor` averages over batches, so its scores depend on it.
+        task: what the model is to make of the images.
 
     Raises:
         PlanError: there is no image, labels and images differ in number, or the batch size is below 1.
@@ -29,6 +31,7 @@ class CalibrationData:
     images: Any
     labels: np.ndarray | None = None
     batch_size: int = 32
+    task: Task = CLASSIFICATION
 
     def __post_init__(self) -> None:
         lengths = [len(array) for array in keras.tree.flatten(self.images)]
@@ -46,12 +49,14 @@ class CalibrationData:
         return len(keras.tree.flatten(self.images)[0])
 
     def batches(self, *, whole: bool = False) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """Images and class numbers (None without labels), batch after batch.
+        """Images and labels (None without), batch after batch; of classes their numbers.
 
         Args:
             whole: leave out a shorter last batch, unless it is the only one.
         """
-        labels = None if self.labels is None else as_labels(self.labels)
+        labels = self.labels
+        if labels is not None and self.task.names_classes:
+            _, labels = self.task.read_labels(labels)
         usable = len(self) // self.batch_size * self.batch_size if whole else 0
         for start in range(0, usable or len(self), self.batch_size):
             batch = slice(start, start + self.batch_size)
@@ -72,17 +77,16 @@ def as_calibration(data: Any) -> CalibrationData | None:
     return CalibrationData(data)
 
 
-def sample_calibration(images: np.ndarray | LazyImages, labels: np.ndarray, count: int, seed: int) -> CalibrationData:
+def sample_calibration(split: Split, count: int, seed: int) -> CalibrationData:
     """A random subset of a split, the same for the same seed; images that are read as needed stay where they are.
 
     Args:
-        images: (n, *input shape).
-        labels: (n,) class numbers.
+        split: of training images.
         count: images to draw; all of them when there are no more.
         seed: the same seed draws the same images.
     """
-    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
-    return CalibrationData(part(images, chosen), labels[chosen])
+    some = split.part(np.random.default_rng(seed).permutation(len(split))[:count])
+    return CalibrationData(some.images, some.labels, task=split.task)
 
 
 def check_images(model: Any, data: CalibrationData) -> None:

@@ -12,6 +12,7 @@ from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.text import Text
 
 from autoprune.records import Evaluation
+from autoprune.records.measure import ACCURACY, Measure
 from autoprune.reporting import interrupts
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.notebook import NotebookProgress
@@ -166,7 +167,7 @@ def stage(name: str, total: int, unit: str = "") -> Iterator[Stage]:
 
 
 @contextmanager
-def training_stage(name: str, epochs: int, curves: Curves) -> Iterator[OnProgress]:
+def training_stage(name: str, epochs: int, curves: Curves, measure: Measure = ACCURACY) -> Iterator[OnProgress]:
     """A progress bar of epochs, and their curves; gives what `train` calls after each step."""
     with curves, stage(name, epochs, "epochs") as shown:
         accuracy = ""
@@ -175,7 +176,7 @@ def training_stage(name: str, epochs: int, curves: Curves) -> Iterator[OnProgres
             nonlocal accuracy
             curves.add_epoch(done, logs)
             if "val_accuracy" in logs:
-                accuracy = f"accuracy {logs['val_accuracy']:.3f}"
+                accuracy = f"{measure.name} {measure.sign * logs['val_accuracy']:.3f}"
             loss = f"loss {logs['loss']:.3f}" if "loss" in logs else ""
             shown.advance(done, ", ".join(filter(None, (loss, accuracy))))
 

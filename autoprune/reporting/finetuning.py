@@ -65,25 +65,25 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
 
 def verdict(done: FineTuned) -> str:
     """One sentence: what came of it, and why it ended."""
-    record = done.record
+    record, tell = done.record, done.measure.tell
     ended = done.diverged or (f"It ended early: {record.stopped}." if record.stopped else "")
     kept = f"The weights are those of epoch {record.best_epoch} of {record.epochs}, the best on the reward split."
     if record.only_worse:
-        kept = worse(record)
+        kept = worse(record, done.measure)
     elif record.best_epoch == 0:
         kept = "No epoch was finished: the weights are those that it began with."
     return (
-        f"{done.test_accuracy:.2%} test accuracy; on the reward split {done.before:.2%} before and {done.after:.2%} "
-        f"after. {kept} {ended}"
+        f"Test {done.measure.name}: {tell(done.test_accuracy)}; on the reward split {tell(done.before)} before and "
+        f"{tell(done.after)} after. {kept} {ended}"
     ).strip()
 
 
 def rows(done: FineTuned) -> list[tuple[str, str]]:
     """Figures by name."""
     found = [
-        ("reward accuracy before", f"{done.before:.2%}"),
-        ("reward accuracy after", f"{done.after:.2%}"),
-        ("test accuracy, taken once", f"{done.test_accuracy:.2%}"),
+        ("reward accuracy before", done.measure.tell(done.before)),
+        ("reward accuracy after", done.measure.tell(done.after)),
+        ("test accuracy, taken once", done.measure.tell(done.test_accuracy)),
         ("epochs", f"{done.record.epochs}, the best {done.record.best_epoch or '0, before the first step'}"),
         ("parameters", f"{done.model.count_params():,}"),
     ]

@@ -11,6 +11,7 @@ from autoprune.evaluation.cautions import chance_caution, gap_caution
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
 from autoprune.records import Branch, ChannelGroup, Plan, Target
+from autoprune.records.measure import ACCURACY, Measure, compare_qualities
 from autoprune.records.plain import write_json
 from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
 from autoprune.reporting.html import Report, write_report
@@ -41,6 +42,7 @@ class Outcome:
         seconds: wall time from the first evaluation to the last test.
         guesses: how good the surrogate's guesses of cost were; None when it made none.
         cautions: what a reader should know before trusting it.
+        measure: how accuracies are told.
     """
 
     settings: SearchSettings
@@ -54,14 +56,18 @@ class Outcome:
     branches: Sequence[Branch] = ()
     guesses: GuessError | None = None
     cautions: Sequence[str] = ()
+    measure: Measure = ACCURACY
 
 
-def result_rows(finished: Sequence[Finished], branches: Sequence[Branch] = ()) -> list[ResultRow]:
+def result_rows(
+    finished: Sequence[Finished], branches: Sequence[Branch] = (), measure: Measure = ACCURACY
+) -> list[ResultRow]:
     """The result table's rows.
 
     Args:
         finished: the dense model first.
         branches: those that a plan may drop.
+        measure: how accuracies are told.
     """
     return [
         ResultRow(
@@ -72,6 +78,7 @@ def result_rows(finished: Sequence[Finished], branches: Sequence[Branch] = ()) -
             cost=done.cost,
             keep_ratio=_keep_ratio(done.plan),
             branches=(len(branches) - len(gone_branches(done.plan, branches)), len(branches)) if branches else None,
+            measure=measure,
         )
         for done in finished
     ]
@@ -85,7 +92,8 @@ def _keep_ratio(plan: Plan) -> float:
 
 def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
     """Write `metrics.json` and `report.html`."""
-    rows, of_branches = result_rows(outcome.finished, outcome.branches), branch_rows(outcome.finished, outcome.branches)
+    rows = result_rows(outcome.finished, outcome.branches, outcome.measure)
+    of_branches = branch_rows(outcome.finished, outcome.branches)
     metrics = {
         "format": FORMAT,
         "version": VERSION,
@@ -93,6 +101,7 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "target": dataclasses.asdict(outcome.target),
         "budget": dataclasses.asdict(outcome.problem.budget),
         "anchor": outcome.problem.anchor,
+        "measure": dataclasses.asdict(outcome.measure),
         "rows": [row.to_json() for row in rows],
         "branches": [row.to_json() for row in of_branches],
         "kept": outcome.kept.name,
@@ -142,10 +151,17 @@ def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset, before
     dense, found = finished[0], list(before)
     found += chance_caution(dense.reward_accuracy, data.reward, data.classes)
     lost = dense.test_accuracy - kept.test_accuracy
-    if lost > 0.05:
+    measure = data.task.measure
+    if not measure.is_share and compare_qualities(kept.test_accuracy, dense.test_accuracy) < 0.8:
+        before, now = measure.tell(dense.test_accuracy), measure.tell(kept.test_accuracy)
         found.append(
-            f"The saved model lost {100 * lost:.1f} points of test accuracy. Raise the budget, or fine-tune for longer "
-            "(training.fine_tune_epochs)."
+            f"The saved model's test {measure.name} is {now}, the dense model's {before}. Raise the budget, or "
+            "fine-tune for longer (training.fine_tune_epochs)."
+        )
+    if measure.is_share and lost > 0.05:
+        found.append(
+            f"The saved model lost {100 * lost:.1f} points of test {measure.name}. Raise the budget, or fine-tune for "
+            "longer (training.fine_tune_epochs)."
         )
     gap = gap_caution("The dense model", dense.reward_accuracy, dense.test_accuracy, data)
     # What holds of the dense model holds of the other for the same reason.
@@ -179,23 +195,23 @@ def verdict(outcome: Outcome) -> str:
         found += f" It is {without}."
     if kept.training.only_worse:
         found += " Fine-tuning only made it worse on the reward split: it is as it was pruned."
-    held = (
-        f"The saved model holds the {kept.name} plan: {kept.test_accuracy:.2%} test accuracy (dense "
-        f"{dense.test_accuracy:.2%}) at {shares(kept.cost, dense.cost, outcome.problem.budget)}.{found}"
-    )
+    measure = outcome.measure
+    before, now = measure.tell(dense.test_accuracy), measure.tell(kept.test_accuracy)
+    told = f"{now} test {measure.name}" if measure.is_share else f"test {measure.name} {now}"
+    told += f" (dense {before})"
+    cost = shares(kept.cost, dense.cost, outcome.problem.budget)
+    held = f"The saved model holds the {kept.name} plan: {told} at {cost}.{found}"
     if searched is None:
         return f"{held} The search itself found no plan within the budget."
     if best is None or searched in hand_set:
         return held
     if searched.evaluation.key == best.evaluation.key:
         return f"{held} The searched plan is the {best.name} plan, which was fine-tuned once."
-    points = 100 * (searched.test_accuracy - best.test_accuracy)
+    difference = measure.tell_difference(searched.test_accuracy - best.test_accuracy)
+    gained = f"{difference} points of test {measure.name}" if measure.is_share else f"{difference} {measure.name}"
     against = shares(searched.cost, best.cost, outcome.problem.budget).replace("the dense", "its")
     named = "uniform plan" if best.name == WIDTH_RULE else f"plan set by hand ({best.name})"
-    return (
-        f"{held} Against the best {named} the searched one has {points:+.2f} points of test accuracy at "
-        f"{against}, in one run with one seed."
-    )
+    return f"{held} Against the best {named} the searched one has {gained} at {against}, in one run with one seed."
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

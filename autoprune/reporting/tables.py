@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.records import Budget, CostReport, Evaluation
+from autoprune.records.measure import ACCURACY, Measure
 from autoprune.reporting.fitting import Column, FittingTable
+from autoprune.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class ResultRow:
         cost: of the final model, costed as it is saved.
         keep_ratio: channels kept over all prunable groups; of groups that leave with a branch none are.
         branches: how many branches are left, and how many the model had that may go; None for a model without any.
+        measure: how the accuracies are told.
     """
 
     name: str
@@ -29,6 +32,7 @@ class ResultRow:
     cost: CostReport
     keep_ratio: float
     branches: tuple[int, int] | None = None
+    measure: Measure = ACCURACY
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain data."""
@@ -51,7 +55,8 @@ _BRANCHES = Column("branches", rank=3)
 
 def result_columns(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
     """The columns of the result table; branches have one where the model has some."""
-    return COLUMNS if rows[0].branches is None else (*COLUMNS, _BRANCHES)
+    columns = (COLUMNS[0], Column(f"test {rows[0].measure.name}"), *COLUMNS[2:])
+    return columns if rows[0].branches is None else (*columns, _BRANCHES)
 
 
 def result_cells(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
@@ -75,7 +80,7 @@ def _cells(row: ResultRow, name: str, cost: CostReport, dense: CostReport) -> tu
     """One line of the result table: a model on one target."""
     return (
         name,
-        f"{row.test_accuracy:.2%}",
+        row.measure.tell(row.test_accuracy),
         seconds(cost.latency),
         share_of(cost.latency, dense.latency),
         byte_count(cost.memory.total),
@@ -87,7 +92,7 @@ def _cells(row: ResultRow, name: str, cost: CostReport, dense: CostReport) -> tu
     )
 
 
-def result_caption(cost: CostReport) -> str:
+def result_caption(cost: CostReport, measure: Measure = ACCURACY) -> str:
     """What kind of figures the table holds."""
     target = cost.target
     reports = list(cost.parts.values()) or [cost]
@@ -96,13 +101,13 @@ def result_caption(cost: CostReport) -> str:
     where = ", ".join(f"{name} ({device})" for name, device in devices)
     return (
         f"Latency per batch of {target.batch_size} on {where}, {target.dtype}: {kinds_of(reports)}.{memory} "
-        "Test accuracy after fine-tuning, taken once."
+        f"Test {measure.name} after fine-tuning, taken once{', lower is better' * measure.lower_is_better}."
     )
 
 
 def result_table(rows: Sequence[ResultRow]) -> FittingTable:
     """The result table for the terminal."""
-    table = FittingTable(result_columns(rows), caption=result_caption(rows[0].cost))
+    table = FittingTable(result_columns(rows), caption=result_caption(rows[0].cost, rows[0].measure))
     for cells in result_cells(rows):
         table.add_row(*cells)
     return table
@@ -113,9 +118,16 @@ SCORES = {
     "likelihood": "the geometric mean of the probabilities of the right classes",
     "agreement": "how near the probabilities are to the dense model's",
 }
+_OTHER_SCORES = {
+    "accuracy": "the {} beside the dense model's",
+    "likelihood": "from 0 to 1, how likely the labels are by what the model tells",
+    "agreement": "how near what the model tells is to what the dense model does",
+}
 
 
-def opening_words(name: str, dense: Evaluation, budgets: Sequence[Budget], score: str, images: int) -> str:
+def opening_words(
+    name: str, dense: Evaluation, budgets: Sequence[Budget], score: str, images: int, task: Task = CLASSIFICATION
+) -> str:
     """What a search starts from, what it may spend, and what it maximises.
 
     Args:
@@ -124,7 +136,10 @@ def opening_words(name: str, dense: Evaluation, budgets: Sequence[Budget], score
         budgets: absolute limits, one for each search.
         score: a name of `SCORES`.
         images: in the reward split.
+        task: what the model is for.
     """
+    measure = task.measure
+    words = (SCORES if task.classifies else _OTHER_SCORES)[score].format(measure.name)
     cost = dense.required_cost
     memory = f", {byte_count(cost.memory.total)} of HBM" if cost.memory.total else ""
     limits = []
@@ -137,11 +152,11 @@ def opening_words(name: str, dense: Evaluation, budgets: Sequence[Budget], score
         if told:
             limits.append(" and ".join(told))
     return (
-        f"{name}, dense: accuracy {dense.accuracy:.2%} on {images:,} images of the reward split; "
+        f"{name}, dense: {measure.name} {measure.tell(dense.accuracy)} on {images:,} images of the reward split; "
         f"{seconds(cost.latency)} per batch of {cost.target.batch_size}{memory} on "
         f"{' and '.join(cost.parts) or cost.target.name} ({cost.kind}). "
         f"Budget: {'; '.join(limits) or 'none'}. "
-        f"Score: {score}, {SCORES[score]}, on these images before fine-tuning; {dense.score:.4f} for the dense model."
+        f"Score: {score}, {words}, on these images before fine-tuning; {dense.score:.4f} for the dense model."
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autoprune.records import Amount, Budget, Evaluation
+from autoprune.records.measure import least_quality
 from autoprune.registry import Registry
 from autoprune.settings import RewardSettings
 from autoprune.settings.reward import FLOORED
@@ -237,7 +238,7 @@ def least_accuracy(settings: RewardSettings, dense_accuracy: float) -> float | N
         settings: name and floor of the reward.
         dense_accuracy: of the dense model on the same images, or its score for the floor of scores.
     """
-    return settings.accuracy_floor * dense_accuracy if settings.name in FLOORED else None
+    return least_quality(dense_accuracy, settings.accuracy_floor) if settings.name in FLOORED else None
 
 
 def best_finished(

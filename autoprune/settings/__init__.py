@@ -20,6 +20,7 @@ from autoprune.settings.reward import RewardSettings
 from autoprune.settings.runtime import RuntimeSettings
 from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
 from autoprune.settings.target import TargetSettings
+from autoprune.settings.task import TaskSettings
 from autoprune.settings.training import TrainingSettings
 from autoprune.settings.workers import RaySettings
 
@@ -44,6 +45,7 @@ __all__ = [
     "SearchSettings",
     "SearcherSettings",
     "TargetSettings",
+    "TaskSettings",
     "TrainingSettings",
     "from_config",
 ]

@@ -14,6 +14,7 @@ from autoprune.settings.model import ModelSettings
 from autoprune.settings.reward import FLOORED, RewardSettings
 from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
 from autoprune.settings.target import TargetSettings
+from autoprune.settings.task import TaskSettings
 from autoprune.settings.training import TrainingSettings
 from autoprune.settings.workers import RaySettings
 
@@ -35,6 +36,7 @@ class ScoringSettings:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
     target: TargetSettings = field(default_factory=TargetSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)

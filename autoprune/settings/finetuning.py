@@ -10,6 +10,7 @@ from autoprune.settings.fields import leave_out
 from autoprune.settings.model import ModelSettings
 from autoprune.settings.runtime import ON_TPU, RuntimeSettings
 from autoprune.settings.target import TargetSettings
+from autoprune.settings.task import TaskSettings
 from autoprune.settings.training import TrainingSettings
 
 
@@ -20,8 +21,8 @@ class FinetuneSettings:
     What is fine-tuned is the result of a run, or `model.path`, pruned by `plan` if there is one.
 
     Attributes:
-        run (folder): of a search: its pruned model is fine-tuned, its dense model teaches, and data, training,
-            evaluation, target and seed are those of the search unless they are given here.
+        run (folder): of a search: its pruned model is fine-tuned, its dense model teaches, and data, task,
+            training, evaluation, target and seed are those of the search unless they are given here.
         plan (file): `plan.json` for the model of `model.path`, which is pruned by it; the whole model teaches.
         model: `file`, with a path; with a run, which network its data were prepared for.
         teacher (file): `.keras` file of a model to learn from besides the labels, with `training.distillation` or
@@ -40,6 +41,7 @@ class FinetuneSettings:
     model: ModelSettings = field(default_factory=lambda: ModelSettings("file"))
     teacher: str | None = None
     data: DataSettings = field(default_factory=DataSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     target: TargetSettings = field(default_factory=TargetSettings)

@@ -45,6 +45,11 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
         if not chosen.path:
             raise ModelError("model=file needs model.path=FILE.keras.")
         return load_model(chosen.path, chosen)
+    if not data.task.names_classes:
+        raise ModelError(
+            f"model={chosen.name} is a classifier, and task={data.task.name} asks for another network. Give one of "
+            "your own: model=file model.path=FILE.keras."
+        )
     shape, classes = tuple(chosen.input_shape or data.input_shape), chosen.classes or data.classes
     if is_ready(chosen, classes):
         return build_model(chosen, shape, classes)

@@ -193,7 +193,7 @@ class Course:
         accuracy = float(logs["val_accuracy"])
         # The start was judged otherwise than epochs are, and may be rounded otherwise.
         rivals = position.accuracies if position.start is None else [position.start - 1e-6, *position.accuracies]
-        if accuracy >= max(rivals, default=0.0):
+        if accuracy >= max(rivals, default=-math.inf):
             self._best = self.network.get_weights()
             position.best_epoch = position.epoch + 1
         position.epoch += 1

@@ -18,11 +18,11 @@ from autoprune.errors import AutopruneError
 from autoprune.models.config import rebuild
 from autoprune.models.files import load_model
 from autoprune.models.own_modules import import_modules
-from autoprune.settings import DataSettings, ModelSettings, TrainingSettings
+from autoprune.settings import DataSettings, ModelSettings, TaskSettings, TrainingSettings
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.fit import Loop, carry_out
 from autoprune.training.step_check import split_batch
-from autoprune.training.task import Task
+from autoprune.training.training import Training
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -65,8 +65,8 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
 
     Args:
         request: `config` (of the model to train, see `in_precision`), `model` (a `.keras` file with its weights),
-            `modules` (that its layers come from), `model_settings`, `data` and `training` (settings),
-            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `start` (as for `Task`),
+            `modules` (that its layers come from), `model_settings`, `data`, `task` and `training` (settings),
+            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `start` (as for `Training`),
             `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
         devices: the devices that share the batches.
         tell: sends an event; called with the progress of the training.
@@ -75,13 +75,13 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
     split_batch(settings.batch_size, devices.count)
     import_modules(request["modules"])  # which registers a user's own layers
     model_settings = ModelSettings(**request["model_settings"])
-    data = load_data(DataSettings(**request["data"]), model_settings)
+    data = load_data(DataSettings(**request["data"]), model_settings, TaskSettings(**request["task"]))
     teacher = request["teacher"] and np.load(request["teacher"], mmap_mode="r", allow_pickle=False)
     checkpoints = Checkpoints(request["checkpoint"], request["identity"], request["every"])
     with devices.scope():
         model = rebuild(request["config"], request["modules"])
         model.set_weights(load_model(request["model"], model_settings).get_weights())
-        task = Task(
+        training = Training(
             model=model,
             data=data,
             settings=settings,
@@ -92,7 +92,7 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
             start=request["start"],
         )
         record = carry_out(
-            task,
+            training,
             lambda done, logs: tell({"done": done, "logs": {name: float(value) for name, value in logs.items()}}),
             checkpoints,
             devices.loop(request["steps_per_execution"]),

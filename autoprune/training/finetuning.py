@@ -18,6 +18,7 @@ from autoprune.models.config import layer_modules
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning.plan_file import load_plan
 from autoprune.records import CostReport, Target
+from autoprune.records.measure import ACCURACY, Measure
 from autoprune.settings import FinetuneSettings
 from autoprune.settings.runtime import ON_TPU
 from autoprune.training.base_model import settle
@@ -28,7 +29,7 @@ from autoprune.training.finishing import worse
 from autoprune.training.fit import carry_out
 from autoprune.training.starting import StartFiles
 from autoprune.training.step_check import check_step, devices_of
-from autoprune.training.task import Task
+from autoprune.training.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class FineTuned:
         cost: of the result on the target, if asked for.
         diverged: why the training stopped, when its loss became no number; empty otherwise.
         dropped: branches that its plan is without, if there is a plan.
+        measure: how the accuracies are told.
     """
 
     model: Any
@@ -56,6 +58,7 @@ class FineTuned:
     cost: CostReport | None
     diverged: str
     dropped: tuple[str, ...] = ()
+    measure: Measure = ACCURACY
 
 
 def on_device(settings: FinetuneSettings) -> AbstractContextManager[Any]:
@@ -91,7 +94,7 @@ def fine_tune(
         if settings.runtime.name in ON_TPU:
             record = _train_on_tpu(model, settings, files, checkpoints, before, on_progress)
         else:
-            task = Task(
+            training = Training(
                 model=model,
                 data=data,
                 settings=settings.training,
@@ -101,13 +104,13 @@ def fine_tune(
                 teacher=files.taught(),
                 start=before,
             )
-            record = carry_out(task, on_progress, checkpoints)
+            record = carry_out(training, on_progress, checkpoints)
     except TrainingError as error:
         diverged = str(error)
         logger.warning("the fine-tuning has been stopped. %s", diverged)
         record = _restore_best(model, checkpoints)
     if record.only_worse:
-        logger.warning(worse(record))
+        logger.warning(worse(record, data.task.measure))
     if epochs > 0:
         settle(model, data, settings)
     cost = None
@@ -125,6 +128,7 @@ def fine_tune(
         cost=cost,
         diverged=diverged,
         dropped=load_plan(files.plan).dropped if files.plan.exists() else (),
+        measure=data.task.measure,
     )
 
 
@@ -145,6 +149,7 @@ def _train_on_tpu(
         "model": str(files.model),
         "model_settings": dataclasses.asdict(settings.model),
         "data": dataclasses.asdict(settings.data),
+        "task": dataclasses.asdict(settings.task),
         "training": dataclasses.asdict(settings.training),
         "steps_per_execution": runtime.steps_per_execution,
         "epochs": settings.training.after_pruning,
@@ -187,6 +192,7 @@ def _identity(model: Any, data: Dataset, settings: FinetuneSettings) -> dict[str
     if training["feature_distillation"] == 0:
         del training["feature_distillation"]  # which came later: checkpoints that know nothing of it stay known
     return {
+        **({} if data.task.classifies else {"task": data.task.describe()}),
         "model": weights_fingerprint(model),
         "data": data.fingerprint(),
         "training": training,

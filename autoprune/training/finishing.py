@@ -14,15 +14,15 @@ from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import recalibrate
-from autoprune.models.feature_distilling import teachings
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
+from autoprune.records.measure import Measure
 from autoprune.searchers.objective import Objective, best_finished, least_accuracy
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
 from autoprune.training.fit import carry_out
-from autoprune.training.task import Task
+from autoprune.training.training import Training, ask_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ class PlanTrainer:
         """What the model, which has to be the dense one, says of the training images; None without distillation."""
         training = self._settings.training
         if self._teacher is None and training.needs_teacher:
-            images, batch_size = self._data.train.images, self._settings.evaluation.batch_size
-            self._teacher = teachings(self._model, images, batch_size, features=training.feature_distillation > 0)
+            batch_size, features = self._settings.evaluation.batch_size, training.feature_distillation > 0
+            self._teacher = ask_teacher(self._model, self._data, batch_size, features=features)
         return self._teacher
 
 
@@ -155,7 +155,7 @@ class Finisher(PlanTrainer):
         batch_size, run = settings.evaluation.batch_size, self._passes.compiled(plan.pruned)
         start = accuracy(model, data.reward, batch_size, run) if epochs else None
         seed = settings.seed if seed is None else seed
-        task = Task(
+        training = Training(
             model=model,
             data=data,
             settings=settings.training,
@@ -167,13 +167,13 @@ class Finisher(PlanTrainer):
         )
         pruned_weights = model.get_weights()
         try:
-            record = carry_out(task, on_progress)
+            record = carry_out(training, on_progress)
         except TrainingError as error:
             logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
             model.set_weights(pruned_weights)
             record = TrainingRecord(0, (), (), 0)
         if record.only_worse:
-            logger.warning("%s is shown without fine-tuning. %s", name, worse(record))
+            logger.warning("%s is shown without fine-tuning. %s", name, worse(record, data.task.measure))
         return Finished(
             name=name,
             plan=plan,
@@ -197,11 +197,12 @@ class Finisher(PlanTrainer):
         self._model.set_weights(finished.weights)
 
 
-def worse(record: TrainingRecord) -> str:
+def worse(record: TrainingRecord, measure: Measure) -> str:
     """What happened in a training that only made the model worse, and what to change."""
+    before, best = (measure.tell(quality) for quality in (record.start or 0.0, max(record.accuracies)))
     return (
-        f"Training only made it worse on the reward split ({record.start:.2%} before, {max(record.accuracies):.2%} at "
-        "best after an epoch): it is kept as it was. Lower training.fine_tune_learning_rate, or give it more epochs."
+        f"Training only made it worse on the reward split ({measure.name} {before} before, {best} at best after an "
+        "epoch): it is kept as it was. Lower training.fine_tune_learning_rate, or give it more epochs."
     )
 
 

@@ -16,10 +16,10 @@ from autoprune.training.augmentation import renew_seeds
 from autoprune.training.batches import Batches
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.course import Course, OnProgress, TrainingError, TrainingRecord
-from autoprune.training.task import Task
+from autoprune.training.training import Training
 
-# Runs the steps of a task, from where its course is to the end.
-Loop = Callable[[Task, Course], None]
+# Runs the steps of a training, from where its course is to the end.
+Loop = Callable[[Training, Course], None]
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
         seed: of the order of images and of dropout.
         on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
             logs, which hold `val_accuracy` after whole epochs only.
-        teacher: what another model says of the training images, to learn from it too, as for `Task`.
+        teacher: what another model says of the training images, to learn from it too, as for `Training`.
 
     Raises:
         DataError: the images cannot be changed as the settings ask for.
@@ -55,7 +55,7 @@ def train(
             those that the model came with.
     """
     return carry_out(
-        Task(
+        Training(
             model=model,
             data=data,
             settings=settings,
@@ -69,7 +69,7 @@ def train(
 
 
 def carry_out(
-    task: Task,
+    training: Training,
     on_progress: OnProgress | None = None,
     checkpoints: Checkpoints | None = None,
     loop: Loop | None = None,
@@ -77,7 +77,7 @@ def carry_out(
     """Do a training, or go on with one that was interrupted.
 
     Args:
-        task: what is trained, and how.
+        training: what is trained, and how.
         on_progress: called with epochs done and logs, see `train`.
         checkpoints: where its states are kept; with one there, the training goes on from it, and ends with the same
             weights as without the interruption, where the device computes the same twice. None keeps none.
@@ -87,23 +87,25 @@ def carry_out(
         as `train`.
         CheckpointError: the checkpoint is damaged, or of another training.
     """
-    model = task.model
-    if task.epochs == 0:
+    model = training.model
+    if training.epochs == 0:
         return TrainingRecord(0, (), (), 0)
     if keras.backend.backend() == "tensorflow":
-        keras.utils.set_random_seed(task.seed)  # on JAX it would import TensorFlow, and nothing here draws by it
+        keras.utils.set_random_seed(training.seed)  # on JAX it would import TensorFlow, and nothing here draws by it
     # A layer's seed is drawn when it is made: two processes that load one file have two.
-    renew_seeds(model.variables, np.random.default_rng(task.seed))
-    course = Course(task.network(), task.epochs, task.settings.early_stop, on_progress, checkpoints, task.start)
+    renew_seeds(model.variables, np.random.default_rng(training.seed))
+    course = Course(
+        training.network(), training.epochs, training.settings.early_stop, on_progress, checkpoints, training.start
+    )
     try:
-        (loop or FitLoop())(task, course)
+        (loop or FitLoop())(training, course)
     finally:
         keras_internals.forget_training(model)
     course.restore_best()
     if course.failure is not None:
         raise TrainingError(
             f"The loss became {course.failure} in epoch {course.position.epoch + 1}. Lower the learning rate: it was "
-            f"{task.peak}. The weights are those of the best epoch before."
+            f"{training.peak}. The weights are those of the best epoch before."
         )
     return course.position.record()
 
@@ -121,18 +123,18 @@ class FitLoop:
     whole: bool = False
     steps_per_execution: int = 1
 
-    def __call__(self, task: Task, course: Course) -> None:
+    def __call__(self, training: Training, course: Course) -> None:
         """Train until the course ends."""
         network = course.network
-        batches, reward = task.training_batches(whole=self.whole), task.reward_batches(padded=self.whole)
+        batches, reward = training.training_batches(whole=self.whole), training.reward_batches(padded=self.whole)
         steps = batches.steps
-        with safe_convolutions(task.model):
-            optimizer = task.optimizer(steps)
+        with safe_convolutions(training.model):
+            optimizer = training.optimizer(steps)
             # The weights of what only fills a batch up count in weighted metrics alone.
-            metrics = {"weighted_metrics" if self.whole else "metrics": [task.metric()]}
+            metrics = {"weighted_metrics" if self.whole else "metrics": [training.metric()]}
             network.compile(
                 optimizer,
-                task.loss(),
+                training.loss(),
                 **metrics,
                 # Without, Keras on JAX runs operation by operation; TensorFlow compiles graphs of its own.
                 jit_compile=keras.backend.backend() == "jax",
@@ -148,7 +150,7 @@ class FitLoop:
                     _for_fit(batches),
                     initial_epoch=epoch,
                     # What is left of an epoch is a fit of its own: its length is another one.
-                    epochs=epoch + 1 if step else task.epochs,
+                    epochs=epoch + 1 if step else training.epochs,
                     validation_data=_for_fit(reward),
                     shuffle=False,
                     callbacks=[_Watch(course, batches)],

@@ -13,13 +13,14 @@ from autoprune.errors import ModelError, PlanError
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.cautions import data_cautions
 from autoprune.evaluation.recovery import recalibrate
-from autoprune.models.feature_distilling import check_features, teachings
+from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import load_plan, save_plan
 from autoprune.records import Plan
 from autoprune.settings import FinetuneSettings
 from autoprune.surgery import apply_plan
+from autoprune.training.training import ask_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class StartFiles:
 
     @property
     def teacher(self) -> Path:
-        """(n, classes) float32 logarithms of the teacher's probabilities for the training images; or with features."""
+        """(n, k) float32 what the teacher tells of the training images, see `ask_teacher`."""
         return self.folder / "teacher.npy"
 
     @property
@@ -75,7 +76,7 @@ def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> 
         features = settings.training.feature_distillation > 0
         if features:
             check_features(model)
-        said = teachings(teacher, data.train.images, settings.evaluation.batch_size, features=features)
+        said = ask_teacher(teacher, data, settings.evaluation.batch_size, features=features)
         partial = files.teacher.with_name(f".{files.teacher.name}.partial")
         with open(partial, "wb") as file:
             np.save(file, said, allow_pickle=False)

@@ -8,8 +8,8 @@ import tensorflow as tf
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.training.course import Course
 from autoprune.training.fit import Loop
-from autoprune.training.task import Task
 from autoprune.training.tensorflow_batches import stream_batches
+from autoprune.training.training import Training
 
 
 class TensorFlowDevices:
@@ -49,10 +49,10 @@ class TensorFlowDevices:
 
 
 class StrategyLoop:
-    """Runs the steps of a task: batches of one shape, each device a share of every batch, gradients summed.
+    """Runs the steps of a training: batches of one shape, each device a share of every batch, gradients summed.
 
     Args:
-        strategy: in whose scope the task's model was made, and the loop is called.
+        strategy: in whose scope the training's model was made, and the loop is called.
         steps_per_execution: steps that are compiled into one call.
     """
 
@@ -60,21 +60,21 @@ class StrategyLoop:
         self._strategy = strategy
         self._at_once = steps_per_execution
 
-    def __call__(self, task: Task, course: Course) -> None:
+    def __call__(self, training: Training, course: Course) -> None:
         """Train until the course ends."""
-        batches, reward = task.training_batches(whole=True), task.reward_batches(padded=True)
-        optimizer = task.optimizer(batches.steps)
+        batches, reward = training.training_batches(whole=True), training.reward_batches(padded=True)
+        optimizer = training.optimizer(batches.steps)
         optimizer.build(course.network.trainable_variables)
-        with safe_convolutions(task.model):
+        with safe_convolutions(training.model):
             course.begin(optimizer, batches)
-            train = self._make_training_function(task, course.network, optimizer)
-            judge = self._make_accuracy_function(task, course.network)
+            train = self._make_training_function(training, course.network, optimizer)
+            judge = self._make_accuracy_function(training, course.network)
             while not course.ended:
-                self._epoch(task, course, batches, train)
+                self._epoch(training, course, batches, train)
                 if course.failure is None:
                     course.epoch_done({"val_accuracy": judge(self._distribute(reward))})
 
-    def _epoch(self, task: Task, course: Course, batches: Any, train: Any) -> None:
+    def _epoch(self, training: Training, course: Course, batches: Any, train: Any) -> None:
         """Run what is left of the course's epoch."""
         first = course.position.step
         batches.begin(course.position.epoch, first)
@@ -86,9 +86,9 @@ class StrategyLoop:
             total += float(train(iterator, tf.constant(count)))
             course.step_done(done + count, {"loss": total / (done + count - first)})
 
-    def _make_training_function(self, task: Task, network: Any, optimizer: Any) -> Any:
+    def _make_training_function(self, training: Training, network: Any, optimizer: Any) -> Any:
         """A compiled function of an iterator and a number of steps, which gives the sum of their losses."""
-        loss_of, strategy = task.loss(), self._strategy
+        loss_of, strategy = training.loss(), self._strategy
 
         def step(images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
@@ -111,9 +111,9 @@ class StrategyLoop:
 
         return train
 
-    def _make_accuracy_function(self, task: Task, network: Any) -> Any:
+    def _make_accuracy_function(self, training: Training, network: Any) -> Any:
         """A function of distributed batches, which gives the accuracy."""
-        metric, strategy = task.metric(), self._strategy
+        metric, strategy = training.metric(), self._strategy
 
         def step(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> None:
             metric.update_state(targets, network(images, training=False), sample_weight=weights)

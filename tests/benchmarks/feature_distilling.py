@@ -69,7 +69,7 @@ def compared(seed: int, arguments: argparse.Namespace) -> dict:
     )
     data = load_data(settings.data)
     model = base_model(settings, data)
-    teacher, unseen = (teachings(model, split.images, features=True) for split in (data.train, data.reward))
+    teacher, unseen = (teachings(model, split.images) for split in (data.train, data.reward))
     found = {"dense": judged(model, data, unseen[:, data.classes :])}
     apply_plan(model, make_plan(model, arguments.keep_ratio, multiple_of=4))
     recalibrate(model, data.train.images[:512])
@@ -87,7 +87,7 @@ def compared(seed: int, arguments: argparse.Namespace) -> dict:
 
 def judged(model, data: Dataset, teacher: np.ndarray) -> dict[str, float]:
     """Accuracies, and how far the similarities of unseen images are from the teacher's."""
-    student = teachings(model, data.reward.images, features=True)[:, data.classes :]
+    student = teachings(model, data.reward.images)[:, data.classes :]
     starts = range(0, len(student) - 63, 64)
     far = [float(np.mean(similarity_loss(student[at : at + 64], teacher[at : at + 64]))) for at in starts]
     return {

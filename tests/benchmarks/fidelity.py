@@ -36,7 +36,6 @@ from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
-from autoprune.models.distilling import predict_log_probabilities
 from autoprune.models.feature_distilling import similarity_loss, teachings
 from autoprune.planning import Candidate, Planner
 from autoprune.records import CostReport, Evaluation, Plan, Target
@@ -46,6 +45,7 @@ from autoprune.surgery import Surgeon
 from autoprune.surgery.reconstruction import apply_with_reconstruction
 from autoprune.training.base_model import base_model
 from autoprune.training.finishing import Finisher
+from helpers.telling import log_probabilities
 
 RESULTS = Path(__file__).parent / "results" / "fidelity.json"
 WITHIN = 0.05  # of a band's middle, on either side
@@ -189,14 +189,14 @@ class Signs:
         self._model, self._planner, self._data = model, planner, data
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
-        self._dense = predict_log_probabilities(model, data.reward.images)
+        self._dense = log_probabilities(model, data.reward.images)
         self._images = data.train.images[:512]
         self._features = self._shown()
         self._recoveries = {"none": lambda plan: self._surgeon.apply(plan), "reconstruction": self._reconstruct}
         for steps in STEPS:
             some = data.train.head(64 * steps)
-            teacher = predict_log_probabilities(model, some.images)
-            tuning = ShortTuning(some.images, some.labels, teacher, steps=steps)
+            teacher = log_probabilities(model, some.images)
+            tuning = ShortTuning(some, teacher, steps=steps)
             self._recoveries[f"tuning_{steps}"] = lambda plan, tuning=tuning: self._tune(plan, tuning)
         self._passes = Passes(model, planner.all_groups, *tuning.first(8), tuning.loss_for(model))
 
@@ -227,7 +227,7 @@ class Signs:
 
     def _shown(self) -> np.ndarray:
         """(images, d) what enters the classifier for the first images of the reward split."""
-        return teachings(self._model, self._data.reward.images[:FEATURED], features=True)[:, self._data.classes :]
+        return teachings(self._model, self._data.reward.images[:FEATURED])[:, self._data.classes :]
 
     def _reconstruct(self, plan: object) -> None:
         apply_with_reconstruction(self._surgeon, plan, self._images)

@@ -145,7 +145,7 @@ def begin(settings: CompareSettings) -> None:
     shared = settings.search_settings()
     data = load_data(settings.data, settings.model)
     model = base_model(shared, data, report)
-    sample = sample_calibration(data.train.images, data.train.labels, shared.importance.images, shared.seed)
+    sample = sample_calibration(data.train, shared.importance.images, shared.seed)
     planner = Planner(
         model, importance=shared.importance, constraints=shared.constraints, seed=shared.seed, data=sample
     )

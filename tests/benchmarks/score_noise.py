@@ -28,11 +28,11 @@ from autoprune.data import Dataset, Split, load_data
 from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
-from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.training.base_model import base_model
+from helpers.telling import log_probabilities
 
 FOLDER = Path(__file__).parent / "results"
 SCORES = ("likelihood", "accuracy")
@@ -160,8 +160,8 @@ class Bench:
     def _tuning(self, draw: int, images: int, size: int) -> ShortTuning:
         train = self._data.train
         chosen = np.random.default_rng(draw).permutation(len(train))[:images]
-        teacher = predict_log_probabilities(self._model, train.images[chosen])
-        return ShortTuning(train.images[chosen], train.labels[chosen], teacher, steps=images // size, batch_size=size)
+        teacher = log_probabilities(self._model, train.images[chosen])
+        return ShortTuning(train.part(chosen), teacher, steps=images // size, batch_size=size)
 
     def _recover(self, tuning: ShortTuning) -> None:
         tuning(self._model, self._compiled and self._compiled.tune)

@@ -32,10 +32,10 @@ from autoprune.evaluation.accuracy import Signals, read_signals
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
 from autoprune.models import applications, zoo
-from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner
 from autoprune.records import Branch, Plan
 from autoprune.surgery import Surgeon
+from helpers.telling import log_probabilities
 
 RESULTS = Path(__file__).parent / "results" / "traced.json"
 NETWORKS = {
@@ -83,8 +83,8 @@ class Bench:
         self.split = Split(images, labels)
         self.model = zoo.build(name, shape, 10, width=width) if width else applications.build(name, shape, 10)
         some = images[: STEPS * BATCH]
-        teacher = predict_log_probabilities(self.model, some)
-        self.tuning = ShortTuning(some, labels[: STEPS * BATCH], teacher, steps=STEPS, batch_size=BATCH)
+        teacher = log_probabilities(self.model, some)
+        self.tuning = ShortTuning(Split(some, labels[: STEPS * BATCH]), teacher, steps=STEPS, batch_size=BATCH)
         self.planner, self.surgeon = Planner(self.model), Surgeon(self.model)
         self.snapshot = self.surgeon.snapshot()
 

@@ -125,9 +125,7 @@ def test_a_plan_scores_as_with_the_same_images_in_memory(
 @pytest.mark.parametrize("importance", ["taylor", "activation"])
 def test_importance_is_that_of_the_same_images_in_memory(folder, model, importance, numbers_read):
     plans = [
-        make_plan(
-            model, 0.5, importance=importance, data=sample_calibration(data.train.images, data.train.labels, 64, seed=2)
-        )
+        make_plan(model, 0.5, importance=importance, data=sample_calibration(data.train, 64, seed=2))
         for data in (load_data(settings(folder)), in_memory())
     ]
     assert plans[0].kept.keys() == plans[1].kept.keys()

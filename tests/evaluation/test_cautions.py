@@ -16,6 +16,7 @@ from autoprune.pipeline.session import open_session
 from autoprune.reporting.outcome import cautions
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.settings import SearchSettings
+from autoprune.tasks import CLASSIFICATION
 
 generator = np.random.default_rng(0)
 
@@ -87,8 +88,8 @@ def test_chance_is_the_most_frequent_class_and_the_error_of_the_split(accuracy, 
 
 
 def test_splits_that_disagree_beyond_their_errors_are_told():
-    large = SimpleNamespace(reward=range(5000), test=range(5000))
-    small = SimpleNamespace(reward=range(100), test=range(100))
+    large = SimpleNamespace(reward=range(5000), test=range(5000), task=CLASSIFICATION)
+    small = SimpleNamespace(reward=range(100), test=range(100), task=CLASSIFICATION)
     (told,) = gap_caution("The dense model", 0.97, 0.91, large)
     assert "97.0% of the reward split and on 91.0% of the test split" in told
     assert "trained on images of the reward split" in told
@@ -100,7 +101,9 @@ def test_what_the_search_came_to_is_cautioned_against_with_what_was_known_before
     splits = {name: split_of(2500, 2500) for name in ("train", "reward", "test")}
     dense = SimpleNamespace(reward_accuracy=0.9, test_accuracy=0.897)
     kept = SimpleNamespace(reward_accuracy=0.7, test_accuracy=0.7)
-    found = cautions([dense, kept], kept, SimpleNamespace(classes=2, **splits), ["The data are small."])
+    found = cautions(
+        [dense, kept], kept, SimpleNamespace(classes=2, task=CLASSIFICATION, **splits), ["The data are small."]
+    )
     assert found[0] == "The data are small."
     assert len(found) == 2
     assert "lost 19.7 points" in found[1]

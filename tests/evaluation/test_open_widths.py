@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from autoprune.data import Split
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.graph import find_groups
@@ -33,7 +34,7 @@ def test_a_pruned_network_is_what_it_is_eagerly(name):
     snapshot, images = surgeon.snapshot(), images_for(model, 8)
     generator = np.random.default_rng(0)
     teacher = np.log(generator.dirichlet(np.ones(CLASSES), 8)).astype("float32")
-    tuning = ShortTuning(images, np.arange(8) % CLASSES, teacher, steps=1, batch_size=8)
+    tuning = ShortTuning(Split(images, np.arange(8) % CLASSES), teacher, steps=1, batch_size=8)
     passes = Passes(model, groups, *tuning.first(8), tuning.loss_for(model))
     plan = make_plan(model, 0.5, multiple_of=1)
     found = []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from autoprune.data import Split
 from autoprune.errors import PlanError
 from autoprune.evaluation.evaluator import plan_key
 from autoprune.evaluation.passes import Passes
@@ -176,7 +177,7 @@ def prepared(model):
     """Images, tuning and passes."""
     images = images_for(model, 32)
     teacher = np.log(np.random.default_rng(0).dirichlet(np.ones(CLASSES), 32)).astype("float32")
-    tuning = ShortTuning(images, np.arange(32) % CLASSES, teacher, steps=2, batch_size=16)
+    tuning = ShortTuning(Split(images, np.arange(32) % CLASSES), teacher, steps=2, batch_size=16)
     surgeon = Surgeon(model)
     passes = Passes(model, surgeon.groups, *tuning.first(8), tuning.loss_for(model), branches=surgeon.branches)
     return surgeon, images, tuning, passes

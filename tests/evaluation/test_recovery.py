@@ -5,18 +5,19 @@ import numpy as np
 import pytest
 
 from autoprune.cost import open_cost_model
+from autoprune.data import Split
 from autoprune.errors import SettingsError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import read_signals
 from autoprune.evaluation.recovery import ShortTuning
 from autoprune.models import zoo
-from autoprune.models.distilling import predict_log_probabilities
 from autoprune.planning import Planner
 from autoprune.records import Target
 from autoprune.settings import EvaluationSettings, TrainingSettings
 from autoprune.surgery import Surgeon
 from autoprune.training import train
 from helpers.plans import evaluate_at
+from helpers.telling import log_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def evaluator(trained, digits, compiler, tmp_path):
 
 
 def test_signals_are_what_they_are_called(trained, digits):
-    dense = predict_log_probabilities(trained, digits.reward.images)
+    dense = log_probabilities(trained, digits.reward.images)
     found = read_signals(trained, digits.reward, dense, batch_size=100)
     outputs = keras.ops.convert_to_numpy(trained(digits.reward.images, training=False)).astype(float)
     right = outputs[np.arange(len(digits.reward)), digits.reward.labels]
@@ -107,11 +108,11 @@ def test_tuning_learns_from_the_teacher(trained, digits):
     surgeon = Surgeon(trained)
     snapshot = surgeon.snapshot()
     some = digits.train.head(256)
-    teacher = predict_log_probabilities(trained, some.images)
-    dense = predict_log_probabilities(trained, digits.reward.images)
+    teacher = log_probabilities(trained, some.images)
+    dense = log_probabilities(trained, digits.reward.images)
     agreements = []
     for weight in (1.0, 0.0):
-        tuning = ShortTuning(some.images, (some.labels + 1) % 10, teacher, steps=20, weight=weight)
+        tuning = ShortTuning(Split(some.images, (some.labels + 1) % 10), teacher, steps=20, weight=weight)
         with surgeon.pruning(Planner(trained).plan(0.5), snapshot):
             tuning(trained)
             agreements.append(read_signals(trained, digits.reward, dense).agreement)

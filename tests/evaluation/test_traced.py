@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from autoprune.data import Split
 from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
 from autoprune.graph import find_groups
@@ -23,7 +24,7 @@ PLANS = (0.25, 0.8)
 
 
 def tuning():
-    return ShortTuning(IMAGES, LABELS, TEACHER, steps=4, batch_size=32)
+    return ShortTuning(Split(IMAGES, LABELS), TEACHER, steps=4, batch_size=32)
 
 
 def passes_of(model):
@@ -131,7 +132,7 @@ def test_so_it_is_with_what_training_asks_of_layers(middle):
 def test_one_number_that_tells_two_classes_apart():
     model = network(layers.ReLU(), classes=1)
     probabilities = np.log(CHANCE.dirichlet(np.ones(2), 96)).astype("float32")
-    tuned = ShortTuning(IMAGES, LABELS % 2, probabilities, steps=4, batch_size=32)
+    tuned = ShortTuning(Split(IMAGES, LABELS % 2), probabilities, steps=4, batch_size=32)
     passes = Passes(model, find_groups(model), *tuned.first(8), tuned.loss_for(model))
     assert passes.compiled({"all"}) is not None
 

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from autoprune.models.distilling import predict_log_probabilities
 from autoprune.models.feature_distilling import teachings
+from helpers.telling import log_probabilities
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="others keep nothing unless they are told to")
-@pytest.mark.parametrize("ask", [predict_log_probabilities, lambda *given: teachings(*given, features=True)])
+@pytest.mark.parametrize("ask", [log_probabilities, teachings])
 def test_asking_a_teacher_keeps_no_activations_for_gradients(ask):
     """On PyTorch every pass of a batch would hold all activations: fine-tuning several plans filled a GPU with them."""
     import torch

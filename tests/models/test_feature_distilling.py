@@ -10,7 +10,6 @@ from keras import layers
 
 from autoprune.errors import ModelError
 from autoprune.models import zoo
-from autoprune.models.distilling import DistillationLoss, predict_log_probabilities
 from autoprune.models.feature_distilling import (
     FeatureDistillationLoss,
     WithFeatures,
@@ -21,6 +20,7 @@ from autoprune.models.feature_distilling import (
 )
 from autoprune.models.head import classifier_input
 from helpers.featured_network import featured, gram, summed, traces
+from helpers.telling import log_probabilities, loss_of
 
 # ------------------------------------------------------------------ the formula
 
@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_the_outputs_and_a_weight_times_that_of_the_features
     given = np.full((5, outputs), 0.3, "float32")
     said = np.log(np.full((5, classes), 1 / classes, "float32"))
     labels = np.array([[0], [1], [1], [0], [1]], "float32")
-    inner = DistillationLoss(0.4, 2.0, from_logits=False)
+    inner = loss_of(outputs, weight=0.4, temperature=2.0, from_logits=False)
     loss = FeatureDistillationLoss(inner, 30.0, outputs)
     rows = np.concatenate([labels, said, teacher], axis=1)
     expected = float(inner(np.concatenate([labels, said], axis=1), given))
@@ -122,10 +122,9 @@ def test_features_are_those_before_dropout():
 
 def test_a_teacher_says_probabilities_and_features():
     model, images = featured(), np.random.default_rng(0).random((7, 8, 8, 1)).astype("float32")
-    said = teachings(model, images, batch_size=3, features=True)
+    said = teachings(model, images, batch_size=3)
     assert (said.shape, said.dtype) == ((7, 18), np.float32)
-    np.testing.assert_allclose(said[:, :10], predict_log_probabilities(model, images), rtol=1e-5)
-    np.testing.assert_array_equal(teachings(model, images), predict_log_probabilities(model, images))
+    np.testing.assert_allclose(said[:, :10], log_probabilities(model, images), rtol=1e-5)
 
 
 # ------------------------------------------------------------------ what goes wrong

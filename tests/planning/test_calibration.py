@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from autoprune.data import Split
 from autoprune.errors import DataError, PlanError
 from autoprune.models import keras_internals
 from autoprune.planning import CalibrationData, Planner, make_plan
@@ -177,12 +178,13 @@ def test_weights_need_no_data_and_do_not_look_at_them():
 
 def test_drawn_images_keep_their_labels():
     images = np.arange(100, dtype="float32").reshape(100, 1)
-    one, same, other = (sample_calibration(images, np.arange(100), 10, seed) for seed in (0, 0, 1))
+    numbered = Split(images, np.arange(100))
+    one, same, other = (sample_calibration(numbered, 10, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.images[:, 0], one.labels)
     np.testing.assert_array_equal(same.labels, one.labels)
     assert len(one) == 10
     assert (other.labels != one.labels).any()
-    assert len(sample_calibration(images, np.arange(100), 500, 0)) == 100
+    assert len(sample_calibration(numbered, 500, 0)) == 100
 
 
 # ------------------------------------------------------------------ after a removal

@@ -9,14 +9,14 @@ import pytest
 from keras import layers
 
 from autoprune.data import Dataset
-from autoprune.models.distilling import predict_log_probabilities
 from autoprune.reporting.curves import Curves
 from autoprune.settings import TrainingSettings
 from autoprune.training.checkpoints import CheckpointError, Checkpoints
 from autoprune.training.course import TrainingError
 from autoprune.training.fit import FitLoop, carry_out
-from autoprune.training.task import Task
+from autoprune.training.training import Training
 from helpers.events import curves_in
+from helpers.telling import log_probabilities
 
 EPOCHS = 4
 PLAIN = TrainingSettings(batch_size=50)
@@ -52,8 +52,10 @@ def task_for(data, settings, teacher=False):
     model = network()
     # A process that loads the model draws other seeds for its layers.
     keras.utils.set_random_seed(int(np.random.default_rng().integers(1000)))
-    taught = predict_log_probabilities(network(), data.train.images) if teacher else None
-    return Task(model=model, data=data, settings=settings, epochs=EPOCHS, learning_rate=None, seed=3, teacher=taught)
+    taught = log_probabilities(network(), data.train.images) if teacher else None
+    return Training(
+        model=model, data=data, settings=settings, epochs=EPOCHS, learning_rate=None, seed=3, teacher=taught
+    )
 
 
 def interrupt_at(epochs):
@@ -185,7 +187,7 @@ def test_early_stop_ends_a_training_and_stays_ended(few, tmp_path):
     model = keras.Model(image, layers.Dense(10, kernel_initializer="zeros", bias_constraint="non_neg")(x))
     model.layers[-1].bias.assign(np.eye(10)[3] * 9)
     for _ in range(2):
-        task = Task(model=model, data=few, settings=settings, epochs=EPOCHS, learning_rate=None, seed=3)
+        task = Training(model=model, data=few, settings=settings, epochs=EPOCHS, learning_rate=None, seed=3)
         record = carry_out(task, progress, Checkpoints(tmp_path / "state.safetensors", {}))
         assert (record.epochs, record.best_epoch) == (3, 3)
         assert record.stopped == "no better accuracy on the reward split for 2 epochs"
@@ -201,7 +203,7 @@ def test_loss_that_is_no_number_leaves_the_best_weights(few, tmp_path):
     first = task_for(few, PLAIN)
     begun = first.model.get_weights()
     broken = TrainingSettings(batch_size=50, fine_tune_learning_rate=1e38, warm_up=0)
-    task = Task(model=first.model, data=few, settings=broken, epochs=EPOCHS, learning_rate=None, seed=3)
+    task = Training(model=first.model, data=few, settings=broken, epochs=EPOCHS, learning_rate=None, seed=3)
     with pytest.raises(TrainingError, match="Lower the learning rate: it was 1e\\+38"):
         carry_out(task)
     for value, wanted in zip(task.model.get_weights(), begun, strict=True):
@@ -217,7 +219,7 @@ def test_checkpoint_of_another_training_is_refused(few, tmp_path):
     with pytest.raises(CheckpointError, match="of another training: seed changed since"):
         carry_out(task_for(few, PLAIN), checkpoints=Checkpoints(path, {"seed": 4}))
     image = keras.Input((8, 8, 1))
-    other = Task(
+    other = Training(
         model=keras.Model(image, layers.Dense(10)(layers.Flatten()(image))),
         data=few,
         settings=PLAIN,

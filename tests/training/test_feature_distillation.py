@@ -33,10 +33,11 @@ from autoprune.training import finetuning, train
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.finishing import Finisher
 from autoprune.training.fit import carry_out
-from autoprune.training.task import Task
+from autoprune.training.training import Training
 from helpers.featured_network import featured, gram, summed, traces
 from helpers.finished_search import finished_search
 from helpers.processes import UNOPTIMISED
+from helpers.telling import log_probabilities
 from helpers.toy import cost_of, evaluation_of
 
 FEATURES = TrainingSettings(batch_size=50, distillation=0.0, feature_distillation=100.0)
@@ -53,7 +54,7 @@ def search(tmp_path_factory):
 
 
 def features_of(model, images):
-    return teachings(model, images, features=True)[:, 10:]
+    return teachings(model, images)[:, 10:]
 
 
 def test_images_stay_as_alike_as_the_teacher_finds_them(few):
@@ -61,7 +62,7 @@ def test_images_stay_as_alike_as_the_teacher_finds_them(few):
     settings = dataclasses.replace(FEATURES, batch_size=32)
     model = featured(16)
     train(model, few, TrainingSettings(batch_size=32), epochs=8, learning_rate=5e-3, seed=0)
-    teacher, images = teachings(model, few.train.images, features=True), few.train.images
+    teacher, images = teachings(model, few.train.images), few.train.images
     apply_plan(model, make_plan(model, 0.5, multiple_of=4))
     pruned, wanted, distances = model.get_weights(), gram(teacher[:, 10:]), []
     for weight in (0.0, 100.0):
@@ -76,7 +77,7 @@ def test_images_stay_as_alike_as_the_teacher_finds_them(few):
 def test_a_model_is_as_free_after_it_as_before(few, tmp_path):
     """It can be trained so, pruned, trained so again and saved; the file knows nothing of it."""
     model = featured(16)
-    teacher = teachings(model, few.train.images, features=True)
+    teacher = teachings(model, few.train.images)
     groups, before = str(find_groups(model)), traces(model)
     train(model, few, FEATURES, epochs=1, learning_rate=3e-3, seed=0, teacher=teacher)
     assert traces(model) == before
@@ -109,7 +110,7 @@ def test_searches_and_comparisons_teach_features(few):
     planner = Planner(model, importance=ImportanceSettings(), constraints=Constraints(multiple_of=4), seed=0)
     plan = planner.plan(dict.fromkeys((group.name for group in planner.groups), 0.5))
     evaluation = dataclasses.replace(evaluation_of(0.5), keep_ratios=dict(plan.keep_ratios), widths=dict(plan.widths))
-    expected = teachings(model, few.train.images, features=True)
+    expected = teachings(model, few.train.images)
     for kind in (Finisher, ScratchTrainer):
         finisher = kind(model, planner, few, cost_model=Costs(), settings=settings)
         finished = finisher.finish("uniform", evaluation, seed=1)
@@ -120,14 +121,14 @@ def test_searches_and_comparisons_teach_features(few):
 
 
 def test_interrupted_it_ends_with_the_same_bits(few, tmp_path):
-    teacher = teachings(featured(12, seed=1), few.train.images, features=True)
+    teacher = teachings(featured(12, seed=1), few.train.images)
 
     def done(checkpoints=None, stop_at=None):
         def stop(epochs, logs):
             if stop_at and epochs >= stop_at:
                 raise KeyboardInterrupt
 
-        task = Task(
+        task = Training(
             model=featured(), data=few, settings=FEATURES, epochs=2, learning_rate=None, seed=3, teacher=teacher
         )
         carry_out(task, stop, checkpoints)
@@ -171,7 +172,7 @@ def test_every_runtime_has_the_loss_of_its_batches(search, tmp_path, monkeypatch
 def expected_loss(search, settings, teacher, shares):
     """Mean loss of the steps of an epoch that changes no weight, and what it is without the features' term."""
     model = load_model(search.pruned)
-    task = Task(
+    task = Training(
         model=model,
         data=load_data(settings.data),
         settings=settings.training,
@@ -207,7 +208,7 @@ def test_each_kind_of_distillation_needs_a_teacher():
 
 def test_a_teacher_that_tells_no_features_is_refused(few):
     model = featured()
-    said = teachings(model, few.train.images)
+    said = log_probabilities(model, few.train.images)
     with pytest.raises(ModelError, match="behind its 10 logarithms of probabilities. Received: 10 numbers"):
         train(model, few, FEATURES, epochs=1, learning_rate=1e-3, seed=0, teacher=said)
 

@@ -8,12 +8,13 @@ from keras import layers
 from autoprune.data import Dataset, Split
 from autoprune.errors import DataError, SettingsError
 from autoprune.models import zoo
-from autoprune.models.distilling import DistillationLoss, SmoothedLoss, predict_log_probabilities, taught
 from autoprune.settings import TrainingSettings
+from autoprune.tasks import taught
 from autoprune.training import train
 from autoprune.training.augmentation import change_for, shift, shift_flip
 from autoprune.training.batches import Batches, InOrder
 from autoprune.training.schedules import Cosine, fine_tuning_schedule
+from helpers.telling import log_probabilities, loss_of
 
 
 def softmax(x):
@@ -29,7 +30,7 @@ def test_distillation_is_the_formula_of_the_paper(from_logits):
         generator.normal(size=(6, 4)),
         np.array([0, 1, 2, 3, 1, 2]),
     )
-    loss = DistillationLoss(0.3, 2.5, from_logits=from_logits)
+    loss = loss_of(4, weight=0.3, temperature=2.5, from_logits=from_logits)
     rows = taught(labels, np.log(softmax(teacher)))
     found = loss(rows, (student if from_logits else softmax(student)).astype("float32"))
     hard = -np.log(softmax(student))[np.arange(6), labels]
@@ -40,7 +41,7 @@ def test_distillation_is_the_formula_of_the_paper(from_logits):
 def test_a_single_output_is_taught_as_two_classes():
     student = np.array([[0.3], [0.8]], "float32")
     rows = taught(np.array([0, 1]), np.log(np.array([[0.6, 0.4], [0.1, 0.9]])))
-    found = float(DistillationLoss(0.5, 1.0, from_logits=False)(rows, student))
+    found = float(loss_of(1, weight=0.5, from_logits=False)(rows, student))
     hard = -np.log([0.7, 0.8]).mean()
     soft = -(0.6 * np.log(0.7) + 0.4 * np.log(0.3) + 0.1 * np.log(0.2) + 0.9 * np.log(0.8)) / 2
     assert found == pytest.approx(0.5 * hard + 0.5 * soft, rel=1e-4)
@@ -72,7 +73,7 @@ def test_binary_students_are_taught_too(digits):
     model = keras.Model(image, layers.Dense(1, activation="sigmoid")(layers.Flatten()(x)))
     settings = TrainingSettings()
     train(model, two, settings, epochs=5, learning_rate=3e-3, seed=0)
-    teacher = predict_log_probabilities(model, two.train.images)
+    teacher = log_probabilities(model, two.train.images)
     record = train(model, two, settings, epochs=1, learning_rate=1e-3, seed=0, teacher=teacher)
     assert teacher.shape == (len(two.train), 2)
     assert record.accuracies[-1] > 0.8
@@ -253,8 +254,8 @@ def test_smoothed_labels_are_the_formula_of_the_paper(from_logits):
     given = (outputs if from_logits else softmax(outputs)).astype("float32")
     target = 0.8 * np.eye(4)[labels] + 0.2 / 4
     expected = -(target * np.log(softmax(outputs))).sum(1).mean()
-    assert float(SmoothedLoss(0.2, from_logits=from_logits)(labels, given)) == pytest.approx(expected, rel=1e-5)
-    taught_too = DistillationLoss(0.0, 2.0, from_logits=from_logits, smoothing=0.2)
+    assert float(loss_of(4, smoothing=0.2, from_logits=from_logits)(labels, given)) == pytest.approx(expected, rel=1e-5)
+    taught_too = loss_of(4, weight=0.0, temperature=2.0, from_logits=from_logits, smoothing=0.2)
     rows = taught(labels, np.zeros((6, 4), "float32"))
     assert float(taught_too(rows, given)) == pytest.approx(expected, rel=1e-5)
 
@@ -265,5 +266,5 @@ def test_smoothing_lowers_the_confidence(digits):
         keras.utils.set_random_seed(0)
         model = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.25)
         train(model, digits, TrainingSettings(label_smoothing=smoothing), epochs=4, learning_rate=3e-3, seed=0)
-        confidences.append(float(np.exp(predict_log_probabilities(model, digits.reward.images)).max(1).mean()))
+        confidences.append(float(np.exp(log_probabilities(model, digits.reward.images)).max(1).mean()))
     assert confidences[0] > confidences[1] + 0.1

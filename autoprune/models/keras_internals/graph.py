@@ -84,6 +84,11 @@ def output_structure(model: Any) -> Any:
     return graph_of(model)._outputs_struct
 
 
+def output_names(model: Any) -> list[str]:
+    """What a model calls its outputs, in their order; a Sequential one calls its only one nothing."""
+    return list(getattr(model, "output_names", None) or ["output"])
+
+
 def running_own_code() -> AbstractContextManager[Any]:
     """Within it Keras makes Lambda layers of configs: of models of this process, where their code runs already."""
     return SafeModeScope(safe_mode=False)

@@ -11,18 +11,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.errors import PlanError
+from autoprune.errors import DataError, PlanError
 from autoprune.models import keras_internals
-from autoprune.models.head import loss_for
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning.calibration import CalibrationData
+from autoprune.tasks import Judge
+from autoprune.tasks.judge import join
 
 
 def gradients_per_batch(model: Any, variables: Sequence[Any], data: CalibrationData) -> Iterator[list[np.ndarray]]:
-    """For each batch the gradients of its mean cross-entropy, in inference mode, without regularisation.
+    """For each batch the gradients of its mean loss, in inference mode, without regularisation.
 
     Args:
-        model: a classifier with one output (n, classes): probabilities, logits, or one number for two classes.
+        model: carries out the data's task, such as a classifier with one output (n, classes): probabilities, logits, or
+            one number for two classes.
         variables: trainable variables of the model.
         data: with labels. A shorter last batch is left out, unless it is the only one.
 
@@ -30,32 +32,46 @@ def gradients_per_batch(model: Any, variables: Sequence[Any], data: CalibrationD
         The gradients in float64, each in the shape of its variable.
 
     Raises:
-        PlanError: the model is no classifier with one output, or a label has no output.
+        PlanError: the model has other outputs than the task, or a label has no output.
         DataError: the labels are no class numbers.
     """
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
-    if len(shapes) != 1 or len(shapes[0]) != 1:
-        raise PlanError(
-            "Gradients are taken of a classifier's loss: the model has one output of shape (n, classes). "
-            f"'{model.name}' has {len(shapes)} of shape {shapes}. Choose an importance that needs no labels, such as "
-            "'activation' or 'l1'."
-        )
-    classes = max(shapes[0][0], 2)
+    judge = _judge(model, data)
     recorder = _Recorder(variables)
     inputs = model.inputs[0] if len(model.inputs) == 1 else keras_internals.input_structure(model)
-    probe = _Probe(inputs, model.outputs[0], name="gradients")
-    probe.criterion = loss_for(model)
+    probe = _Probe(inputs, join(model.outputs), name="gradients")
+    probe.criterion = judge.loss()
     # Eagerly: nothing is traced for a few batches, and under JAX no buffer of the model is donated to a compiled step.
     probe.compile(recorder, run_eagerly=True, jit_compile=False, auto_scale_loss=False)
     with safe_convolutions(model):
         for images, labels in data.batches(whole=True):
-            if labels is not None and (labels.min() < 0 or labels.max() >= classes):
-                raise PlanError(
-                    f"'{model.name}' tells {classes} classes apart (0 to {classes - 1}). Received labels from "
-                    f"{labels.min()} to {labels.max()}."
-                )
+            if data.task.names_classes and labels is not None:
+                classes = max(model.outputs[0].shape[-1], 2)
+                if labels.min() < 0 or labels.max() >= classes:
+                    raise PlanError(
+                        f"'{model.name}' tells {classes} classes apart (0 to {classes - 1}). Received labels from "
+                        f"{labels.min()} to {labels.max()}."
+                    )
             probe.train_on_batch(images, labels)
             yield recorder.gradients
+
+
+def _judge(model: Any, data: CalibrationData) -> Judge:
+    """What the labels say of the model's outputs.
+
+    Raises:
+        PlanError: they do not fit.
+    """
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
+    if data.task.names_classes and (len(shapes) != 1 or len(shapes[0]) != 1):
+        raise PlanError(
+            "Gradients are taken of a classifier's loss: the model has one output of shape (n, classes). "
+            f"'{model.name}' has {len(shapes)} of shape {shapes}. Say what they are for in a data set with a task, or "
+            "choose an importance that needs no labels, such as 'activation' or 'l1'."
+        )
+    try:
+        return Judge(data.task, model)
+    except DataError as error:
+        raise PlanError(str(error)) from error
 
 
 class _Probe(keras.Model):

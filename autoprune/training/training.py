@@ -1,6 +1,7 @@
-"""What a training is about, the same on whatever devices it runs: targets, loss, metric, optimiser, batches."""
+"""What a training is of, the same on whatever devices it runs: targets, loss, metric, optimiser, batches."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -8,28 +9,27 @@ import numpy as np
 
 from autoprune.data import Dataset
 from autoprune.errors import ModelError
-from autoprune.models.distilling import DistillationLoss, SmoothedLoss, taught
-from autoprune.models.feature_distilling import FeatureDistillationLoss, WithFeatures
-from autoprune.models.head import gives_logits, loss_for
+from autoprune.models.feature_distilling import FeatureDistillationLoss, WithFeatures, teachings
 from autoprune.settings import TrainingSettings
+from autoprune.tasks import Judge, taught
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder
 from autoprune.training.schedules import Cosine, fine_tuning_schedule
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Task:
+class Training:
     """A network to train, and how.
 
     Attributes:
-        model: a classifier whose output is probabilities, logits or one probability; trained in place.
+        model: carries out the data's task; trained in place.
         data: trained on its training split, judged by its reward split, never by its test split.
         settings: batch size, weight decay, warm-up, augmentation, distillation, label smoothing, early stop.
         epochs: number of passes.
         learning_rate: peak of the cosine schedule; None fine-tunes by `settings.schedule`.
         seed: of the order of images, of their changes and of dropout.
-        teacher: what another model says of the training images, to learn from it too, as `teachings` gives it: (n,
-            classes) logarithms of probabilities, with `settings.feature_distillation` (n, classes + d), features
+        teacher: what another model tells of the training images, to learn from it too, as `ask_teacher` gives it: (n,
+            k) numbers, such as logarithms of probabilities, with `settings.feature_distillation` (n, k + d), features
             behind them; of the images as they are, also where these are changed in training.
         start: accuracy on the reward split of the model as it comes, which is kept when no epoch is as good; None keeps
             the best epoch, however good it is.
@@ -44,6 +44,11 @@ class Task:
     teacher: np.ndarray | None = None
     start: float | None = None
 
+    @cached_property
+    def judge(self) -> Judge:
+        """What the model's outputs are worth."""
+        return Judge(self.data.task, self.model)
+
     def network(self) -> Any:
         """What the steps run: the model, or one of the same variables that gives its features to the loss too.
 
@@ -51,13 +56,13 @@ class Task:
             ModelError: features are asked for, and the model has none that can be found, or the teacher tells none.
         """
         if self.teacher is None or self.settings.feature_distillation == 0:
-            return self.model
-        classes, told = max(self.model.outputs[0].shape[-1], 2), self.teacher.shape[1]
-        if told <= classes:
+            return self.judge.network
+        size, told = self.judge.told_size, self.teacher.shape[1]
+        if told <= size:
             raise ModelError(
-                f"training.feature_distillation needs a teacher's features behind its {classes} logarithms of "
+                f"training.feature_distillation needs a teacher's features behind its {size} logarithms of "
                 f"probabilities. Received: {told} numbers for each image. Make the teacher's array with "
-                "autoprune.models.feature_distilling.teachings(..., features=True)."
+                "autoprune.models.feature_distilling.teachings."
             )
         return WithFeatures(self.model)
 
@@ -95,34 +100,20 @@ class Task:
         return InOrder(split.images, targets, batch_size=self.settings.batch_size, padded=padded)
 
     def loss(self) -> keras.losses.Loss:
-        """Cross-entropy with the labels, smoothed if asked for, and with the teacher if there is one; of `network`."""
-        settings, from_logits = self.settings, gives_logits(self.model)
-        if self.teacher is not None:
-            loss = DistillationLoss(
-                settings.distillation,
-                settings.temperature,
-                from_logits=from_logits,
-                smoothing=settings.label_smoothing,
-            )
-            if settings.feature_distillation == 0:
-                return loss
-            return FeatureDistillationLoss(loss, settings.feature_distillation, self.model.outputs[0].shape[-1])
-        if settings.label_smoothing:
-            return SmoothedLoss(settings.label_smoothing, from_logits=from_logits)
-        return loss_for(self.model)
+        """The task's loss, class labels smoothed if asked for, and with the teacher if there is one; of `network`."""
+        settings, teaches = self.settings, self.teacher is not None
+        weight = settings.distillation if teaches else None
+        loss = self.judge.loss(smoothing=settings.label_smoothing, teacher=weight, temperature=settings.temperature)
+        if not teaches or settings.feature_distillation == 0:
+            return loss
+        return FeatureDistillationLoss(loss, settings.feature_distillation, self.model.outputs[0].shape[-1])
 
     def metric(self) -> keras.metrics.Metric:
-        """Accuracy, named so, by the threshold that belongs to the output; of `network`."""
-        outputs = self.model.outputs[0].shape[-1]
-        if outputs == 1:
-            threshold = 0.0 if gives_logits(self.model) else 0.5
-            metric = keras.metrics.BinaryAccuracy("accuracy", threshold=threshold)
-        else:
-            metric = keras.metrics.SparseCategoricalAccuracy("accuracy")
-        return metric if self.teacher is None else _OfLabels(metric, outputs)
+        """The quality, named `accuracy`, with its sign turned where lower is better; of `network`."""
+        return self.judge.metric(taught=self.teacher is not None)
 
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
-        """AdamW with the task's schedule.
+        """AdamW with its schedule.
 
         Args:
             steps: number of steps in one epoch.
@@ -135,22 +126,11 @@ class Task:
         return keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
 
 
-class _OfLabels(keras.metrics.Metric):
-    """A metric of labels and outputs alone, where a teacher's probabilities, and features, stand beside them."""
+def ask_teacher(model: Any, data: Dataset, batch_size: int, *, features: bool) -> np.ndarray:
+    """(n, k) float32 what a model tells of the training images, see `Judge.ask`; with features (n, k + d).
 
-    def __init__(self, inner: keras.metrics.Metric, outputs: int) -> None:
-        super().__init__(name=inner.name)
-        self._inner = inner
-        self._outputs = outputs
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count a batch."""
-        self._inner.update_state(y_true[:, :1], y_pred[:, : self._outputs], sample_weight)
-
-    def result(self) -> Any:
-        """The inner metric's."""
-        return self._inner.result()
-
-    def reset_state(self) -> None:
-        """Start anew."""
-        self._inner.reset_state()
+    Raises:
+        ModelError: the model has no features that can be found, see `WithFeatures`.
+    """
+    images = data.train.images
+    return teachings(model, images, batch_size) if features else Judge(data.task, model).ask(images, batch_size)

@@ -1,0 +1,203 @@
+"""What a model is for: its outputs, each with what it is for, and what the model's quality is measured by."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.errors import DataError, SettingsError, words_of
+from autoprune.models import keras_internals
+from autoprune.records.measure import ACCURACY, Measure
+from autoprune.settings.task import TaskSettings
+from autoprune.tasks.heads import Classes, Head, Labels, Loss, Pixels, Values, flatten
+from autoprune.tasks.metrics import MakeMetric, find_metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a model is for.
+
+    Labels of several outputs lie in one array (n, k), one output's behind the other's: whatever slices, shuffles or
+    stores labels need not know.
+
+    Attributes:
+        name: as in `TaskSettings`.
+        heads: what each output is for.
+        measure: how quality is told.
+        make_metric: makes the metric; None is the loss.
+        metric_output: the output that the metric looks at; None is the only one, or all.
+        settings: what it was made of, to be made again elsewhere; None where it holds what settings cannot say.
+    """
+
+    name: str = "classification"
+    heads: tuple[Head, ...] = (Classes(),)
+    measure: Measure = ACCURACY
+    make_metric: MakeMetric | None = field(default=lambda count: keras.metrics.SparseCategoricalAccuracy("accuracy"))
+    metric_output: str | None = None
+    settings: TaskSettings | None = field(default_factory=TaskSettings)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether each example has one class, and quality is the share of those that are named right."""
+        return self.names_classes and self.measure == ACCURACY
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether each example has one class."""
+        return len(self.heads) == 1 and type(self.heads[0]) is Classes
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, as plain data, to tell tasks apart."""
+        return {
+            "settings": None if self.settings is None else dataclasses.asdict(self.settings),
+            "measure": dataclasses.asdict(self.measure),
+            "outputs": [{"name": head.name, "kind": head.kind, "shape": list(head.shape)} for head in self.heads],
+        }
+
+    def read_labels(self, labels: Any) -> tuple["Task", np.ndarray]:
+        """Labels of what a user gives: an array, or a mapping with one for each of several outputs.
+
+        Returns:
+            This task with the shapes and the spread of these labels, and (n, ...) the labels.
+
+        Raises:
+            DataError: they are of another kind, or differ in number.
+        """
+        if len(self.heads) == 1:
+            read = self.heads[0].read_labels(labels)
+            return replace(self, heads=(self.heads[0].fit_to(read),)), read
+        names = [head.name for head in self.heads]
+        if not isinstance(labels, Mapping) or set(labels) != set(names):
+            got = sorted(labels) if isinstance(labels, Mapping) else type(labels).__name__
+            raise DataError(f"Labels of several outputs are a mapping from {', '.join(names)}. Received: {got}")
+        parts = []
+        for head in self.heads:
+            try:
+                parts.append(head.read_labels(labels[head.name]))
+            except DataError as error:
+                raise DataError(f"Labels of output '{head.name}': {error}") from error
+        counts = dict(zip(names, map(len, parts), strict=True))
+        if len(set(counts.values())) > 1:
+            raise DataError(f"There is a label of each output for every example. Received: {counts}")
+        fitted = tuple(head.fit_to(part) for head, part in zip(self.heads, parts, strict=True))
+        packed = np.concatenate([flatten(part).astype(np.float32) for part in parts], axis=1)
+        return replace(self, heads=fitted), packed
+
+    def fitted(self) -> list[dict[str, Any]]:
+        """What `read_labels` has learnt of the labels of each output, as plain data."""
+        return [{"shape": list(head.shape), "variance": getattr(head, "variance", None)} for head in self.heads]
+
+    def refit(self, fitted: list[dict[str, Any]]) -> "Task":
+        """This task with what another has learnt of its labels, see `fitted`."""
+        heads = []
+        for head, known in zip(self.heads, fitted, strict=True):
+            again = replace(head, shape=tuple(known["shape"]))
+            heads.append(replace(again, variance=known["variance"]) if isinstance(again, Values) else again)
+        return replace(self, heads=tuple(heads))
+
+    def unpack(self, labels: Any) -> list[Any]:
+        """The labels of each output, arrays or tensors, of one array; class numbers as whole numbers."""
+        if len(self.heads) == 1:
+            # Keras gives a vector of labels an axis of one.
+            shape = (-1, *self.heads[0].shape)
+            return [labels if isinstance(labels, np.ndarray) else keras.ops.reshape(labels, shape)]
+        parts, start = [], 0
+        for head in self.heads:
+            size = math.prod(head.shape)
+            part = labels[:, start : start + size]
+            if isinstance(part, np.ndarray):
+                part = part.reshape(len(part), *head.shape)
+                parts.append(part.astype(np.int64) if isinstance(head, Classes) else part)
+            else:
+                part = keras.ops.reshape(part, (-1, *head.shape))
+                parts.append(keras.ops.cast(part, "int32") if isinstance(head, Classes) else part)
+            start += size
+        return parts
+
+    def with_metric(self, metric: Any, lower_is_better: bool | None = None) -> "Task":
+        """This task with another measure of quality, see `find_metric`.
+
+        Raises:
+            SettingsError: the metric cannot be used.
+        """
+        head = self.heads[0] if len(self.heads) == 1 else None
+        measure, make = find_metric(metric, head, lower_is_better)
+        settings = None
+        if self.settings is not None and (metric is None or isinstance(metric, str)):
+            settings = replace(self.settings, metric=metric, lower_is_better=lower_is_better)
+        return replace(self, measure=measure, make_metric=make, settings=settings)
+
+    def with_losses_of(self, model: Any) -> "Task":
+        """This task with the losses that a model is compiled with, where an output has none of its own.
+
+        Cross-entropies are left out: they are those of the outputs' kinds already.
+        """
+        compiled = getattr(model, "loss", None) if getattr(model, "compiled", False) else None
+        if compiled is None or self.names_classes:
+            return self
+        names = keras_internals.output_names(model)
+        if isinstance(compiled, (list, tuple)):
+            by_name = dict(zip(names, compiled, strict=False))
+        else:
+            by_name = dict(compiled) if isinstance(compiled, Mapping) else dict.fromkeys(names, compiled)
+        heads = []
+        for head in self.heads:
+            given = by_name.get(head.name if len(self.heads) > 1 else names[0])
+            known = str(getattr(given, "name", None) or getattr(given, "__name__", given)).lower()
+            if head.loss is None and given is not None and "crossentropy" not in known:
+                head = replace(head, loss=as_loss(given))
+            heads.append(head)
+        changed = any(new is not old for new, old in zip(heads, self.heads, strict=True))
+        return replace(self, heads=tuple(heads), settings=None) if changed else self
+
+
+CLASSIFICATION = Task()
+
+
+def make_task(settings: TaskSettings) -> Task:
+    """The task that settings describe.
+
+    Raises:
+        SettingsError: a metric or loss does not exist, or does not suit.
+    """
+    kinds: dict[str, type[Head]] = {
+        "classification": Classes,
+        "segmentation": Pixels,
+        "multi_label": Labels,
+        "regression": Values,
+    }
+    several = settings.name == "outputs"
+    heads = []
+    for name, kind in settings.outputs.items() if several else (("output", settings.name),):
+        loss = settings.losses.get(name, settings.loss)
+        head = kinds[kind](name=name, weight=settings.weights.get(name, 1.0), loss=as_loss(loss) if loss else None)
+        heads.append(replace(head, ignored=settings.ignored_class) if isinstance(head, Pixels) else head)
+    looked_at = next((head for head in heads if head.name == settings.metric_output), None if several else heads[0])
+    measure, make = find_metric(settings.metric, looked_at, settings.lower_is_better)
+    return Task(
+        name=settings.name,
+        heads=tuple(heads),
+        measure=measure,
+        make_metric=make,
+        metric_output=settings.metric_output,
+        settings=settings,
+    )
+
+
+def as_loss(given: Any) -> Loss:
+    """A function of labels and outputs that gives (n, ...) losses, of a loss as Keras takes it.
+
+    Raises:
+        SettingsError: Keras knows no such loss.
+    """
+    try:
+        loss = keras.losses.get(given)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"There is no loss '{given}': {words_of(error, 200)}") from error
+    # A loss of Keras's would take the mean over examples.
+    function: Loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    return function
