@@ -7,7 +7,7 @@ from pathlib import Path
 from helpers.places import ROOT
 
 FLOW = (
-    *("errors", "registry", "records", "settings", "workers", "models", "data", "layers", "graph", "planning"),
+    *("errors", "registry", "records", "settings", "workers", "models", "tasks", "data", "layers", "graph", "planning"),
     *("surgery", "cost", "evaluation", "searchers", "training", "comparison", "reporting", "envs", "rl", "pipeline"),
     "commands",
 )

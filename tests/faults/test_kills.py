@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,17 @@ class Place:
         """Begin the search, or go on with it."""
         begun = (self.run / "settings.json").exists()
         return started(*((f"resume={self.run}",) if begun else self._arguments), environment=self.environment)
+
+    def evaluations(self):
+        """How many are in its journal."""
+        path = self.run / "evaluations.sqlite"
+        if not path.exists():
+            return 0
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
+            try:
+                return journal.execute("SELECT count(*) FROM evaluations").fetchone()[0]
+            except sqlite3.OperationalError:  # It is being made, or written.
+                return 0
 
     def children(self, module):
         """Process ids of those that serve a module."""
@@ -131,15 +144,19 @@ def test_a_search_whose_children_are_killed_goes_on(whole, make_place, faults, m
     while kills < faults:
         place = make_place("workers=2", f"target.cache={'off' if module.startswith('autoprune.cost') else costs}")
         process = place.start()
+        known = lost = 0
         while process.poll() is None:
             time.sleep(moments.uniform(0.1, 0.3) * seconds)
+            if place.evaluations() > known:
+                known, lost = place.evaluations(), 0
             victims = place.children(module)
-            if victims and kills < faults:
+            # Three that die while they start, before any has answered, end a search: they will not start at all.
+            if victims and kills < faults and lost < 2:
                 try:
                     os.kill(moments.choice(victims), signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-                kills += 1
+                kills, lost = kills + 1, lost + 1
                 count(what)
         said = "".join(process.communicate())
         assert process.returncode == 0, said
