@@ -100,7 +100,7 @@ def complete_settings(settings: FinetuneSettings, said: Sequence[str]) -> Finetu
     if model.name == "file":  # which may have moved since
         model = dataclasses.replace(model, path=str(run_folder / "dense.keras"))
     parts: dict[str, Any] = {"model": model, "seed": settings.seed if "seed" in said else stored.get("seed", 0)}
-    for name in ("data", "target", "evaluation", "training"):
+    for name in ("data", "task", "target", "evaluation", "training"):
         ours = getattr(settings, name)
         theirs = from_config(OmegaConf.create(stored.get(name, {})), type(ours))
         given = [field.name for field in dataclasses.fields(ours) if f"{name}.{field.name}" in said]

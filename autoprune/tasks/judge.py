@@ -15,7 +15,7 @@ import numpy as np
 from autoprune.errors import DataError
 from autoprune.models import keras_internals
 from autoprune.models.head import gives_logits, loss_for
-from autoprune.tasks.heads import Classes, Head, flatten
+from autoprune.tasks.heads import Classes, Head, Pixels, flatten
 from autoprune.tasks.task import Task
 
 
@@ -188,16 +188,12 @@ class Judge:
         head, _ = self._looked_at()
         place = self._heads.index(head)
         truth, seen = truths[place], predicted[place]
-        if getattr(head, "ignored", None) is not None:
-            counted = keras.ops.cast(truth >= 0, "float32")
-            truth = keras.ops.maximum(truth, 0)
-            if sample_weight is None:
-                sample_weight = counted
-            else:
-                sample_weight = counted * keras.ops.reshape(sample_weight, (-1, *(1 for _ in head.shape)))
-        elif sample_weight is not None and isinstance(head, Classes) and head.shape:
-            ones = keras.ops.cast(keras.ops.ones_like(truth), "float32")
-            sample_weight = ones * keras.ops.reshape(sample_weight, (-1, *(1 for _ in head.shape)))
+        if isinstance(head, Pixels) and (sample_weight is not None or head.ignored is not None):
+            # Weights are 0 or 1, and metrics that count want whole numbers.
+            counted = keras.ops.cast(truth >= 0, "int32")
+            if sample_weight is not None:
+                counted *= keras.ops.cast(keras.ops.reshape(sample_weight, (-1, *(1 for _ in head.shape))), "int32")
+            truth, sample_weight = keras.ops.maximum(truth, 0), counted
         metric.update_state(truth, seen, sample_weight=sample_weight)
 
     def _looked_at(self) -> tuple[Head, tuple[int | None, ...]]:

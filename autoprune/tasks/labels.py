@@ -6,8 +6,8 @@ from autoprune.errors import DataError
 
 # For whom labels are none of a classifier's.
 _OTHER_TASKS = (
-    "Searches score classifiers with one class per image. Other models are pruned from Python (autoprune.make_plan, "
-    "autoprune.apply_plan) and trained on by yourself."
+    "For other labels than one class of each image say what the model is for: task=segmentation (masks), "
+    "task=multi_label (zeros and ones), task=regression (numbers) or task=outputs."
 )
 
 
