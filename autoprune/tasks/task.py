@@ -172,9 +172,10 @@ def make_task(settings: TaskSettings) -> Task:
     }
     several = settings.name == "outputs"
     heads = []
-    for name, kind in settings.outputs.items() if several else (("output", settings.name),):
-        loss = settings.losses.get(name, settings.loss)
-        head = kinds[kind](name=name, weight=settings.weights.get(name, 1.0), loss=as_loss(loss) if loss else None)
+    losses, weights = settings.losses or {}, settings.weights or {}
+    for name, kind in (settings.outputs or {}).items() if several else (("output", settings.name),):
+        loss = losses.get(name, settings.loss)
+        head = kinds[kind](name=name, weight=weights.get(name, 1.0), loss=as_loss(loss) if loss else None)
         heads.append(replace(head, ignored=settings.ignored_class) if isinstance(head, Pixels) else head)
     looked_at = next((head for head in heads if head.name == settings.metric_output), None if several else heads[0])
     measure, make = find_metric(settings.metric, looked_at, settings.lower_is_better)
