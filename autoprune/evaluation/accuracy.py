@@ -36,7 +36,7 @@ def accuracy(model: Any, split: Split, batch_size: int = 256, run: Callable[...,
     metric = judge.make_metric()
     for images, labels in _pairs(split, batch_size):
         with keras_internals.without_gradients():
-            judge.update_metric(metric, keras.ops.convert_to_tensor(labels), run(images, training=False))
+            judge.update_metric(metric, _as_tensor(labels), run(images, training=False))
     return task.measure.sign * float(metric.result())
 
 
@@ -101,7 +101,7 @@ def read_signals(
             finite = keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(flatten(joined)), axis=1))
             told = [keras.ops.convert_to_numpy(part).astype(np.float64) for part in judge.tell(joined)]
             if metric is not None:
-                judge.update_metric(metric, keras.ops.convert_to_tensor(labels), joined)
+                judge.update_metric(metric, _as_tensor(labels), joined)
         broken += int((~finite).sum())
         parts = list(zip(judge.heads, judge.labels(labels), told, strict=True))
         surprises.append(weights @ [head.surprise(truth, said) for head, truth, said in parts])
@@ -121,6 +121,11 @@ def read_signals(
         float(np.exp(-np.concatenate(surprises).mean())),
         float(np.exp(-np.concatenate(divergences).mean())) if divergences else np.nan,
     )
+
+
+def _as_tensor(labels: np.ndarray) -> Any:
+    """Labels as metrics take them: JAX has no whole numbers of 64 bits."""
+    return keras.ops.convert_to_tensor(labels.astype(np.int32) if labels.dtype.kind == "i" else labels)
 
 
 def _pairs(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

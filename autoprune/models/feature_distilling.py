@@ -65,15 +65,6 @@ class WithFeatures(keras.Model):
         return keras.ops.concatenate([outputs, keras.ops.reshape(features, (-1, self._size))], axis=-1)
 
 
-def check_features(model: Any) -> None:
-    """Refuse a model whose features cannot be distilled, before anything is computed.
-
-    Raises:
-        ModelError: the model has no features that can be found, see `WithFeatures`.
-    """
-    WithFeatures(model)
-
-
 def teachings(model: Any, images: Any, batch_size: int = 256) -> np.ndarray:
     """What a teacher says of images, and its features: a row for each, made eagerly in inference mode.
 

@@ -37,10 +37,10 @@ def gives_logits(model: Any, output: int = 0, activation: str | None = None) -> 
         tensor = keras_internals.call_of(tensor).input_tensors[0]
 
 
-def loss_for(model: Any) -> keras.losses.Loss:
-    """Cross-entropy for what the model puts out: probabilities, logits, or one number."""
-    from_logits = gives_logits(model)
-    if model.outputs[0].shape[-1] == 1:
+def loss_for(model: Any, output: int = 0) -> keras.losses.Loss:
+    """Cross-entropy for what an output of the model is: probabilities, logits, or one number."""
+    from_logits = gives_logits(model, output)
+    if model.outputs[output].shape[-1] == 1:
         return keras.losses.BinaryCrossentropy(from_logits=from_logits)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
 

@@ -22,7 +22,6 @@ from autoprune.evaluation.accuracy import accuracy, check_fit, check_quality
 from autoprune.evaluation.cautions import chance_caution, data_cautions
 from autoprune.evaluation.scoring_pool import open_workers
 from autoprune.evaluation.staircase import staircase_steps, staircase_widths
-from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
@@ -39,6 +38,7 @@ from autoprune.searchers.problem import absolute
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.settings.commands import ScoringSettings
 from autoprune.training.base_model import base_model
+from autoprune.training.training import check_recipe
 from autoprune.workers.ray_worker import check_cluster
 
 logger = logging.getLogger(__name__)
@@ -123,8 +123,7 @@ def open_session(
         TargetError: the target cannot be used here.
     """
     check_fit(model, data)
-    if settings.training.feature_distillation > 0:
-        check_features(model)
+    check_recipe(model, data, settings.training)
     # Before anything is compiled.
     cautions = data_cautions(model, data)
     part = data.reward.head(_GLANCE)

@@ -13,14 +13,13 @@ from autoprune.errors import ModelError, PlanError
 from autoprune.evaluation.accuracy import check_fit
 from autoprune.evaluation.cautions import data_cautions
 from autoprune.evaluation.recovery import recalibrate
-from autoprune.models.feature_distilling import check_features
 from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import load_plan, save_plan
 from autoprune.records import Plan
 from autoprune.settings import FinetuneSettings
 from autoprune.surgery import apply_plan
-from autoprune.training.training import ask_teacher
+from autoprune.training.training import ask_teacher, check_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +70,10 @@ def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> 
     check_fit(model, data)
     for caution in data_cautions(model, data):
         logger.warning(caution)
+    check_recipe(model, data, settings.training)
     if teacher is not None:
         check_fit(teacher, data)
         features = settings.training.feature_distillation > 0
-        if features:
-            check_features(model)
         said = ask_teacher(teacher, data, settings.evaluation.batch_size, features=features)
         partial = files.teacher.with_name(f".{files.teacher.name}.partial")
         with open(partial, "wb") as file:

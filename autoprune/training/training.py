@@ -8,10 +8,11 @@ import keras
 import numpy as np
 
 from autoprune.data import Dataset
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, SettingsError
 from autoprune.models.feature_distilling import FeatureDistillationLoss, WithFeatures, teachings
 from autoprune.settings import TrainingSettings
 from autoprune.tasks import Judge, taught
+from autoprune.tasks.heads import Pixels
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder
 from autoprune.training.schedules import Cosine, fine_tuning_schedule
@@ -124,6 +125,27 @@ class Training:
         else:
             schedule = Cosine(self.learning_rate, self.epochs * steps, settings.warm_up)
         return keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
+
+
+def check_recipe(model: Any, data: Dataset, settings: TrainingSettings) -> None:
+    """Refuse a recipe that does not suit a model and its data, before anything is computed.
+
+    Raises:
+        ModelError: features are to be distilled, and the model has none that can be found.
+        SettingsError: they are, of a model that is no classifier; or images are to be changed where masks are not.
+    """
+    if settings.feature_distillation > 0:
+        if not data.task.names_classes:
+            raise SettingsError(
+                "training.feature_distillation is for classifiers, by what enters the classifier. Set it to 0: "
+                f"training.distillation teaches task={data.task.name} too."
+            )
+        WithFeatures(model)
+    if settings.augmentation != "none" and any(isinstance(head, Pixels) for head in data.task.heads):
+        raise SettingsError(
+            f"training.augmentation={settings.augmentation} changes images and leaves labels alone: masks would no "
+            "longer lie on them. Set training.augmentation=none."
+        )
 
 
 def ask_teacher(model: Any, data: Dataset, batch_size: int, *, features: bool) -> np.ndarray:

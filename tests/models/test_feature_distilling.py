@@ -13,7 +13,6 @@ from autoprune.models import zoo
 from autoprune.models.feature_distilling import (
     FeatureDistillationLoss,
     WithFeatures,
-    check_features,
     similarities,
     similarity_loss,
     teachings,
@@ -153,7 +152,7 @@ def of_any_size():
 )
 def test_models_without_features_are_refused(build, message):
     with pytest.raises(ModelError, match=message):
-        check_features(build())
+        WithFeatures(build())
 
 
 def test_classifiers_of_keras_applications_have_features():

@@ -18,7 +18,8 @@ ON_TORCH = "not normalisations and not many_times and not old_storage"
 TOPOLOGIES = ("attention", "grouped", "residual", "slices")
 OTHERS = "(restore or optimiser or loads) and preactivation"
 BRANCHES = "half_of and (raw_sums or nested_dense or gated_residuals) or (fit_runs or state_of) and not adafactor"
-ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or {BRANCHES} or comes_back or training_changed and plain"
+MORE = "comes_back or training_changed and plain or test_heads"
+ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or {BRANCHES} or {MORE}"
 
 
 @pytest.mark.slow
@@ -26,7 +27,8 @@ ON_JAX = f"zeroed and ({' or '.join(TOPOLOGIES)}) or {OTHERS} or {BRANCHES} or c
 @pytest.mark.parametrize(("backend", "part"), [("torch", ON_TORCH), ("jax", ON_JAX)])
 def test_surgery_on(backend, part):
     names = ("branch_corners", "branches", "exactness", "memory", "own_classes", "random_graphs")
-    tests = [*(f"tests/surgery/test_{name}.py" for name in names), "tests/models/test_distilling.py"]
+    tests = [*(f"tests/surgery/test_{name}.py" for name in names)]
+    tests += ["tests/models/test_distilling.py", "tests/tasks/test_heads.py"]
     # What JAX compiles runs once: nothing of it needs optimising. PyTorch's threads wait for one another after every
     # operation, by default by keeping their cores busy.
     options = {"XLA_FLAGS": UNOPTIMISED} if backend == "jax" else {"OMP_WAIT_POLICY": "PASSIVE"}

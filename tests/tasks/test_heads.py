@@ -28,9 +28,9 @@ MASKS = GENERATOR.integers(0, 3, (6, 4, 5))
 
 
 def tensor(array):
-    """As training has it: float32."""
+    """As training has it."""
     array = np.asarray(array)
-    return keras.ops.convert_to_tensor(array.astype("float32") if array.dtype.kind == "f" else array)
+    return keras.ops.convert_to_tensor(array.astype("float32" if array.dtype.kind == "f" else "int32"))
 
 
 def told_by(head, outputs, *, raw):

@@ -10,9 +10,10 @@ from autoprune.evaluation.accuracy import accuracy, check_fit, read_signals
 from autoprune.evaluation.scoring_pool import ScoringPool
 from autoprune.planning import Planner
 from autoprune.records.measure import Measure, compare_qualities, least_quality
-from autoprune.settings import SearchSettings, TaskSettings
+from autoprune.settings import SearchSettings, TaskSettings, TrainingSettings
 from autoprune.tasks import make_task
 from autoprune.tasks.judge import run_joined
+from autoprune.training.training import check_recipe
 
 GENERATOR = np.random.default_rng(0)
 X, Y = GENERATOR.normal(size=(200, 6)).astype("float32"), GENERATOR.normal(size=(200, 2)).astype("float32")
@@ -189,3 +190,19 @@ def test_the_loss_of_a_compiled_model_is_that_of_its_training():
     assert compiled.settings is None
     model.compile("sgd", "categorical_crossentropy")
     assert task.with_losses_of(model) is task
+
+
+# ------------------------------------------------------------------ recipes that do not suit
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "recipe", "message"),
+    [
+        ("regression", Y, {"feature_distillation": 1.0}, "is for classifiers"),
+        ("segmentation", np.zeros((200, 2, 2), int), {"augmentation": "shift"}, "masks would no longer lie on them"),
+    ],
+)
+def test_recipes_that_do_not_suit_the_task_are_refused(task, labels, recipe, message):
+    data = from_arrays(X, labels, X, labels, task=task)
+    with pytest.raises(SettingsError, match=message):
+        check_recipe(network(2), data, TrainingSettings(**recipe))

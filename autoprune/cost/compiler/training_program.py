@@ -18,7 +18,7 @@ def training_step_program(request: dict[str, Any]) -> Program:
     weights in the place of the old ones.
 
     Args:
-        request: `config` (serialised Keras model with one output), `modules` (that its layers come from), `batch_size`
+        request: `config` (serialised Keras model), `modules` (that its layers come from), `batch_size`
             (on one device), `devices`, `dtype`, `optimizer` (a name that Keras knows).
 
     Raises:
@@ -36,16 +36,17 @@ def training_step_program(request: dict[str, Any]) -> Program:
 
 
 def _step(model: Any, optimizer: Any) -> Any:
-    """A function of the state and of (images, labels)."""
-    loss_of = loss_for(model)
+    """A function of the state and of (images, labels of each output)."""
+    losses_of = [loss_for(model, output) for output in range(len(model.outputs))]
     structure = keras_internals.input_structure(model)
 
-    def loss(trainable: list[Any], others: list[Any], images: list[Any], labels: Any) -> tuple[Any, list[Any]]:
+    def loss(trainable: list[Any], others: list[Any], images: list[Any], labels: list[Any]) -> tuple[Any, list[Any]]:
         packed = keras.tree.pack_sequence_as(structure, list(images))
         outputs, others, penalties = model.stateless_call(trainable, others, packed, training=True, return_losses=True)
-        return loss_of(labels, keras.tree.flatten(outputs)[0]) + sum(penalties), others
+        told = zip(losses_of, labels, keras.tree.flatten(outputs), strict=True)
+        return sum(loss_of(label, output) for loss_of, label, output in told) + sum(penalties), others
 
-    def step(state: tuple[list[Any], list[Any], list[Any]], batch: tuple[list[Any], Any]) -> tuple[Any, Any]:
+    def step(state: tuple[list[Any], list[Any], list[Any]], batch: tuple[list[Any], list[Any]]) -> tuple[Any, Any]:
         trainable, others, slots = state
         (value, others), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, others, *batch)
         trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
@@ -54,9 +55,10 @@ def _step(model: Any, optimizer: Any) -> Any:
     return step
 
 
-def _labels(model: Any, count: int) -> jax.ShapeDtypeStruct:
-    """Class numbers, or for a single output number the value that it shall have."""
-    shape = tuple(model.outputs[0].shape[1:])
-    if shape[-1] == 1:
-        return jax.ShapeDtypeStruct((count, *shape), "float32")
-    return jax.ShapeDtypeStruct((count, *shape[:-1]), "int32")
+def _labels(model: Any, count: int) -> list[jax.ShapeDtypeStruct]:
+    """For each output class numbers, or for a single number the value that it shall have."""
+    shapes = [(count, *tensor.shape[1:]) for tensor in model.outputs]
+    return [
+        jax.ShapeDtypeStruct(shape, "float32") if shape[-1] == 1 else jax.ShapeDtypeStruct(shape[:-1], "int32")
+        for shape in shapes
+    ]
