@@ -39,7 +39,9 @@ _KNOWN: Mapping[str, _Known] = {
         Measure(name="pixel accuracy"), (Pixels,), lambda count: keras.metrics.SparseCategoricalAccuracy("accuracy")
     ),
     "mean_iou": _Known(
-        Measure(name="mean IoU"), (Pixels,), lambda count: keras.metrics.MeanIoU(count, sparse_y_pred=False)
+        Measure(name="mean IoU"),
+        (Pixels,),
+        lambda count: keras.metrics.MeanIoU(count, dtype="int32", sparse_y_pred=False),
     ),
     "label_accuracy": _Known(
         Measure(name="accuracy of labels"), (Labels,), lambda count: keras.metrics.BinaryAccuracy(threshold=0.5)
