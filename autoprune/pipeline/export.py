@@ -1,6 +1,7 @@
 """A result in the formats that other programs read, each checked against the model."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from autoprune.settings import ExportSettings, ModelSettings, from_config
 
 FORMAT = "autoprune.exports"
 VERSION = 1
+
+logger = logging.getLogger(__name__)
 
 # What a run folder may hold, the last stage first.
 _RESULTS = ("finetuned.keras", "pruned.keras")
@@ -98,8 +101,11 @@ def note_export(run: RunFolder, folder: Path, formats: Sequence[Mapping[str, Any
         with suppress(OSError, ValueError):  # What is damaged is begun anew: it only lists what is elsewhere.
             known = read_json(run.exports)["exports"]
     entry = {"when": time.strftime("%Y-%m-%d %H:%M"), "folder": str(folder.absolute()), "formats": list(formats)}
-    write_json(run.exports, {"format": FORMAT, "version": VERSION, "exports": [*known, entry]})
-    rebuild_page(run.path)
+    try:
+        write_json(run.exports, {"format": FORMAT, "version": VERSION, "exports": [*known, entry]})
+        rebuild_page(run.path)
+    except OSError as error:  # The files are written, and that is what was asked for.
+        logger.warning("the export is not noted in '%s': %s", run.path, error)
 
 
 def result_of(folder: Path) -> Path:

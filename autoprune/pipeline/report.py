@@ -1,7 +1,9 @@
 """Pages of runs that are there: rebuilt, or several joined."""
 
+from contextlib import suppress
 from pathlib import Path
 
+from autoprune.errors import FolderError
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.pages.build import join_pages, open_saved, page_name, page_of
 from autoprune.reporting.pages.page import Page, write_page
@@ -36,9 +38,12 @@ def run(settings: ReportSettings, folder: Path) -> Path:
 
 
 def rebuild_page(path: Path) -> None:
-    """Write the page of a run anew, of one that has a page already."""
-    if not path.is_dir():
-        return
-    for name in ("report.html", "comparison.html"):
-        if (path / name).exists():
-            write_page(page_of(open_saved(path)), path / name)
+    """Write the page of a run anew, of one that has a page already.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    for page in (path / "report.html", path / "comparison.html"):
+        if page.exists():
+            with suppress(FolderError):  # Of another version's folder there may be none.
+                write_page(page_of(open_saved(path)), page)

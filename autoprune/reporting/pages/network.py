@@ -11,6 +11,7 @@ from autoprune.records import CostReport
 from autoprune.reporting.pages.page import Fragment, Part, Table
 from autoprune.reporting.tables import seconds
 
+_FOLDED = 30  # Layers from which their table is folded: the ribbons show them all.
 _DRAWN = 60  # Channels of a group that its importance is drawn with; of more their quantiles.
 
 
@@ -46,6 +47,8 @@ def draw_network(
 def _ribbons(layers: Sequence[Mapping[str, Any]], dense: CostReport, held: CostReport) -> Fragment:
     """Dense and pruned on one scale of time: a block for each layer, as long as it takes, as high as it is wide."""
     widest = max(layer["channels"] or 1 for layer in layers)
+    # Measured layer by layer they may take longer than all at once.
+    whole = max(dense.latency, held.latency, sum(dense.layers.values()), sum(held.layers.values()))
     rows = []
     for name, cost in (("before", dense), ("after", held)):
         bars = []
@@ -56,7 +59,7 @@ def _ribbons(layers: Sequence[Mapping[str, Any]], dense: CostReport, held: CostR
             channels = layer["channels"] if name == "before" else layer["left"]
             bars.append(
                 {
-                    "width": 100 * time / dense.latency,
+                    "width": 100 * time / whole,
                     "height": 18 + 82 * math.sqrt((channels or 1) / widest),
                     "look": ("leaving" if layer["gone"] and name == "before" else "layer")
                     + (" odd" if number % 2 else ""),
@@ -64,10 +67,10 @@ def _ribbons(layers: Sequence[Mapping[str, Any]], dense: CostReport, held: CostR
                 }
             )
         rest = max(cost.latency - sum(cost.layers.values()), 0.0)
-        if rest > 0.005 * dense.latency:
+        if rest > 0.005 * whole:
             bars.append(
                 {
-                    "width": 100 * rest / dense.latency,
+                    "width": 100 * rest / whole,
                     "height": 18,
                     "look": "rest",
                     "title": f"the rest: {seconds(rest)}",
@@ -142,7 +145,7 @@ def _layers(
         "Outline: before; filled: after. Channels are drawn by their square roots. The shares of the latency are each "
         "of their own model's, the bars are times on one scale."
     )
-    return Fragment(template="layers", values={"rows": blocks, "names": (), "caption": caption})
+    return Fragment(template="layers", values={"rows": blocks, "folded": len(layers) > _FOLDED, "caption": caption})
 
 
 def _blocks_of(layers: Sequence[Mapping[str, Any]], branches: Sequence[Mapping[str, Any]]) -> list[str]:

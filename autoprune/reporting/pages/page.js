@@ -31,7 +31,7 @@
         if (part.type === "Grid") part.setv({grid_line_color: grid});
         else if (part.type === "Span") part.setv({line_color: quiet});
         else if (part.type === "Label") part.setv({text_color: quiet});
-        else if (part.type === "LabelSet") part.setv({text_color: ink, background_fill_color: paper, background_fill_alpha: 0.75});
+        else if (part.type === "LabelSet") part.setv({text_color: ink, background_fill_color: paper, background_fill_alpha: 0.6});
       }
       for (const renderer of plot.renderers) {
         const own = renderer.name === "ink" ? ink : colour(renderer.name.replace(/\d+/, (n) => n % 8));
@@ -227,7 +227,7 @@
   addEventListener("resize", keepForPrint);
   paint(fronts);
   document.documentElement.dataset.ready = "charts";
-  if (data && fronts.length) await unpack();
+  if (data && fronts.length && "DecompressionStream" in window) await unpack();
   for (const place of places.filter((place) => !("explorable" in place.dataset))) {
     await new Promise((resolve) => setTimeout(resolve));
     paint([await draw(place)]);

@@ -96,6 +96,9 @@ class Saved:
         parts: list[Part] = []
         if command := self.repeat():
             parts += [Text(words=["This repeats it:"]), Text(words=[command], look="command")]
+        elif self.command == "autoprune.prune()":
+            words = "It was begun from Python, by autoprune.prune(model, data, settings=...) with the settings below."
+            parts.append(Text(words=[words]))
         parts += [Text(words=self.missing, look="missing")] if self.missing else []
         if figures or versions:
             told = [*figures, *((name, str(version)) for name, version in (versions or {}).items())]
