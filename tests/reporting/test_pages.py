@@ -1,19 +1,24 @@
 """Pages of runs: what they say of what is saved, nothing fetched, everything escaped; what is missing is named."""
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 
-from autoprune.errors import FolderError
-from autoprune.evaluation.journal import Journal
+from autoprune.cost.sweep import SweepRow
+from autoprune.errors import DoesNotFitError, FolderError
+from autoprune.evaluation.journal import Journal, evaluation_to_json
 from autoprune.records import Evaluation
 from autoprune.records.plain import from_plain, read_json, write_json
+from autoprune.reporting.costs import CostRow
 from autoprune.reporting.pages.build import join_pages, open_saved, page_of
 from autoprune.reporting.pages.headline import headline, speed_words
 from autoprune.reporting.pages.page import render
+from autoprune.reporting.sweep import sweep_data
 from autoprune.reporting.tables import ResultRow
+from autoprune.settings import LearnSettings
 from helpers import toy
 from helpers.places import ROOT
 from helpers.saved_search import saved_search
@@ -287,3 +292,75 @@ def test_what_is_no_run_has_no_page(tmp_path):
     write_json(tmp_path / "run.json", {"command": "export"})
     with pytest.raises(FolderError, match="holds a run of 'export', of which there is no page"):
         open_saved(tmp_path)
+
+
+def test_a_measurement_shows_what_was_asked_for(tmp_path):
+    rows = [CostRow(model="net", target="tpu_v5e", answer=toy.evaluation_of(1.0).cost)]
+    rows.append(CostRow(model="net", target="tpu_v3", answer=DoesNotFitError("It is <too> large.", 2.0**34, 2.0**33)))
+    write_json(tmp_path / "costs.json", [one.to_json() for one in rows])
+    dense, half = (toy.evaluation_of(ratio).cost for ratio in (1.0, 0.5))
+    sweep = [SweepRow(1.0, 1.0, (dense,)), SweepRow(0.5, 0.5, (half,))]
+    write_json(tmp_path / "sweep.json", sweep_data(sweep))
+    html = render(page_of(open_saved(tmp_path)))
+    page = Reader(html)
+    assert "net takes 1.00 s per batch on a TPU v5e at batch 8: compiler estimate." in page.text
+    assert "does not fit" in page.text
+    assert "16.00 GiB" in page.text
+    assert "It is &lt;too&gt; large." in html
+    assert "tpu_v5e down to 50%." in html
+    assert "Channel groups" not in page.text
+    (tmp_path / "costs.json").write_text("{")
+    assert "costs.json cannot be read, so the page lacks what the model costs" in read(tmp_path).text
+
+
+def test_a_policy_is_told_by_its_problems(tmp_path):
+    plans = {name: evaluation_to_json(toy.evaluation_of(ratio)) for name, ratio in (("dense", 1.0), ("uniform", 0.25))}
+    lesson = {
+        "model": "net",
+        "budget": "0.5",
+        **plans,
+        "policy": evaluation_to_json(toy.evaluation_of(0.5)),
+        "best": None,
+    }
+    lessons = [
+        {**lesson, "course": [plans["uniform"], lesson["policy"]]},
+        {**lesson, "budget": "0.6", "policy": None, "course": []},
+    ]
+    write_json(tmp_path / "run.json", {"command": "learn"})
+    write_json(tmp_path / "settings.json", dataclasses.asdict(LearnSettings(models=["net"], latencies=[0.5, 0.6])))
+    write_json(tmp_path / "metrics.json", {"lessons": lessons, "seconds": 3.0})
+    page = read(tmp_path)
+    assert "In 1 of 2 problems the policy's own plan scores higher than the best uniform plan within" in page.text
+    assert "; in 1 it has none." in page.text
+    assert "Best so far" in page.text
+
+
+def test_a_fine_tuning_tells_how_it_went(tmp_path):
+    record = {"epochs": 2, "losses": [1.0, 0.5], "accuracies": [0.8, 0.9], "best_epoch": 2, "stopped": "", "start": 0.7}
+    metrics = {
+        **{"reward_accuracy_before": 0.7, "reward_accuracy": 0.9, "test_accuracy": 0.88, "training": record},
+        **{"dropped": ["block"], "cost": dataclasses.asdict(DENSE.cost), "parameters": 1234, "seconds": 2.0},
+    }
+    curves = {"epochs": [0, 1, 2], "losses": [None, 1.0, 0.5], "reward_accuracies": [0.7, 0.8, 0.9], "best_epoch": 2}
+    write_json(tmp_path / "run.json", {"command": "finetune"})
+    write_json(tmp_path / "metrics.json", metrics)
+    write_json(tmp_path / "curves.json", curves)
+    html = render(page_of(open_saved(tmp_path)))
+    page = Reader(html)
+    assert "88.0 % of the test images are right; on the reward split 90.0 %, 20.0 points more than before." in page.text
+    assert "without block" in page.text
+    assert "Accuracy on the reward split by epoch: from 70.00 to 90.00 per cent." in html
+    (tmp_path / "curves.json").unlink()
+    assert "There is no curves.json: the page lacks the curves." in read(tmp_path).text
+
+
+def test_what_is_told_of_an_export_is_on_the_page(tmp_path):
+    folder = saved_search(tmp_path / "run")
+    formats = [
+        {"format": "onnx", "error": "<unknown> operation"},
+        {"format": "litert", "path": "model.tflite", "bytes": 2**20, "difference": 0.0, "largest": 1.0},
+    ]
+    write_json(folder.exports, {"exports": [{"when": "today", "folder": "elsewhere", "formats": formats}]})
+    html = render(page_of(open_saved(folder.path)))
+    assert "&lt;unknown&gt; operation" in html
+    assert "litert today model.tflite 1.00 MiB 0.0e+00" in Reader(html).text
