@@ -97,9 +97,13 @@ def join_pages(several: Sequence[Saved]) -> Page:
         for section in page.sections:
             # What can be pointed at is on a page once.
             if section.key != "evaluations" or len(runs) == 1:
-                parts = [_rename(part, f"run{number}") for part in section.parts]
                 sections.append(
-                    Section(key=f"run{number}-{section.key}", title=f"{name}: {section.title}", parts=parts)
+                    Section(
+                        key=f"run{number}-{section.key}",
+                        title=f"{name}: {section.title}",
+                        parts=[_rename(part, f"run{number}") for part in section.parts],
+                        listed=section is page.sections[0],
+                    )
                 )
     titles = list(dict.fromkeys(page.title for page in pages.values()))
     return Page(
@@ -164,7 +168,12 @@ def _evaluations(runs: dict[str, SearchRun]) -> tuple[list[Part], dict[str, Any]
                 courses.append(Course(name=f"{name}: {searcher}", evaluations=evaluations, dense=run.dense))
     sizes, branches = dimensions_of(list(runs.values()))
     budget = next(iter(runs.values())).budget
-    finished = [point for run in list(runs.values())[:1] for point in run.finished_points({})[:1]]
+    # The dense model, and what each run has saved.
+    places = {course.name: number for number, course in enumerate(courses)}
+    finished = next(iter(runs.values())).finished_points({})[:1]
+    for name, run in runs.items():
+        saved = [point for point in run.finished_points({}) if run.kept is not None and point.name == run.kept.name]
+        finished += [replace(point, name=name, series=places.get(f"{name}: {point.name}")) for point in saved]
     return explore(courses, sizes, branches, finished, budget)
 
 

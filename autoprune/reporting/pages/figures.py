@@ -42,12 +42,13 @@ def new_figure(x: str, y: str, *, height: int = _HEIGHT, tools: str = "", **opti
 
 
 def add_points(plot: Any, number: int, x: Sequence[float], y: Sequence[float], *, size: float = 7) -> Any:
-    """Points of a series."""
+    """Points of a series; of markers with points of their own, which look smaller, larger ones."""
+    marker = MARKERS[number % len(MARKERS)]
     return plot.scatter(
         x=np.asarray(x, np.float32),
         y=np.asarray(y, np.float32),
-        marker=MARKERS[number % len(MARKERS)],
-        size=size,
+        marker=marker,
+        size=size if marker in ("circle", "square") else 1.4 * size,
         name=f"series-{number}",
         fill_alpha=0.35,
         line_alpha=0.9,

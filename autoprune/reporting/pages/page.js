@@ -107,7 +107,7 @@
   }
   const name = (row) => `${data.series[columns.of[row]]}, evaluation ${columns.number[row]}`;
 
-  function card(row) {
+  function card(row, detailed) {
     const made = [element("h3", {}, name(row))];
     made.push(...describe(row).map((words) => element("p", {textContent: words})));
     if (plans) {
@@ -123,6 +123,7 @@
       });
       const total = widths.reduce((sum, width) => sum + width, 0), whole = data.sizes.reduce((sum, size) => sum + size, 0);
       made.push(strip, element("p", {className: "small"}, `${Math.round(100 * total / whole)} % of the channels${gone.length ? `, without ${gone.join(", ")}` : ""}`));
+      if (!detailed) return made;
       const list = element("ul", {className: "widths"}, ...widths.map((width, place) => element("li", {}, `${data.groups[place]} ${width || "gone"} of ${data.sizes[place]}`)));
       made.push(element("details", {}, element("summary", {}, "Channels of every group"), list));
     }
@@ -142,7 +143,7 @@
     const place = pinned.indexOf(row);
     if (place < 0) pinned.push(row); else pinned.splice(place, 1);
     cards.replaceChildren(...pinned.map((one) => {
-      const made = element("article", {className: "card pinned"}, ...card(one));
+      const made = element("article", {className: "card pinned"}, ...card(one, true));
       const away = element("button", {type: "button", onclick: () => { pin(one); cards.querySelector("button")?.focus(); }}, "Unpin");
       away.setAttribute("aria-label", `Unpin ${name(one)}`);
       made.querySelector("h3").append(away);

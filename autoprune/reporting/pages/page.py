@@ -147,11 +147,13 @@ class Section:
         key: its id on the page.
         title: the heading.
         parts: in their order.
+        listed: whether the page's list of sections has it.
     """
 
     key: str
     title: str
     parts: Sequence[Part]
+    listed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
