@@ -49,9 +49,10 @@ ABOUT = {
     "measure": "what a model costs on a target, and what of it can be pruned",
     "replay": "a policy that was learnt elsewhere, on a new model",
     "learn": "one policy from several networks and budgets, for replay",
+    "report": "the page of a run anew, or one page of several runs",
     "compare": "searchers, budgets and seeds against each other, with statistics",
 }
-_NOT_RESUMED = ("export", "measure")
+_NOT_RESUMED = ("export", "measure", "report")
 # What Hydra answers from the config alone, before anything slow is imported.
 _TELLING = ("--hydra-help", "--cfg", "-c", "--info", "-i")
 # What the machine refuses. Libraries turn such errors into others of their own, which keep the words.

@@ -22,6 +22,7 @@ from autoprune.settings import (
     LearnSettings,
     MeasureSettings,
     ReplaySettings,
+    ReportSettings,
     SearchSettings,
     from_config,
 )
@@ -36,15 +37,16 @@ SCHEMAS: Mapping[str, type] = {
     "finetune": FinetuneSettings,
     "export": ExportSettings,
     "measure": MeasureSettings,
+    "report": ReportSettings,
 }
 # Every root config of `conf/` starts from the defaults of its settings class.
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(_command, default_values(_schema), group="options", package="_global_")
 
 # Options whose value is a file or a folder, or may be a list of them.
-_LISTS = ("model.path", "models")
+_LISTS = ("model.path", "models", "run")
 _PATHS = (
-    *("data.path", "data.dir", "policy", "run", "plan", "teacher", "resume", "model.weights"),
+    *("data.path", "data.dir", "policy", "plan", "teacher", "resume", "model.weights"),
     *("hydra.run.dir", "hydra.sweep.dir", *_LISTS),
 )
 _QUOTES = "'\""
@@ -69,6 +71,10 @@ def check_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         SettingsError: an option does not exist, cannot be read, or has a value that it cannot have.
     """
     sweeping = any(argument in _SWEEPING for argument in arguments)
+    runs = [argument.partition("=")[2] for argument in arguments if argument.startswith("run=")]
+    if command == "report" and len(runs) > 1:  # For Hydra the last one would count.
+        arguments = [argument for argument in arguments if not argument.startswith("run=")]
+        arguments = [*arguments, f"run=[{','.join(map(_quote, runs))}]"]
     readable = []
     for argument in arguments:
         flag = argument.split("=")[0]

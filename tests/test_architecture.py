@@ -20,6 +20,7 @@ COMMANDS = {
     "learn",
     "compare",
     "measure",
+    "report",
     "cli",
     "options",
     "option_help",

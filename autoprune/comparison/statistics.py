@@ -8,7 +8,7 @@ images, and two or three differences that happen to be equal know nothing of the
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,15 +112,23 @@ def mean_curve(curves: Sequence[Sequence[float | None]]) -> list[tuple[int, floa
     Returns:
         Pairs of evaluations, from 1, and the mean.
     """
+    return [(number, sum(values) / len(values)) for number, values in _reached(curves)]
+
+
+def spread_curve(curves: Sequence[Sequence[float | None]]) -> list[tuple[int, float, float]]:
+    """The least and the largest of the same, by evaluations."""
+    return [(number, min(values), max(values)) for number, values in _reached(curves)]
+
+
+def _reached(curves: Sequence[Sequence[float | None]]) -> Iterator[tuple[int, list[float]]]:
+    """What all curves have reached after so many evaluations, from where all of them have a value."""
     if not curves or not all(curves):
-        return []
-    points = []
+        return
     for number in range(max(map(len, curves))):
         reached = [curve[min(number, len(curve) - 1)] for curve in curves]
         values = [value for value in reached if value is not None]
         if len(values) == len(curves):
-            points.append((number + 1, sum(values) / len(values)))
-    return points
+            yield number + 1, values
 
 
 def mean_over_time(

@@ -216,3 +216,22 @@ def evaluation_to_json(evaluation: Evaluation) -> dict[str, Any]:
     for name in ("accuracy", "score"):
         data[name] = None if math.isnan(data[name]) else data[name]
     return data
+
+
+def read_courses(path: Path) -> dict[str, list[Evaluation]]:
+    """Every searcher's evaluations in the order in which it asked, by a journal's file, which is not written to.
+
+    Raises:
+        JournalError: there is none, or it cannot be read.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as database:
+            rows = database.execute(
+                "SELECT searcher, record FROM requests JOIN evaluations USING (key) ORDER BY requests.rowid"
+            )
+            courses: dict[str, list[Evaluation]] = {}
+            for searcher, record in rows:
+                courses.setdefault(searcher, []).append(from_plain(Evaluation, json.loads(record)))
+            return courses
+    except (sqlite3.Error, ValueError) as error:
+        raise JournalError(f"The journal '{path}' cannot be read: {error}") from error

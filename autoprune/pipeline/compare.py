@@ -28,9 +28,12 @@ from autoprune.pipeline.session import (
     validate_choices,
 )
 from autoprune.records.plain import read_json, write_json
-from autoprune.reporting.comparison import comparison_tables, verdicts, write_comparison
+from autoprune.reporting.comparison import comparison_tables, verdicts
 from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.curves import Curves
+from autoprune.reporting.pages.comparison import comparison_page
+from autoprune.reporting.pages.page import write_page
+from autoprune.reporting.pages.saved import Saved, library_versions
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.searchers import Problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
@@ -81,9 +84,9 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
         finally:  # Also of one that is interrupted.
             record.seconds = before + time.perf_counter() - start
             record.save()
-        record.conclude(summary.to_json())
-    cautions = [*session.cautions, *chance_caution(dense.accuracy, data.reward, data.classes)]
-    write_comparison(settings, summary, dense.required_cost, session.cost_model.target, folder, cautions)
+        cautions = [*session.cautions, *chance_caution(dense.accuracy, data.reward, data.classes)]
+        record.conclude({**summary.to_json(), "cautions": cautions, "versions": library_versions()})
+    write_page(comparison_page(Saved(folder.path)), folder.comparison_report)
     return summary
 
 

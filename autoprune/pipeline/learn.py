@@ -25,6 +25,9 @@ from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, Stage, stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.lessons import LessonRow, lessons_table
+from autoprune.reporting.pages.lessons import lessons_page
+from autoprune.reporting.pages.page import write_page
+from autoprune.reporting.pages.saved import Saved, library_versions
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.searchers import BudgetedEvaluator, Problem, Trial
 from autoprune.searchers.policy import save_policy, training_record
@@ -114,7 +117,9 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
         for course, row in zip(courses, rows, strict=True)
     ]
     figures = {"format": FORMAT, "version": VERSION, "settings": dataclasses.asdict(settings)}
-    write_json(folder.metrics, {**figures, "seconds": time.perf_counter() - start, "lessons": described})
+    took = {"seconds": time.perf_counter() - start, "versions": library_versions()}
+    write_json(folder.metrics, {**figures, **took, "lessons": described})
+    write_page(lessons_page(Saved(folder.path)), folder.report)
     return rows
 
 
@@ -171,5 +176,6 @@ def _observer(
 def show(settings: LearnSettings, rows: Sequence[LessonRow], folder: RunFolder) -> None:
     """Print what was learnt of each problem, and how to replay it."""
     CONSOLE.print(lessons_table(rows, settings.evaluation.score or "likelihood"))
-    words = f"Policy: {folder.policy}\nReplay it with:\n  python -m autoprune.replay policy={folder.policy} model=..."
+    words = f"Policy: {folder.policy}\nReport: {folder.report}\nReplay it with:\n"
+    words += f"  python -m autoprune.replay policy={folder.policy} model=..."
     CONSOLE.print(words, soft_wrap=True, highlight=False)

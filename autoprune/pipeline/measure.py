@@ -27,6 +27,9 @@ from autoprune.reporting.console import CONSOLE, stage
 from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, training_table
 from autoprune.reporting.fitting import FittingTable
 from autoprune.reporting.groups import branch_data, branch_table, group_data, group_table, read_branch_shares
+from autoprune.reporting.pages.costs import measure_page
+from autoprune.reporting.pages.page import write_page
+from autoprune.reporting.pages.saved import Saved
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 
@@ -68,6 +71,7 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow[CostReport]]:
             for row in rows:
                 if not row.failed:
                     CONSOLE.print(layer_table(row, flops_per_layer(models[row.model])))
+            write_json(folder / "layers.json", {name: flops_per_layer(model) for name, model in models.items()})
         if settings.training_step:
             # Of every model, on one device and on slices.
             devices = {cost.target.name: settings.devices or [1, min(CHIPS[cost.target.name].slices)] for cost in steps}
@@ -85,7 +89,8 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow[CostReport]]:
         if settings.sweep:
             worked = {row.target for row in rows if row.model == rows[0].model and not row.failed}
             sweep(first, [found for found in cost_models if found.target.name in worked], settings, folder)
-    CONSOLE.print(f"Figures: {folder}", soft_wrap=True, highlight=False)
+    write_page(measure_page(Saved(folder)), folder / "report.html")
+    CONSOLE.print(f"Figures: {folder}\nReport: {folder / 'report.html'}", soft_wrap=True, highlight=False)
     if all(row.failed for row in rows):
         raise CostError(f"Nothing could be costed. {notes(rows)[0]}")
     return rows

@@ -75,6 +75,7 @@ RUNS = {
     "finetune": RunKind(noun="fine-tuning", report="report.html", kept="The last checkpoint"),
     "measure": RunKind(noun="measurement"),
     "export": RunKind(noun="export"),
+    "report": RunKind(noun="report"),
     FROM_PYTHON: RunKind(noun="search from Python"),
 }
 

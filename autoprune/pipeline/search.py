@@ -27,9 +27,11 @@ from autoprune.pipeline.session import (
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Branch, Plan, Target
 from autoprune.records.measure import ACCURACY, Measure
+from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.depth import describe_dropped
+from autoprune.reporting.network import describe_network
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
@@ -135,6 +137,7 @@ def run_search(
     with open_session(model, data, settings, folder) as session:
         announce(session, settings, [settings.budget])
         problem = pose_problem(session, settings, surrogate=session.surrogate)
+        write_json(folder.network, describe_network(model, session.planner))
         histories, finalists, policy, guard = {}, {}, None, ConstantRewardGuard(problem.objective)
         rules = [WIDTH_RULE] if not problem.shortfall else []
         rules += [DEPTH_RULE] if problem.space.depth is not None else []
@@ -185,6 +188,8 @@ def run_search(
         kept=kept,
         seconds=time.perf_counter() - start,
         guesses=None if evaluator.surrogate is None else evaluator.surrogate.error,
+        predictions=() if evaluator.surrogate is None else evaluator.surrogate.guesses,
+        images={"training": len(data.train), "reward": len(data.reward), "test": len(data.test)},
         cautions=found,
         measure=data.task.measure,
     )

@@ -1,24 +1,14 @@
-"""A comparison as tables, sentences and a page. Nothing is called a difference whose interval contains none."""
+"""A comparison as tables and sentences. Nothing is called a difference whose interval contains none."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from markupsafe import Markup
 
 from autoprune.comparison import Summary
 from autoprune.comparison.conclusions import ALL, UNIFORM, CostRatio, Difference
 from autoprune.comparison.matching import TOLERANCE, kind_of
 from autoprune.comparison.statistics import Interval
 from autoprune.comparison.summary import references_of
-from autoprune.records import CostReport, Target
-from autoprune.records.plain import write_text
-from autoprune.reporting import comparison_plots
 from autoprune.reporting.fitting import Column, FittingTable
-from autoprune.reporting.html import render
-from autoprune.reporting.outcome import flat
-from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import seconds
 from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings
@@ -209,68 +199,6 @@ def _verdict(item: Difference, ratio: CostRatio | None) -> str:
         return told
     seen = "" if ratio.differs else ", which chance explains too" if not ratio.bounds else ", bounds among them"
     return f"{told} At its accuracy uniform pruning takes {_ratio(ratio, mark=False)} times the {item.kind}{seen}."
-
-
-def write_comparison(
-    settings: CompareSettings,
-    summary: Summary,
-    cost: CostReport,
-    target: Target,
-    folder: RunFolder,
-    cautions: Sequence[str] = (),
-) -> None:
-    """Write `comparison.html`.
-
-    Args:
-        settings: what was compared.
-        summary: what came of it.
-        cost: what the dense model costs.
-        target: what `auto` became.
-        folder: the run folder.
-        cautions: what a reader should know before trusting it.
-    """
-    scope = (
-        f"One base model (seed {settings.seed}), {len(settings.seeds)} seeds of searching and fine-tuning, "
-        f"{settings.search.evaluations} evaluations and at most {settings.search.finalists} finalists for each search, "
-        f"latency per batch of {target.batch_size} on {target.name} in {target.dtype}: {cost.kind}. "
-        "Intervals say nothing of other base models."
-    )
-    figures: list[dict[str, Any]] = [
-        {
-            "title": f"Test accuracy against {kind}",
-            "svg": Markup(comparison_plots.accuracy_against_cost(settings, summary, kind)),
-            "note": "After fine-tuning. The line joins the means of uniform plans, small points are single seeds; "
-            "large points are means over seeds of what a searcher found at a budget, with 95 % intervals.",
-        }
-        for kind in summary.uniform
-    ]
-    figures.append(
-        {
-            "title": "Best so far",
-            "svg": Markup(comparison_plots.best_so_far(settings, summary)),
-            "note": "Means over seeds of the best reward within the budget, before fine-tuning. Time: the searcher's "
-            "own, and what each of its evaluations took when it was first scored, by whichever searcher.",
-        }
-    )
-    if summary.differences:
-        figures.append(
-            {
-                "title": "Differences",
-                "svg": Markup(comparison_plots.differences(settings, summary)),
-                "note": "Means and 95 % intervals of paired differences. An interval that crosses zero shows none.",
-            }
-        )
-    page = render(
-        "comparison.html.j2",
-        title=f"{settings.model.path or settings.model.name} on {target.name}, searchers compared",
-        verdicts=verdicts(settings, summary),
-        cautions=cautions,
-        scope=scope,
-        tables=text_tables(settings, summary),
-        figures=figures,
-        settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(cost.provenance)}),
-    )
-    write_text(folder.comparison_report, page)
 
 
 def _budget(budget: str, kind: str = "latency") -> str:

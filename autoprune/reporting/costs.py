@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
-from autoprune.errors import AutopruneError, DoesNotFitError
+from autoprune.errors import AutopruneError, CostError, DoesNotFitError
 from autoprune.records import CostReport, TrainingStepReport
+from autoprune.records.plain import from_plain
 from autoprune.reporting.fitting import Column, FittingTable, Kind
 from autoprune.reporting.tables import byte_count, kinds_of, megaflops, seconds, share_of
 
@@ -59,7 +60,28 @@ class CostRow(Generic[R]):
         if not self.failed:
             return {"model": self.model, **asdict(self.report)}
         devices = {"devices": self.devices} if self.devices else {}
-        return {"model": self.model, "target": self.target, **devices, "error": str(self.answer)}
+        needed = {"needed": self.answer.needed} if isinstance(self.answer, DoesNotFitError) else {}
+        return {"model": self.model, "target": self.target, **devices, **needed, "error": str(self.answer)}
+
+
+def read_rows(kind: type[R], data: Sequence[Any]) -> list[CostRow[R]]:
+    """The rows that `CostRow.to_json` has written, of inference or of training steps.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    rows: list[CostRow[R]] = []
+    for row in map(dict, data):
+        model, devices = str(row.pop("model")), int(row.get("devices", 0))
+        if "error" in row:
+            error = CostError(str(row["error"]))
+            if "needed" in row:
+                error = DoesNotFitError(str(row["error"]), float(row["needed"]), 0.0)
+            rows.append(CostRow(model=model, target=str(row["target"]), answer=error, devices=devices))
+        else:
+            report = from_plain(kind, row)
+            rows.append(CostRow(model=model, target=report.target.name, answer=report, devices=devices))
+    return rows
 
 
 def cost_table(rows: Sequence[CostRow[CostReport]]) -> FittingTable:

@@ -31,6 +31,13 @@ class BranchRow:
         """The row as plain data."""
         return asdict(self)
 
+    def cells(self) -> list[str]:
+        """For each result what share of its latency the branch holds, or that it is gone."""
+        return [
+            "gone" if name in self.gone else "-" if share is None else f"{share:.1%}"
+            for name, share in self.latency.items()
+        ]
+
 
 def branch_rows(finished: Sequence[Finished], branches: Sequence[Branch]) -> list[BranchRow]:
     """A row for each branch.

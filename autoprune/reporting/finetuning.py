@@ -1,23 +1,18 @@
-"""A fine-tuning as a table, curves and a page."""
+"""A fine-tuning as figures, a table and sentences."""
 
 import dataclasses
 from typing import Any
 
-from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from autoprune.records import TrainingStepReport
-from autoprune.records.plain import write_json, write_text
+from autoprune.records.plain import write_json
 from autoprune.reporting.costs import CostRow, training_table
 from autoprune.reporting.fitting import Column, FittingTable
-from autoprune.reporting.html import render
-from autoprune.reporting.outcome import flat
-from autoprune.reporting.plots import svg
+from autoprune.reporting.pages.page import write_page
+from autoprune.reporting.pages.saved import Saved, library_versions
+from autoprune.reporting.pages.training import training_page
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import byte_count, seconds
 from autoprune.settings import FinetuneSettings
-from autoprune.training.course import TrainingRecord
 from autoprune.training.finetuning import FineTuned
 from autoprune.training.finishing import worse
 
@@ -50,17 +45,11 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         "cost": dataclasses.asdict(done.cost) if done.cost else None,
         "parameters": done.model.count_params(),
         "seconds": took,
+        "verdict": verdict(done),
+        "versions": library_versions(),
     }
     write_json(folder.metrics, metrics)
-    page = render(
-        "finetuning.html.j2",
-        title=settings.run or settings.model.path,
-        verdict=verdict(done),
-        rows=rows(done),
-        curves=Markup(plot_curves(done.record, done.before)),
-        settings=flat(dataclasses.asdict(settings)),
-    )
-    write_text(folder.report, page)
+    write_page(training_page(Saved(folder.path)), folder.report)
 
 
 def verdict(done: FineTuned) -> str:
@@ -104,26 +93,6 @@ def finetuning_table(done: FineTuned) -> FittingTable:
     for name, figure in rows(done):
         table.add_row(name, figure)
     return table
-
-
-def plot_curves(record: TrainingRecord, before: float) -> str:
-    """Training loss and accuracy on the reward split over the epochs, as SVG."""
-    figure = Figure(figsize=(7.2, 3.6))
-    axes = figure.subplots()
-    epochs = range(1, record.epochs + 1)
-    axes.plot(epochs, record.losses, color="#d95f02", marker=".", label="training loss")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right = axes.twinx()
-    right.plot(range(record.epochs + 1), (before, *record.accuracies), color="#1b9e77", marker=".", label="accuracy")
-    if record.epochs:
-        best = (before, *record.accuracies)[record.best_epoch]
-        right.scatter([record.best_epoch], [best], s=110, facecolors="none", edgecolors="black")
-    right.set_ylabel("accuracy on the reward split")
-    lines = [*axes.get_lines(), *right.get_lines()]
-    axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8, loc="center right")
-    return svg(figure)
 
 
 def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:

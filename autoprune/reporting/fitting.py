@@ -43,6 +43,9 @@ class FittingTable:
         caption: below it; what was left out is added there.
         lines: whether there is a line between any two rows.
         headed: whether the headers are shown.
+
+    Attributes:
+        columns, title, caption: as given.
     """
 
     def __init__(
@@ -55,11 +58,16 @@ class FittingTable:
         headed: bool = True,
     ) -> None:
         self.columns = tuple(columns)
-        self._title = title
-        self._caption = caption
+        self.title = title
+        self.caption = caption
         self._lines = lines
         self._headed = headed
         self._rows: list[tuple[tuple[str, ...], bool]] = []
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of all rows."""
+        return [cells for cells, _ in self._rows]
 
     def add_row(self, *cells: str, end_section: bool = False) -> None:
         """Add a row of one cell for each column, with a line below it where a section ends.
@@ -75,10 +83,10 @@ class FittingTable:
         """The table as it fits."""
         widths = self._fit(options.max_width)
         left_out = dict.fromkeys(column.header for n, column in enumerate(self.columns) if n not in widths)
-        said = [self._caption] if self._caption else []
+        said = [self.caption] if self.caption else []
         said += [f"Left out at this width: {', '.join(left_out)}."] if left_out else []
         table = Table(
-            title=Text(self._title, style="table.title") if self._title else None,
+            title=Text(self.title, style="table.title") if self.title else None,
             caption=Text(" ".join(said), style="table.caption") if said else None,
             title_justify="left",
             caption_justify="left",

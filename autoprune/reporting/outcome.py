@@ -1,9 +1,9 @@
 """Writes down how a search ended: figures as JSON, the report as HTML."""
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from autoprune.cost.surrogate import GuessError
 from autoprune.data import Dataset
@@ -14,7 +14,9 @@ from autoprune.records import Branch, ChannelGroup, Plan, Target
 from autoprune.records.measure import ACCURACY, Measure, compare_qualities
 from autoprune.records.plain import write_json
 from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
-from autoprune.reporting.html import Report, write_report
+from autoprune.reporting.pages.page import write_page
+from autoprune.reporting.pages.saved import Saved, library_versions
+from autoprune.reporting.pages.search import search_page
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import ResultRow, shares
 from autoprune.searchers import History, Problem
@@ -41,6 +43,8 @@ class Outcome:
         kept: the finished plan that the saved model holds.
         seconds: wall time from the first evaluation to the last test.
         guesses: how good the surrogate's guesses of cost were; None when it made none.
+        predictions: latencies in seconds as the surrogate guessed them, each with the truth.
+        images: how many there are for training, reward and test.
         cautions: what a reader should know before trusting it.
         measure: how accuracies are told.
     """
@@ -55,6 +59,8 @@ class Outcome:
     seconds: float
     branches: Sequence[Branch] = ()
     guesses: GuessError | None = None
+    predictions: Sequence[tuple[float, float]] = ()
+    images: Mapping[str, int] = field(default_factory=dict)
     cautions: Sequence[str] = ()
     measure: Measure = ACCURACY
 
@@ -91,7 +97,7 @@ def _keep_ratio(plan: Plan) -> float:
 
 
 def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
-    """Write `metrics.json` and `report.html`."""
+    """Write `metrics.json` and, from what is saved, `report.html`."""
     rows = result_rows(outcome.finished, outcome.branches, outcome.measure)
     of_branches = branch_rows(outcome.finished, outcome.branches)
     metrics = {
@@ -116,27 +122,16 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "means": {name: history.sources for name, history in outcome.histories.items()},
         "seconds": outcome.seconds,
         "guesses": dataclasses.asdict(outcome.guesses) if outcome.guesses else None,
+        "predictions": [list(pair) for pair in outcome.predictions],
+        "verdict": verdict(outcome),
+        "gone": {done.name: gone_groups(done.plan, outcome.branches, outcome.groups) for done in outcome.finished[1:]},
+        "left_alone": dict(outcome.kept.surgery.left_alone),
+        "images": dict(outcome.images),
+        "versions": library_versions(),
+        "ended": time.strftime("%Y-%m-%d %H:%M"),
     }
     write_json(folder.metrics, metrics)
-    settings, problem = outcome.settings, outcome.problem
-    cost = problem.dense.required_cost
-    report = Report(
-        title=f"{settings.model.path or settings.model.name} on {', '.join(cost.parts) or outcome.target.name}",
-        verdict=verdict(outcome),
-        cautions=outcome.cautions,
-        rows=rows,
-        courses={name: history.evaluations for name, history in outcome.histories.items()},
-        dense=problem.dense,
-        chosen=outcome.kept.evaluation,
-        budget=problem.budget,
-        sizes=outcome.finished[0].plan.sizes,
-        plans={done.name: done.plan.widths for done in outcome.finished[1:]},
-        gone={done.name: gone_groups(done.plan, outcome.branches, outcome.groups) for done in outcome.finished[1:]},
-        branches=of_branches,
-        left_alone=outcome.kept.surgery.left_alone,
-        settings=flat(dataclasses.asdict(settings)) + flat({"provenance": dict(cost.provenance)}),
-    )
-    write_report(report, folder.report)
+    write_page(search_page(Saved(folder.path)), folder.report)
 
 
 def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset, before: Sequence[str] = ()) -> list[str]:
@@ -212,12 +207,3 @@ def verdict(outcome: Outcome) -> str:
     against = shares(searched.cost, best.cost, outcome.problem.budget).replace("the dense", "its")
     named = "uniform plan" if best.name == WIDTH_RULE else f"plan set by hand ({best.name})"
     return f"{held} Against the best {named} the searched one has {gained} at {against}, in one run with one seed."
-
-
-def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as dotted names and values."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in data.items():
-        name = f"{prefix}{key}"
-        rows += flat(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
-    return rows

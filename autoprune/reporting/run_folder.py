@@ -49,10 +49,12 @@ class RunFolder:
         replayed: the policy that a replay began with.
         journal: every evaluation.
         measured: costs measured on this host, for the target `cpu`.
-        report: the report.
-        metrics: the figures of the report.
+        report: the page.
+        metrics: the figures of the page.
+        network: layers, groups, branches and importance of the dense model.
+        exports: what was exported of the result, and when.
         comparison: the figures of a comparison, also of one that is under way.
-        comparison_report: the report of a comparison.
+        comparison_report: the page of a comparison.
         finetuned: the result of a fine-tuning.
         curves: loss and accuracy of every epoch of a fine-tuning.
         training_step: what a training step takes, of a fine-tuning without steps.
@@ -73,6 +75,8 @@ class RunFolder:
         self.measured = path / "measured.sqlite"
         self.report = path / "report.html"
         self.metrics = path / "metrics.json"
+        self.network = path / "network.json"
+        self.exports = path / "exports.json"
         self.comparison = path / "comparison.json"
         self.comparison_report = path / "comparison.html"
         self.finetuned = path / "finetuned.keras"

@@ -16,6 +16,7 @@ from autoprune.settings.importance import ImportanceSettings
 from autoprune.settings.model import ModelSettings
 from autoprune.settings.policies import LearnSettings, ReplaySettings
 from autoprune.settings.reading import from_config
+from autoprune.settings.reporting import ReportSettings
 from autoprune.settings.reward import RewardSettings
 from autoprune.settings.runtime import RuntimeSettings
 from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
@@ -40,6 +41,7 @@ __all__ = [
     "ModelSettings",
     "RaySettings",
     "ReplaySettings",
+    "ReportSettings",
     "RewardSettings",
     "RuntimeSettings",
     "SearchSettings",

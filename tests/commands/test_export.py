@@ -9,6 +9,7 @@ import pytest
 import autoprune
 from autoprune.models import zoo
 from helpers.running import command, run_in
+from helpers.saved_search import saved_search
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,17 @@ def test_bad_input_gets_a_clear_error(files, tmp_path, arguments, message):
     said = " ".join((done.stdout + done.stderr).split())
     assert message in said
     assert "Traceback" not in said
+
+
+def test_the_page_of_the_run_tells_of_its_exports(tmp_path):
+    run = saved_search(tmp_path / "run")
+    zoo.build("plain_cnn", (8, 8, 1), 10, width=0.125).save(run.pruned)
+    assert command(f"run={run.path}", module="report", cwd=tmp_path).returncode == 0
+    assert "Exports" not in run.report.read_text()
+    for name in ("keras", "litert"):
+        (tmp_path / name).mkdir()
+        run_in(tmp_path / name, f"run={run.path}", f"formats=[{name}]", module="export")
+    page = run.report.read_text()
+    exported = page.split('<section id="exports"')[1].split("</section>")[0]
+    for words in ("Exports", ">keras</th>", ">litert</th>", "model.keras"):
+        assert words in exported

@@ -17,7 +17,7 @@ from autoprune.options import compose_command
 _LATE = (
     *("autoprune.rl.searcher", "autoprune.evaluation.optional_branches", "autoprune.evaluation.traced"),
     *("autoprune.layers.tensorflow_tracing", "autoprune.training.tensorflow_batches", "sklearn.datasets"),
-    "torch._dynamo",
+    *("torch._dynamo", "bokeh.plotting"),
 )
 
 

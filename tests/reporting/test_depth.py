@@ -9,10 +9,9 @@ import pytest
 from autoprune.graph import find_branches, find_groups
 from autoprune.models import zoo
 from autoprune.planning import make_plan
-from autoprune.records import Budget, Memory
+from autoprune.records import Memory
 from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
 from autoprune.reporting.finetuning import rows
-from autoprune.reporting.html import Report, branch_cells, write_report
 from autoprune.reporting.outcome import result_rows
 from autoprune.reporting.tables import result_columns
 from autoprune.surgery import apply_plan
@@ -70,13 +69,13 @@ def test_rows_tell_the_share_before_and_after(finished, branches):
     assert told["stage1_block1"].gone == ("rl",)
     assert told["stage2_block1"].latency["rl"] == pytest.approx(0.6)
     assert told["stage2_block1"].gone == ()
-    assert branch_cells(told["stage1_block1"]) == ["40.0%", "40.0%", "gone"]
+    assert told["stage1_block1"].cells() == ["40.0%", "40.0%", "gone"]
 
 
 def test_without_times_of_layers_only_what_is_gone_is_told(finished, branches):
     blind = [done(one.name, one.plan, {}) for one in finished]
     told = {row.name: row for row in branch_rows(blind, branches)}
-    assert branch_cells(told["stage1_block1"]) == ["-", "-", "gone"]
+    assert told["stage1_block1"].cells() == ["-", "-", "gone"]
     assert describe_dropped(blind[2], blind[0], branches) == "without stage1_block1"
 
 
@@ -131,33 +130,3 @@ def test_what_leaves_with_another_branch_is_gone_too():
     branches = find_branches(model)
     outer = next(branch.name for branch in branches if branch.merge == "add")
     assert gone_branches(without(make_plan(model, 1.0), outer), branches) == {branch.name for branch in branches}
-
-
-def test_the_report_shows_what_is_gone(model, finished, branches, tmp_path):
-    report = Report(
-        title="net",
-        verdict="It was close.",
-        rows=result_rows(finished, branches),
-        courses={"rl": [toy.evaluation_of(0.5)]},
-        dense=toy.evaluation_of(1.0),
-        chosen=toy.evaluation_of(0.5),
-        budget=Budget(0.5),
-        sizes=finished[0].plan.sizes,
-        plans={one.name: one.plan.widths for one in finished[1:]},
-        gone={one.name: gone_groups(one.plan, branches, find_groups(model)) for one in finished[1:]},
-        branches=branch_rows(finished, branches),
-        left_alone={},
-        settings=[],
-    )
-    write_report(report, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert "<th>branches</th>" in page
-    assert "<td>4 of 5</td>" in page
-    assert "<td>stage1_block1</td><td>5</td><td>40.0%</td><td>40.0%</td><td>gone</td>" in page
-    assert "gone with stage1_block1<" in page
-    assert page.count("<svg") == 4
-    # A model without branches has no such part.
-    write_report(replace(report, branches=(), rows=result_rows(finished)), tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert "Latency by branch" not in page
-    assert page.count("<svg") == 3

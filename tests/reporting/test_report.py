@@ -1,16 +1,13 @@
-"""Tables and the report: right figures, one file, nothing fetched."""
+"""Tables and what is said of a search: right figures."""
 
 import io
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from autoprune.records import Budget
-from autoprune.reporting.html import Report, write_report
 from autoprune.reporting.outcome import Outcome, verdict
 from autoprune.reporting.tables import (
     ResultRow,
@@ -164,71 +161,3 @@ def test_durations_have_a_unit_that_fits(value, text):
 
 def test_sizes_are_in_mebibytes():
     assert (byte_count(3 * 2**20), byte_count(None)) == ("3.00 MiB", "-")
-
-
-class Links(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.fetched, self.tags = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        for name, value in attributes:
-            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
-                self.fetched.append((tag, value))
-
-
-@pytest.fixture
-def page(tmp_path):
-    problem = toy.problem()
-    courses = {
-        "uniform": [toy.evaluation_of(r) for r in (1.0, 0.75, 0.5, 0.25)],
-        "rl": [
-            toy.evaluation_of(dict(zip(toy.NAMES, r, strict=True))) for r in ((1, 0.25, 1, 0.125), (1, 0.5, 1, 0.25))
-        ],
-    }
-    report = Report(
-        title="toy <script>",
-        verdict="It was close.",
-        rows=ROWS,
-        courses=courses,
-        dense=problem.dense,
-        chosen=courses["rl"][0],
-        budget=Budget(0.5),
-        sizes=dict.fromkeys(toy.NAMES, toy.SIZE),
-        plans={"rl": courses["rl"][0].widths},
-        left_alone={"classifier": "is an output of the model"},
-        settings=[("seed", 0)],
-        cautions=["There are <few> images.", "It lost 19.7 points."],
-    )
-    write_report(report, tmp_path / "report.html")
-    return (tmp_path / "report.html").read_text()
-
-
-def test_report_is_one_file_that_fetches_nothing(page):
-    links = Links()
-    links.feed(page)
-    assert links.fetched == []
-    assert "script" not in links.tags
-    assert links.tags.count("svg") == 3
-    assert not re.search(r"@import|url\(http", page)
-
-
-def test_report_shows_the_figures_and_escapes_what_it_is_given(page):
-    for text in ("97.00%", "It was close.", "is an output of the model", "compiler estimate", "toy &lt;script&gt;"):
-        assert text in page
-
-
-def test_report_shows_cautions_in_a_box_of_their_own(page):
-    """Not in that of the verdict, which is green."""
-    box = page.split('<ul class="caution">')[1].split("</ul>")[0]
-    assert re.findall("<li>(.*)</li>", box) == ["There are &lt;few&gt; images.", "It lost 19.7 points."]
-    colours = dict(re.findall(r"\.(verdict|caution) {.*border-left: [^#]*(#\w+)", page))
-    assert len(set(colours.values())) == 2
-
-
-def test_best_so_far_survives_a_course_that_never_met_the_budget():
-    from autoprune.reporting import plots
-
-    svg = plots.best_so_far({"rl": [toy.evaluation_of(1.0)] * 3, "uniform": [toy.evaluation_of(0.5)]}, Budget(0.5))
-    assert svg.startswith("<svg")

@@ -98,6 +98,11 @@ class Surrogate:
         )
         return self._error
 
+    @property
+    def guesses(self) -> list[tuple[float, float]]:
+        """Latencies in seconds as they were guessed, each with the truth, in the order in which they were told."""
+        return [(guessed, true) for guessed, true, _ in self._judged]
+
     def observe(self, widths: np.ndarray, cost: CostReport) -> None:
         """Learn from a plan that has been costed, after comparing the cost with the guess of it.
 

@@ -1,0 +1,1 @@
+"""Pages of runs: one HTML file each, made from what a run folder has saved, that needs nothing else."""

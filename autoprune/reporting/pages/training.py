@@ -1,0 +1,126 @@
+"""The page of a fine-tuning, from its run folder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoprune.records import CostReport
+from autoprune.records.plain import from_plain
+from autoprune.reporting.pages import figures
+from autoprune.reporting.pages.headline import device_words
+from autoprune.reporting.pages.page import Chart, Figure, Group, Page, Part, Table
+from autoprune.reporting.pages.saved import Saved
+from autoprune.reporting.tables import byte_count, seconds
+
+
+def training_page(saved: Saved) -> Page:
+    """The page of a fine-tuning."""
+    metrics = saved.load("metrics.json", "results, as of a fine-tuning that has not ended") or {}
+    curves = saved.load("curves.json", "the curves")
+    headline, large = "This fine-tuning has no result that can be read.", []
+    with saved.attempt("the headline"):
+        if metrics:
+            headline, large = _headline(metrics), _large_figures(metrics)
+    sections = saved.sections(
+        [
+            ("result", "Result", lambda: _result_parts(metrics)),
+            ("curves", "Curves", lambda: _curve_parts(curves) if curves else []),
+        ]
+    )
+    settings = saved.settings
+    named = settings.get("run") or (settings.get("model") or {}).get("path") or saved.path.name
+    told = [("took", seconds(metrics["seconds"]))] if "seconds" in metrics else []
+    return Page(
+        title=f"Fine-tuning of {str(named).rstrip('/').rpartition('/')[2]}",
+        kind="fine-tuning",
+        headline=headline,
+        lead=[metrics["verdict"]] if "verdict" in metrics else [],
+        figures=large,
+        sections=[*sections, saved.origin_section(told, metrics.get("versions"))],
+    )
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+    before, after, test = (metrics[name] for name in ("reward_accuracy_before", "reward_accuracy", "test_accuracy"))
+    points = 100 * (after - before)
+    change = (
+        "as before"
+        if abs(points) < 0.05
+        else f"{abs(points):.1f} points {'more' if points > 0 else 'less'} than before"
+    )
+    return f"{test:.1%} of the test images are right; on the reward split {after:.1%}, {change}.".replace("%", " %")
+
+
+def _large_figures(metrics: Mapping[str, Any]) -> list[Figure]:
+    before, after = metrics["reward_accuracy_before"], metrics["reward_accuracy"]
+    record = metrics["training"]
+    note = f"of {record['epochs']}" + (f": {record['stopped']}" if record["stopped"] else "")
+    return [
+        Figure(value=f"{metrics['test_accuracy']:.1%}", name="test accuracy", note="taken once"),
+        Figure(
+            value=f"{100 * (after - before):+.1f}",
+            name="points on the reward split",
+            note=f"{before:.2%} \u2192 {after:.2%}",
+        ),
+        Figure(value=str(record["best_epoch"]), name="epoch whose weights were kept", note=note),
+        Figure(value=f"{metrics['parameters']:,}", name="parameters"),
+    ]
+
+
+def _result_parts(metrics: Mapping[str, Any]) -> list[Part]:
+    if not metrics:
+        return []
+    record = metrics["training"]
+    rows = [
+        ("reward accuracy before", f"{metrics['reward_accuracy_before']:.2%}"),
+        ("reward accuracy after", f"{metrics['reward_accuracy']:.2%}"),
+        ("test accuracy, taken once", f"{metrics['test_accuracy']:.2%}"),
+        ("epochs", f"{record['epochs']}, the best {record['best_epoch'] or '0, before the first step'}"),
+        ("parameters", f"{metrics['parameters']:,}"),
+    ]
+    if metrics["dropped"]:
+        rows.append(("without", ", ".join(metrics["dropped"])))
+    if metrics["cost"]:
+        cost = from_plain(CostReport, metrics["cost"])
+        target = cost.target
+        where = f"per batch of {target.batch_size} on {device_words(target.name)}, {target.dtype}: {cost.kind}"
+        rows.append(("latency", f"{seconds(cost.latency)} {where}"))
+        if cost.memory.total:
+            rows.append(("HBM", byte_count(cost.memory.total)))
+    return [Table(columns=("", ""), rows=rows)]
+
+
+def _curve_parts(curves: Mapping[str, Any]) -> list[Part]:
+    """Accuracy on the reward split and training loss, by epoch; epoch 0 is the model as it came."""
+    best = curves["best_epoch"]
+    accuracies = [(epoch, 100 * value) for epoch, value in _known(curves["epochs"], curves["reward_accuracies"])]
+    losses = _known(curves["epochs"], curves["losses"])
+    accuracy = figures.new_figure("epoch", "accuracy on the reward split (%)")
+    _add_line(accuracy, 0, accuracies)
+    figures.add_limit(accuracy, best, "height", "kept")
+    charts = [
+        Chart(
+            key="accuracy",
+            figure=accuracy,
+            title="Accuracy",
+            summary="Accuracy on the reward split by epoch: "
+            f"from {accuracies[0][1]:.2f} to {accuracies[-1][1]:.2f} per cent.",
+            caption="The reward split is cut from the training images; epoch 0 is the model as it came. The dashed "
+            "line is the epoch whose weights were kept.",
+        )
+    ]
+    if losses:
+        loss = figures.new_figure("epoch", "training loss")
+        _add_line(loss, 1, losses)
+        told = f"Training loss by epoch: from {losses[0][1]:.3f} to {losses[-1][1]:.3f}."
+        charts.append(Chart(key="loss", figure=loss, title="Loss", summary=told))
+    return [Group(parts=charts)]
+
+
+def _known(epochs: Sequence[int], values: Sequence[float | None]) -> list[tuple[int, float]]:
+    return [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
+
+
+def _add_line(plot: Any, number: int, points: Sequence[tuple[float, float]]) -> None:
+    x, y = zip(*points, strict=True)
+    plot.line(x=x, y=y, name=f"series-{number}", line_width=2)
+    figures.add_points(plot, number, x, y, size=6)
