@@ -8,6 +8,7 @@ from typing import Any
 from autoprune.comparison import statistics
 from autoprune.comparison.record import PlanResult
 from autoprune.comparison.statistics import Interval, Point
+from autoprune.records.measure import ACCURACY, Measure
 
 UNIFORM, SCRATCH, DENSE, HIGHEST_SCORE = "hand-set uniform", "from scratch", "dense, tuned", "its highest score"
 ALL = "all"  # Budgets of one kind taken together.
@@ -153,6 +154,7 @@ class Summary:
         uniform: by kind and seed the points of hand-set plans: cost and test accuracy.
         outcomes: every searched plan.
         curves: by budget and searcher.
+        measure: how accuracies are told.
     """
 
     rows: list[Row]
@@ -165,6 +167,7 @@ class Summary:
     uniform: dict[str, dict[int, list[Point]]]
     outcomes: list[SearchOutcome]
     curves: dict[str, dict[str, Curves]]
+    measure: Measure = ACCURACY
 
     def to_json(self) -> dict[str, Any]:
         """The conclusions as plain data, without what the record has anyway."""

@@ -25,6 +25,7 @@ from autoprune.comparison.selection import most_accurate, select_finalist
 from autoprune.comparison.statistics import Interval, Matched, Point
 from autoprune.searchers.hand_set import is_hand_set
 from autoprune.settings import CompareSettings
+from autoprune.tasks import make_task
 
 
 def summarise(settings: CompareSettings, record: Record) -> Summary:
@@ -50,6 +51,7 @@ def summarise(settings: CompareSettings, record: Record) -> Summary:
         uniform=uniform,
         outcomes=outcomes,
         curves=_curves(settings, record),
+        measure=make_task(settings.task).measure,
     )
 
 

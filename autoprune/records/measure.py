@@ -27,8 +27,17 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        """Of differences: `points`, or the name of the measure."""
-        return "points" if self.is_share else self.name
+        """Of differences: `points`, or the name."""
+        return f"points of {self.name}" if self.is_share else self.name
+
+    def draw(self, quality: float) -> float:
+        """The figure, or a difference of two, as plots have it: percent or points, or as it is told."""
+        return 100 * quality if self.is_share else self.sign * quality
+
+    @property
+    def axis(self) -> str:
+        """What is written beside an axis of `draw`."""
+        return f"{self.name} (%)" if self.is_share else f"{self.name}{' (lower is better)' * self.lower_is_better}"
 
     def tell(self, quality: float, digits: int = 2) -> str:
         """The figure: `97.50%`, or `2.5`.

@@ -8,6 +8,7 @@ from autoprune.comparison.conclusions import ALL, UNIFORM, CostRatio, Difference
 from autoprune.comparison.matching import TOLERANCE, kind_of
 from autoprune.comparison.statistics import Interval
 from autoprune.comparison.summary import references_of
+from autoprune.records.measure import Measure
 from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.tables import seconds
 from autoprune.searchers.hand_set import is_hand_set
@@ -58,7 +59,7 @@ def text_tables(settings: CompareSettings, summary: Summary) -> list[TextTable]:
 
 
 def _results(summary: Summary) -> TextTable:
-    rows = []
+    rows, measure = [], summary.measure
     for row in summary.rows:
         unmatched = f"{row.unmatched} unmatched" if row.unmatched else NONE
         excess = NONE
@@ -67,21 +68,22 @@ def _results(summary: Summary) -> TextTable:
             excess = least if least == most else f"{least} to {most}"
         rows.append(
             (
-                *(_budget(row.budget), row.searcher, str(row.accuracy.count), _percent(row.accuracy)),
+                *(_budget(row.budget), row.searcher, str(row.accuracy.count), _quality(row.accuracy, measure)),
                 *(f"{row.score:.3f}", f"{row.latency:.1%}", NONE if row.memory is None else f"{row.memory:.1%}"),
-                *(unmatched if row.uniform is None else _percent(row.uniform), excess),
+                *(unmatched if row.uniform is None else _quality(row.uniform, measure), excess),
                 NONE if row.speed_up_kept is None else f"{row.speed_up_kept.mean:.0%}",
             )
         )
+    tuned = f", tuned on {_quality(summary.dense_tuned, measure)}" if summary.dense_tuned else ""
+    better = ", lower is better" * measure.lower_is_better
     caption = (
-        f"Dense: {summary.dense.test_accuracy:.2%} at {seconds(summary.dense.latency)} per batch"
-        + (f", tuned on {_percent(summary.dense_tuned)}" if summary.dense_tuned else "")
-        + ". Test accuracy after fine-tuning, with 95 % intervals over the n seeds. Score: mean in the search, before "
-        "fine-tuning. Latency and memory: of the dense model's. Uniform as fast: the best hand-set plan that costs at "
-        "most 1 % more than the searched one, chosen from as many finalists; its cost: by how much it differs. Of "
-        "FLOPs': speed-up over what FLOPs promise."
+        f"Dense: {measure.tell(summary.dense.test_accuracy)} at {seconds(summary.dense.latency)} per batch{tuned}. "
+        f"Test {measure.name} after fine-tuning{better}, with 95 % intervals over the n seeds. Score: mean in the "
+        "search, before fine-tuning. Latency and memory: of the dense model's. Uniform as fast: the best hand-set plan "
+        "that costs at most 1 % more than the searched one, chosen from as many finalists; its cost: by how much it "
+        "differs. Of FLOPs': speed-up over what FLOPs promise."
     )
-    columns = {"budget": 0, "searcher": 0, "n": 6, "test accuracy": 0, "score": 4, "latency": 0, "memory": 3}
+    columns = {"budget": 0, "searcher": 0, "n": 6, f"test {measure.name}": 0, "score": 4, "latency": 0, "memory": 3}
     columns |= {"uniform as fast": 2, "its cost": 5, "of FLOPs'": 7}
     return TextTable(title="After fine-tuning", columns=columns, rows=rows, caption=caption)
 
@@ -98,7 +100,7 @@ def _list_dropped(summary: Summary) -> TextTable:
 
 
 def _differences(settings: CompareSettings, summary: Summary) -> TextTable:
-    references = references_of(settings)
+    references, measure = references_of(settings), summary.measure
     found = {(item.kind, item.budget, item.searcher, item.reference): item for item in summary.differences}
     rows = []
     for kind, budget, searcher in dict.fromkeys(
@@ -112,17 +114,18 @@ def _differences(settings: CompareSettings, summary: Summary) -> TextTable:
                 cells.append(NONE)
                 continue
             interval = item.interval
-            told = f"{100 * interval.mean:+.2f}" + (
-                f" ± {100 * interval.half:.2f}" if interval.half is not None else ""
-            )
+            told = measure.tell_difference(interval.mean)
+            if interval.half is not None:
+                told += f" ± {100 * interval.half:.2f}" if measure.is_share else f" ± {interval.half:.3g}"
             told += "*" if interval.excludes_zero else ""
             cells.append(told + (f" ({interval.count})" if interval.count < count else ""))
         rows.append((_budget(budget, kind), searcher, str(count), *cells))
+    points = ", in points" * measure.is_share
     caption = (
-        "Test accuracy of the row's plans less that of the column's, in points, with 95 % intervals (Student's t) of "
-        "the mean over n pairs of one budget and seed; of one base model. * marks intervals without zero: the others "
-        "show no difference. Hand-set uniform costs the same, other searchers keep the same budget; from scratch is "
-        "the same network. A number in brackets is a smaller n."
+        f"Test {measure.name} of the row's plans less that of the column's{points}, with 95 % intervals (Student's t) "
+        "of the mean over n pairs of one budget and seed; of one base model. * marks intervals without zero: the "
+        "others show no difference. Hand-set uniform costs the same, other searchers keep the same budget; from "
+        "scratch is the same network. A number in brackets is a smaller n."
     )
     columns = {"budget": 0, "searcher": 0, "n": len(references)}
     columns |= {f"over {reference}": rank for rank, reference in enumerate(references)}  # The first one stays.
@@ -130,6 +133,7 @@ def _differences(settings: CompareSettings, summary: Summary) -> TextTable:
 
 
 def _costs(summary: Summary) -> TextTable:
+    measure = summary.measure
     cells = {
         (item.kind, item.budget, item.searcher): [
             str(item.interval.count),
@@ -145,14 +149,15 @@ def _costs(summary: Summary) -> TextTable:
             row[-1] = _number(volume, "{:.4f}")
     rows = [(_budget(budget, kind), searcher, *row) for (kind, budget, searcher), row in cells.items()]
     corners = "; ".join(
-        f"{kind} {corner[0]:.0%} of dense and test accuracy {corner[1]:.2%}" for kind, corner in summary.corners.items()
+        f"{kind} {corner[0]:.0%} of dense and test {measure.name} {measure.tell(corner[1])}"
+        for kind, corner in summary.corners.items()
     )
     caption = (
         "Uniform / searched: what the uniform plans' accuracy-cost front, log-interpolated with the same seed, takes "
-        "at the searched plan's test accuracy, over what the searched plan takes; geometric mean with 95 % interval, * "
-        "where it excludes 1. The front is the best of several uniform plans, luck in fine-tuning among it, which "
-        "favours them. >= and <= where accuracies lie beyond the front, whose end then counts. Hypervolume: of "
-        f"a searcher's plans at all budgets, against the reference point {corners}."
+        f"at the searched plan's test {measure.name}, over what the searched plan takes; geometric mean with 95 % "
+        "interval, * where it excludes 1. The front is the best of several uniform plans, luck in fine-tuning among "
+        "it, which favours them. >= and <= where accuracies lie beyond the front, whose end then counts. Hypervolume: "
+        f"of a searcher's plans at all budgets, against the reference point {corners}."
     )
     columns = {"budget": 0, "searcher": 0, "n": 3, "uniform / searched": 0, "beyond the curve": 2, "hypervolume": 1}
     return TextTable(title="Cost at equal accuracy", columns=columns, rows=rows, caption=caption)
@@ -168,7 +173,7 @@ def verdicts(settings: CompareSettings, summary: Summary) -> list[str]:
         widest = item.budget == ALL or item.kind not in several
         if widest and item.reference == UNIFORM and not is_hand_set(item.searcher):
             ratio = ratios.get((item.kind, item.budget, item.searcher))
-            told, word = _verdict(item, ratio), {"latency": "faster", "memory": "smaller"}[item.kind]
+            told, word = _verdict(item, ratio, summary.measure), {"latency": "faster", "memory": "smaller"}[item.kind]
             # Where the hand-set plans are not quite as costly, or where there are none.
             plans = [plan for plan in summary.outcomes if plan.searcher == item.searcher]
             plans = [plan for plan in plans if kind_of(plan.budget) == item.kind]
@@ -184,13 +189,14 @@ def verdicts(settings: CompareSettings, summary: Summary) -> list[str]:
     return [*sentences, *(f"{name} found no plan within any budget." for name in missing)]
 
 
-def _verdict(item: Difference, ratio: CostRatio | None) -> str:
+def _verdict(item: Difference, ratio: CostRatio | None, measure: Measure) -> str:
     interval = item.interval
-    points = f"{100 * interval.mean:+.2f} points"
-    where = f"{item.searcher} over the best hand-set uniform plan of the same {item.kind}: {points} of test accuracy"
+    gained = f"{measure.tell_difference(interval.mean)}{' points of' * measure.is_share} test {measure.name}"
+    where = f"{item.searcher} over the best hand-set uniform plan of the same {item.kind}: {gained}"
     if interval.low is None or interval.high is None:
         return f"{where} in one pair: too few for an interval."
-    told = f"{where} (95 % {100 * interval.low:+.2f} to {100 * interval.high:+.2f}, n = {interval.count})"
+    ends = [measure.tell_difference(end) for end in (interval.low, interval.high)][:: measure.sign]
+    told = f"{where} (95 % {ends[0]} to {ends[1]}, n = {interval.count})"
     if not interval.excludes_zero:
         told += ": no difference beyond chance."
     else:
@@ -213,8 +219,10 @@ def _number(interval: Interval, form: str, factor: float = 1.0) -> str:
     return told if interval.half is None else f"{told} ± {form.format(factor * interval.half)}"
 
 
-def _percent(interval: Interval) -> str:
-    return _number(interval, "{:.2f}", 100) + "%"
+def _quality(interval: Interval, measure: Measure) -> str:
+    if measure.is_share:
+        return _number(interval, "{:.2f}", 100) + "%"
+    return measure.tell(interval.mean) + ("" if interval.half is None else f" ± {interval.half:.2g}")
 
 
 def _ratio(item: CostRatio, *, mark: bool = True) -> str:

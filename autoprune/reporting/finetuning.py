@@ -36,6 +36,7 @@ def write_finetuning(done: FineTuned, settings: FinetuneSettings, took: float, f
         "format": FORMAT,
         "version": VERSION,
         "settings": dataclasses.asdict(settings),
+        "measure": dataclasses.asdict(done.measure),
         "reward_accuracy_before": done.before,
         "reward_accuracy": done.after,
         "test_accuracy": done.test_accuracy,

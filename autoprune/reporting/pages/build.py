@@ -131,7 +131,7 @@ def _results(runs: dict[str, SearchRun]) -> Table:
         (
             name,
             row.name + (", saved" if row.name == run.metrics.get("kept") else ""),
-            f"{row.test_accuracy:.2%}",
+            row.measure.tell(row.test_accuracy),
             ", ".join(row.cost.parts) or row.cost.target.name,
             seconds(row.cost.latency),
             share_of(row.cost.latency, run.rows[0].cost.latency),
@@ -141,15 +141,16 @@ def _results(runs: dict[str, SearchRun]) -> Table:
         for name, run in runs.items()
         for row in run.rows
     ]
-    columns = ("run", "plan", "test accuracy", "target", "latency", "of dense", "HBM", "of dense")
-    caption = "Test accuracy after fine-tuning, taken once in each run. Shares are of the run's own dense network."
+    measures = list(dict.fromkeys(row.measure.name for run in runs.values() for row in run.rows))
+    columns = ("run", "plan", f"test {', '.join(measures)}", "target", "latency", "of dense", "HBM", "of dense")
+    caption = "Test figures after fine-tuning, taken once in each run. Shares are of the run's own dense network."
     return Table(columns=columns, rows=rows, caption=caption)
 
 
 def _comparable(runs: Sequence[SearchRun]) -> bool:
     """Whether evaluations of runs may stand in one chart: of one dense network, on one target, for one budget."""
     seen = {
-        (run.dense.required_cost.latency, run.dense.required_cost.target, run.dense.accuracy, run.budget)
+        (run.dense.required_cost.latency, run.dense.required_cost.target, run.dense.accuracy, run.budget, run.measure)
         for run in runs
         if run.dense is not None
     }
@@ -174,7 +175,7 @@ def _evaluations(runs: dict[str, SearchRun]) -> tuple[list[Part], dict[str, Any]
     for name, run in runs.items():
         saved = [point for point in run.finished_points({}) if run.kept is not None and point.name == run.kept.name]
         finished += [replace(point, name=name, series=places.get(f"{name}: {point.name}")) for point in saved]
-    return explore(courses, sizes, branches, finished, budget)
+    return explore(courses, sizes, branches, finished, budget, next(iter(runs.values())).measure)
 
 
 def _curves(runs: dict[str, SearchRun]) -> list[Part]:

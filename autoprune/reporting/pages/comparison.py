@@ -12,9 +12,10 @@ from autoprune.comparison.conclusions import ALL, UNIFORM
 from autoprune.comparison.matching import LATENCY, kind_of
 from autoprune.comparison.statistics import best_so_far, mean_curve, pareto_front, spread_curve, student_interval
 from autoprune.comparison.summary import references_of
+from autoprune.records.measure import Measure
 from autoprune.reporting.comparison import text_tables, verdicts
 from autoprune.reporting.pages import figures
-from autoprune.reporting.pages.evaluations import time_unit
+from autoprune.reporting.pages.evaluations import capital, time_unit
 from autoprune.reporting.pages.headline import device_words
 from autoprune.reporting.pages.page import Chart, Group, Page, Part, Table, Text
 from autoprune.reporting.pages.saved import Saved
@@ -46,7 +47,7 @@ def comparison_page(saved: Saved) -> Page:
             tables = text_tables(settings, summary)
             makers = [
                 ("results", tables[0].title, lambda: _table_parts(tables[:1])),
-                ("accuracy", "Test accuracy against cost", lambda: _accuracy_parts(settings, summary)),
+                ("accuracy", f"Test {summary.measure.name} against cost", lambda: _accuracy_parts(settings, summary)),
                 (
                     "differences",
                     "Differences",
@@ -86,7 +87,8 @@ def compare_words(summary: Summary) -> str:
         widest = item.budget == ALL or item.kind not in several
         if not widest or item.reference != UNIFORM or is_hand_set(item.searcher):
             continue
-        points = f"{item.searcher} by {abs(100 * item.interval.mean):.1f} points"
+        measure, mean = summary.measure, abs(item.interval.mean)
+        points = f"{item.searcher} by {f'{100 * mean:.1f} points' if measure.is_share else f'{mean:.3g}'}"
         if item.interval.low is None:
             few.append(item.searcher)
         elif not item.interval.excludes_zero:
@@ -125,20 +127,21 @@ def _series(settings: CompareSettings) -> dict[str, int]:
 
 def _accuracy_parts(settings: CompareSettings, summary: Summary) -> list[Part]:
     charts: list[Part] = []
+    measure = summary.measure
     for kind in summary.uniform:
         unit, factor = time_unit(summary.dense.latency) if kind == LATENCY else ("MiB", 2**-20)
         label = "latency per batch" if kind == LATENCY else "device memory"
-        plot = figures.new_figure(f"{label} ({unit})", "test accuracy after fine-tuning (%)")
-        _add_uniform(plot, summary.uniform[kind], factor)
+        plot = figures.new_figure(f"{label} ({unit})", f"after fine-tuning: test {measure.axis}")
+        _add_uniform(plot, summary.uniform[kind], factor, measure)
         budgets = [name for name in settings.budgets if kind_of(name) == kind]
         for searcher, number in _series(settings).items():
             for budget in budgets:
                 plans = [one.tested for one in summary.outcomes if (one.searcher, one.budget) == (searcher, budget)]
                 if plans:
                     costs = [factor * plan.taken(kind) for plan in plans]
-                    _add_interval(plot, number, costs, [100 * plan.test_accuracy for plan in plans])
+                    _add_interval(plot, number, costs, [measure.draw(plan.test_accuracy) for plan in plans])
         dense = factor * summary.dense.taken(kind)
-        plot.scatter(x=[dense], y=[100 * summary.dense.test_accuracy], marker="star", size=14, name="ink")
+        plot.scatter(x=[dense], y=[measure.draw(summary.dense.test_accuracy)], marker="star", size=14, name="ink")
         for number, budget in enumerate(budgets):
             limits = settings.budgets[budget]
             share = limits.latency if kind == LATENCY else limits.memory
@@ -148,7 +151,7 @@ def _accuracy_parts(settings: CompareSettings, summary: Summary) -> list[Part]:
             Chart(
                 key=f"accuracy-{kind}",
                 figure=plot,
-                summary=f"Test accuracy after fine-tuning against {label}; the table above has the figures.",
+                summary=f"Test {measure.name} after fine-tuning against {label}; the table above has the figures.",
                 title=f"Against {kind}" if len(summary.uniform) > 1 else "",
                 caption="Small points are single seeds, large ones means over seeds with 95 % intervals; the line "
                 "joins the best means of hand-set uniform plans; the star is the dense network.",
@@ -158,18 +161,22 @@ def _accuracy_parts(settings: CompareSettings, summary: Summary) -> list[Part]:
     return [Group(parts=charts)] if len(charts) > 1 else charts
 
 
-def _add_uniform(plot: Any, points: Mapping[int, Sequence[tuple[float, float]]], factor: float) -> None:
+def _add_uniform(
+    plot: Any, points: Mapping[int, Sequence[tuple[float, float]]], factor: float, measure: Measure
+) -> None:
     """Hand-set plans: single seeds as small points, the front of their means as a line."""
     by_cost: dict[float, list[float]] = {}
     for of_seed in points.values():
         for cost, accuracy in of_seed:
             by_cost.setdefault(cost, []).append(accuracy)
     front = pareto_front([(cost, float(np.mean(accuracies))) for cost, accuracies in by_cost.items()])
-    single = [(factor * cost, 100 * accuracy) for cost, accuracies in by_cost.items() for accuracy in accuracies]
+    single = [
+        (factor * cost, measure.draw(accuracy)) for cost, accuracies in by_cost.items() for accuracy in accuracies
+    ]
     if single:
         x, y = zip(*single, strict=True)
         plot.scatter(x=x, y=y, size=3, name="ink", line_alpha=0.4, fill_alpha=0.4)
-        x, y = zip(*((factor * cost, 100 * accuracy) for cost, accuracy in front), strict=True)
+        x, y = zip(*((factor * cost, measure.draw(accuracy)) for cost, accuracy in front), strict=True)
         plot.line(x=x, y=y, name="ink", line_width=1.2, line_alpha=0.7)
 
 
@@ -179,7 +186,8 @@ def _add_interval(plot: Any, number: int, costs: Sequence[float], accuracies: Se
     interval, cost = student_interval(accuracies), float(np.mean(costs))
     if interval.low is not None and interval.high is not None:
         # Those of few seeds may leave the picture, which is of the plans.
-        ends = [max(interval.low, min(accuracies) - 5), min(interval.high, max(accuracies) + 5)]
+        room = max(max(accuracies) - min(accuracies), 0.05 * abs(interval.mean))
+        ends = [max(interval.low, min(accuracies) - room), min(interval.high, max(accuracies) + room)]
         plot.segment(x0=[cost], y0=ends[:1], x1=[cost], y1=ends[1:], line_width=2, name=f"series-{number}")
     figures.add_points(plot, number, [cost], [interval.mean], size=11)
 
@@ -190,14 +198,17 @@ def _difference_parts(settings: CompareSettings, summary: Summary) -> list[Part]
     shown = [item for item in summary.differences if item.budget == ALL or item.kind not in several]
     kinds, places = list(dict.fromkeys(item.kind for item in shown)), _series(settings)
     charts: list[Part] = []
+    measure = summary.measure
     for reference in references_of(settings):
         rows = []
         for item in shown:
             if item.reference == reference and not is_hand_set(item.searcher):
                 mean, low, high = (
-                    None if value is None else 100 * value
+                    None if value is None else measure.draw(value)
                     for value in (item.interval.mean, item.interval.low, item.interval.high)
                 )
+                if low is not None and high is not None:
+                    low, high = sorted((low, high))
                 name = item.searcher if len(kinds) == 1 else f"{item.searcher}, {item.kind}"
                 rows.append((name, places[item.searcher], mean or 0.0, low, high))
         if rows:
@@ -205,8 +216,8 @@ def _difference_parts(settings: CompareSettings, summary: Summary) -> list[Part]
             charts.append(
                 Chart(
                     key=f"over-{len(charts)}",
-                    figure=figures.intervals(rows, "points of test accuracy"),
-                    summary=f"Points of test accuracy over {reference}: {told}.",
+                    figure=figures.intervals(rows, f"test: {measure.unit}"),
+                    summary=f"{capital(measure.unit)} on the test split over {reference}: {told}.",
                     title=f"Over {reference}",
                 )
             )

@@ -11,6 +11,7 @@ import numpy as np
 
 from autoprune.comparison.statistics import pareto_front
 from autoprune.records import Budget, Evaluation
+from autoprune.records.measure import ACCURACY, Measure
 from autoprune.reporting.pages.figures import MARKERS, add_limit, add_points, new_figure
 from autoprune.reporting.pages.page import Chart, Explorer, Part, Table, Text
 from autoprune.reporting.tables import byte_count, seconds, share_of
@@ -68,6 +69,7 @@ def explore(
     branches: Sequence[str],
     finished: Sequence[FinishedPoint],
     budget: Budget,
+    measure: Measure = ACCURACY,
 ) -> tuple[list[Part], dict[str, Any]]:
     """The fronts, with what can be pointed at and pinned, and a table of the plans on the front.
 
@@ -77,6 +79,7 @@ def explore(
         branches: that may go.
         finished: models to mark.
         budget: limits to draw, in absolute units.
+        measure: how accuracies are told.
 
     Returns:
         The parts of the section, and the data that the page's script needs.
@@ -99,9 +102,9 @@ def explore(
         charts.append(
             Chart(
                 key=f"front-{kind}",
-                figure=_front(kind, label, scale, limit, costs, front, finished, len(courses)),
-                title=f"Accuracy against {kind}",
-                summary=f"Accuracy before fine-tuning against {label}: {len(points):,} plans, of which "
+                figure=_front(kind, (label, scale, limit), costs, front, finished, len(courses), measure),
+                title=f"{capital(measure.name)} against {kind}",
+                summary=f"{capital(measure.name)} before fine-tuning against {label}: {len(points):,} plans, of which "
                 f"{len(front)} are on the front. The table below lists these.",
                 explorable=True,
             )
@@ -112,8 +115,13 @@ def explore(
         "A point is one plan, scored on the reward split without fine-tuning; the line joins those that no other "
         "beats. A large mark is a finished model on the same images, after fine-tuning."
     )
-    data = {"evaluations": _pack(courses, sizes, branches, budget, (unit, factor))}
-    return [explorer, Text(words=[caption], look="note"), _front_table(courses)], data
+    data = {"evaluations": _pack(courses, sizes, branches, budget, (unit, factor), measure)}
+    return [explorer, Text(words=[caption], look="note"), _front_table(courses, measure)], data
+
+
+def capital(name: str) -> str:
+    """A measure's name where a sentence begins."""
+    return name[:1].upper() + name[1:]
 
 
 def _cost(evaluation: Evaluation, kind: str) -> float:
@@ -128,29 +136,33 @@ def _failed(course: Course) -> str:
 
 def _front(
     kind: str,
-    label: str,
-    scale: float,
-    limit: float | None,
+    axis: tuple[str, float, float | None],
     costs: Sequence[tuple[float, float]],
     front: Sequence[tuple[float, float]],
     finished: Sequence[FinishedPoint],
     count: int,
+    measure: Measure,
 ) -> Any:
-    """One chart; the page's script puts the points of the evaluations in, which both charts share."""
+    """One chart; the page's script puts the points of the evaluations in, which both charts share.
+
+    `axis` is the label of the cost, the factor to its unit, and the budget.
+    """
     from bokeh.core.properties import value
     from bokeh.models import ColumnDataSource, LabelSet, Range1d
 
+    label, scale, limit = axis
     taken = [(done, done.latency if kind == "latency" else done.memory) for done in finished]
     marked = [(done, cost * scale) for done, cost in taken if cost is not None]
     x = [cost * scale for cost, _ in costs] + [cost for _, cost in marked] + ([limit * scale] if limit else [])
-    y = [100 * accuracy for _, accuracy in costs if not math.isnan(accuracy)]
-    y += [100 * done.accuracy for done, _ in marked]
+    y = [measure.draw(accuracy) for _, accuracy in costs if not math.isnan(accuracy)]
+    y += [measure.draw(done.accuracy) for done, _ in marked]
     ranges = [Range1d(*_widen(values)) for values in (x, y)]
-    plot = new_figure(label, "accuracy on the reward split (%)", tools="box_zoom", x_range=ranges[0], y_range=ranges[1])
+    title = f"on the reward split: {measure.axis}"
+    plot = new_figure(label, title, tools="box_zoom", x_range=ranges[0], y_range=ranges[1])
     for number in range(count):
         add_points(plot, number, [], [], size=6).tags = [f"points-{number}"]
     if front:
-        steps = [(cost * scale, 100 * accuracy) for cost, accuracy in front]
+        steps = [(cost * scale, measure.draw(accuracy)) for cost, accuracy in front]
         across, up = zip(*steps, strict=True)
         plot.step(x=across, y=up, mode="after", name="ink", line_width=1.2, line_alpha=0.7)
     if limit:
@@ -158,11 +170,11 @@ def _front(
     for done, cost in marked:
         marker = "star" if done.series is None else MARKERS[done.series % len(MARKERS)]
         name = "ink" if done.series is None else f"series-{done.series}"
-        plot.scatter(x=[cost], y=[100 * done.accuracy], marker=marker, size=14, name=name, fill_alpha=0.9)
+        plot.scatter(x=[cost], y=[measure.draw(done.accuracy)], marker=marker, size=14, name=name, fill_alpha=0.9)
     middle = (min(x) + max(x)) / 2
     for side, align, offset in ((False, "left", 11), (True, "right", -11)):
         named = [(done, cost) for done, cost in marked if (cost > middle) == side]
-        places = {"x": [cost for _, cost in named], "y": [100 * done.accuracy for done, _ in named]}
+        places = {"x": [cost for _, cost in named], "y": [measure.draw(done.accuracy) for done, _ in named]}
         source = ColumnDataSource({**places, "text": [done.name for done, _ in named]})
         font = {
             "text_font": value("system-ui, sans-serif"),
@@ -184,7 +196,7 @@ def _widen(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _front_table(courses: Sequence[Course]) -> Table:
+def _front_table(courses: Sequence[Course], measure: Measure) -> Table:
     """The plans that no other beats in accuracy and latency, the fastest first."""
     found: dict[tuple[float, float], tuple[Course, int, Evaluation]] = {}
     for course in courses:
@@ -202,7 +214,7 @@ def _front_table(courses: Sequence[Course]) -> Table:
         rows.append(
             (
                 f"{course.name} {number}",
-                f"{one.accuracy:.2%}",
+                measure.tell(one.accuracy),
                 seconds(cost.latency),
                 share_of(cost.latency, dense.latency),
                 byte_count(cost.memory.total),
@@ -210,7 +222,7 @@ def _front_table(courses: Sequence[Course]) -> Table:
                 ", ".join(one.dropped) or "-",
             )
         )
-    columns = ("plan", "accuracy", "latency", "of dense", "memory", "of dense", "without")
+    columns = ("plan", measure.name, "latency", "of dense", "memory", "of dense", "without")
     some = f", {len(rows)} of its {len(front)}" if len(rows) < len(front) else ""
     return Table(columns=columns, rows=rows, folded=f"The plans on the front{some}, as a table")
 
@@ -221,6 +233,7 @@ def _pack(
     branches: Sequence[str],
     budget: Budget,
     unit: tuple[str, float],
+    measure: Measure,
 ) -> dict[str, Any]:
     """All evaluations in little room: columns of numbers, and plans as places in lists of the values that occur."""
     scored = [(series, number, one) for series, course in enumerate(courses) for number, one in course.scored]
@@ -240,6 +253,7 @@ def _pack(
     dense = courses[0].dense.required_cost
     return {
         "series": [course.name for course in courses],
+        "measure": {"name": measure.name, "percent": measure.is_share},
         "unit": unit[0],
         "dense": {"latency": dense.latency * unit[1], "memory": (dense.memory.total or 0) / 2**20},
         "budget": {
@@ -253,7 +267,7 @@ def _pack(
         "number": _column([number for _, number, _ in scored], np.uint32),
         "latency": _column([one.required_cost.latency * unit[1] for one in evaluations]),
         "memory": _column([(one.required_cost.memory.total or math.nan) / 2**20 for one in evaluations]),
-        "accuracy": _column([100 * one.accuracy for one in evaluations]),
+        "accuracy": _column([measure.draw(one.accuracy) for one in evaluations]),
         "score": _column([one.score for one in evaluations]),
         "values": values,
         "wide": any(len(found) > 256 for found in values),

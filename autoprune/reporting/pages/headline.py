@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoprune.records import CostReport
+from autoprune.records.measure import ACCURACY
 from autoprune.reporting.pages.page import Figure
 from autoprune.reporting.tables import ResultRow, byte_count, kinds_of, seconds
 from autoprune.searchers.hand_set import is_hand_set
@@ -28,7 +29,7 @@ def headline(rows: Sequence[ResultRow], kept: str, searcher: str, *, same_plan: 
     told = [speed_words(held.cost, dense.cost)]
     if held.cost.memory.total and dense.cost.memory.total:
         told.append(f"{held.cost.memory.total / dense.cost.memory.total:.0%} of the memory".replace("%", " %"))
-    sentence = f"{' and '.join(told)}, {accuracy_words(held.test_accuracy - dense.test_accuracy)}"
+    sentence = f"{' and '.join(told)}, {quality_words(held, dense)}"
     by_hand = [row for row in rows[1:] if is_hand_set(row.name)]
     best = max(by_hand, key=lambda row: row.reward_accuracy, default=None)
     within = " within the budget" if limits else ""
@@ -72,19 +73,28 @@ def device_words(name: str) -> str:
     return "a " + name.replace("tpu_", "TPU ").replace("tpu", "TPU")
 
 
-def accuracy_words(difference: float) -> str:
-    """A difference in accuracy from the dense network."""
-    points = 100 * difference
+def quality_words(row: ResultRow, dense: ResultRow) -> str:
+    """How accurate a network is beside the dense one."""
+    measure = row.measure
+    if not measure.is_share:
+        return f"with a {measure.name} of {_beside_dense(row, dense)}"
+    points = 100 * (row.test_accuracy - dense.test_accuracy)
     if abs(points) < _POINTS:
         return "as accurate as the dense network"
     return f"{abs(points):.1f} points {'above' if points > 0 else 'below'} the dense network"
 
 
 def _loss(dense: ResultRow, row: ResultRow) -> str:
+    if not row.measure.is_share:
+        return f"has {row.measure.tell(row.test_accuracy)}"
     points = 100 * (dense.test_accuracy - row.test_accuracy)
     if abs(points) < _POINTS:
         return "loses nothing"
     return f"{'loses' if points > 0 else 'gains'} {abs(points):.1f} points"
+
+
+def _beside_dense(row: ResultRow, dense: ResultRow) -> str:
+    return f"{row.measure.tell(row.test_accuracy)}, where the dense network has {row.measure.tell(dense.test_accuracy)}"
 
 
 def _beside(best: CostReport, held: CostReport, dense: CostReport, limits: str) -> str:
@@ -101,7 +111,7 @@ def _beside(best: CostReport, held: CostReport, dense: CostReport, limits: str) 
 
 def chance_words(dense: ResultRow, held: ResultRow, images: int | None) -> str:
     """How much of a difference in accuracy is chance, by the number of test images; empty if that is not known."""
-    if not images:
+    if not images or held.measure != ACCURACY:
         return ""
     variance = sum(row.test_accuracy * (1 - row.test_accuracy) for row in (dense, held)) / images
     half = 196 * math.sqrt(variance)
@@ -126,10 +136,15 @@ def large_figures(dense: ResultRow, held: ResultRow, images: int | None) -> list
     if cost.memory.total and whole.memory.total:
         note = f"{byte_count(whole.memory.total)} \u2192 {byte_count(cost.memory.total)}"
         figures.append(Figure(value=f"{cost.memory.total / whole.memory.total:.0%}", name="memory", note=note))
+    measure = held.measure
+    note = f"{measure.tell(dense.test_accuracy)} \u2192 {measure.tell(held.test_accuracy)}"
+    note += f", {images:,} images" if images else ""
     points = 100 * (held.test_accuracy - dense.test_accuracy)
-    note = f"{dense.test_accuracy:.2%} \u2192 {held.test_accuracy:.2%}" + (f", {images:,} images" if images else "")
     sign = "\u00b1" if abs(points) < _POINTS else "+" if points > 0 else "\u2212"
-    figures.append(Figure(value=f"{sign}{abs(points):.1f}", name="points of test accuracy", note=note))
+    value, name = f"{sign}{abs(points):.1f}", f"points of test {measure.name}"
+    if not measure.is_share:
+        value, name = measure.tell(held.test_accuracy), f"test {measure.name}"
+    figures.append(Figure(value=value, name=name, note=note))
     note = f"{whole.parameters:,} \u2192 {cost.parameters:,}"
     return [*figures, Figure(value=f"{cost.parameters / whole.parameters:.0%}", name="parameters", note=note)]
 

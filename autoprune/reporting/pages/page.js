@@ -97,9 +97,11 @@
   };
   const share = (value, whole) => (whole ? ` (${(100 * value / whole).toFixed(1)}\u00a0%)` : "");
 
+  const told = (value) => (data.measure.percent ? `${value.toFixed(2)} % ${data.measure.name}` : `${data.measure.name} ${value.toPrecision(4)}`);
+
   function describe(row) {
     const {latency, memory, accuracy, score} = columns;
-    const parts = [`${accuracy[row].toFixed(2)} % accuracy before fine-tuning, score ${score[row].toPrecision(4)}`,
+    const parts = [`${told(accuracy[row])} before fine-tuning, score ${score[row].toPrecision(4)}`,
       `${latency[row].toPrecision(4)} ${data.unit}${share(latency[row], data.dense.latency)}`];
     if (!Number.isNaN(memory[row])) parts.push(`${memory[row].toFixed(2)} MiB${share(memory[row], data.dense.memory)}`);
     const over = ["latency", "memory"].filter((kind) => data.budget[kind] && columns[kind][row] > data.budget[kind] * (1 + 1e-6));

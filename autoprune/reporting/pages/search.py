@@ -7,6 +7,7 @@ from typing import Any
 
 from autoprune.evaluation.journal import read_courses
 from autoprune.records import Budget, Evaluation
+from autoprune.records.measure import Measure
 from autoprune.records.plain import from_plain
 from autoprune.reporting.depth import BranchRow
 from autoprune.reporting.pages import figures
@@ -17,7 +18,8 @@ from autoprune.reporting.pages.page import Chart, Page, Part, Table, Text
 from autoprune.reporting.pages.saved import Saved
 from autoprune.reporting.tables import ResultRow, byte_count, result_caption, result_cells, result_columns, seconds
 from autoprune.searchers.problem import absolute
-from autoprune.settings import BudgetSettings
+from autoprune.settings import BudgetSettings, TaskSettings
+from autoprune.tasks import make_task
 
 
 class SearchRun:
@@ -69,6 +71,13 @@ class SearchRun:
         if not self.metrics and self.dense is not None and "budget" in self.saved.settings:
             limits = from_plain(BudgetSettings, self.saved.settings["budget"])
             self.budget = absolute(limits, self.dense.required_cost)
+
+    @property
+    def measure(self) -> Measure:
+        """How accuracies are told; what a search that has not ended is for, its settings say."""
+        if "measure" in self.metrics:
+            return from_plain(Measure, self.metrics["measure"])
+        return make_task(from_plain(TaskSettings, self.saved.settings.get("task") or {})).measure
 
     @property
     def title(self) -> str:
@@ -130,7 +139,7 @@ class SearchRun:
         courses = [Course(name=name, evaluations=self.courses[name], dense=self.dense) for name in names]
         sizes, branches = dimensions_of([self])
         places = {name: number for number, name in enumerate(names)}
-        return explore(courses, sizes, branches, self.finished_points(places), self.budget)
+        return explore(courses, sizes, branches, self.finished_points(places), self.budget, self.measure)
 
 
 def dimensions_of(runs: Sequence[SearchRun]) -> tuple[dict[str, int], list[str]]:

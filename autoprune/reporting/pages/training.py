@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoprune.records import CostReport
+from autoprune.records.measure import ACCURACY, Measure
 from autoprune.records.plain import from_plain
 from autoprune.reporting.pages import figures
+from autoprune.reporting.pages.evaluations import capital
 from autoprune.reporting.pages.headline import device_words
 from autoprune.reporting.pages.page import Chart, Figure, Group, Page, Part, Table
 from autoprune.reporting.pages.saved import Saved
@@ -23,7 +25,7 @@ def training_page(saved: Saved) -> Page:
     sections = saved.sections(
         [
             ("result", "Result", lambda: _result_parts(metrics)),
-            ("curves", "Curves", lambda: _curve_parts(curves) if curves else []),
+            ("curves", "Curves", lambda: _curve_parts(curves, _measure(metrics)) if curves else []),
         ]
     )
     settings = saved.settings
@@ -41,6 +43,10 @@ def training_page(saved: Saved) -> Page:
 
 def _headline(metrics: Mapping[str, Any]) -> str:
     before, after, test = (metrics[name] for name in ("reward_accuracy_before", "reward_accuracy", "test_accuracy"))
+    measure = _measure(metrics)
+    if measure != ACCURACY:
+        told = [measure.tell(quality) for quality in (test, after, before)]
+        return f"A test {measure.name} of {told[0]}; on the reward split {told[1]}, and {told[2]} before."
     points = 100 * (after - before)
     change = (
         "as before"
@@ -51,15 +57,15 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 
 def _large_figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    before, after = metrics["reward_accuracy_before"], metrics["reward_accuracy"]
+    before, after, measure = metrics["reward_accuracy_before"], metrics["reward_accuracy"], _measure(metrics)
     record = metrics["training"]
     note = f"of {record['epochs']}" + (f": {record['stopped']}" if record["stopped"] else "")
     return [
-        Figure(value=f"{metrics['test_accuracy']:.1%}", name="test accuracy", note="taken once"),
+        Figure(value=measure.tell(metrics["test_accuracy"], 1), name=f"test {measure.name}", note="taken once"),
         Figure(
-            value=f"{100 * (after - before):+.1f}",
-            name="points on the reward split",
-            note=f"{before:.2%} \u2192 {after:.2%}",
+            value=measure.tell_difference(after - before, 1),
+            name=f"{'points' if measure.is_share else measure.name} on the reward split",
+            note=f"{measure.tell(before)} \u2192 {measure.tell(after)}",
         ),
         Figure(value=str(record["best_epoch"]), name="epoch whose weights were kept", note=note),
         Figure(value=f"{metrics['parameters']:,}", name="parameters"),
@@ -69,11 +75,11 @@ def _large_figures(metrics: Mapping[str, Any]) -> list[Figure]:
 def _result_parts(metrics: Mapping[str, Any]) -> list[Part]:
     if not metrics:
         return []
-    record = metrics["training"]
+    record, measure = metrics["training"], _measure(metrics)
     rows = [
-        ("reward accuracy before", f"{metrics['reward_accuracy_before']:.2%}"),
-        ("reward accuracy after", f"{metrics['reward_accuracy']:.2%}"),
-        ("test accuracy, taken once", f"{metrics['test_accuracy']:.2%}"),
+        (f"reward {measure.name} before", measure.tell(metrics["reward_accuracy_before"])),
+        (f"reward {measure.name} after", measure.tell(metrics["reward_accuracy"])),
+        (f"test {measure.name}, taken once", measure.tell(metrics["test_accuracy"])),
         ("epochs", f"{record['epochs']}, the best {record['best_epoch'] or '0, before the first step'}"),
         ("parameters", f"{metrics['parameters']:,}"),
     ]
@@ -89,21 +95,27 @@ def _result_parts(metrics: Mapping[str, Any]) -> list[Part]:
     return [Table(columns=("", ""), rows=rows)]
 
 
-def _curve_parts(curves: Mapping[str, Any]) -> list[Part]:
+def _measure(metrics: Mapping[str, Any]) -> Measure:
+    return from_plain(Measure, metrics["measure"]) if "measure" in metrics else ACCURACY
+
+
+def _curve_parts(curves: Mapping[str, Any], measure: Measure) -> list[Part]:
     """Accuracy on the reward split and training loss, by epoch; epoch 0 is the model as it came."""
     best = curves["best_epoch"]
-    accuracies = [(epoch, 100 * value) for epoch, value in _known(curves["epochs"], curves["reward_accuracies"])]
+    accuracies = [
+        (epoch, measure.draw(value)) for epoch, value in _known(curves["epochs"], curves["reward_accuracies"])
+    ]
     losses = _known(curves["epochs"], curves["losses"])
-    accuracy = figures.new_figure("epoch", "accuracy on the reward split (%)")
+    accuracy = figures.new_figure("epoch", f"on the reward split: {measure.axis}")
     _add_line(accuracy, 0, accuracies)
     figures.add_limit(accuracy, best, "height", "kept")
     charts = [
         Chart(
             key="accuracy",
             figure=accuracy,
-            title="Accuracy",
-            summary="Accuracy on the reward split by epoch: "
-            f"from {accuracies[0][1]:.2f} to {accuracies[-1][1]:.2f} per cent.",
+            title=capital(measure.name),
+            summary=f"{capital(measure.axis)} on the reward split by epoch: "
+            f"from {accuracies[0][1]:.2f} to {accuracies[-1][1]:.2f}.",
             caption="The reward split is cut from the training images; epoch 0 is the model as it came. The dashed "
             "line is the epoch whose weights were kept.",
         )
