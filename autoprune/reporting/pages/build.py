@@ -94,17 +94,17 @@ def join_pages(several: Sequence[Saved]) -> Page:
     elif runs:
         data = dict(pages[next(iter(runs))].data)
     for number, (name, page) in enumerate(pages.items()):
-        for section in page.sections:
-            # What can be pointed at is on a page once.
-            if section.key != "evaluations" or len(runs) == 1:
-                sections.append(
-                    Section(
-                        key=f"run{number}-{section.key}",
-                        title=f"{name}: {section.title}",
-                        parts=[_rename(part, f"run{number}") for part in section.parts],
-                        listed=section is page.sections[0],
-                    )
-                )
+        # What can be explored is on a page once.
+        shown = [section for section in page.sections if section.key != "evaluations" or len(runs) == 1]
+        sections += [
+            Section(
+                key=f"run{number}-{section.key}",
+                title=f"{name}: {section.title}",
+                parts=[_rename(part, f"run{number}") for part in section.parts],
+                listed=place == 0,
+            )
+            for place, section in enumerate(shown)
+        ]
     titles = list(dict.fromkeys(page.title for page in pages.values()))
     return Page(
         title=titles[0] if len(titles) == 1 else f"{len(pages)} runs",

@@ -147,8 +147,7 @@ def _front(
 
     `axis` is the label of the cost, the factor to its unit, and the budget.
     """
-    from bokeh.core.properties import value
-    from bokeh.models import ColumnDataSource, LabelSet, Range1d
+    from bokeh.models import Range1d
 
     label, scale, limit = axis
     taken = [(done, done.latency if kind == "latency" else done.memory) for done in finished]
@@ -167,11 +166,22 @@ def _front(
         plot.step(x=across, y=up, mode="after", name="ink", line_width=1.2, line_alpha=0.7)
     if limit:
         add_limit(plot, limit * scale, "height", "budget")
+    _mark(plot, marked, (min(x) + max(x)) / 2, measure)
+    for tag in ("pins", "cursor"):
+        ring = plot.scatter(x=[], y=[], marker="circle", size=16, fill_alpha=0, line_width=2.5, name="ink")
+        ring.tags = [tag]
+    return plot
+
+
+def _mark(plot: Any, marked: Sequence[tuple[FinishedPoint, float]], middle: float, measure: Measure) -> None:
+    """Finished models, with their costs, as large marks with names that lie towards the middle of the chart."""
+    from bokeh.core.properties import value
+    from bokeh.models import ColumnDataSource, LabelSet
+
     for done, cost in marked:
         marker = "star" if done.series is None else MARKERS[done.series % len(MARKERS)]
         name = "ink" if done.series is None else f"series-{done.series}"
         plot.scatter(x=[cost], y=[measure.draw(done.accuracy)], marker=marker, size=14, name=name, fill_alpha=0.9)
-    middle = (min(x) + max(x)) / 2
     for side, align, offset in ((False, "left", 11), (True, "right", -11)):
         named = [(done, cost) for done, cost in marked if (cost > middle) == side]
         places = {"x": [cost for _, cost in named], "y": [measure.draw(done.accuracy) for done, _ in named]}
@@ -184,10 +194,6 @@ def _front(
         plot.add_layout(
             LabelSet(x="x", y="y", text="text", source=source, x_offset=offset, y_offset=-8, name="ink", **font)
         )
-    for tag in ("pins", "cursor"):
-        ring = plot.scatter(x=[], y=[], marker="circle", size=16, fill_alpha=0, line_width=2.5, name="ink")
-        ring.tags = [tag]
-    return plot
 
 
 def _widen(values: Sequence[float]) -> tuple[float, float]:
