@@ -114,8 +114,8 @@ def _curve_parts(curves: Mapping[str, Any], measure: Measure) -> list[Part]:
             key="accuracy",
             figure=accuracy,
             title=capital(measure.name),
-            summary=f"{capital(measure.axis)} on the reward split by epoch: "
-            f"from {accuracies[0][1]:.2f} to {accuracies[-1][1]:.2f}.",
+            summary=f"{capital(measure.name)} on the reward split by epoch: "
+            f"from {accuracies[0][1]:.2f} to {accuracies[-1][1]:.2f}{' per cent' * measure.is_share}.",
             caption="The reward split is cut from the training images; epoch 0 is the model as it came. The dashed "
             "line is the epoch whose weights were kept.",
         )
