@@ -12,7 +12,8 @@ from typing import Any
 from autoprune.data import Dataset, load_data
 from autoprune.envs import ENV_ID
 from autoprune.envs.episode import FEATURES
-from autoprune.pipeline.search import SearchResult, run_search
+from autoprune.pipeline.result import SearchResult
+from autoprune.pipeline.search import run_search
 from autoprune.pipeline.session import load_or_train_dense, searcher_builder, validate_choices
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.searchers import BudgetedEvaluator, Problem

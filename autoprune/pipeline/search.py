@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from autoprune.errors import BudgetError, DataError
 from autoprune.models.files import save_model
 from autoprune.models.fingerprint import architecture_fingerprint, weights_fingerprint
 from autoprune.models.keras_internals import check_model
+from autoprune.pipeline.result import SearchResult
 from autoprune.pipeline.runs import open_run_from_python
 from autoprune.pipeline.session import (
     BuildSearcher,
@@ -25,8 +26,7 @@ from autoprune.pipeline.session import (
     validate_choices,
 )
 from autoprune.planning.plan_file import save_plan
-from autoprune.records import Branch, Plan, Target
-from autoprune.records.measure import ACCURACY, Measure
+from autoprune.records import Target
 from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
@@ -35,44 +35,15 @@ from autoprune.reporting.network import describe_network
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
-from autoprune.searchers import History
 from autoprune.searchers.choice import find_finalists
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.hand_set import DEPTH_RULE, WIDTH_RULE, is_hand_set
 from autoprune.searchers.infeasible import nothing_found
-from autoprune.searchers.policy import Policy, save_policy, training_record
+from autoprune.searchers.policy import save_policy, training_record
 from autoprune.settings import BudgetSettings, SearcherSettings, SearchSettings
-from autoprune.training.finishing import Finished, Finisher, finish_all
+from autoprune.training.finishing import Finisher, finish_all
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SearchResult:
-    """What a search gives.
-
-    Attributes:
-        model: the pruned and fine-tuned model: the very object that was given, smaller. It is not compiled: call
-            `model.compile` to train or evaluate it.
-        plan: the plan that was applied.
-        policy: what the agent learnt; None for searchers that learn nothing.
-        history: every searcher's trials in order.
-        kept: the finished plan that the model holds, the best on the reward split.
-        finished: the dense model, the best plan of each rule set by hand, and the searched plan, each as finished.
-        branches: those that a plan could drop, as they are in the dense model.
-        report: the HTML report.
-        measure: how accuracies are told.
-    """
-
-    model: Any
-    plan: Plan = field(repr=False)
-    policy: Policy | None = field(repr=False)
-    history: Mapping[str, History] = field(repr=False)
-    kept: Finished
-    finished: tuple[Finished, ...] = field(repr=False)
-    branches: tuple[Branch, ...] = field(repr=False)
-    report: Path
-    measure: Measure = ACCURACY
 
 
 def run(settings: SearchSettings, folder: RunFolder) -> SearchResult:
