@@ -34,6 +34,7 @@ from autoprune.option_help import describe_command
 from autoprune.options import check_arguments, describe_hydra_error
 from autoprune.reporting import interrupts
 from autoprune.reporting.run_folder import RunFolder
+from autoprune.settings.places import QUIET
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,16 @@ ABOUT = {
     "learn": "one policy from several networks and budgets, for replay",
     "report": "the page of a run anew, or one page of several runs",
     "compare": "searchers, budgets and seeds against each other, with statistics",
+}
+EXAMPLES = {
+    "search": "python -m autoprune.search model=file model.path=my.keras data=npz data.path=my.npz budget.latency=0.5",
+    "finetune": "python -m autoprune.finetune run=outputs/search/DATE/TIME training.fine_tune_epochs=20",
+    "export": "python -m autoprune.export run=outputs/search/DATE/TIME",
+    "measure": "python -m autoprune.measure model=file model.path=my.keras target=all groups=true",
+    "replay": "python -m autoprune.replay policy=outputs/learn/DATE/TIME/policy model=resnet20",
+    "learn": "python -m autoprune.learn models=[plain_cnn,small_resnet,resnet20]",
+    "report": "python -m autoprune.report run=[outputs/search/DATE/ONE,outputs/search/DATE/OTHER]",
+    "compare": "python -m autoprune.compare searchers=[uniform,random,rl] latencies=[0.5] seeds=[0,1,2]",
 }
 _NOT_RESUMED = ("export", "measure", "report")
 # What Hydra answers from the config alone, before anything slow is imported.
@@ -86,6 +97,9 @@ def run_command(command: str) -> int:
     if "--version" in arguments:
         sys.stdout.write(f"autoprune {__version__}\n")
         return 0
+    if "--quiet" in arguments:
+        arguments = [argument for argument in arguments if argument != "--quiet"]
+        os.environ[QUIET] = "1"
     try:
         sys.argv[1:] = check_arguments(command, arguments)
         # Hydra tells of an error itself, and ends, unless it is asked for the whole of it.
@@ -126,6 +140,10 @@ def exit_on_error(function: Callable[P, R]) -> Callable[P, R | float]:
         if sys.__stderr__ is not None and not faulthandler.is_enabled():
             faulthandler.enable(sys.__stderr__)
         logging.raiseExceptions = False  # A log that cannot be written ends nothing, and is no reason for a traceback.
+        if QUIET in os.environ:
+            from autoprune.reporting.console import be_quiet  # The command has imported it; what only tells has not.
+
+            be_quiet()
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # It tells of every retracing and file that it writes.
         try:
             with interrupts.remember():

@@ -13,8 +13,8 @@ from autoprune.settings.options import list_options
 _HOW = """\
 An entry of a group is chosen by its name (model=vgg16), an option set by its path (target.batch_size=8). Lists are
 written [a,b], null is nothing; -m runs every combination of values with commas between them (-m seed=0,1). The values
-below are the defaults of the entries chosen; units stand in parentheses. Flags: --cfg job prints all settings as YAML,
---version the version, --hydra-help what Hydra adds."""
+below are the defaults of the entries chosen; units stand in parentheses. Flags: --quiet shows no progress, --cfg job
+prints all settings as YAML, --version the version, --hydra-help what Hydra adds."""
 
 
 def describe_command(command: str, about: str, arguments: Sequence[str]) -> str:
@@ -44,6 +44,52 @@ def describe_command(command: str, about: str, arguments: Sequence[str]) -> str:
     if "experiment" in entries:
         lines += ["", *_describe_group("experiment", entries["experiment"], "named sets of choices")]
     return "\n".join(lines) + "\n"
+
+
+_COMPLETION = """\
+_autoprune() {
+    local words="${COMP_WORDS[*]}" word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"
+    local command key
+    case "$words" in
+%s
+    esac
+    # Bash splits words at "=": what stands before it says which values there are.
+    if [ "$word" = "=" ]; then key="$before" word=""
+    elif [ "$before" = "=" ]; then key="${COMP_WORDS[COMP_CWORD-2]}"
+    fi
+    case "${command:+$key}" in
+        "") case "$command" in
+            "") COMPREPLY=($(compgen -W "%s" -- "$word"));;
+%s
+        esac; compopt -o nospace;;
+%s
+    esac
+}
+complete -F _autoprune autoprune
+"""
+
+
+def completion_script(commands: Sequence[str]) -> str:
+    """What a shell (bash, or zsh after `bashcompinit`) evaluates to complete commands, options and entries of groups.
+
+    Args:
+        commands: names of all commands.
+    """
+    groups = config_groups()
+    flags = "--help --quiet --cfg --version"
+    chosen = "\n".join(f'        *" {name} "*) command={name};;' for name in commands)
+    options = {name: [option.name for option in list_options(SCHEMAS[name])] for name in commands}
+    listed = "\n".join(
+        f'            {name}) COMPREPLY=($(compgen -W "{flags} '
+        f"{' '.join(f'{one}=' for one in (*dict.fromkeys(o.split('.')[0] for o in names), *names))}"
+        '" -- "$word"));;'
+        for name, names in options.items()
+    )
+    entries = "\n".join(
+        f'        {group}) COMPREPLY=($(compgen -W "{" ".join(names)}" -- "$word"));;'
+        for group, names in groups.items()
+    )
+    return _COMPLETION % (chosen, " ".join(commands), listed, entries)
 
 
 def _describe_group(group: str, entry: str, what: str) -> list[str]:

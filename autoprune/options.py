@@ -52,7 +52,18 @@ _PATHS = (
 _QUOTES = "'\""
 _SWEEPING = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 _FLAGS = (
-    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
+    *(
+        "--help",
+        "--quiet",
+        "--hydra-help",
+        "--version",
+        "--cfg",
+        "--resolve",
+        "--package",
+        "--run",
+        "--multirun",
+        "--info",
+    ),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
 )
 # Of Hydra: module of the plugin, and the optional extra that brings it.
@@ -61,7 +72,7 @@ _PLUGINS = {
     ("hydra/launcher", "joblib"): ("hydra_joblib_launcher", "joblib"),
     ("hydra/sweeper", "optuna"): ("hydra_optuna_sweeper", "sweeper"),
 }
-_SHORT_FLAGS = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
+_SHORT_FLAGS = ("-h", "-c", "-p", "-r", "-m", "-cp", "-cn", "-cd", "-i")
 
 
 def check_arguments(command: str, arguments: Sequence[str]) -> list[str]:

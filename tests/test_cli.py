@@ -5,6 +5,8 @@ import importlib.util
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,9 +18,11 @@ from hydra import compose, initialize_config_module
 from autoprune import __version__, cli
 from autoprune.__main__ import main as package_main
 from autoprune.errors import JournalError, SettingsError
-from autoprune.options import check_arguments
+from autoprune.option_help import completion_script
+from autoprune.options import SCHEMAS, check_arguments
 from helpers.places import ROOT
 from helpers.running import command
+from helpers.small_search import SMALL
 
 COMMANDS = sorted(path.stem for path in (ROOT / "autoprune").glob("*.py") if "def main(config" in path.read_text())
 
@@ -243,3 +247,42 @@ def test_what_a_run_that_is_refused_leaves_and_says(tmp_path):
     assert last_status == 2
     assert re.search(r"refused to read or write \S*mine/outputs/new: not a directory\.", last_told)
     assert "Traceback" not in told + last_told
+
+
+# ------------------------------------------------------------------ finding one's way
+
+
+def test_every_command_has_an_example_that_is_accepted():
+    assert cli.EXAMPLES.keys() == cli.ABOUT.keys() == SCHEMAS.keys()
+    for name, example in cli.EXAMPLES.items():
+        python, flag, module, *options = example.split()
+        assert (python, flag, module) == ("python", "-m", f"autoprune.{name}")
+        check_arguments(name, options)
+
+
+def complete(*words):
+    """What bash offers for the last of some words, as it splits them."""
+    script = f"""
+        {completion_script(list(cli.ABOUT))}
+        COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}
+        _autoprune 2>/dev/null; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_a_shell_completes_commands_options_and_entries():
+    assert complete("autoprune", "re") == ["replay", "report"]
+    assert complete("autoprune", "search", "budg") == ["budget=", "budget.latency=", "budget.memory="]
+    assert complete("autoprune", "search", "model", "=", "res") == ["resnet20", "resnet56"]
+    assert {"rl", "exact"} <= set(complete("autoprune", "search", "searcher", "="))
+    assert "seeds=" in complete("autoprune", "compare", "seed")
+    assert "seeds=" not in complete("autoprune", "search", "seed")
+
+
+def test_a_quiet_command_shows_its_result_alone(tmp_path):
+    done = command(*SMALL, "--quiet", "searcher=random", "search.evaluations=2", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "evaluations" not in done.stdout + done.stderr
+    assert "test" in done.stdout
+    assert "evaluations" in (tmp_path / "run/search.log").read_text()

@@ -67,6 +67,7 @@ class Evaluator:
         self._scorer = Scorer(self._surgeon, planner.branches, data.train, data.reward, self._settings)
         self._workers = workers
         self._failed: set[str] = set()
+        self._costing: set[Future[CostReport]] = set()
         self._begun: dict[tuple[str, int], _Begun] = {}  # By plan and draw, what workers have not answered yet.
         self._concluded = -math.inf  # When the last evaluation was there.
 
@@ -147,13 +148,25 @@ class Evaluator:
     def _submit(self, plan: Plan) -> Future[CostReport]:
         """Ask for the cost of a plan's model."""
         with self._surgeon.pruning(plan, self._scorer.snapshot):
-            return self._cost_model.submit(self.model)
+            return self._ask_cost()
+
+    def _ask_cost(self) -> Future[CostReport]:
+        """Ask for the cost of the model as it is now."""
+        asked = self._cost_model.submit(self.model)
+        self._costing.add(asked)
+        asked.add_done_callback(self._costing.discard)
+        return asked
+
+    @property
+    def costing(self) -> int:
+        """How many models wait for the compiler, or are on the target."""
+        return len(self._costing)
 
     def _score_here(self, plan: Plan, draw: int) -> Evaluation:
         """Score a plan in this process, while the compiler works in its own."""
         start, scored, asked = time.perf_counter(), Future[Any](), list[Future[Any]]()
         try:
-            signals = self._scorer.score(plan, draw, lambda: asked.append(self._cost_model.submit(self.model)))
+            signals = self._scorer.score(plan, draw, lambda: asked.append(self._ask_cost()))
             scored.set_result(Scored(signals))
         except (CostError, ScoringError) as error:
             scored = _failure(error)

@@ -26,7 +26,7 @@ from autoprune.pipeline.session import (
     validate_choices,
 )
 from autoprune.planning.plan_file import save_plan
-from autoprune.records import Target
+from autoprune.records import Evaluation, Target
 from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
@@ -35,6 +35,7 @@ from autoprune.reporting.network import describe_network
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
+from autoprune.searchers import History
 from autoprune.searchers.choice import find_finalists
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.hand_set import DEPTH_RULE, WIDTH_RULE, is_hand_set
@@ -109,14 +110,19 @@ def run_search(
         announce(session, settings, [settings.budget])
         problem = pose_problem(session, settings, surrogate=session.surrogate)
         write_json(folder.network, describe_network(model, session.planner))
-        histories, finalists, policy, guard = {}, {}, None, ConstantRewardGuard(problem.objective)
+        histories, finalists = dict[str, History](), dict[str, list[Evaluation]]()
+        policy, guard = None, ConstantRewardGuard(problem.objective)
         rules = [WIDTH_RULE] if not problem.shortfall else []
         rules += [DEPTH_RULE] if problem.space.depth is not None else []
         hand_set = {n: searcher_builder(replace(settings, searcher=SearcherSettings(n))) for n in rules}
         for name, build in {**hand_set, **builders}.items():
             # All learn from the costs of hand-set plans.
             surrogate = session.surrogate if is_hand_set(name) else None
-            searcher, evaluator = run_searcher(name, build, problem, session, settings, guard, surrogate=surrogate)
+            ruled = [one for rule in histories if is_hand_set(rule) for one in histories[rule].evaluations]
+            by_hand = None if is_hand_set(name) else problem.objective.best(ruled)
+            searcher, evaluator = run_searcher(
+                name, build, problem, session, settings, guard, surrogate=surrogate, by_hand=by_hand
+            )
             histories[name] = evaluator.history
             if best := find_finalists(evaluator, settings.search.finalists, hand_set=is_hand_set(name)):
                 finalists[name] = best

@@ -27,7 +27,7 @@ from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning import Planner
 from autoprune.planning.calibration import sample_calibration
 from autoprune.planning.importance import IMPORTANCES
-from autoprune.records import CostReport
+from autoprune.records import CostReport, Evaluation
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.run_folder import RunFolder
@@ -264,6 +264,7 @@ def run_searcher(
     guard: ConstantRewardGuard,
     *,
     surrogate: Surrogate | None = None,
+    by_hand: Evaluation | None = None,
 ) -> tuple[Searcher, BudgetedEvaluator]:
     """Let one searcher use its evaluations, and show how it gets on.
 
@@ -276,14 +277,20 @@ def run_searcher(
         guard: notices when all plans are paid the same.
         surrogate: predicts costs and learns from them; None is a copy of the session's: what one searcher learns of
             costs, no other is told.
+        by_hand: the best plan that rules set by hand have found, which is shown beside it.
 
     Returns:
         The searcher after its run, and its evaluator with the history.
     """
     limits, evaluator = settings.search, session.evaluator
     curves = Curves(session.tensorboard, "search", name)
-    with curves, stage(name, limits.evaluations, "evaluations") as shown:
-        best_so_far, observe_rewards = BestSoFar(shown, problem.objective, curves), guard.watch(name.split("@")[0])
+
+    def watch() -> str:
+        return f"{evaluator.costing} at the compiler" if evaluator.costing else ""
+
+    with curves, stage(name, limits.evaluations, "evaluations", watch) as shown:
+        best_so_far = BestSoFar(shown, problem.objective, curves, by_hand)
+        observe_rewards = guard.watch(name.split("@")[0])
 
         def observe(trial: Trial) -> None:
             best_so_far(trial.evaluation, trial.number)

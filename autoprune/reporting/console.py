@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -18,6 +19,7 @@ from autoprune.reporting.curves import Curves
 from autoprune.reporting.notebook import NotebookProgress
 from autoprune.reporting.tables import shares
 from autoprune.searchers import Objective
+from autoprune.settings.places import QUIET
 from autoprune.training.course import OnProgress
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,14 @@ class ConsoleHandler(RichHandler):
         super().__init__(
             level, console=CONSOLE, show_path=False, show_level=False, markup=False, omit_repeated_times=False
         )
+
+
+def be_quiet() -> None:
+    """Show no progress from here on, only warnings and what commands print in the end; log files keep all of it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, ConsoleHandler):
+            handler.setLevel(logging.WARNING)
+    os.environ[QUIET] = "1"
 
 
 @contextmanager
@@ -115,6 +125,8 @@ class _Line(ProgressColumn):
         if width >= 90 and task.stop_time is None:
             line.append(f" after {_clock(task.elapsed)}", "progress.elapsed")
         line.append(f"  {task.fields['note']}")
+        if task.stop_time is None and (going_on := task.fields["watch"]()):
+            line.append(f"  {going_on}", "progress.elapsed")
         # The last column stays free: some terminals begin a new line once it is written to.
         line.truncate(width - 1, overflow="ellipsis")
         return line
@@ -131,10 +143,12 @@ def _time_words(task: Task) -> str:
     """The time that is left or, at the end, that it took."""
     if task.stop_time is not None or _is_whole(task):
         return f"{task.fields['how']}in {_clock(task.elapsed)}"
-    left = task.time_remaining
+    left, rate = task.time_remaining, ""
+    if task.fields["unit"] == "evaluations" and task.speed:
+        rate = f", {60 * task.speed:.3g} a minute"
     if left is None and task.completed and task.elapsed is not None and task.remaining is not None:
         left = task.elapsed * task.remaining / task.completed
-    return f"{_clock(left)} left"
+    return f"{_clock(left)} left{rate}"
 
 
 def _is_whole(task: Task) -> bool:
@@ -146,18 +160,19 @@ def _clock(seconds: float | None) -> str:
 
 
 @contextmanager
-def stage(name: str, total: int, unit: str = "") -> Iterator[Stage]:
+def stage(name: str, total: int, unit: str = "", watch: Callable[[], str] = str) -> Iterator[Stage]:
     """A progress bar for the length of the block; it stays where it was when the block ends.
 
     Args:
         name: name of the stage on the terminal.
         total: steps that make it whole.
         unit: what the steps are, such as `evaluations`.
+        watch: what is going on besides, asked whenever the bar is drawn.
     """
-    hidden = not CONSOLE.is_terminal or CONSOLE.is_dumb_terminal
+    hidden = not CONSOLE.is_terminal or CONSOLE.is_dumb_terminal or QUIET in os.environ
     bar = NotebookProgress if CONSOLE.is_jupyter else Progress
     with bar(_Line(), console=CONSOLE, disable=hidden, speed_estimate_period=_RECENT) as progress:
-        shown = Stage(progress, progress.add_task(name, total=total, note="", unit=unit, how=""))
+        shown = Stage(progress, progress.add_task(name, total=total, note="", unit=unit, how="", watch=watch))
         try:
             yield shown
         except BaseException:
@@ -184,10 +199,20 @@ def training_stage(name: str, epochs: int, curves: Curves, measure: Measure = AC
 
 
 class BestSoFar:
-    """Follows a course of evaluations and describes the best that may be a result, in words and as curves."""
+    """Follows a course of evaluations and describes the best that may be a result, in words and as curves.
 
-    def __init__(self, stage_shown: Stage, objective: Objective, curves: Curves) -> None:
+    Args:
+        stage_shown: where the words go.
+        objective: says which plan is best.
+        curves: where the curves go.
+        by_hand: the best plan that rules set by hand have found, to stand beside it; None for none.
+    """
+
+    def __init__(
+        self, stage_shown: Stage, objective: Objective, curves: Curves, by_hand: Evaluation | None = None
+    ) -> None:
         self._stage = stage_shown
+        self._by_hand = by_hand
         self._curves = curves
         self._objective = objective
         self._best: Evaluation | None = None
@@ -206,6 +231,8 @@ class BestSoFar:
         if self._best is not None:
             cost, dense = self._best.required_cost, self._objective.dense.required_cost
             note = f"best {self._best.score:.3f} at {shares(cost, dense, self._objective.budget)}"
+            if self._by_hand is not None:
+                note += f", by hand {self._by_hand.score:.3f}"
         elif floor is not None and self._overrun <= 0:
             note = f"nothing above the score of {floor:.3f} yet"
         elif math.isfinite(self._overrun):
