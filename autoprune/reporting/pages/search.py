@@ -187,8 +187,11 @@ def search_page(saved: Saved) -> Page:
     if run.rows:
         cost = run.rows[0].cost
         told += [(f"cost: {name}", str(value)) for name, value in cost.provenance.items()]
+    title = saved.path.name
+    with saved.attempt("its title"):
+        title = run.title
     return Page(
-        title=run.title,
+        title=title,
         kind=saved.command if saved.command.isidentifier() else "search",
         headline=sentence,
         lead=lead,
