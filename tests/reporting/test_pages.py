@@ -226,7 +226,7 @@ DENSE = row("dense", 1.0, 0.9)
     ],
 )
 def test_the_headline_claims_what_its_figures_bear(rows, kept, limits, said):
-    assert said in headline([DENSE, *rows], kept, "rl", same_plan=False, limits=limits)
+    assert said in headline([DENSE, *rows], kept, "rl", same_plan=False, limits=limits).replace("\u00a0", " ")
 
 
 def test_the_headline_says_that_a_search_came_to_the_hand_set_plan():
@@ -350,7 +350,10 @@ def test_a_fine_tuning_tells_how_it_went(tmp_path):
     write_json(tmp_path / "curves.json", curves)
     html = render(page_of(open_saved(tmp_path)))
     page = Reader(html)
-    assert "88.0 % of the test images are right; on the reward split 90.0 %, 20.0 points more than before." in page.text
+    assert (
+        "88.0 % of the test images are classified correctly; on the reward split 90.0 %, 20.0 points more than before."
+        in page.text
+    )
     assert "without block" in page.text
     assert "Accuracy on the reward split by epoch: from 70.00 to 90.00 per cent." in html
     (tmp_path / "curves.json").unlink()
