@@ -400,3 +400,14 @@ def test_whatever_a_folder_holds_its_page_says_something(tmp_path):
         assert "How it was made" in html, (name, above, last)
         json.loads(html.split('id="page-data">')[1].split("<")[0], parse_constant=pytest.fail)
         write_json(folder.path / name, stored)
+
+
+def test_a_search_from_python_is_named_by_its_network(tmp_path):
+    folder = saved_search(tmp_path / "run")
+    settings = {name: value for name, value in read_json(folder.settings).items() if name not in ("model", "data")}
+    write_json(folder.origin, {"command": "autoprune.prune()", "settings": settings})
+    folder.settings.unlink()
+    page = read(folder.path)
+    assert "small_resnet on tpu_v5e" in page.text
+    assert "It was begun from Python, by autoprune.prune(model, data, settings=...)" in page.text
+    assert "python -m" not in page.text
