@@ -32,8 +32,8 @@ def main() -> int:
         sys.stdout.write(
             f"autoprune {__version__}: smaller Keras models by reinforcement learning, fast on a TPU.\n\n{listed}\n\n"
             "Installed, `autoprune search` is the same as `python -m autoprune.search`, and\n"
-            'eval "$(autoprune completion)" makes a shell complete it. Exit codes: 0, done; 2, something you can mend;\n'
-            "1, a fault of autoprune; 130, ended by Ctrl-C.\n"
+            'eval "$(autoprune completion)" makes a shell complete it. Exit codes: 0, done; 2, something you can\n'
+            "mend; 1, a fault of autoprune; 130, ended by Ctrl-C.\n"
         )
         return 0
     near = difflib.get_close_matches(command, cli.ABOUT, n=1)

@@ -233,5 +233,5 @@ def read_courses(path: Path) -> dict[str, list[Evaluation]]:
             for searcher, record in rows:
                 courses.setdefault(searcher, []).append(from_plain(Evaluation, json.loads(record)))
             return courses
-    except (sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, ValueError, RecursionError) as error:
         raise JournalError(f"The journal '{path}' cannot be read: {error}") from error

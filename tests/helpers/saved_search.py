@@ -115,6 +115,6 @@ def saved_search(path, evaluations=24, seed=0, **changes):
     write_json(folder.settings, settings)
     (folder.path / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(
-        OmegaConf.create(["budget.latency=0.4", "model.path=a b.keras"]), folder.path / ".hydra/overrides.yaml"
+        OmegaConf.create(["budget.latency=0.4", "model.path='a b.keras'"]), folder.path / ".hydra/overrides.yaml"
     )
     return folder

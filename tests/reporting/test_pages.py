@@ -1,7 +1,10 @@
 """Pages of runs: what they say of what is saved, nothing fetched, everything escaped; what is missing is named."""
 
+import copy
 import dataclasses
 import json
+import math
+import random
 import re
 from html.parser import HTMLParser
 
@@ -223,7 +226,7 @@ DENSE = row("dense", 1.0, 0.9)
     ],
 )
 def test_the_headline_claims_what_its_figures_bear(rows, kept, limits, said):
-    assert said in headline([DENSE, *rows], kept, "rl", same_plan=False, limits=limits)
+    assert said in headline([DENSE, *rows], kept, "rl", same_plan=False, limits=limits).replace("\u00a0", " ")
 
 
 def test_the_headline_says_that_a_search_came_to_the_hand_set_plan():
@@ -347,7 +350,10 @@ def test_a_fine_tuning_tells_how_it_went(tmp_path):
     write_json(tmp_path / "curves.json", curves)
     html = render(page_of(open_saved(tmp_path)))
     page = Reader(html)
-    assert "88.0 % of the test images are right; on the reward split 90.0 %, 20.0 points more than before." in page.text
+    assert (
+        "88.0 % of the test images are classified correctly; on the reward split 90.0 %, 20.0 points more than before."
+        in page.text
+    )
     assert "without block" in page.text
     assert "Accuracy on the reward split by epoch: from 70.00 to 90.00 per cent." in html
     (tmp_path / "curves.json").unlink()
@@ -364,3 +370,44 @@ def test_what_is_told_of_an_export_is_on_the_page(tmp_path):
     html = render(page_of(open_saved(folder.path)))
     assert "&lt;unknown&gt; operation" in html
     assert "litert today model.tflite 1.00 MiB 0.0e+00" in Reader(html).text
+
+
+def places(data, here=()):
+    """The paths of all parts of plain data; of long lists of their beginning."""
+    yield here
+    items = data.items() if isinstance(data, dict) else enumerate(data[:3]) if isinstance(data, list) else ()
+    for key, value in items:
+        yield from places(value, (*here, key))
+
+
+@pytest.mark.slow
+def test_whatever_a_folder_holds_its_page_says_something(tmp_path):
+    """Files of other versions, or changed by hand: any part of them may be anything else, or be gone."""
+    folder = saved_search(tmp_path / "run", evaluations=5)
+    generator, odd = random.Random(0), [None, "x", "<b>", -1, 0, 1e308, math.nan, [], {}, [1], {"a": 1}, True]
+    for name in ["metrics.json", "network.json", "settings.json"] * 8:
+        stored = read_json(folder.path / name)
+        changed = copy.deepcopy(stored)
+        *above, last = generator.choice(
+            [place for place in places(changed) if 0 < len(place) <= generator.choice([1, 3, 9])]
+        )
+        part = changed
+        for key in above:
+            part = part[key]
+        part[last] = generator.choice(odd)
+        write_json(folder.path / name, changed)
+        html = render(page_of(open_saved(folder.path)))
+        assert "How it was made" in html, (name, above, last)
+        json.loads(html.split('id="page-data">')[1].split("<")[0], parse_constant=pytest.fail)
+        write_json(folder.path / name, stored)
+
+
+def test_a_search_from_python_is_named_by_its_network(tmp_path):
+    folder = saved_search(tmp_path / "run")
+    settings = {name: value for name, value in read_json(folder.settings).items() if name not in ("model", "data")}
+    write_json(folder.origin, {"command": "autoprune.prune()", "settings": settings})
+    folder.settings.unlink()
+    page = read(folder.path)
+    assert "small_resnet on tpu_v5e" in page.text
+    assert "It was begun from Python, by autoprune.prune(model, data, settings=...)" in page.text
+    assert "python -m" not in page.text

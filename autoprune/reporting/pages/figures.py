@@ -79,7 +79,7 @@ def add_steps(
         plot.scatter(x=x[-1:], y=y[-1:], marker=MARKERS[number % len(MARKERS)], size=7, name=f"series-{number}")
 
 
-def add_limit(plot: Any, value: float, dimension: str, words: str = "") -> None:
+def add_limit(plot: Any, value: float, dimension: str, words: str = "", *, before: bool = False) -> None:
     """A dashed line across the figure: a budget, or the number that says no difference.
 
     Args:
@@ -87,12 +87,14 @@ def add_limit(plot: Any, value: float, dimension: str, words: str = "") -> None:
         value: where.
         dimension: `height` for a vertical line, `width` for a horizontal one.
         words: beside it.
+        before: whether they stand on its left.
     """
     from bokeh.models import Label, Span
 
     plot.add_layout(Span(location=value, dimension=dimension, line_dash="5 4", line_width=1.5, name="ink"))
     if words:
-        places = {"x": value, "y": 4, "y_units": "screen", "x_offset": 4}
+        places = {"x": value, "y": 4, "y_units": "screen", "x_offset": -4 if before else 4}
+        places["text_align"] = "right" if before else "left"
         plot.add_layout(
             Label(text=words, text_font="system-ui, sans-serif", text_font_size="12px", name="ink", **places)
         )

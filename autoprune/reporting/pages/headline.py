@@ -28,7 +28,7 @@ def headline(rows: Sequence[ResultRow], kept: str, searcher: str, *, same_plan: 
     held = of[kept]
     told = [speed_words(held.cost, dense.cost)]
     if held.cost.memory.total and dense.cost.memory.total:
-        told.append(f"{held.cost.memory.total / dense.cost.memory.total:.0%} of the memory".replace("%", " %"))
+        told.append(f"{held.cost.memory.total / dense.cost.memory.total:.0%} of the memory".replace("%", "\u00a0%"))
     sentence = f"{' and '.join(told)}, {quality_words(held, dense)}"
     by_hand = [row for row in rows[1:] if is_hand_set(row.name)]
     best = max(by_hand, key=lambda row: row.reward_accuracy, default=None)
@@ -63,7 +63,7 @@ def _times(latency: float, whole: float) -> str:
         return "as fast"
     if ratio >= 1.1:
         return f"{ratio:.1f} times as fast"
-    return f"{abs(latency / whole - 1):.0%}".replace("%", " %") + (" faster" if ratio > 1 else " slower")
+    return f"{abs(latency / whole - 1):.0%}".replace("%", "\u00a0%") + (" faster" if ratio > 1 else " slower")
 
 
 def device_words(name: str) -> str:
@@ -102,7 +102,7 @@ def _beside(best: CostReport, held: CostReport, dense: CostReport, limits: str) 
     if limits == "memory" and best.memory.total and held.memory.total and dense.memory.total:
         if abs(best.memory.total / held.memory.total - 1) < _SAME:
             return " as small"
-        share = f"{best.memory.total / dense.memory.total:.0%}".replace("%", " %")
+        share = f"{best.memory.total / dense.memory.total:.0%}".replace("%", "\u00a0%")
         return f" within the budget, at {share} of the memory,"
     if abs(best.latency / held.latency - 1) < _SAME:
         return " as fast"

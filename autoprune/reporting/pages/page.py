@@ -1,6 +1,7 @@
 """A page: a headline and sections of text, tables and charts, as one HTML file that asks nobody for anything."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -49,6 +50,12 @@ class Table:
     caption: str = ""
     title: str = ""
     folded: str = ""
+
+    def __post_init__(self) -> None:
+        # What is saved may be anything.
+        count = len(self.columns)
+        rows = [tuple([*map(str, row), *["-"] * (count - len(row))][:count]) for row in self.rows]
+        object.__setattr__(self, "rows", rows)
 
     @classmethod
     def of(cls, table: FittingTable, *, title: str | None = None, folded: str = "") -> "Table":
@@ -245,5 +252,14 @@ def _charts(parts: Sequence[Part]) -> list[Chart]:
 
 def _embed(data: Any) -> Markup:
     """Data as JSON that cannot end the element it stands in."""
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-    return Markup(text)
+    text = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _finite(data: Any) -> Any:
+    """Plain data with null for what is no number: JSON has nothing for it."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data

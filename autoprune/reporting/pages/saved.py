@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,7 +120,9 @@ class Saved:
             return ""
         if not isinstance(given, list) or not self.command.isidentifier():
             return ""
-        return shlex.join(["python", "-m", f"autoprune.{self.command}", *map(str, given)])
+        # A path stands there in Hydra's quotes, which the command line need not have.
+        typed = [re.sub(r"^([\w.]+=)'([^'\\]*)'$", r"\1\2", str(option)) for option in given]
+        return shlex.join(["python", "-m", f"autoprune.{self.command}", *typed])
 
 
 def library_versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ from autoprune.reporting.pages.network import draw_importance, draw_network, lis
 from autoprune.reporting.pages.page import Chart, Page, Part, Table, Text
 from autoprune.reporting.pages.saved import Saved
 from autoprune.reporting.tables import ResultRow, byte_count, result_caption, result_cells, result_columns, seconds
+from autoprune.searchers.hand_set import is_hand_set
 from autoprune.searchers.problem import absolute
 from autoprune.settings import BudgetSettings, TaskSettings
 from autoprune.tasks import make_task
@@ -84,7 +85,7 @@ class SearchRun:
         """The model and what it shall be fast on."""
         settings = self.saved.settings or self.metrics.get("settings", {})
         model = settings.get("model", {})
-        name = model.get("path") or model.get("name") or self.metrics.get("model") or self.saved.path.name
+        name = model.get("path") or model.get("name") or (self.network or {}).get("model") or self.saved.path.name
         target = self.metrics.get("target") or settings.get("target") or {}
         cost = self.rows[0].cost if self.rows else None
         where = ", ".join(cost.parts) if cost and cost.parts else target.get("name", "")
@@ -112,7 +113,7 @@ class SearchRun:
         if kept is None:
             done = sum(map(len, self.courses.values()))
             return f"This search has not ended: {done:,} evaluations so far." if done else "This search has no result."
-        by_hand = [self.key_of(row.name) for row in self.rows[1:] if row.name.startswith("uniform")]
+        by_hand = [self.key_of(row.name) for row in self.rows[1:] if is_hand_set(row.name)]
         same = self.searcher in {row.name for row in self.rows} and self.key_of(self.searcher) in by_hand
         limits = what_is_limited(self.metrics["budget"])
         return headline(self.rows, kept.name, self.searcher, same_plan=same, limits=limits)
@@ -196,8 +197,11 @@ def search_page(saved: Saved) -> Page:
     if run.rows:
         cost = run.rows[0].cost
         told += [(f"cost: {name}", str(value)) for name, value in cost.provenance.items()]
+    title = saved.path.name
+    with saved.attempt("its title"):
+        title = run.title
     return Page(
-        title=run.title,
+        title=title,
         kind=saved.command if saved.command.isidentifier() else "search",
         headline=sentence,
         lead=lead,

@@ -53,7 +53,11 @@ def _headline(metrics: Mapping[str, Any]) -> str:
         if abs(points) < 0.05
         else f"{abs(points):.1f} points {'more' if points > 0 else 'less'} than before"
     )
-    return f"{test:.1%} of the test images are right; on the reward split {after:.1%}, {change}.".replace("%", " %")
+    return (
+        f"{test:.1%} of the test images are classified correctly; on the reward split {after:.1%}, {change}.".replace(
+            "%", "\u00a0%"
+        )
+    )
 
 
 def _large_figures(metrics: Mapping[str, Any]) -> list[Figure]:
@@ -108,7 +112,7 @@ def _curve_parts(curves: Mapping[str, Any], measure: Measure) -> list[Part]:
     losses = _known(curves["epochs"], curves["losses"])
     accuracy = figures.new_figure("epoch", f"on the reward split: {measure.axis}")
     _add_line(accuracy, 0, accuracies)
-    figures.add_limit(accuracy, best, "height", "kept")
+    figures.add_limit(accuracy, best, "height", "kept", before=2 * best > accuracies[-1][0])
     charts = [
         Chart(
             key="accuracy",
