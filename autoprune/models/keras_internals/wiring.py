@@ -14,6 +14,7 @@ from autoprune.models.keras_internals.graph import (
     Operation,
     arguments_with,
     graphs_by_path,
+    has_constants,
     models_within,
     nodes_of,
 )
@@ -92,10 +93,12 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
         places = dropped.get(id(node), set())
         tensors = [stands_for.get(id(tensor), tensor) for tensor in node.input_tensors]
         stay = [tensor for place, tensor in enumerate(tensors) if place not in places]
-        if places and len(stay) == 1 and not _has_constants(node):
+        if places and len(stay) == 1 and not has_constants(node):
             stands_for[id(node.outputs[0])] = stay[0]
         elif places or any(new is not old for new, old in zip(tensors, node.input_tensors, strict=True)):
-            _replace_arguments(node, [LEFT_OUT if place in places else tensor for place, tensor in enumerate(tensors)])
+            read = [LEFT_OUT if place in places else tensor for place, tensor in enumerate(tensors)]
+            args, kwargs = arguments_with(node, read)
+            node.arguments = SymbolicArguments(*args, **kwargs)
             changed.append(node)
             entering.extend(stay)
     structure = keras.tree.map_structure(lambda tensor: stands_for.get(id(tensor), tensor), graph._outputs_struct)
@@ -117,18 +120,6 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
 def _find_tracker(graph: Any) -> set[int]:
     """The `id` of the layers that Keras tracks for a graph."""
     return graph._tracker.stored_ids["layers"]
-
-
-def _has_constants(node: Node) -> bool:
-    """Whether a call reads arrays besides tensors of the graph."""
-    leaves = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
-    return any(hasattr(leaf, "shape") and not isinstance(leaf, keras.KerasTensor) for leaf in leaves)
-
-
-def _replace_arguments(node: Node, tensors: list[Any]) -> None:
-    """Give a call these tensors in place of those that it reads, see `arguments_with`."""
-    args, kwargs = arguments_with(node, tensors)
-    node.arguments = SymbolicArguments(*args, **kwargs)
 
 
 def _reconnect_readers(graph: Any, gone: list[Node]) -> None:
