@@ -29,8 +29,7 @@ def trace(model: Any, rename: Collection[Operand] = ()) -> Trace:
     graph = keras_internals.graph_of(model)
     result = Trace()
     outputs = _walk(result, graph, [None] * len(graph.inputs), "", rename)
-    result.freeze_what_only_some_calls_follow()
-    result.freeze_what_is_used_raw()
+    result.freeze_what_only_some_follow()
     for tensor, channels in zip(graph.outputs, outputs, strict=True):
         if channels is not None:
             maker = keras_internals.maker_of(tensor)
