@@ -29,16 +29,7 @@ def training_step_program(request: dict[str, Any]) -> Program:
     optimizer = keras.optimizers.get(request["optimizer"])
     with keras.StatelessScope(initialize_variables=False):
         optimizer.build(model.trainable_variables)
-    lists = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
-    count = request["batch_size"] * request["devices"]
-    images = [jax.ShapeDtypeStruct((count, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
-    return Program(_step(model, optimizer), tuple(map(abstract, lists)), (images, _labels(model, count)), donated=True)
-
-
-def _step(model: Any, optimizer: Any) -> Any:
-    """A function of the state and of (images, labels)."""
-    loss_of = loss_for(model)
-    structure = keras_internals.input_structure(model)
+    loss_of, structure = loss_for(model), keras_internals.input_structure(model)
 
     def loss(trainable: list[Any], others: list[Any], images: list[Any], labels: Any) -> tuple[Any, list[Any]]:
         packed = keras.tree.pack_sequence_as(structure, list(images))
@@ -51,12 +42,11 @@ def _step(model: Any, optimizer: Any) -> Any:
         trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
         return (trainable, others, slots), value
 
-    return step
-
-
-def _labels(model: Any, count: int) -> jax.ShapeDtypeStruct:
-    """Class numbers, or for a single output number the value that it shall have."""
+    lists = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+    count = request["batch_size"] * request["devices"]
+    images = [jax.ShapeDtypeStruct((count, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
+    # Class numbers, or for a single output number the value that it shall have.
     shape = tuple(model.outputs[0].shape[1:])
-    if shape[-1] == 1:
-        return jax.ShapeDtypeStruct((count, *shape), "float32")
-    return jax.ShapeDtypeStruct((count, *shape[:-1]), "int32")
+    shape, dtype = (shape, "float32") if shape[-1] == 1 else (shape[:-1], "int32")
+    labels = jax.ShapeDtypeStruct((count, *shape), dtype)
+    return Program(step, tuple(map(abstract, lists)), (images, labels), donated=True)
