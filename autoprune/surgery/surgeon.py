@@ -213,12 +213,11 @@ class Surgeon:
         axes = [member for name, members in self._axes.items() if name in plan.kept for member in members]
         variables = keras_internals.variables_at(self._operations, [(member.layer, member.name) for member in axes])
         for member, variable in zip(axes, variables, strict=True):
-            shape = keras_internals.shape_of(variable)
-            if shape[member.axis] != len(member.channels):
+            if variable.shape[member.axis] != len(member.channels):
                 raise PlanError(
                     f"The model was pruned after this surgeon looked at it: axis {member.axis} of the {member.name} of "
-                    f"'{member.layer}' had {len(member.channels)} positions and has {shape[member.axis]}. Make a new "
-                    "Surgeon and plan for the model as it is now, or restore the model first."
+                    f"'{member.layer}' had {len(member.channels)} positions and has {variable.shape[member.axis]}. "
+                    "Make a new Surgeon and plan for the model as it is now, or restore the model first."
                 )
 
     def slices(self, plan: Plan) -> Slices:

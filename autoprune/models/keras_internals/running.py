@@ -96,27 +96,31 @@ def stand_in(pairs: Sequence[tuple[Any, Any]]) -> Iterator[keras.StatelessScope]
 @contextmanager
 def running(runs: Mapping[Any, RunCalls]) -> Iterator[None]:
     """Within the block these graphs, as `graph_of` gives them, run their calls in another way."""
-    with overridden("_run_through_graph", {graph: _run_by(graph, run) for graph, run in runs.items()}):
+    others = {graph: partial(_run_graph, graph, graph._run_through_graph, run) for graph, run in runs.items()}
+    with overridden("_run_through_graph", others):
         yield
 
 
-def _run_by(graph: Any, run: RunCalls) -> Callable[..., Any]:
-    original = graph._run_through_graph
+def _run_graph(
+    graph: Any,
+    original: Callable[..., Any],
+    run: RunCalls,
+    inputs: Any,
+    operation_fn: Any = lambda operation: operation,
+    call_fn: Any = None,
+) -> Any:
+    """Stands for a graph's own method, which still runs symbolic tensors."""
+    given = keras.tree.flatten(inputs)
+    if call_fn is not None or any(isinstance(tensor, keras.KerasTensor) for tensor in given):
+        return original(inputs, operation_fn=operation_fn, call_fn=call_fn)
 
-    def run_through_graph(inputs: Any, operation_fn: Any = lambda operation: operation, call_fn: Any = None) -> Any:
-        given = keras.tree.flatten(inputs)
-        if call_fn is not None or any(isinstance(tensor, keras.KerasTensor) for tensor in given):
-            return original(inputs, operation_fn=operation_fn, call_fn=call_fn)
+    def run_call(node: Node, tensors: Sequence[Tensor]) -> list[Tensor]:
+        args, kwargs = arguments_with(node, tensors)
+        return keras.tree.flatten(operation_fn(node.operation)(*args, **kwargs))
 
-        def run_call(node: Node, tensors: Sequence[Tensor]) -> list[Tensor]:
-            args, kwargs = arguments_with(node, tensors)
-            return keras.tree.flatten(operation_fn(node.operation)(*args, **kwargs))
-
-        values = dict(zip(map(id, graph.inputs), given, strict=True))
-        run(values, run_call)
-        return keras.tree.map_structure(lambda tensor: values[id(tensor)], graph._outputs_struct)
-
-    return run_through_graph
+    values = dict(zip(map(id, graph.inputs), given, strict=True))
+    run(values, run_call)
+    return keras.tree.map_structure(lambda tensor: values[id(tensor)], graph._outputs_struct)
 
 
 class ChangesWithin:
