@@ -6,8 +6,9 @@ every reader is in the branch already.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -116,6 +117,48 @@ def find_merge(graphs: Mapping[str, Any], branch: Branch) -> tuple[str, Any]:
     prefix = f"{prefix}/" if prefix else ""
     calls = [node for node in keras_internals.nodes_of(graphs[prefix]) if node.operation.name == name]
     return prefix, calls[branch.call]
+
+
+def observe_merges(
+    model: Any,
+    branches: Sequence[Branch],
+    batches: Iterable[Any],
+    observe: Callable[[Branch, Sequence[Any], Any, Callable[[Sequence[Any]], list[Any]]], None],
+) -> None:
+    """Run a model eagerly, in inference mode, and hand what the merges of some branches read and give to a function.
+
+    Every call of a nested model is observed. Nothing of the model changes.
+
+    Args:
+        model: with all of its connections.
+        branches: whose merges are looked at.
+        batches: inputs as the model takes them, one batch after the other.
+        observe: called with a branch, the tensors that its merge reads, what that gives, and what runs it on others.
+    """
+    graphs = keras_internals.graphs_by_path(model)
+    at: dict[int, list[Branch]] = defaultdict(list)
+    prefixes = set()
+    for branch in branches:
+        prefix, merge = find_merge(graphs, branch)
+        prefixes.add(prefix)
+        at[id(merge)].append(branch)
+
+    def run(graph: Any, values: dict[int, Any], run_call: keras_internals.RunCall) -> None:
+        for call in keras_internals.nodes_of(graph):
+            if call.is_input:
+                continue
+            tensors = [values[id(tensor)] for tensor in call.input_tensors]
+            outputs = run_call(call, tensors)
+            values.update(zip(map(id, call.outputs), outputs, strict=True))
+            for branch in at.get(id(call), ()):
+                observe(branch, tensors, outputs[0], partial(run_call, call))
+
+    with (
+        keras_internals.running({graphs[prefix]: partial(run, graphs[prefix]) for prefix in prefixes}),
+        keras_internals.without_gradients(),
+    ):
+        for batch in batches:
+            keras_internals.run_on(model, batch)
 
 
 def is_within(path: str, owners: Collection[str]) -> bool:
