@@ -203,7 +203,7 @@ def drop_branches(model: Any, branches: Sequence[Branch]) -> tuple[list[Any], se
         operands[prefix][id(merge)].add(branch.operand)
     rewired, entering = [], set()
     for prefix, dropped in operands.items():
-        _, changed, tensors = keras_internals.drop_operands(graphs[prefix], dropped)
+        changed, tensors = keras_internals.drop_operands(graphs[prefix], dropped)
         rewired += [node.operation for node in changed]
         entering |= {id(tensor) for tensor in tensors}
     return rewired, entering

@@ -11,7 +11,6 @@ from keras.src.ops.symbolic_arguments import SymbolicArguments
 from autoprune.models.keras_internals.graph import (
     LEFT_OUT,
     Node,
-    Operation,
     arguments_with,
     graphs_by_path,
     has_constants,
@@ -73,7 +72,7 @@ def renew_parameters(model: Any) -> None:
             found._track_variables()
 
 
-def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Operation], list[Node], list[Any]]:
+def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Node], list[Any]]:
     """Take operands out of merging calls, and out of the graph what nothing else needs.
 
     A merge with one operand left gives way to it. Operations that stay keep their calls, with other arguments where
@@ -84,8 +83,7 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
         dropped: by `id` of a call of the graph, which of its input tensors go; one at least stays.
 
     Returns:
-        The operations that have left the graph, the calls whose arguments have changed, and the tensors that they read
-        in place of others.
+        The calls whose arguments have changed, and the tensors that they read in place of others.
     """
     stands_for: dict[int, Any] = {}
     changed, entering = [], []
@@ -111,10 +109,10 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
     gone = before.keys() - {id(node) for node in nodes_of(graph)}
     _reconnect_readers(graph, [before[key] for key in gone])
     remaining = {id(operation) for operation in graph.operations}
-    left = [operation for operation in operations if id(operation) not in remaining]
-    for operation in left:
-        graph._tracker.untrack(operation)
-    return left, changed, entering
+    for operation in operations:
+        if id(operation) not in remaining:
+            graph._tracker.untrack(operation)
+    return changed, entering
 
 
 def _find_tracker(graph: Any) -> set[int]:
