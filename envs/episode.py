@@ -198,28 +198,21 @@ def observe(context: EpisodeContext, state: EpisodeState) -> np.ndarray:
     kept, options = state.candidates, len(context.space.dimensions[step].options)
     least, middle, cut = kept.copy(), kept.copy(), kept.copy()
     least[:, step:], middle[:, step], cut[:, step] = 0, options // 2, 0
-    flops, latencies = _predict_shares(context, np.concatenate([kept, least, middle, cut]))
-    names = ("latency_kept", "latency_least", "latency_if_middle", "latency_if_least")
-    seen[:, [_COLUMN[name] for name in names]] = latencies.reshape(-1, count).T
-    seen[:, [_COLUMN["flops_kept"], _COLUMN["flops_least"]]] = flops[: 2 * count].reshape(-1, count).T
-    seen[:, _COLUMN["previous_action"]] = state.previous
-    return np.clip(seen, -1, 1).astype(np.float32)
-
-
-def _predict_shares(context: EpisodeContext, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(m,) shares of the dense operations and (m,) of the dense latency, of (m, dimensions) candidates.
-
-    Many are the same: of episodes that have begun alike, and where a part has no effect. Each is predicted once.
-    """
-    rows = context.space.canonical(candidates)
+    # Many are the same: of episodes that have begun alike, and where a part has no effect. Each is predicted once.
+    rows = context.space.canonical(np.concatenate([kept, least, middle, cut]))
     numbers: dict[bytes, int] = {}
     places = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in rows])
     distinct = np.empty((len(numbers), rows.shape[1]), rows.dtype)
     distinct[places] = rows
     flops = context.features.flops_share(list(context.space.keep_ratios(distinct).T))
     flops = np.broadcast_to(flops, len(distinct))
-    latencies = context.predict(distinct)
-    return flops[places], (flops if latencies is None else latencies)[places]
+    predicted = context.predict(distinct)
+    latencies, flops = (flops if predicted is None else predicted)[places], flops[places]
+    names = ("latency_kept", "latency_least", "latency_if_middle", "latency_if_least")
+    seen[:, [_COLUMN[name] for name in names]] = latencies.reshape(-1, count).T
+    seen[:, [_COLUMN["flops_kept"], _COLUMN["flops_least"]]] = flops[: 2 * count].reshape(-1, count).T
+    seen[:, _COLUMN["previous_action"]] = state.previous
+    return np.clip(seen, -1, 1).astype(np.float32)
 
 
 def roll_out(context: EpisodeContext, act: Callable[[np.ndarray], np.ndarray]) -> Candidate:

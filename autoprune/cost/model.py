@@ -63,28 +63,28 @@ class MemoizedCostModel:
         """As the inner model's, or its earlier answer. A failure is not remembered."""
         architecture = architecture_fingerprint(model)
         known = self._known.get(architecture)
-        if known is None or (known.done() and known.exception() is not None):
-            known = self._known[architecture] = self._load_or_ask(architecture, model)
-        return known
+        if known is not None and not (known.done() and known.exception() is not None):
+            return known
+        key = data = None
+        if self._store is not None:
+            # What one machine has measured says nothing of another.
+            key = cache_key(architecture=architecture, target=dataclasses.asdict(self.target), host=platform.node())
+            data = self._store.get(key)
+        if data is not None:
+            answer: Future[CostReport] = Future()
+            answer.set_result(from_plain(CostReport, data))
+        else:
+            answer = self._inner.submit(model)
+            if self._store is not None and key is not None and answer.exception() is None:
+                self._store.put(key, dataclasses.asdict(answer.result()))
+        self._known[architecture] = answer
+        return answer
 
     def close(self) -> None:
         """Close the inner model, and the store."""
         self._inner.close()
         if self._store is not None:
             self._store.close()
-
-    def _load_or_ask(self, architecture: str, model: Any) -> Future[CostReport]:
-        # What one machine has measured says nothing of another.
-        key = cache_key(architecture=architecture, target=dataclasses.asdict(self.target), host=platform.node())
-        data = self._store.get(key) if self._store else None
-        if data is not None:
-            answer: Future[CostReport] = Future()
-            answer.set_result(from_plain(CostReport, data))
-            return answer
-        answer = self._inner.submit(model)
-        if self._store is not None and answer.exception() is None:
-            self._store.put(key, dataclasses.asdict(answer.result()))
-        return answer
 
 
 def target_names() -> list[str]:

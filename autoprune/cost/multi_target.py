@@ -63,7 +63,23 @@ class MultiTargetCostModel:
             self._dense = asked
         joint: Future[CostReport] = Future()
         dense = self._dense
-        _call_when_done({*asked, *dense}, lambda: self._answer(joint, asked, dense))
+
+        def answer() -> None:
+            """Give the joint report, or the first target's failure."""
+            for answers in (dense, asked):
+                for target, done in zip(self.targets, answers, strict=True):
+                    error = done.exception()
+                    if error is not None:
+                        joint.set_exception(CostError(f"On {target.name}: {error}"))
+                        return
+            try:
+                reports, whole = ([done.result() for done in answers] for answers in (asked, dense))
+                joint.set_result(combine_reports(reports, whole, self._weights))
+            except Exception as error:  # noqa: BLE001 - the asker must hear of it, or it waits for ever
+                words = f"The targets' costs cannot be combined: {type(error).__name__}: {error}"
+                joint.set_exception(CostError(words))
+
+        _call_when_done({*asked, *dense}, answer)
         return joint
 
     def close(self) -> None:
@@ -72,22 +88,6 @@ class MultiTargetCostModel:
             model.close()
         if self._client is not None:
             self._client.close()
-
-    def _answer(
-        self, joint: Future[CostReport], asked: Sequence[Future[CostReport]], dense: Sequence[Future[CostReport]]
-    ) -> None:
-        """Give the joint report, or the first target's failure."""
-        for answers in (dense, asked):
-            for target, answer in zip(self.targets, answers, strict=True):
-                error = answer.exception()
-                if error is not None:
-                    joint.set_exception(CostError(f"On {target.name}: {error}"))
-                    return
-        try:
-            reports, whole = ([answer.result() for answer in answers] for answers in (asked, dense))
-            joint.set_result(combine_reports(reports, whole, self._weights))
-        except Exception as error:  # noqa: BLE001 - the asker must hear of it, or it waits for ever
-            joint.set_exception(CostError(f"The targets' costs cannot be combined: {type(error).__name__}: {error}"))
 
 
 def _call_when_done(futures: set[Future[CostReport]], then: Callable[[], None]) -> None:
@@ -123,6 +123,11 @@ def combine_reports(
     first = reports[0]
     shares = [report.latency / whole.latency for report, whole in zip(reports, dense, strict=True)]
     combined = _normalize_weights(shares, weights)
+    # Seconds by layer add up as the joint latency does: the surrogate learns layer by layer.
+    layers: dict[str, float] = {}
+    for report, whole, weight in zip(reports, dense, combined, strict=True):
+        for path, seconds in report.layers.items() if weight else ():
+            layers[path] = layers.get(path, 0.0) + weight * seconds * dense[0].latency / whole.latency
     return dataclasses.replace(
         first,
         latency=dense[0].latency * _mean(shares, combined),
@@ -132,7 +137,7 @@ def combine_reports(
         traffic=None,
         utilisation=None,
         bound=None,
-        layers=_combine_layers(reports, dense, combined),
+        layers=layers,
         provenance={
             **first.provenance,
             "route": "; ".join(dict.fromkeys(str(report.provenance.get("route", "")) for report in reports)),
@@ -169,17 +174,6 @@ def _combine_memory(
     # Rounded up: within a limit, every target is.
     total = math.ceil(first * _mean(shares, _normalize_weights(shares, weights)) - 1e-6)
     return dataclasses.replace(reports[0].memory, total=total)
-
-
-def _combine_layers(
-    reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float]
-) -> dict[str, float]:
-    """Seconds by layer that add up as the joint latency does: the surrogate learns layer by layer."""
-    times: dict[str, float] = {}
-    for report, whole, weight in zip(reports, dense, weights, strict=True):
-        for path, seconds in report.layers.items() if weight else ():
-            times[path] = times.get(path, 0.0) + weight * seconds * dense[0].latency / whole.latency
-    return times
 
 
 def resolve_targets(settings: TargetSettings) -> list[Target]:

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ import numpy as np
 
 from autoprune.data import LazyImages
 from autoprune.evaluation.accuracy import batches
-from autoprune.graph.branches import find_merge
+from autoprune.graph.branches import observe_merges
 from autoprune.models import keras_internals
 from autoprune.records import Branch
 
@@ -46,34 +45,26 @@ def measure_contributions(
         branches: of the model; those that can be removed.
         images: (n, *input shape), as the model takes them.
     """
-    graphs = keras_internals.graphs_by_path(model)
-    at: dict[int, list[Branch]] = defaultdict(list)
-    prefixes = set()
-    for branch in branches:
-        prefix, merge = find_merge(graphs, branch)
-        prefixes.add(prefix)
-        at[id(merge)].append(branch)
     found: dict[str, list[np.ndarray]] = defaultdict(list)
 
-    def run(graph: Any, values: dict[int, Any], run_call: keras_internals.RunCall) -> None:
-        for call in keras_internals.nodes_of(graph):
-            if call.is_input:
-                continue
-            tensors = [values[id(tensor)] for tensor in call.input_tensors]
-            outputs = run_call(call, tensors)
-            values.update(zip(map(id, call.outputs), outputs, strict=True))
-            for branch in at.get(id(call), ()):
-                found[branch.name].append(_compare(branch, tensors, outputs[0], partial(run_call, call)))
+    def observe(branch: Branch, *merge: Any) -> None:
+        found[branch.name].append(_compare(branch, *merge))
 
-    with (
-        keras_internals.running({graphs[prefix]: partial(run, graphs[prefix]) for prefix in prefixes}),
-        keras_internals.without_gradients(),
-    ):
-        for batch in batches(images, BATCH) if branches else ():
-            keras_internals.run_on(model, batch)
+    observe_merges(model, branches, batches(images, BATCH) if branches else (), observe)
+    contributions = {}
     with np.errstate(invalid="ignore", over="ignore"):
-        contributions = {name: _summarise(np.concatenate(parts, axis=1)) for name, parts in found.items()}
-    return {name: each for name, each in contributions.items() if np.isfinite([each.change, each.similarity]).all()}
+        for name, parts in found.items():
+            added, without, whole, product = np.concatenate(parts, axis=1)
+            norm, rest = np.sqrt(added.sum()), np.sqrt(without.sum())
+            # Of images for which there is nothing with or without the branch nothing changes; for which there is
+            # nothing on one side only, all does.
+            lengths, same = np.sqrt(without * whole), (without == 0) & (whole == 0)
+            cosines = np.where(same, 1.0, product / np.where(lengths == 0, 1.0, lengths))
+            change = float(norm / (norm + rest)) if norm else 0.0
+            each = Contribution(change, float(np.clip(cosines, -1, 1).mean()))
+            if np.isfinite([each.change, each.similarity]).all():
+                contributions[name] = each
+    return contributions
 
 
 def _compare(
@@ -107,14 +98,3 @@ def _products(one: Any, other: Any = None) -> np.ndarray:
     other = one if other is None else keras.ops.cast(other, "float32")
     axes = tuple(range(1, len(one.shape)))
     return keras.ops.convert_to_numpy(keras.ops.sum(one * other, axis=axes)).astype(np.float64)
-
-
-def _summarise(figures: np.ndarray) -> Contribution:
-    """Of what `_compare` gives of all images."""
-    added, without, whole, product = figures
-    norm, rest = np.sqrt(added.sum()), np.sqrt(without.sum())
-    # Of images for which there is nothing with or without the branch nothing changes; for which there is nothing on one
-    # side only, all does.
-    lengths, same = np.sqrt(without * whole), (without == 0) & (whole == 0)
-    cosines = np.where(same, 1.0, product / np.where(lengths == 0, 1.0, lengths))
-    return Contribution(float(norm / (norm + rest)) if norm else 0.0, float(np.clip(cosines, -1, 1).mean()))

@@ -19,8 +19,8 @@ from autoprune.data import Split, load_data
 from autoprune.errors import AutopruneError, CostError, DataError, ModelError, ScoringError, WorkerError
 from autoprune.evaluation.accuracy import Signals
 from autoprune.evaluation.scoring import Scorer
+from autoprune.models.config import import_modules
 from autoprune.models.files import load_model
-from autoprune.models.own_modules import import_modules
 from autoprune.planning.plan_file import plan_from_json
 from autoprune.records import CostReport
 from autoprune.settings import DataSettings, EvaluationSettings, ModelSettings, TargetSettings, TaskSettings

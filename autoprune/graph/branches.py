@@ -6,8 +6,9 @@ every reader is in the branch already.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -40,9 +41,19 @@ def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> t
     others = [site for site in sites if site.gate is None]
     _name(others, operations)
     _name([site for site in sites if site.gate is not None], operations | {site.name for site in others})
-    holders = _list_holders(model) if sites else {}
+    # By `id` of an object the paths of the operations that refer to it.
+    holders: dict[int, set[str]] = defaultdict(set)
+    for path, operation in keras_internals.operations_by_path(model).items() if sites else ():
+        for key in () if keras_internals.is_graph(operation) else keras_internals.reachable(operation):
+            holders[key].add(path)
     _refuse_what_others_use(sites, holders)
-    folds = _fold(model, sites, holders)
+    folds = fold_gates(model, [site.gate for site in sites if site.gate is not None and not site.reason], holders)
+    for site in sites:
+        fold = folds.get(site.key)
+        if isinstance(fold, str):
+            site.reason = fold
+        elif fold is not None:
+            site.folds = fold
     members = _axes_behind_concatenations(model, [site for site in sites if site.merge.kind == "concatenation"])
     return tuple(
         Branch(
@@ -59,7 +70,7 @@ def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> t
             removable=not site.reason,
             reason=site.reason,
             members=tuple(members.get(site.key, ())),
-            folds=folds.get(site.key, ()),
+            folds=site.folds,
         )
         for site in sites
     )
@@ -82,6 +93,7 @@ class _Site:
     gate: Gate | None
     name: str = ""
     layers: list[str] = field(default_factory=list)
+    folds: tuple[Member, ...] = ()
 
     def __post_init__(self) -> None:
         self.layers = [path for path, operation in self.owned.items() if isinstance(operation, keras.Layer)]
@@ -107,6 +119,48 @@ def find_merge(graphs: Mapping[str, Any], branch: Branch) -> tuple[str, Any]:
     return prefix, calls[branch.call]
 
 
+def observe_merges(
+    model: Any,
+    branches: Sequence[Branch],
+    batches: Iterable[Any],
+    observe: Callable[[Branch, Sequence[Any], Any, Callable[[Sequence[Any]], list[Any]]], None],
+) -> None:
+    """Run a model eagerly, in inference mode, and hand what the merges of some branches read and give to a function.
+
+    Every call of a nested model is observed. Nothing of the model changes.
+
+    Args:
+        model: with all of its connections.
+        branches: whose merges are looked at.
+        batches: inputs as the model takes them, one batch after the other.
+        observe: called with a branch, the tensors that its merge reads, what that gives, and what runs it on others.
+    """
+    graphs = keras_internals.graphs_by_path(model)
+    at: dict[int, list[Branch]] = defaultdict(list)
+    prefixes = set()
+    for branch in branches:
+        prefix, merge = find_merge(graphs, branch)
+        prefixes.add(prefix)
+        at[id(merge)].append(branch)
+
+    def run(graph: Any, values: dict[int, Any], run_call: keras_internals.RunCall) -> None:
+        for call in keras_internals.nodes_of(graph):
+            if call.is_input:
+                continue
+            tensors = [values[id(tensor)] for tensor in call.input_tensors]
+            outputs = run_call(call, tensors)
+            values.update(zip(map(id, call.outputs), outputs, strict=True))
+            for branch in at.get(id(call), ()):
+                observe(branch, tensors, outputs[0], partial(run_call, call))
+
+    with (
+        keras_internals.running({graphs[prefix]: partial(run, graphs[prefix]) for prefix in prefixes}),
+        keras_internals.without_gradients(),
+    ):
+        for batch in batches:
+            keras_internals.run_on(model, batch)
+
+
 def is_within(path: str, owners: Collection[str]) -> bool:
     """Whether an operation is one of some, or part of one of them: of a nested model, or a layer that holds layers."""
     parts = path.split("/")
@@ -117,6 +171,9 @@ def _list_sites(model: Any) -> Iterator[_Site]:
     """Every operand of a merge, in the model or a nested one, that owns a layer."""
     graphs = keras_internals.graphs_by_path(model)
     homes = Counter(id(operation) for graph in graphs.values() for operation in graph.operations)
+    # Losses, metrics and targets know one of several outputs by the name of the operation that gives it.
+    structure = keras_internals.output_structure(model)
+    named = structure if isinstance(structure, (list, tuple)) and len(structure) > 1 else ()
     for prefix, graph in graphs.items():
         nodes = keras_internals.nodes_of(graph)
         calls: dict[int, list[Any]] = defaultdict(list)
@@ -142,13 +199,11 @@ def _list_sites(model: Any) -> Iterator[_Site]:
                         for call in inside
                         if homes[id(call.operation)] == 1 and all(id(c) in ids for c in calls[id(call.operation)])
                     },
-                    reason=_refusal(node, operand, merge, inside),
+                    reason=_refusal(node, operand, merge, inside, () if prefix else named),
                     gate=Gate(node=node, operand=operand, inside=inside, walk=walk, prefix=prefix)
                     if merge.kind == "product"
                     else None,
                 )
-                if not site.reason and not prefix and _is_named_output(model, node):
-                    site.reason = f"ends in '{node.operation.name}', one of the outputs that go by their layers' names"
                 if site.layers:
                     yield site
 
@@ -162,7 +217,7 @@ def _list_merges(nodes: Sequence[Any]) -> Iterator[tuple[Any, Merge]]:
             yield node, merge
 
 
-def _refusal(node: Any, operand: int, merge: Merge, inside: Sequence[Any]) -> str:
+def _refusal(node: Any, operand: int, merge: Merge, inside: Sequence[Any], named: Sequence[Any]) -> str:
     """Why the merge cannot do without an operand; empty when it can."""
     if any(inner.is_input or isinstance(inner.operation, keras.layers.InputLayer) for inner in inside):
         return "is all that reads an input of the model"
@@ -171,14 +226,11 @@ def _refusal(node: Any, operand: int, merge: Merge, inside: Sequence[Any]) -> st
     whole = _whole_operands(node, merge)
     if whole == (operand,):
         return f"is the only operand of '{node.operation.name}' that has the shape of its output"
-    return "" if whole else f"ends in '{node.operation.name}', of which no operand has the shape of its output"
-
-
-def _is_named_output(model: Any, node: Any) -> bool:
-    """Whether losses, metrics and targets know what a call gives, one of several outputs, by the operation's name."""
-    structure = keras_internals.output_structure(model)
-    known = isinstance(structure, (list, tuple)) and len(structure) > 1
-    return known and any(tensor is output for tensor in node.outputs for output in structure)
+    if not whole:
+        return f"ends in '{node.operation.name}', of which no operand has the shape of its output"
+    if any(tensor is output for tensor in node.outputs for output in named):
+        return f"ends in '{node.operation.name}', one of the outputs that go by their layers' names"
+    return ""
 
 
 def _whole_operands(node: Any, merge: Merge) -> tuple[int, ...]:
@@ -205,31 +257,6 @@ def _name(sites: Sequence[_Site], operations: Iterable[str]) -> None:
         own = begin and begin not in taken and begins.count(begin) == 1
         call = f"#{site.call + 1}" if site.call else ""
         site.name = begin if own else f"{site.path}{call}[{site.operand}]"
-
-
-def _list_holders(model: Any) -> Mapping[int, set[str]]:
-    """For every object that operations refer to, by `id`, the paths of these; models within the model are none."""
-    holders: dict[int, set[str]] = defaultdict(set)
-    for path, operation in keras_internals.operations_by_path(model).items():
-        if not keras_internals.is_graph(operation):
-            for key in keras_internals.reachable(operation):
-                holders[key].add(path)
-    return holders
-
-
-def _fold(
-    model: Any, sites: Sequence[_Site], holders: Mapping[int, Collection[str]]
-) -> dict[Operand, tuple[Member, ...]]:
-    """The axes that the mean of each gate scales; gates whose mean nothing can take stay, and say so."""
-    waiting = {site.key: site for site in sites if site.gate is not None and not site.reason}
-    found = fold_gates(model, [site.gate for site in waiting.values() if site.gate is not None], holders)
-    folds = {}
-    for key, fold in found.items():
-        if isinstance(fold, str):
-            waiting[key].reason = fold
-        else:
-            folds[key] = fold
-    return folds
 
 
 def _refuse_what_others_use(sites: Sequence[_Site], holders: Mapping[int, set[str]]) -> None:

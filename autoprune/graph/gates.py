@@ -83,7 +83,7 @@ def find_gate(product: Any, walk: Walk) -> int | None:
         walk: the walk through the graph that it is in.
     """
     tensors = product.input_tensors
-    if len(tensors) != 2 or _has_constants(product):
+    if len(tensors) != 2 or keras_internals.has_constants(product):
         return None
     for place in (1, 0):
         gate, scaled = tensors[place], tensors[1 - place]
@@ -152,7 +152,11 @@ class _Folding:
         pending = [gate for gate in gates if gate.key in ahead]
         while pending:
             # Behind the product the channels have numbers of their own: the same ones may flow past it.
-            operands = {gate.key: _operands_behind(gate) for gate in pending}
+            operands = {
+                gate.key: [(id(call), place) for call, place in gate.walk.readers_of(product) if call is not None]
+                for gate in pending
+                for product in gate.node.outputs
+            }
             traced = trace(model, {operand for each in operands.values() for operand in each})
             waiting = []
             for gate in pending:
@@ -217,12 +221,6 @@ class _Folding:
             if len(slots) != 1:
                 raise _CannotFold(f"the channels of '{layer.name}' cannot be followed")
             yield slots[0]
-
-
-def _operands_behind(gate: Gate) -> list[Operand]:
-    """The operands that the product is."""
-    (product,) = gate.node.outputs
-    return [(id(call), place) for call, place in gate.walk.readers_of(product) if call is not None]
 
 
 def _readers_ahead(gate: Gate) -> list[Any]:
@@ -307,7 +305,7 @@ def _ends_in_sigmoid(tensor: Any, walk: Walk) -> bool:
         kind = None if maker.is_input else exact_kind_of(maker.operation)
         if kind is None or kind.output_factors(maker.operation) or not kind.is_homogeneous(maker.operation):
             return False
-        if len(maker.input_tensors) != 1 or _has_constants(maker):
+        if len(maker.input_tensors) != 1 or keras_internals.has_constants(maker):
             return False
         (tensor,) = maker.input_tensors
 
@@ -332,9 +330,3 @@ def _is_sigmoid(call: Any, walk: Walk) -> bool:
         isinstance(maker.operation, keras.layers.ReLU) and maker.operation.max_value == 6
     )
     return clips and abs(6 * scale - 1) < 1e-3
-
-
-def _has_constants(call: Any) -> bool:
-    """Whether a call reads arrays besides tensors of the graph."""
-    leaves = keras.tree.flatten(keras_internals.arguments_of(call))
-    return any(hasattr(leaf, "shape") and not isinstance(leaf, keras.KerasTensor) for leaf in leaves)

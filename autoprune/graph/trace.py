@@ -29,8 +29,7 @@ def trace(model: Any, rename: Collection[Operand] = ()) -> Trace:
     graph = keras_internals.graph_of(model)
     result = Trace()
     outputs = _walk(result, graph, [None] * len(graph.inputs), "", rename)
-    result.freeze_what_only_some_calls_follow()
-    result.freeze_what_is_used_raw()
+    result.freeze_what_only_some_follow()
     for tensor, channels in zip(graph.outputs, outputs, strict=True):
         if channels is not None:
             maker = keras_internals.maker_of(tensor)
@@ -86,16 +85,13 @@ def _ask_kind(result: Trace, node: Any, path: str, channels: Sequence[Channels |
         call.leave_whole(why)
         return [None] * len(node.outputs)
     outputs = kind.channels(call)
-    outputs = outputs if isinstance(outputs, list) else [outputs] * len(node.outputs)
-    return [_check_count(call, tensor, channels) for tensor, channels in zip(node.outputs, outputs, strict=True)]
-
-
-def _check_count(call: Call, tensor: Any, channels: Channels | None) -> Channels | None:
-    """The channels of an output, unless the kind lost count: a constant may lie among them."""
-    if channels is not None and channels.axis == 0:
-        call.freeze(f"takes the place of the batch in '{call.path}'", channels.ids)
-        return None
-    if channels is None or tensor.shape[channels.axis] == len(channels.ids):
-        return channels
-    call.freeze(f"meets channels of unknown origin in '{call.path}'", channels.ids)
-    return None
+    outputs = list(outputs) if isinstance(outputs, list) else [outputs] * len(node.outputs)
+    for place, (tensor, found) in enumerate(zip(node.outputs, outputs, strict=True)):
+        if found is not None and found.axis == 0:
+            call.freeze(f"takes the place of the batch in '{path}'", found.ids)
+            outputs[place] = None
+        elif found is not None and tensor.shape[found.axis] != len(found.ids):
+            # The kind has lost count: a constant may lie among the channels.
+            call.freeze(f"meets channels of unknown origin in '{path}'", found.ids)
+            outputs[place] = None
+    return outputs

@@ -20,8 +20,9 @@ from autoprune.layers import (  # noqa: F401 - importing a module of kinds regis
 )
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.kind import LayerKind, Merge
-from autoprune.layers.registry import (
+from autoprune.layers.kind import (
+    LayerKind,
+    Merge,
     count_calls,
     exact_kind_of,
     kind_of,

@@ -8,9 +8,8 @@ import numpy as np
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.common import consume, count_weights
-from autoprune.layers.kind import LayerKind, Sizes
-from autoprune.layers.registry import layer_kind
+from autoprune.layers.common import consume
+from autoprune.layers.kind import LayerKind, Sizes, count_weights, layer_kind
 from autoprune.models import keras_internals
 
 

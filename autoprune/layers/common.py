@@ -1,6 +1,5 @@
 """Questions that several kinds ask of a call, and what several note in the same way."""
 
-import math
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -148,8 +147,3 @@ def produce(call: Call, variable: str, axis: int, attribute: str) -> np.ndarray:
         call.bind("bias", 0, "follows", ids)
     call.bind_attribute(attribute, ids)
     return ids
-
-
-def count_weights(layer: Any, variable: str = "kernel") -> int:
-    """Number of weights of a kernel."""
-    return math.prod(keras_internals.layer_variable(layer, variable).shape)

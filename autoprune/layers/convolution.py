@@ -12,15 +12,13 @@ from autoprune.layers.channels import Channels
 from autoprune.layers.common import (
     check_activation,
     consume,
-    count_weights,
     couple_runs,
     is_homogeneous_function,
     is_left_whole,
     on_axis,
     produce,
 )
-from autoprune.layers.kind import Factor, LayerKind, Sizes
-from autoprune.layers.registry import layer_kind
+from autoprune.layers.kind import Factor, LayerKind, Sizes, count_weights, layer_kind
 from autoprune.models import keras_internals
 from autoprune.records import Member
 
@@ -146,7 +144,12 @@ class Convolution(AnyConvolution):
         """The windows at the output positions, padding included."""
         x = np.moveaxis(x, self.channel_axis(layer, x.ndim), -1)
         spaces = list(zip(x.shape[1:-1], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True))
-        padding = [_zeros_around(layer.padding, *space) for space in spaces]
+        padding = []
+        for size, window, stride, dilation in spaces:
+            reach = dilation * (window - 1) + 1
+            same = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+            known = {"causal": (reach - 1, 0), "valid": (0, 0)}
+            padding.append(known.get(layer.padding, (same // 2, same - same // 2)))
         x = np.pad(x, [(0, 0), *padding, (0, 0)])
         outputs = [
             (size + sum(pad) - dilation * (window - 1) - 1) // stride + 1
@@ -179,17 +182,6 @@ class Convolution(AnyConvolution):
             return call(tensorflow_tracing.with_channels(inputs, self.channel_axis(layer, len(inputs.shape)), channels))
 
         return {}, convolve
-
-
-def _zeros_around(padding: str, size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Zeros that a convolution adds before and behind one spatial axis."""
-    reach = dilation * (window - 1) + 1
-    if padding == "causal":
-        return reach - 1, 0
-    if padding == "valid":
-        return 0, 0
-    total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
-    return total // 2, total - total // 2
 
 
 @layer_kind(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)

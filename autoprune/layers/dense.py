@@ -17,8 +17,7 @@ from autoprune.layers.common import (
     on_axis,
     produce,
 )
-from autoprune.layers.kind import Factor, LayerKind, Sizes
-from autoprune.layers.registry import layer_kind
+from autoprune.layers.kind import Factor, LayerKind, Sizes, layer_kind
 
 
 @layer_kind(keras.layers.Dense)

@@ -8,8 +8,7 @@ import keras
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import follow_values, is_homogeneous_function, mixes_channels, on_axis, only_input
-from autoprune.layers.kind import LayerKind
-from autoprune.layers.registry import layer_kind, raw_kind
+from autoprune.layers.kind import LayerKind, layer_kind, raw_kind
 from autoprune.models import keras_internals
 
 layers = keras.layers

@@ -7,8 +7,7 @@ import numpy as np
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.kind import LayerKind, Merge
-from autoprune.layers.registry import layer_kind, raw_kind
+from autoprune.layers.kind import LayerKind, Merge, layer_kind, raw_kind
 from autoprune.models import keras_internals
 
 layers = keras.layers

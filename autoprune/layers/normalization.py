@@ -12,8 +12,7 @@ import keras
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import couple_runs, on_axis, only_input
-from autoprune.layers.kind import Factor, LayerKind
-from autoprune.layers.registry import layer_kind
+from autoprune.layers.kind import Factor, LayerKind, layer_kind
 from autoprune.models import keras_internals
 
 layers = keras.layers

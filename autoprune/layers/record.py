@@ -77,17 +77,12 @@ class Trace:
     renamed: dict[Operand, np.ndarray] = field(default_factory=dict)
     unknown: set[Operand] = field(default_factory=set)
 
-    def freeze_what_is_used_raw(self) -> None:
-        """Variables that are also arguments of other operations must stay as these expect them."""
-        for value, path in self.used:
-            for key in self.carried_by.get(id(value), ()):
-                self.table.freeze(self.carried[key].ids, f"is on a variable that enters '{path}'")
-
-    def freeze_what_only_some_calls_follow(self) -> None:
+    def freeze_what_only_some_follow(self) -> None:
         """What several calls share shrinks for all of them: what one of them cannot follow must stay whole.
 
         Calls of one layer share it, and so do those of whatever else gets at it or at a variable of its: a wrapper, a
-        layer that holds another one, a function that reads a kernel.
+        layer that holds another one, a function that reads a kernel. Operations that take a variable for an argument
+        never follow.
         """
         shared: dict[int, set[tuple[Any, ...]]] = {}
         for call in self.calls:
@@ -99,3 +94,6 @@ class Trace:
             for slot in [slot for key, slot in self.carried.items() if key in unfollowed] if unfollowed else ():
                 reason = f"is on the {slot.name} of '{slot.layer}', which is shared with {call.describe_sharing()}"
                 self.table.freeze(slot.ids, reason)
+        for value, path in self.used:
+            for key in self.carried_by.get(id(value), ()):
+                self.table.freeze(self.carried[key].ids, f"is on a variable that enters '{path}'")

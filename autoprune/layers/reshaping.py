@@ -12,8 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import only_input
-from autoprune.layers.kind import LayerKind
-from autoprune.layers.registry import layer_kind, raw_kind
+from autoprune.layers.kind import LayerKind, layer_kind, raw_kind
 from autoprune.models import keras_internals
 
 

@@ -10,8 +10,7 @@ import numpy as np
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import only_input, shape_of
-from autoprune.layers.kind import LayerKind
-from autoprune.layers.registry import raw_kind
+from autoprune.layers.kind import LayerKind, raw_kind
 from autoprune.layers.reshaping import follow_axis
 from autoprune.models import keras_internals
 

@@ -8,8 +8,7 @@ import numpy as np
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
 from autoprune.layers.common import follow_values, on_axis
-from autoprune.layers.kind import LayerKind
-from autoprune.layers.registry import layer_kind, raw_kind
+from autoprune.layers.kind import LayerKind, layer_kind, raw_kind
 
 layers = keras.layers
 

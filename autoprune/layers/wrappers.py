@@ -7,8 +7,7 @@ import keras
 
 from autoprune.layers.call import Call
 from autoprune.layers.channels import Channels
-from autoprune.layers.kind import LayerKind, S, Sizes
-from autoprune.layers.registry import call_flops, exact_kind_of, layer_kind
+from autoprune.layers.kind import LayerKind, S, Sizes, call_flops, exact_kind_of, layer_kind
 from autoprune.models import keras_internals
 
 

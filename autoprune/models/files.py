@@ -15,7 +15,7 @@ import keras
 
 from autoprune.errors import ModelError
 from autoprune.models import keras2
-from autoprune.models.own_modules import import_modules
+from autoprune.models.config import import_modules
 from autoprune.settings import ModelSettings
 
 _AGAIN = "Fetch it again, or save it again with model.save('name.keras')."
@@ -195,17 +195,21 @@ def _explain(contents: _Contents, settings: ModelSettings, error: Exception) -> 
             f"Keras {contents.version} has written it with TensorFlow functions in its graph ('{foreign[0]}'), which "
             f"Keras 3 does not have. {_BY_HAND}"
         )
-    if unknown := next(_unknown(contents.config), None):
-        name, module = unknown
+    for one in _objects(contents.config):
+        name, module = str(one.get("registered_name") or one["class_name"]), str(one.get("module") or "")
+        own = ">" in name or module.split(".")[0] not in ("", "keras", "tf_keras", "builtins")
+        if not own or keras.saving.get_registered_object(name) is not None:
+            continue
         if settings.modules:
             return (
                 f"the class '{name}' is not known, though {', '.join(settings.modules)} was imported. It has to be "
                 "registered there, by this line above the class: @keras.saving.register_keras_serializable("
                 f"{name.partition('>')[0]!r})."
             )
+        place = module if module not in ("", "builtins", "__main__") else "my_layers"
         return (
             f"the class '{name}' is not known. Say which module registers it, with keras.saving."
-            f"register_keras_serializable, and it is imported first: model.modules=[{module or 'my_layers'}]. From "
+            f"register_keras_serializable, and it is imported first: model.modules=[{place}]. From "
             "Python, import it, load the model and call autoprune.prune. Subclassed models cannot be pruned: they "
             "have no graph."
         )
@@ -213,12 +217,3 @@ def _explain(contents: _Contents, settings: ModelSettings, error: Exception) -> 
     if contents.version.startswith("2."):
         return f"Keras {contents.version} has written it, and Keras 3 says: {words}. {_BY_HAND}"
     return f"{type(error).__name__}: {words}"
-
-
-def _unknown(config: Any) -> Iterator[tuple[str, str]]:
-    """Names under which classes would be registered that are not, and the modules that they were defined in."""
-    for one in _objects(config):
-        name, module = str(one.get("registered_name") or one["class_name"]), str(one.get("module") or "")
-        own = ">" in name or module.split(".")[0] not in ("", "keras", "tf_keras", "builtins")
-        if own and keras.saving.get_registered_object(name) is None:
-            yield name, "" if module in ("", "builtins", "__main__") else module

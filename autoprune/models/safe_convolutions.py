@@ -8,8 +8,9 @@ convolving with stride 1 is the same operation, uses another gradient, and costs
 `tests/benchmarks/onednn.py` measures both.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -28,17 +29,12 @@ def safe_convolutions(model: Any) -> Iterator[int]:
     kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
     convolutions = [layer for layer in layers if isinstance(layer, kinds)]
     strided = [layer for layer in convolutions if set(layer.kernel_size) == {1} and max(layer.strides) > 1]
-    with keras_internals.overridden("convolution_op", {layer: _slicing_convolution(layer) for layer in strided}):
+    with keras_internals.overridden("convolution_op", {layer: partial(_convolve, layer) for layer in strided}):
         yield len(strided)
 
 
-def _slicing_convolution(layer: Any) -> Callable[[Any, Any], Any]:
+def _convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
+    """What a layer with a window of one pixel gives: it sees pixels 0, s, 2s, ... with either padding."""
     every = tuple(slice(None, None, stride) for stride in layer.strides)
-    first = layer.data_format == "channels_first"
-    index = (slice(None), slice(None), *every) if first else (slice(None), *every)
-
-    def convolve(inputs: Any, kernel: Any) -> Any:
-        # A window of one pixel sees pixels 0, s, 2s, ... with either padding.
-        return keras.ops.conv(inputs[index], kernel, strides=1, padding="valid", data_format=layer.data_format)
-
-    return convolve
+    index = (..., *every) if layer.data_format == "channels_first" else (..., *every, slice(None))
+    return keras.ops.conv(inputs[index], kernel, strides=1, padding="valid", data_format=layer.data_format)

@@ -79,15 +79,6 @@ def _conv_bn(x: Any, channels: int, name: str, *, kernel: int = 3, stride: int =
     return layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def _residual_block(x: Any, channels: int, name: str, *, stride: int) -> Any:
-    """Two convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
-    inner = _conv_bn(x, channels, f"{name}_conv1", stride=stride)
-    inner = _conv_bn(inner, channels, f"{name}_conv2", relu=False)
-    if stride != 1 or x.shape[-1] != channels:
-        x = _conv_bn(x, channels, f"{name}_shortcut", kernel=1, stride=stride, relu=False)
-    return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, inner]))
-
-
 def _classifier(image: Any, x: Any, classes: int, name: str) -> Any:
     """A model that ends in a dense layer of as many outputs as classes; before it, positions are averaged."""
     if len(x.shape) > 2:
@@ -100,10 +91,14 @@ def _residual_network(
 ) -> Any:
     image = keras.Input(shape, name="image")
     x = _conv_bn(image, _scale(stages[0], width), "stem")
-    for stage, channels in enumerate(stages, start=1):
-        for block in range(1, blocks + 1):
-            stride = 2 if stage > 1 and block == 1 else 1
-            x = _residual_block(x, _scale(channels, width), f"stage{stage}_block{block}", stride=stride)
+    for stage, channels in enumerate((_scale(channels, width) for channels in stages), start=1):
+        for number in range(1, blocks + 1):
+            block, stride = f"stage{stage}_block{number}", 2 if stage > 1 and number == 1 else 1
+            inner = _conv_bn(x, channels, f"{block}_conv1", stride=stride)
+            inner = _conv_bn(inner, channels, f"{block}_conv2", relu=False)
+            if stride != 1 or x.shape[-1] != channels:
+                x = _conv_bn(x, channels, f"{block}_shortcut", kernel=1, stride=stride, relu=False)
+            x = layers.ReLU(name=f"{block}_relu")(layers.Add(name=f"{block}_add")([x, inner]))
     return _classifier(image, x, classes, name)
 
 

@@ -1,6 +1,7 @@
-"""The images, and labels where there are any, from which data-driven importance is read."""
+"""The images, and labels where there are any, from which data-driven importance and the means of gates are read."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from autoprune.data import Split
 from autoprune.errors import DataError, PlanError
+from autoprune.graph.branches import observe_merges
+from autoprune.records import Branch
 from autoprune.tasks import CLASSIFICATION, Task
 
 
@@ -107,3 +110,37 @@ def check_images(model: Any, data: CalibrationData) -> None:
             f"The calibration images have shape {received}, the model '{model.name}' takes {expected}. Give images of "
             "that shape, one array for each input."
         )
+
+
+def measure_gate_means(model: Any, gates: Sequence[Branch], data: CalibrationData | None) -> dict[str, np.ndarray]:
+    """(channels,) The mean of each gate over the images, and over the calls of a model within the model, by name.
+
+    The model runs eagerly, in inference mode, and nothing of it changes.
+
+    Args:
+        model: with all of its connections.
+        gates: branches of the kind `gate`.
+        data: the images; labels are not read.
+
+    Raises:
+        PlanError: there are gates and no images.
+        DataError: the images do not fit the model.
+    """
+    if not gates:
+        return {}
+    if data is None:
+        raise PlanError(
+            f"In place of the gate '{gates[0].name}' comes its mean over some images: give data=images, about 256 "
+            "images of the training split. Received: data=None"
+        )
+    check_images(model, data)
+    sums: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = defaultdict(int)
+
+    def observe(gate: Branch, tensors: Sequence[Any], *_: Any) -> None:
+        found = keras.ops.convert_to_numpy(keras.ops.cast(tensors[gate.operand], "float32"))
+        sums[gate.name] = sums.get(gate.name, 0) + found.sum(0, dtype=np.float64).reshape(-1)
+        counts[gate.name] += len(found)
+
+    observe_merges(model, gates, (images for images, _ in data.batches()), observe)
+    return {gate.name: (sums[gate.name] / counts[gate.name]).astype(np.float32) for gate in gates}

@@ -73,7 +73,9 @@ def tie_branches(parts: Sequence[ChannelGroup | Branch], *, keep_stages: bool = 
         if {branches[position].operand for position in positions} >= set(branches[positions[0]].needed):
             together.append(tuple(p for p in positions if branches[p].operand in branches[positions[0]].needed))
     chosen = sorted(max(of_merge, key=lambda position: sizes[position]) for of_merge in blocks.values())
-    runs = itertools.groupby(chosen, key=lambda position: _stage_of(branches[position]))
+    # What the blocks of one stage have in common: the shape that they end in, of concatenations without channels.
+    shapes = {p: branch.shape if branch.kind == "sum" else branch.shape[:-1] for p, branch in branches.items()}
+    runs = itertools.groupby(chosen, key=lambda position: (branches[position].kind, shapes[position]))
     stages = tuple(tuple(run) for _, run in runs)
     if keep_stages:
         together += [stage[::-1] for stage in stages]
@@ -88,8 +90,3 @@ def tie_branches(parts: Sequence[ChannelGroup | Branch], *, keep_stages: bool = 
         together=tuple(together),
         stages=stages,
     )
-
-
-def _stage_of(branch: Branch) -> tuple[object, ...]:
-    """What the blocks of one stage have in common: the shape that they end in, of concatenations without channels."""
-    return (branch.kind, branch.shape if branch.kind == "sum" else branch.shape[:-1])

@@ -61,31 +61,8 @@ def plan_from_json(data: Any) -> Plan:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(f"The plan is malformed: {type(error).__name__}: {error}") from error
-    check_indices(plan)
+    plan.check_indices()
     return plan
-
-
-def check_indices(plan: Plan) -> None:
-    """Refuse indices that are unsorted, repeated, out of range or none.
-
-    Raises:
-        PlanError: naming the group.
-    """
-    for name, kept in plan.kept.items():
-        if name not in plan.sizes:
-            raise PlanError(f"A plan has the size of every group. There is none for group '{name}'.")
-        size = plan.sizes[name]
-        if not isinstance(kept, np.ndarray) or kept.ndim != 1:
-            raise PlanError(f"Kept indices are a one-dimensional array. Received for group '{name}': {str(kept)[:60]}")
-        if len(kept) == 0:
-            raise PlanError(f"A plan keeps at least one channel of every group. Group '{name}' keeps none.")
-        if kept.dtype.kind not in "iu":
-            raise PlanError(f"Kept indices are integers. Received for group '{name}': {kept[:8].tolist()}")
-        if kept[0] < 0 or kept[-1] >= size or (np.diff(kept) <= 0).any():
-            raise PlanError(
-                f"Kept indices are sorted, distinct and between 0 and {size - 1}. "
-                f"Received for group '{name}': {kept[:8].tolist()}{'...' if len(kept) > 8 else ''}"
-            )
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:

@@ -13,9 +13,8 @@ from autoprune.graph import find_branches, find_groups
 from autoprune.graph.branches import is_within
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
-from autoprune.planning.calibration import as_calibration
+from autoprune.planning.calibration import as_calibration, measure_gate_means
 from autoprune.planning.depth import tie_branches
-from autoprune.planning.gates import measure_gate_means
 from autoprune.planning.importance import IMPORTANCES, ImportanceContext
 from autoprune.planning.ranking import rank_globally
 from autoprune.planning.space import Dimension, SearchSpace, legal_widths

@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from autoprune.errors import PlanError
+
 Role = Literal["produces", "follows", "consumes", "counts", "per_channel"]
 
 
@@ -151,6 +153,30 @@ class Plan:
     def pruned(self) -> set[str]:
         """Names of the groups that lose channels and of the branches that go; empty for the dense model."""
         return {name for name, kept in self.kept.items() if len(kept) < self.sizes[name]} | set(self.dropped)
+
+    def check_indices(self) -> None:
+        """Refuse indices that are unsorted, repeated, out of range or none.
+
+        Raises:
+            PlanError: naming the group.
+        """
+        for name, kept in self.kept.items():
+            if name not in self.sizes:
+                raise PlanError(f"A plan has the size of every group. There is none for group '{name}'.")
+            size = self.sizes[name]
+            if not isinstance(kept, np.ndarray) or kept.ndim != 1:
+                raise PlanError(
+                    f"Kept indices are a one-dimensional array. Received for group '{name}': {str(kept)[:60]}"
+                )
+            if len(kept) == 0:
+                raise PlanError(f"A plan keeps at least one channel of every group. Group '{name}' keeps none.")
+            if kept.dtype.kind not in "iu":
+                raise PlanError(f"Kept indices are integers. Received for group '{name}': {kept[:8].tolist()}")
+            if kept[0] < 0 or kept[-1] >= size or (np.diff(kept) <= 0).any():
+                raise PlanError(
+                    f"Kept indices are sorted, distinct and between 0 and {size - 1}. "
+                    f"Received for group '{name}': {kept[:8].tolist()}{'...' if len(kept) > 8 else ''}"
+                )
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ millisecond. What the policy proposes is where the solver of `autoprune.searcher
 better found by looking than by chance.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from autoprune.envs.episode import EpisodeContext
+from autoprune.envs.episode import EpisodeContext, retrace
 from autoprune.envs.vector_env import PruningVecEnv
 from autoprune.rl.agents import EPISODES, attach
-from autoprune.rl.behavior_cloning import clone_behavior
 from autoprune.searchers import AskTellSearcher, BudgetedEvaluator, Proposal
 from autoprune.searchers.reward_model import RewardModel
 from autoprune.searchers.solving import INFEASIBLE_PENALTY, Solver
@@ -111,3 +112,28 @@ class Dyna:
                 observation, *_ = self._episodes.step_wait()
             found.append(self._episodes.candidates[:1] if deterministic else self._episodes.candidates)
         return np.concatenate(found)
+
+
+def clone_behavior(agent: BaseAlgorithm, context: EpisodeContext, actions: Sequence[float], steps: int) -> None:
+    """Bring the mean actions of an agent nearer to those of one episode, whoever found it.
+
+    Behaviour cloning of one's own successes (self-imitation; Oh et al., 2018, ICML): what a policy proposes by chance
+    is rarely as good as the best of hundreds of plans that were looked at one by one, and a policy that does not know
+    that plan has nothing to hand on.
+
+    Args:
+        agent: with the actor and critic of an on-policy algorithm of Stable-Baselines3.
+        context: what the episode is about.
+        actions: one for each step, from -1 to 1.
+        steps: of the agent's own optimiser.
+    """
+    observed = torch.as_tensor(retrace(context, actions))
+    wanted = torch.tensor(actions, dtype=torch.float32)[:, None]
+    policy = agent.policy
+    policy.set_training_mode(True)
+    for _ in range(steps):
+        mean = policy.get_distribution(observed).distribution.mean
+        policy.optimizer.zero_grad()
+        torch.nn.functional.mse_loss(mean, wanted).backward()
+        policy.optimizer.step()
+    policy.set_training_mode(False)

@@ -91,7 +91,9 @@ def read_features(
         cost: its cost, which tells the latency that layers hold.
         contributions: by name, what branches change; those that are not named count as if they changed nothing.
     """
-    reader = _Reader(model, planner, {} if cost is None else _read_latency_shares(cost))
+    # The share of the latency that each layer holds, by path; none where the target does not tell.
+    shares = {path: seconds / cost.latency for path, seconds in cost.layers.items()} if cost and cost.latency else {}
+    reader = _Reader(model, planner, shares)
     dimensions = tuple(
         reader.of_branch(part, (contributions or {}).get(part.name, _NOTHING))
         if isinstance(part, Branch)
@@ -99,11 +101,6 @@ def read_features(
         for part in planner.parts
     )
     return ModelFeatures(dimensions, layer_dependences(model, planner.parts))
-
-
-def _read_latency_shares(cost: CostReport) -> dict[str, float]:
-    """The share of a model's latency that each of its layers holds, by path; none where the target does not tell."""
-    return {path: seconds / cost.latency for path, seconds in cost.layers.items()} if cost.latency else {}
 
 
 class _Reader:

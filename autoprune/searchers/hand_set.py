@@ -28,6 +28,10 @@ def _uniform(space: SearchSpace) -> list[Ladder]:
 
 @HAND_SET.add("uniform_skip")
 def _uniform_skip(space: SearchSpace) -> list[Ladder]:
+    """One keep ratio, with the first and the last group left whole: what is pruned there is thought to hurt most.
+
+    Gale et al., 2019 (arXiv 1902.09574, section 5) leave the first layer dense and spare the last.
+    """
     groups = [dimension.name for dimension in space.dimensions if not dimension.is_branch]
     whole = dict.fromkeys((*groups[:1], *groups[-1:]), 1.0)
     return [without_repeats(space.nearest({**dict.fromkeys(groups, ratio), **whole}) for ratio in space.grid())]
@@ -35,7 +39,11 @@ def _uniform_skip(space: SearchSpace) -> list[Ladder]:
 
 @HAND_SET.add("uniform_width")
 def _uniform_width(space: SearchSpace) -> list[Ladder]:
-    # For each group the widest legal keep ratio that is not above the one given, or else its least.
+    """A width multiplier (MobileNets, Howard et al., 2017, arXiv 1704.04861): no group keeps more than its share.
+
+    `uniform` takes the nearest legal width of each group and with it now more, now less than the keep ratio says;
+    this takes the next one below, or else the least, which costs groups of few channels more.
+    """
     return [
         without_repeats(
             tuple(
@@ -49,11 +57,19 @@ def _uniform_width(space: SearchSpace) -> list[Ladder]:
 
 @HAND_SET.add("uniform_depth")
 def _uniform_depth(space: SearchSpace) -> list[Ladder]:
+    """Every stage loses the same share of its blocks, the last ones or the first ones, and no channels.
+
+    Blocks are branches that end in a merge; a stage is a run of them that end in one shape.
+    """
     return [without_repeats(space.nearest(ratios) for ratios in of_order) for of_order in _depths(space)]
 
 
 @HAND_SET.add("uniform_depth_width")
 def _uniform_depth_width(space: SearchSpace) -> list[Ladder]:
+    """A grid of depth and width: for each depth of `uniform_depth`, none lost among them, one keep ratio for all.
+
+    Compound scaling backwards (EfficientNet, Tan & Le, 2019, arXiv 1905.11946): what a person with an afternoon tries.
+    """
     groups = [dimension.name for dimension in space.dimensions if not dimension.is_branch]
     grid = np.linspace(1, space.minimum, DEPTH_RATIOS).tolist()
     # Every depth once, the deepest networks first.

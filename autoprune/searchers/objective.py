@@ -11,6 +11,7 @@ takes one plan or many at once: an agent is paid for hundreds of guessed plans b
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -185,8 +186,10 @@ class Objective:
         least = self.floor or 0.0
         return self.rewards(replace(plans, score=least + of_score)) - self.rewards(replace(plans, score=least))
 
-    def _terms(self, plans: Outcomes) -> Terms:
-        return REWARDS.get(self.settings.name)(plans, outcome_of(self.dense), self.budget, self.settings)
+    @cached_property
+    def _terms(self) -> Callable[[Outcomes], Terms]:
+        reward, dense = REWARDS.get(self.settings.name), outcome_of(self.dense)
+        return lambda plans: reward(plans, dense, self.budget, self.settings)
 
     def met_by(self, evaluation: Evaluation) -> bool:
         """Whether a plan was scored and is within every limit, the floor of the score among them."""

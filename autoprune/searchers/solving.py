@@ -198,24 +198,20 @@ class Solver:
                 break
         return found
 
-    def _change_one(self, base: np.ndarray) -> np.ndarray:
-        """(m, dimensions) All candidates that differ from one in one dimension's option."""
-        space = self._space
-        found = [
-            np.where(np.arange(len(space)) == position, option, base)
-            for position in space.free
-            for option in range(space.full[position] + 1)
-            if option != base[position]
-        ]
-        return space.canonical(np.array(found, int).reshape(-1, len(space)))
-
     def _moves(self, base: np.ndarray, *, explore: bool) -> tuple[np.ndarray, np.ndarray]:
         """(m, dimensions) Candidates one move away: of one dimension, of two against each other, of all; (m,) worth.
 
         Two changes are thought to gain and to cost what each does by itself: of all pairs that would keep the budget
         so, those of the highest gain are looked at.
         """
-        singles = self._change_one(base)
+        space = self._space
+        changed = [
+            np.where(np.arange(len(space)) == position, option, base)
+            for position in space.free
+            for option in range(space.full[position] + 1)
+            if option != base[position]
+        ]
+        singles = space.canonical(np.array(changed, int).reshape(-1, len(space)))
         predictions = self._reward_model.predict(np.concatenate([base[None], singles]), self._doubt())
         gains, costs = predictions.met[1:] - predictions.met[0], predictions.used[1:] - predictions.used[0]
         first, second = np.triu_indices(len(singles), 1)
@@ -224,8 +220,8 @@ class Solver:
         fitting &= ~((steps[first] != 0) & (steps[second] != 0)).any(1)
         first, second = first[fitting], second[fitting]
         most = np.argsort(-(gains[first] + gains[second]), kind="stable")[:EXCHANGED]
-        exchanges = self._space.canonical(base + steps[first[most]] + steps[second[most]])
-        branches = [] if self._space.depth is None else list(self._space.depth.positions)
+        exchanges = space.canonical(base + steps[first[most]] + steps[second[most]])
+        branches = [] if space.depth is None else list(space.depth.positions)
         kinds = predictions.used[1:] > 1, (steps[:, branches] < 0).any(1)
         brought = [rows[np.argsort(-gains[rows], kind="stable")[:REFILLED]] for rows in map(np.flatnonzero, kinds)]
         others = np.concatenate([exchanges, self._project(singles[np.concatenate(brought)])])

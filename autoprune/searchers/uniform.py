@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from autoprune.planning import Candidate
 from autoprune.searchers.bracketing import find_widest
@@ -21,7 +22,7 @@ def uniform(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Propos
     When there are more distinct plans than evaluations, evenly spaced ones are proposed, the anchor among them.
     """
     if problem.dropped:
-        yield from _family("uniform", problem, evaluator)
+        yield from climb_down("uniform", problem, evaluator)
         return
     distinct = {problem.start: problem.anchor}
     for candidate, ratio in problem.space.uniform().items():
@@ -30,50 +31,10 @@ def uniform(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Propos
     yield from _spread([c for c, ratio in distinct.items() if ratio > problem.anchor], evaluator)
 
 
-@ask_tell("uniform_skip")
-def uniform_skip(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
-    """As `uniform`, with the first and the last group left whole: what is pruned there is thought to hurt most.
+def climb_down(rule: str, problem: Problem, evaluator: BudgetedEvaluator, seed: int = 0) -> Proposals:
+    """Of a rule's ladders the widest plan of each within the budget, then narrower ones, then those above the budget.
 
-    Gale et al., 2019 (arXiv 1902.09574, section 5) leave the first layer dense and spare the last. The widest plan
-    within the budget is found as the anchor is.
-    """
-    return _family("uniform_skip", problem, evaluator)
-
-
-@ask_tell("uniform_width")
-def uniform_width(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
-    """A width multiplier (MobileNets, Howard et al., 2017, arXiv 1704.04861): no group keeps more than its share.
-
-    `uniform` takes the nearest legal width of each group and with it now more, now less than the keep ratio says;
-    this takes the next one below, which costs groups of few channels more. The widest plan within the budget is found
-    as the anchor is.
-    """
-    return _family("uniform_width", problem, evaluator)
-
-
-@ask_tell("uniform_depth")
-def uniform_depth(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
-    """Every stage loses the same share of its blocks, the last ones or the first ones, and no channels.
-
-    Blocks are branches that end in a merge; a stage is a run of them that end in one shape. The deepest network within
-    the budget is found as the anchor is, for both orders.
-    """
-    return _family("uniform_depth", problem, evaluator)
-
-
-@ask_tell("uniform_depth_width")
-def uniform_depth_width(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
-    """A grid of depth and width: for each depth of `uniform_depth`, none lost among them, the widest within the budget.
-
-    Compound scaling backwards (EfficientNet, Tan & Le, 2019, arXiv 1905.11946): what a person with an afternoon tries.
-    """
-    return _family("uniform_depth_width", problem, evaluator)
-
-
-def _family(name: str, problem: Problem, evaluator: BudgetedEvaluator) -> Proposals:
-    """The widest plan of each ladder within the budget, then narrower ones, then those above the budget.
-
-    The problem's start, if no ladder has one within the budget.
+    It is found as the anchor is. The problem's start stands for it, if no ladder has one within the budget.
     """
     known: dict[Candidate, float | None] = {}  # Ladders share rungs.
 
@@ -83,14 +44,14 @@ def _family(name: str, problem: Problem, evaluator: BudgetedEvaluator) -> Propos
         return known[candidate]
 
     firsts, within, above = [], [], []
-    for ladder in HAND_SET.get(name)(problem.space):
+    for ladder in HAND_SET.get(rule)(problem.space):
         widest = find_widest(len(ladder), lambda number: excess(ladder[number]))  # noqa: B023 - called at once
         if widest is not None:
             firsts.append(ladder[widest])
             within.append(ladder[widest:])
         above.append(ladder[:widest])
     if not firsts:
-        logger.warning("no plan of %s meets the budget: the start of the search stands for it", name)
+        logger.warning("no plan of %s meets the budget: the start of the search stands for it", rule)
         yield [Proposal(problem.start, "anchor", project=False)]
     proposed = without_repeats(firsts) if len(firsts) > 1 else []
     yield from _spread(proposed, evaluator)
@@ -108,3 +69,8 @@ def _spread(candidates: Sequence[Candidate], evaluator: BudgetedEvaluator) -> Pr
         candidates = [candidates[round(number * step)] for number in range(count)]
     if candidates:
         yield [Proposal(candidate, project=False) for candidate in candidates]
+
+
+for _rule in HAND_SET:
+    if _rule != "uniform":
+        ask_tell(_rule)(partial(climb_down, _rule))

@@ -21,7 +21,7 @@ from autoprune.models import keras_internals
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.calibration import CalibrationData, as_calibration, check_images
 from autoprune.records import Plan, SurgeryReport
-from autoprune.surgery.folding import fold_factors, scale
+from autoprune.surgery.cutting import fold_factors, scale
 from autoprune.surgery.surgeon import Surgeon
 
 logger = logging.getLogger(__name__)

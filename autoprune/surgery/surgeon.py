@@ -1,21 +1,85 @@
-"""Applies plans to one model, in place."""
+"""Applies plans to one model, in place, and puts it back bit by bit."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import keras
 
 from autoprune.errors import PlanError
 from autoprune.graph import find_branches, find_groups
 from autoprune.layers import shape_within, update_derived
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
-from autoprune.planning.plan_file import check_indices
 from autoprune.records import Branch, ChannelGroup, Plan, SurgeryReport, VariableChange
 from autoprune.registry import suggestion
-from autoprune.surgery.branches import check_dropped, drop_branches
-from autoprune.surgery.folding import check_gate_means, fold_factors, scale_variables
-from autoprune.surgery.slicing import Slices, cut_attributes, cut_optimizer, cut_variables, slices_for
-from autoprune.surgery.snapshot import Snapshot
+from autoprune.surgery.cutting import (
+    Slices,
+    check_dropped,
+    check_gate_means,
+    cut_attributes,
+    cut_optimizer,
+    cut_variables,
+    drop_branches,
+    fold_factors,
+    scale,
+    slices_for,
+)
+
+
+class Snapshot:
+    """Everything that surgery, batch-norm recalibration and training may change in a model.
+
+    It holds the old variables alive: drop it to free them.
+
+    Args:
+        model: a built model.
+        attributes: (operation path, attribute) pairs that surgery may set.
+    """
+
+    def __init__(self, model: Any, attributes: set[tuple[str, str]]) -> None:
+        keras_internals.collect_state(model)
+        self._model = model
+        self._variables = keras_internals.remember(model.variables)
+        operations = keras_internals.operations_by_path(model)
+        places = [(operations[path], name) for path, name in sorted(attributes)]
+        self._attributes = keras_internals.attribute_states(places)
+        self._layers = [found for found in operations.values() if isinstance(found, keras.Layer)]
+        self._classes = [(found, type(found)) for _, found in keras_internals.models_within(model)]
+        self._initializers = keras_internals.array_initializers(self._layers)
+        self._shapes = keras_internals.StaticShapes(model)
+        self._wiring = keras_internals.Wiring(model)
+        self._optimizer = keras_internals.optimizer_of(model)
+        slots = self._optimizer.variables if self._optimizer is not None else []
+        self._slots = keras_internals.remember(slots)
+        self._lists = {} if self._optimizer is None else keras_internals.optimizer_lists(self._optimizer)
+        self._optimizer_built = self._optimizer is not None and self._optimizer.built
+
+    def restore(self) -> None:
+        """Put the model back, to the bit: variables, attributes, connections, shapes and the optimiser's state."""
+        keras_internals.collect_state(self._model)
+        rewired = self._wiring.restore()
+        keras_internals.put_back([*self._variables, *self._slots])
+        keras_internals.restore_attributes(self._attributes)
+        for found, kind in self._classes:
+            keras_internals.set_class(found, kind)
+        for layer, name, value in self._initializers:
+            setattr(layer, name, value)
+        self._shapes.restore()
+        update_derived(self._layers)
+        if rewired:
+            keras_internals.renew_parameters(self._model)
+        # The optimiser of then, with the state of then; one that has got state since starts anew.
+        now = keras_internals.optimizer_of(self._model)
+        optimizer = now if self._optimizer is None else self._optimizer
+        if self._optimizer_built:
+            keras_internals.set_optimizer_lists(optimizer, self._lists)
+            keras_internals.renew_identities(optimizer)
+        elif optimizer is not None and optimizer.built:
+            optimizer = keras_internals.fresh_optimizer(self._model, optimizer)
+        if optimizer is not now:
+            self._model.optimizer = optimizer
+        keras_internals.renew_compiled_functions(self._model)
 
 
 class Surgeon:
@@ -69,7 +133,10 @@ class Surgeon:
         before = self.model.count_params()
         rollback = rollback or self.snapshot()
         try:
-            scale_variables(self._operations, fold_factors(dropped, plan))
+            factors = fold_factors(dropped, plan)
+            scaled = keras_internals.variables_at(self._operations, factors)
+            for variable, axes in zip(scaled, factors.values(), strict=True):
+                variable.assign(scale(keras_internals.array_of(variable), axes))
             changes, optimizer, plain, lost = self._cut(slices, dropped)
         except Exception as error:
             rollback.restore()
@@ -134,7 +201,7 @@ class Surgeon:
                 f"The plan is for another model: fingerprint {plan.model}, '{self.model.name}' has {self.fingerprint}. "
                 "The groups agree, but an operation, a connection or the input size differs."
             )
-        check_indices(plan)
+        plan.check_indices()
         check_dropped(self.branches, plan.dropped)
         check_gate_means(self.branches, plan)
         if not self._wiring.holds:
@@ -145,12 +212,12 @@ class Surgeon:
         # Whoever has pruned the model since its groups were found has cut other axes than these.
         axes = [member for name, members in self._axes.items() if name in plan.kept for member in members]
         variables = keras_internals.variables_at(self._operations, [(member.layer, member.name) for member in axes])
-        for member, shape in zip(axes, keras_internals.shapes_of(variables), strict=True):
-            if shape[member.axis] != len(member.channels):
+        for member, variable in zip(axes, variables, strict=True):
+            if variable.shape[member.axis] != len(member.channels):
                 raise PlanError(
                     f"The model was pruned after this surgeon looked at it: axis {member.axis} of the {member.name} of "
-                    f"'{member.layer}' had {len(member.channels)} positions and has {shape[member.axis]}. Make a new "
-                    "Surgeon and plan for the model as it is now, or restore the model first."
+                    f"'{member.layer}' had {len(member.channels)} positions and has {variable.shape[member.axis]}. "
+                    "Make a new Surgeon and plan for the model as it is now, or restore the model first."
                 )
 
     def slices(self, plan: Plan) -> Slices:

@@ -15,9 +15,8 @@ import numpy as np
 
 from autoprune.data import load_data
 from autoprune.errors import AutopruneError
-from autoprune.models.config import rebuild
+from autoprune.models.config import import_modules, rebuild
 from autoprune.models.files import load_model
-from autoprune.models.own_modules import import_modules
 from autoprune.settings import DataSettings, ModelSettings, TaskSettings, TrainingSettings
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.fit import Loop, carry_out

@@ -139,7 +139,10 @@ class WorkerPool:
                 to_come = sum(not worker.settled for worker, _ in self._workers) + 1
                 fits = resources.available_memory() >= to_come * self._bytes_each
                 if (len(self._workers) < self.processes and fits) or not self._workers:
-                    self._grow()
+                    worker = self._make_worker()
+                    thread = threading.Thread(target=self._serve, args=(worker,), name=worker.name, daemon=True)
+                    self._workers.append((worker, thread))
+                    thread.start()
             self._changed.notify()
         return asked.future
 
@@ -158,13 +161,6 @@ class WorkerPool:
             # A thread that runs somebody's callback, such as this very one, is not waited for without end.
             if thread is not threading.current_thread():
                 thread.join(_JOIN_SECONDS)
-
-    def _grow(self) -> None:
-        """One more worker, with the thread that supervises it."""
-        worker = self._make_worker()
-        thread = threading.Thread(target=self._serve, args=(worker,), name=worker.name, daemon=True)
-        self._workers.append((worker, thread))
-        thread.start()
 
     def _serve(self, worker: Worker) -> None:
         """Body of a thread: requests in order until the pool is closed."""

@@ -10,7 +10,13 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def available_memory() -> float:
     """Bytes that can be taken without pushing something else out; infinite where the system does not say."""
-    room = [_room_in(folder) for folder in _control_groups()]
+    room = []
+    for group in _control_groups():
+        limit, used = _text(group / "memory.max"), _text(group / "memory.current")
+        if limit.isdecimal() and used.isdecimal():
+            # File pages that can be dropped count as free.
+            kept = dict(line.split() for line in _text(group / "memory.stat").splitlines())
+            room.append(max(0, int(limit) - int(used) + int(kept.get("inactive_file", 0))))
     for line in _text(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             room.append(int(line.split()[1]) * 1024)
@@ -49,15 +55,6 @@ def _control_groups() -> Iterator[Path]:
         if line.startswith("0::"):
             own = _CGROUPS / line.removeprefix("0::").lstrip("/")
             yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(_CGROUPS))
-
-
-def _room_in(group: Path) -> float:
-    """Bytes below the memory limit of a control group; file pages that can be dropped count as free."""
-    limit, used = _text(group / "memory.max"), _text(group / "memory.current")
-    if not limit.isdecimal() or not used.isdecimal():
-        return math.inf
-    kept = dict(line.split() for line in _text(group / "memory.stat").splitlines())
-    return max(0, int(limit) - int(used) + int(kept.get("inactive_file", 0)))
 
 
 def _text(path: Path) -> str:

@@ -6,8 +6,7 @@ import numpy as np
 
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
-from autoprune.planning.calibration import as_calibration
-from autoprune.planning.gates import measure_gate_means
+from autoprune.planning.calibration import as_calibration, measure_gate_means
 from helpers.topologies import images_for
 
 

@@ -12,7 +12,8 @@ from autoprune.cost.flops import count_flops, flops_per_layer
 from autoprune.cost.layers import layer_dependences
 from autoprune.errors import ModelError
 from autoprune.evaluation.passes import Passes
-from autoprune.layers import kind_of, registry
+from autoprune.layers import kind as kinds
+from autoprune.layers import kind_of
 from autoprune.surgery import Surgeon
 from helpers.oracle import outputs_of
 from helpers.topologies import head, images_for, randomise
@@ -21,7 +22,7 @@ from helpers.topologies import head, images_for, randomise
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
     """Kinds that these tests register end with them."""
-    monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
+    monkeypatch.setattr(kinds, "_KINDS", dict(kinds._KINDS))
 
 
 @keras.saving.register_keras_serializable("tests")

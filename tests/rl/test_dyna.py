@@ -13,8 +13,7 @@ from autoprune.cost.surrogate import GuessError
 from autoprune.envs.episode import EpisodeContext
 from autoprune.envs.pruning_env import ChannelPruningEnv
 from autoprune.rl.agents import EPISODES, build_agent, check_agent
-from autoprune.rl.behavior_cloning import clone_behavior
-from autoprune.rl.dyna import INFEASIBLE_PENALTY, imagine
+from autoprune.rl.dyna import INFEASIBLE_PENALTY, clone_behavior, imagine
 from autoprune.searchers import Proposal
 from autoprune.searchers.quality import QualityModel
 from autoprune.searchers.reward_model import Predictions, RewardModel

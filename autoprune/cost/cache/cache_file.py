@@ -48,7 +48,15 @@ def open_file(path: Path, read_only: bool) -> CacheFile | None:
             if not path.exists():
                 logger.info("there is no cost cache at %s yet", path)
                 return None
-            return _connect_read_only(path)
+            # A connection that makes no file: what SQLite keeps beside a file is used when it is there.
+            live = all(path.with_name(path.name + suffix).exists() for suffix in _SIDE_FILES)
+            address = f"{path.absolute().as_uri()}?mode=ro" + ("" if live else "&immutable=1")
+            database = sqlite3.connect(
+                address, uri=True, timeout=_LOCK_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            with _close_on_error(database):
+                _check(database)
+                return CacheFile(database, path.stat().st_ino)
         path.parent.mkdir(parents=True, exist_ok=True)
         found = path.stat().st_ino if path.exists() else None
         try:
@@ -141,16 +149,6 @@ def _connect(path: Path) -> CacheFile:
         database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
-        return CacheFile(database, path.stat().st_ino)
-
-
-def _connect_read_only(path: Path) -> CacheFile:
-    """A connection that makes no file: what SQLite keeps beside a file is used when it is there."""
-    live = all(path.with_name(path.name + suffix).exists() for suffix in _SIDE_FILES)
-    address = f"{path.absolute().as_uri()}?mode=ro" + ("" if live else "&immutable=1")
-    database = sqlite3.connect(address, uri=True, timeout=_LOCK_SECONDS, check_same_thread=False, isolation_level=None)
-    with _close_on_error(database):
-        _check(database)
         return CacheFile(database, path.stat().st_ino)
 
 

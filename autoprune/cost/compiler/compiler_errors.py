@@ -15,7 +15,7 @@ _TOO_LARGE = (
 
 
 def encode_error(error: BaseException) -> dict[str, Any]:
-    """An answer that says why there is no result; `decode_error` reads it."""
+    """An answer that says why there is no result; `result_of` reads it."""
     if isinstance(error, RouteError):
         return {"error": str(error), "kind": "route"}
     words = describe_error(error)
@@ -26,19 +26,25 @@ def encode_error(error: BaseException) -> dict[str, Any]:
     return {"error": f"The TPU compiler refused the model: {words}", "kind": "refused"}
 
 
-def decode_error(answer: dict[str, Any]) -> CostError:
-    """The error that a refusal stands for."""
+def result_of(answer: dict[str, Any]) -> Any:
+    """What an answer holds.
+
+    Raises:
+        CostError: it is a refusal; of the class and with the words that the refusal stands for.
+    """
+    if "error" not in answer:
+        return answer["result"]
     kind = answer.get("kind")
     if kind == "route":
-        return RouteError(answer["error"])
+        raise RouteError(answer["error"])
     if kind == "memory":
         needed, available = answer["needed"], answer["available"]
         words = (
             f"The model does not fit: it needs {needed / 2**30:.2f} GiB of the device's {available / 2**30:.2f} GiB. "
             f"Make target.batch_size smaller. The TPU compiler says: {answer['error']}"
         )
-        return DoesNotFitError(words, needed, available)
-    return CostError(answer["error"])
+        raise DoesNotFitError(words, needed, available)
+    raise CostError(answer["error"])
 
 
 def describe_error(error: BaseException) -> str:

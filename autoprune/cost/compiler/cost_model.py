@@ -113,7 +113,7 @@ class CompilerCostModel:
     def _ask(self, model: Any, route: str) -> Future[CostReport]:
         """A future of the report, from the cache or the compiler."""
         counts = _Counts.of(model)
-        key = self._key(model, route)
+        key = self._key(model, route) if self._cache else ""
         report: Future[CostReport] = Future()
         known = self._cache.get(key) if self._cache else None
         if known is not None:
@@ -131,8 +131,15 @@ class CompilerCostModel:
 
         if self._client is None:
             self._client = CompilerPool(self._processes, accelerator_type=self._chip.accelerator_type)
+        config, modules = without_training(keras_internals.graph_config(model)), layer_modules(model)
+        request = {"program": "inference", "config": config, "modules": modules}
         try:
-            self._client.submit(self._request(model, route)).add_done_callback(finish)
+            if route == "tensorflow":
+                # TensorFlow is imported where it is needed only: models may be costed under Keras on JAX.
+                from autoprune.cost.compiler.tensorflow_program import export_forward_pass
+
+                request = export_forward_pass(config, modules, self.target.batch_size, self.target.dtype)
+            self._client.submit({**request, **self._conditions()}).add_done_callback(finish)
         except RouteError as error:
             return _failure(error)
         return report
@@ -159,18 +166,6 @@ class CompilerCostModel:
         """What the figures depend on besides, on this route."""
         return {"tensorflow": importlib.metadata.version("tensorflow")} if route == "tensorflow" else {}
 
-    def _request(self, model: Any, route: str) -> dict[str, Any]:
-        config, modules = without_training(keras_internals.graph_config(model)), layer_modules(model)
-        if route == "tensorflow":
-            # TensorFlow is imported where it is needed only: models may be costed under Keras on JAX.
-            from autoprune.cost.compiler.tensorflow_program import export_forward_pass
-
-            return {
-                **export_forward_pass(config, modules, self.target.batch_size, self.target.dtype),
-                **self._conditions(),
-            }
-        return {"program": "inference", "config": config, "modules": modules, **self._conditions()}
-
     def _conditions(self) -> dict[str, Any]:
         """What a result depends on besides the model and the versions."""
         return {
@@ -184,6 +179,13 @@ class CompilerCostModel:
 
     def _report(self, result: dict[str, Any], counts: _Counts, route: str) -> CostReport:
         flops = self.target.batch_size * sum(counts.flops.values())
+        # A kernel's time is shared by the layers with FLOPs in it, in proportion to these.
+        times: dict[str, float] = {}
+        for positions, delay in result["kernels"]:
+            within = [path for path in (counts.paths[position] for position in positions) if counts.flops.get(path)]
+            together = sum(counts.flops[path] for path in within)
+            for path in within:
+                times[path] = times.get(path, 0.0) + delay * counts.flops[path] / together
         return CostReport(
             target=self.target,
             kind="compiler estimate",
@@ -196,7 +198,7 @@ class CompilerCostModel:
             traffic=result["traffic"],
             utilisation=self._chip.utilisation(flops, result["latency"]),
             bound=self._chip.bound(flops, result["traffic"]),
-            layers=_times(result["kernels"], counts),
+            layers=times,
             provenance={
                 "route": ROUTES[route],
                 "estimate_version": ESTIMATE_VERSION,
@@ -207,17 +209,6 @@ class CompilerCostModel:
                 **self._versions_of(route),
             },
         )
-
-
-def _times(kernels: list[Any], counts: _Counts) -> dict[str, float]:
-    """Seconds by layer: a kernel's time is shared by the layers with FLOPs in it, in proportion to these."""
-    times: dict[str, float] = {}
-    for positions, delay in kernels:
-        within = [path for path in (counts.paths[position] for position in positions) if counts.flops.get(path)]
-        together = sum(counts.flops[path] for path in within)
-        for path in within:
-            times[path] = times.get(path, 0.0) + delay * counts.flops[path] / together
-    return times
 
 
 def _failure(error: CostError) -> Future[CostReport]:

@@ -7,7 +7,7 @@ for them, the schedule walk adds it.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,33 +109,34 @@ def _split_shapes(shapes: str) -> Iterator[str]:
         yield shapes[start:].strip()
 
 
-def bytes_with_padding(shape: str) -> int:
+def bytes_with_padding(shape: str, *, on_chip: bool = True) -> int:
     """Bytes that an array, or a tuple of arrays, takes when its tiles are filled up.
+
+    Args:
+        shape: what the compiler prints of it.
+        on_chip: whether arrays whose layout places them in memory on the chip count.
 
     >>> bytes_with_padding("bf16[3,3,64,100]{3,2,1,0:T(8,128)(2,1)}")  # 100 lanes are padded to 128
     147456
     """
-    return sum(_array_bytes(*match.groups()) for match in _ARRAY.finditer(shape))
-
-
-def hbm_bytes(shape: str) -> int:
-    """As `bytes_with_padding`, without the arrays whose layout places them in memory on the chip."""
-    return sum(_array_bytes(*match.groups()) for match in _ARRAY.finditer(shape) if not _ON_CHIP.search(match[0]))
-
-
-def _array_bytes(dtype: str, dims: str, order: str | None, tiles: str | None) -> int:
-    sizes = [int(size) for size in dims.split(",") if size]
-    if order:
-        # Major to minor, as the tiles count.
-        sizes = [sizes[int(axis)] for axis in reversed(order.split(","))]
-    tile = re.match(r"T\(([\d,]+)\)", tiles or "")
-    if tile:
-        lengths = [int(length) for length in tile[1].split(",")]
-        sizes = [1] * (len(lengths) - len(sizes)) + sizes
-        for axis, length in enumerate(reversed(lengths), start=1):
-            sizes[-axis] = math.ceil(sizes[-axis] / length) * length
-    bits = _BITS[dtype] if dtype in _BITS else int(re.sub(r"\D", "", dtype) or 32)
-    return math.prod(sizes) * bits // 8
+    total = 0
+    for match in _ARRAY.finditer(shape):
+        if not on_chip and _ON_CHIP.search(match[0]):
+            continue
+        dtype, dims, order, tiles = match.groups()
+        sizes = [int(size) for size in dims.split(",") if size]
+        if order:
+            # Major to minor, as the tiles count.
+            sizes = [sizes[int(axis)] for axis in reversed(order.split(","))]
+        tile = re.match(r"T\(([\d,]+)\)", tiles or "")
+        if tile:
+            lengths = [int(length) for length in tile[1].split(",")]
+            sizes = [1] * (len(lengths) - len(sizes)) + sizes
+            for axis, length in enumerate(reversed(lengths), start=1):
+                sizes[-axis] = math.ceil(sizes[-axis] / length) * length
+        bits = _BITS[dtype] if dtype in _BITS else int(re.sub(r"\D", "", dtype) or 32)
+        total += math.prod(sizes) * bits // 8
+    return total
 
 
 def memory_of(analysis: Any, module: Module, inputs: int) -> Memory:
@@ -155,15 +156,7 @@ def memory_of(analysis: Any, module: Module, inputs: int) -> Memory:
 
 def total_cycles(module: Module) -> int:
     """Plain sum of the kernels' estimates, loops counted as often as they run."""
-
-    def visit(computation: str) -> int:
-        total = 0
-        for instruction in module.computations[computation]:
-            inner = [visit(name) for name in _control_flow(instruction)]
-            total += instruction.cycles + _trips(instruction) * max(inner, default=0)
-        return total
-
-    return visit(module.entry)
+    return _sum_of_runs(module, lambda instruction: instruction.cycles)
 
 
 def walk_schedule(module: Module, clock: float, bandwidth: float) -> list[tuple[Instruction, float]]:
@@ -211,7 +204,7 @@ def hbm_traffic(module: Module) -> int:
 
     def visit(computation: str) -> int:
         instructions = module.computations[computation]
-        sizes = {instruction.name: hbm_bytes(instruction.shape) for instruction in instructions}
+        sizes = {instruction.name: bytes_with_padding(instruction.shape, on_chip=False) for instruction in instructions}
         starts = {instruction.name for instruction in instructions if instruction.opcode.endswith("-start")}
         total = 0
         for instruction in instructions:
@@ -236,14 +229,17 @@ def collective_bytes(module: Module) -> int:
 
     Loops are counted as often as they run. The compiler estimates no cycles for these instructions.
     """
+    return _sum_of_runs(module, lambda one: bytes_with_padding(one.shape) if one.opcode in _COLLECTIVES else 0)
+
+
+def _sum_of_runs(module: Module, amount: Callable[[Instruction], int]) -> int:
+    """An amount of each instruction, as often as it runs; of the branches of a condition the largest sum."""
 
     def visit(computation: str) -> int:
         total = 0
         for instruction in module.computations[computation]:
             inner = [visit(name) for name in _control_flow(instruction)]
-            total += _trips(instruction) * max(inner, default=0)
-            if instruction.opcode in _COLLECTIVES:
-                total += bytes_with_padding(instruction.shape)
+            total += amount(instruction) + _trips(instruction) * max(inner, default=0)
         return total
 
     return visit(module.entry)

@@ -2,9 +2,8 @@
 
 import functools
 import os
-from typing import Any
 
-from autoprune.cost.compiler.compiler_errors import decode_error
+from autoprune.cost.compiler.compiler_errors import result_of
 from autoprune.errors import CostError
 from autoprune.workers import ChildProcess, WorkerPool, resources
 
@@ -73,12 +72,6 @@ class CompilerPool(WorkerPool):
             bytes_each=BYTES_PER_PROCESS,
             task="compile the model",
             error=lambda message, _: CostError(message),
-            read=_read,
+            read=result_of,
             timeout=timeout,
         )
-
-
-def _read(answer: dict[str, Any]) -> Any:
-    if "error" in answer:
-        raise decode_error(answer)
-    return answer["result"]

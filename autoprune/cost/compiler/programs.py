@@ -1,7 +1,6 @@
 """What is given to the compiler: functions to trace, and the shapes of their arguments. Runs in the worker process."""
 
 import base64
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,11 +91,6 @@ def hlo_program(request: dict[str, Any]) -> Program:
         return exported.call(*state, *batch)
 
     return Program(forward, arguments[:count], arguments[count:], tuple(request["paths"]))
-
-
-def wide_integers(request: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
-    """What a program is made and lowered in: TensorFlow's states of random generators have 64 bits."""
-    return jax.enable_x64(True) if "hlo" in request else contextlib.nullcontext()
 
 
 def abstract(variables: list[Any]) -> list[jax.ShapeDtypeStruct]:

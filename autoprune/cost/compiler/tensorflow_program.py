@@ -30,27 +30,24 @@ def export_forward_pass(config: Any, modules: Modules, batch_size: int, dtype: s
     """
     try:
         model = rebuild_without_weights(config, modules, dtype)
-        return {"program": "exported", **_trace(model, batch_size)}
+        trainable, others = model.trainable_variables, model.non_trainable_variables
+        first, state = len(trainable), len(trainable) + len(others)
+        structure = keras_internals.input_structure(model)
+
+        def forward(*arguments: Any) -> list[Any]:
+            inputs = keras.tree.pack_sequence_as(structure, list(arguments[state:]))
+            outputs = model.stateless_call(arguments[:first], arguments[first:state], inputs, training=False)[0]
+            return keras.tree.flatten(outputs)
+
+        arguments = [tf.TensorSpec(variable.shape, variable.dtype) for variable in (*trainable, *others)]
+        arguments += [tf.TensorSpec((batch_size, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
+        function = tf.function(forward, jit_compile=True, autograph=False)
+        module = function.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
+        outputs = function.get_concrete_function(*arguments).structured_outputs
     except Exception as error:  # whatever the layers of a model raise
         raise RouteError(f"TensorFlow cannot hand the model to the compiler: {words_of(error, 1500)}") from error
-
-
-def _trace(model: Any, batch_size: int) -> dict[str, Any]:
-    trainable, others = model.trainable_variables, model.non_trainable_variables
-    first, state = len(trainable), len(trainable) + len(others)
-    structure = keras_internals.input_structure(model)
-
-    def forward(*arguments: Any) -> list[Any]:
-        inputs = keras.tree.pack_sequence_as(structure, list(arguments[state:]))
-        outputs = model.stateless_call(arguments[:first], arguments[first:state], inputs, training=False)[0]
-        return keras.tree.flatten(outputs)
-
-    arguments = [tf.TensorSpec(variable.shape, variable.dtype) for variable in (*trainable, *others)]
-    arguments += [tf.TensorSpec((batch_size, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
-    function = tf.function(forward, jit_compile=True, autograph=False)
-    module = function.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
-    outputs = function.get_concrete_function(*arguments).structured_outputs
     return {
+        "program": "exported",
         "hlo": base64.b64encode(module).decode(),
         "arguments": [[list(spec.shape), spec.dtype.name] for spec in arguments],
         "outputs": [[list(spec.shape), spec.dtype.name] for spec in outputs],

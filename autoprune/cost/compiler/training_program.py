@@ -29,14 +29,6 @@ def training_step_program(request: dict[str, Any]) -> Program:
     optimizer = keras.optimizers.get(request["optimizer"])
     with keras.StatelessScope(initialize_variables=False):
         optimizer.build(model.trainable_variables)
-    lists = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
-    count = request["batch_size"] * request["devices"]
-    images = [jax.ShapeDtypeStruct((count, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
-    return Program(_step(model, optimizer), tuple(map(abstract, lists)), (images, _labels(model, count)), donated=True)
-
-
-def _step(model: Any, optimizer: Any) -> Any:
-    """A function of the state and of (images, labels of each output)."""
     losses_of = [loss_for(model, output) for output in range(len(model.outputs))]
     structure = keras_internals.input_structure(model)
 
@@ -52,13 +44,12 @@ def _step(model: Any, optimizer: Any) -> Any:
         trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
         return (trainable, others, slots), value
 
-    return step
-
-
-def _labels(model: Any, count: int) -> list[jax.ShapeDtypeStruct]:
-    """For each output class numbers, or for a single number the value that it shall have."""
-    shapes = [(count, *tensor.shape[1:]) for tensor in model.outputs]
-    return [
+    lists = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+    count = request["batch_size"] * request["devices"]
+    images = [jax.ShapeDtypeStruct((count, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
+    # For each output class numbers, or for a single number the value that it shall have.
+    labels = [
         jax.ShapeDtypeStruct(shape, "float32") if shape[-1] == 1 else jax.ShapeDtypeStruct(shape[:-1], "int32")
-        for shape in shapes
+        for shape in [(count, *tensor.shape[1:]) for tensor in model.outputs]
     ]
+    return Program(step, tuple(map(abstract, lists)), (images, labels), donated=True)

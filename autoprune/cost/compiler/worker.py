@@ -3,6 +3,7 @@
 It holds Keras on JAX and libtpu, never TensorFlow, because libtpu may end the process it lives in.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import keras
 from autoprune.cost.compiler import hlo, topology
 from autoprune.cost.compiler.compiler_errors import describe_error, encode_error
 from autoprune.cost.compiler.failing_layer import find_failing_layer
-from autoprune.cost.compiler.programs import Program, forward_pass, hlo_program, inference_program, wide_integers
+from autoprune.cost.compiler.programs import Program, forward_pass, hlo_program, inference_program
 from autoprune.cost.compiler.training_program import training_step_program
 from autoprune.errors import ModelError, RouteError
 from autoprune.models.config import rebuild_without_weights
@@ -47,6 +48,9 @@ class Compiler:
         """
         program, lowered = self._lower(request)
         compiled = lowered.compile()
+        name = request["topology"]
+        if name not in self._available:
+            self._available[name] = topology.available_memory(self._describe(request)[0])
         module = hlo.parse_module(topology.text_of(lowered, compiled))
         steps = hlo.walk_schedule(module, request["clock"], request["bandwidth"])
         memory = hlo.memory_of(compiled.memory_analysis(), module, len(jax.tree.leaves(program.batch)))
@@ -56,7 +60,7 @@ class Compiler:
             **dataclasses.asdict(memory),
             "traffic": hlo.hbm_traffic(module),
             "communicated": hlo.collective_bytes(module),
-            "available": self._available_memory(request),
+            "available": self._available[name],
             "kernels": kernels(module, steps, program.paths),
         }
 
@@ -67,7 +71,8 @@ class Compiler:
             RouteError: it cannot be made or traced in this process.
         """
         try:
-            with wide_integers(request):
+            # TensorFlow's states of random generators have 64 bits.
+            with jax.enable_x64(True) if "hlo" in request else contextlib.nullcontext():
                 program = PROGRAMS[request["program"]](request)
                 return program, self._trace(program, request)
         except ModelError as error:
@@ -102,12 +107,6 @@ class Compiler:
             self._devices[name] = topology.describe_devices(name, request["options"])
         return self._devices[name]
 
-    def _available_memory(self, request: dict[str, Any]) -> int | None:
-        name = request["topology"]
-        if name not in self._available:
-            self._available[name] = topology.available_memory(self._describe(request)[0])
-        return self._available[name]
-
 
 def kernels(module: hlo.Module, steps: list[tuple[hlo.Instruction, float]], paths: Sequence[str]) -> list[Any]:
     """Time by kernel: pairs of the positions in `paths` of the layers that a kernel computes, and its seconds.
@@ -118,19 +117,16 @@ def kernels(module: hlo.Module, steps: list[tuple[hlo.Instruction, float]], path
     times: dict[tuple[int, ...], float] = {}
     for instruction, delay in steps:
         if delay > 0:
-            found = (_position_of_layer(scope, positions) for scope in hlo.kernel_layers(module, instruction))
-            key = tuple(sorted({position for position in found if position is not None}))
+            found = set()
+            for scope in hlo.kernel_layers(module, instruction):
+                parts = scope.removeprefix("call_exported/").split("/")
+                # The innermost layer that the scope names.
+                outer = ("/".join(parts[:length]) for length in range(len(parts), 0, -1))
+                path = next((path for path in outer if path in positions), None)
+                found |= set() if path is None else {positions[path]}
+            key = tuple(sorted(found))
             times[key] = times.get(key, 0.0) + delay
     return [[list(key), delay] for key, delay in times.items()]
-
-
-def _position_of_layer(scope: str, positions: dict[str, int]) -> int | None:
-    """Position of the innermost layer that a scope names."""
-    parts = scope.removeprefix("call_exported/").split("/")
-    for length in range(len(parts), 0, -1):
-        if "/".join(parts[:length]) in positions:
-            return positions["/".join(parts[:length])]
-    return None
 
 
 def answer(compiler: Compiler, request: dict[str, Any]) -> dict[str, Any]:

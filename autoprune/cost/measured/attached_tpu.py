@@ -5,7 +5,6 @@ measurement is also a check of the estimates: the compiler's account of the prog
 says of the same model when it only compiles for the described chip.
 """
 
-import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.cost.chips import CHIPS
-from autoprune.cost.compiler.compiler_errors import decode_error
+from autoprune.cost.compiler.compiler_errors import result_of
 from autoprune.cost.compiler.cost_model import check_static
 from autoprune.cost.flops import count_flops
 from autoprune.errors import CostError
@@ -120,7 +119,17 @@ class AttachedTpuCostModel:
         """
         report: Future[CostReport] = Future()
         try:
-            report.set_result(self._measure(model))
+            check_static(model)
+            request = {
+                "config": without_training(keras_internals.graph_config(model)),
+                "modules": layer_modules(model),
+                "batch_size": self.target.batch_size,
+                "dtype": self.target.dtype,
+                "platform": self._platform,
+            }
+            result = result_of(ask_fresh_process(request, self._platform, self._timeout))
+            name = self._chip_of_kind.get(result["device"])
+            report.set_result(self._report(model, result, self._check_estimate(model, result, name), name))
         except CostError as error:
             report.set_exception(error)
         return report
@@ -130,22 +139,6 @@ class AttachedTpuCostModel:
         for reference in self._references.values():
             reference.close()
         self._references.clear()
-
-    def _measure(self, model: Any) -> CostReport:
-        check_static(model)
-        request = {
-            "config": without_training(keras_internals.graph_config(model)),
-            "modules": layer_modules(model),
-            "batch_size": self.target.batch_size,
-            "dtype": self.target.dtype,
-            "platform": self._platform,
-        }
-        answer = ask_fresh_process(request, self._platform, self._timeout)
-        if "result" not in answer:
-            raise decode_error(answer)
-        result = answer["result"]
-        name = self._chip_of_kind.get(result["device"])
-        return self._report(model, result, self._check_estimate(model, result, name), name)
 
     def _report(self, model: Any, result: dict[str, Any], check: str, name: str | None) -> CostReport:
         flops = count_flops(model, self.target.batch_size)
@@ -210,10 +203,18 @@ def ask_fresh_process(request: dict[str, Any], platform: str, timeout: float) ->
     Raises:
         CostError: it took too long, or died; the message holds its last words.
     """
+    # With the variable left out, libtpu keeps two processes from using one TPU.
+    inherited = {name: value for name, value in os.environ.items() if name != "ALLOW_MULTIPLE_LIBTPU_LOAD"}
     with ChildProcess(
         "autoprune.cost.measured.attached_tpu_worker",
         name=f"process that measures on the {platform} device",
-        environment=functools.partial(device_environment, platform),
+        # Keras on JAX, and that device alone.
+        environment=lambda scratch: {
+            **inherited,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": platform,
+            "TPU_LOG_DIR": scratch,
+        },
         start_timeout=timeout,
     ) as process:
         try:
@@ -222,15 +223,3 @@ def ask_fresh_process(request: dict[str, Any], platform: str, timeout: float) ->
             raise CostError(str(error)) from None
         process.stop(grace=30)  # it lets go of the device in order
         return answer
-
-
-def device_environment(platform: str, scratch: str) -> dict[str, str]:
-    """Environment of a process that uses an attached device: Keras on JAX, and that device alone.
-
-    Args:
-        platform: JAX's name of the kind of device; several are separated by commas.
-        scratch: folder for libtpu's logs.
-    """
-    # With the variable left out, libtpu keeps two processes from using one TPU.
-    inherited = {name: value for name, value in os.environ.items() if name != "ALLOW_MULTIPLE_LIBTPU_LOAD"}
-    return {**inherited, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": platform, "TPU_LOG_DIR": scratch}

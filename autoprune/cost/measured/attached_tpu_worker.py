@@ -69,24 +69,23 @@ def random_weights(shapes: Any, device: Any) -> Any:
     leaves, structure = jax.tree.flatten(shapes)
 
     def make(seed: jax.Array) -> list[jax.Array]:
-        return [_noise(leaf, seed + number) for number, leaf in enumerate(leaves)]
+        weights = []
+        for number, leaf in enumerate(leaves):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                weights.append(jnp.zeros(leaf.shape, leaf.dtype))
+                continue
+            # A hash of the position: JAX's generators would be a long program for each of hundreds of weights.
+            bits = (seed + number) * jnp.uint32(2654435761)
+            for axis in range(len(leaf.shape)):
+                bits = (bits ^ jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)) * jnp.uint32(0x9E3779B1)
+                bits = bits ^ (bits >> 15)
+            unit = jnp.broadcast_to(bits, leaf.shape).astype(jnp.float32) / 2.0**32
+            spread = math.sqrt(12 / max(1, math.prod(leaf.shape[:-1])))
+            weights.append((unit + 0.5 if len(leaf.shape) < 2 else (unit - 0.5) * spread).astype(leaf.dtype))
+        return weights
 
     made = jax.jit(make, out_shardings=SingleDeviceSharding(device))(jnp.uint32(1))
     return jax.tree.unflatten(structure, jax.block_until_ready(made))
-
-
-def _noise(leaf: jax.ShapeDtypeStruct, seed: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return jnp.zeros(leaf.shape, leaf.dtype)
-    # A hash of the position: JAX's generators would be a long program for each of hundreds of weights.
-    bits = seed * jnp.uint32(2654435761)
-    for axis in range(len(leaf.shape)):
-        bits = (bits ^ jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)) * jnp.uint32(0x9E3779B1)
-        bits = bits ^ (bits >> 15)
-    unit = jnp.broadcast_to(bits, leaf.shape).astype(jnp.float32) / 2.0**32
-    if len(leaf.shape) < 2:
-        return (unit + 0.5).astype(leaf.dtype)
-    return ((unit - 0.5) * math.sqrt(12 / max(1, math.prod(leaf.shape[:-1])))).astype(leaf.dtype)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Times a forward pass on a device that JAX has: this host's processor, or an attached TPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,27 +59,17 @@ def time_on_jax(forward: Callable[[Any, list[Any]], Any], state: Any, batch: lis
     statistics = device.memory_stats()
     module, analysis = hlo.parse_module(executable.as_text()), executable.memory_analysis()
     parts = ("argument", "output", "alias", "temp", "generated_code")
-    return JaxTiming(
-        timing=time_loop(_compile_loop(forward, state, batch, outputs)),
-        memory=hlo.memory_of(analysis, module, len(batch)),
-        peak=statistics.get("peak_bytes_in_use") if statistics else None,
-        traffic=hlo.hbm_traffic(module),
-        figures={part: getattr(analysis, f"{part}_size_in_bytes") for part in parts},
-    )
-
-
-def _compile_loop(
-    forward: Callable[[Any, list[Any]], Any], state: Any, batch: Sequence[Any], outputs: Sequence[Any]
-) -> Callable[[int], None]:
-    """A function that runs so many iterations of the compiled loop and waits for the last.
-
-    Inputs and outputs are its own from now on.
-    """
-    carried = (list(batch), list(outputs))
+    carried = (list(batch), outputs)
     loop = jax.jit(make_loop(forward), donate_argnums=(2, 3)).lower(jnp.int32(0), state, *carried).compile()
 
     def run(iterations: int) -> None:
         nonlocal carried
         carried = jax.block_until_ready(loop(np.int32(iterations), state, *carried))
 
-    return run
+    return JaxTiming(
+        timing=time_loop(run),
+        memory=hlo.memory_of(analysis, module, len(batch)),
+        peak=statistics.get("peak_bytes_in_use") if statistics else None,
+        traffic=hlo.hbm_traffic(module),
+        figures={part: getattr(analysis, f"{part}_size_in_bytes") for part in parts},
+    )

@@ -68,7 +68,13 @@ def time_loop(run: Callable[[int], Any], clock: Callable[[], float] = time.perf_
         return clock() - start
 
     run(1)  # whatever is made at the first call
-    short, long = loop_lengths(_estimate_seconds(seconds))
+    iterations = 1
+    # The fastest of three runs: one that other work holds up would make the loops too short for all that follows.
+    while (fastest := min(seconds(iterations) for _ in range(3))) < SPAN / 2:
+        if iterations >= _MOST_ITERATIONS:
+            raise CostError(f"The model cannot be timed: {iterations} iterations took {fastest:g} s.")
+        iterations *= 4
+    short, long = loop_lengths(fastest / iterations)
     begun = clock()
     slopes: list[float] = []
     while len(slopes) < PAIRS and (len(slopes) < FEWEST_PAIRS or clock() - begun < SECONDS):
@@ -95,19 +101,6 @@ def loop_lengths(rough: float) -> tuple[int, int]:
     return short, short + max(1, math.ceil(SPAN / rough))
 
 
-def _estimate_seconds(seconds: Callable[[int], float]) -> float:
-    """Seconds of one iteration, at most; from a loop that takes half of `SPAN` or more.
-
-    The fastest of three runs: one that other work holds up would make the loops too short for all that follows.
-    """
-    iterations = 1
-    while (taken := min(seconds(iterations) for _ in range(3))) < SPAN / 2:
-        if iterations >= _MOST_ITERATIONS:
-            raise CostError(f"The model cannot be timed: {iterations} iterations took {taken:g} s.")
-        iterations *= 4
-    return taken / iterations
-
-
 def make_loop(forward: Callable[[Any, list[Any]], Any]) -> Callable[..., tuple[list[Any], list[Any]]]:
     """A function that runs a forward pass so many times in a loop on the device, to be compiled by the backend.
 
@@ -128,19 +121,17 @@ def make_loop(forward: Callable[[Any, list[Any]], Any]) -> Callable[..., tuple[l
 
     def run(count: Any, state: Any, batch: list[Any], outputs: list[Any]) -> tuple[list[Any], list[Any]]:
         def iteration(_: Any, carry: tuple[list[Any], list[Any]]) -> tuple[list[Any], list[Any]]:
-            inputs = [_mark(array, carry[1]) for array in carry[0]]
+            # The first element of every input depends on the first element of every output; NaN counts as 0.
+            total = sum(keras.ops.cast(output[(0,) * len(output.shape)], "float32") for output in carry[1])
+            inputs = []
+            for array in carry[0]:
+                mark = keras.ops.reshape(keras.ops.cast(total > 0, array.dtype), (1,) * len(array.shape))
+                inputs.append(keras.ops.slice_update(array, (0,) * len(array.shape), mark))
             return inputs, list(keras.tree.flatten(forward(state, inputs)))
 
         return keras.ops.fori_loop(0, count, iteration, (list(batch), list(outputs)))
 
     return run
-
-
-def _mark(array: Any, outputs: list[Any]) -> Any:
-    """An input whose first element depends on the first element of every output; NaN counts as 0."""
-    total = sum(keras.ops.cast(output[(0,) * len(output.shape)], "float32") for output in outputs)
-    mark = keras.ops.reshape(keras.ops.cast(total > 0, array.dtype), (1,) * len(array.shape))
-    return keras.ops.slice_update(array, (0,) * len(array.shape), mark)
 
 
 def example_inputs(shapes: list[tuple[tuple[int, ...], str]]) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ some dozens of compilations teach more than hundreds of sums would. A guess stee
 every figure that is reported comes from a `CostModel`.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -220,7 +221,11 @@ class _Space:
         self.terms = {}
         for number, layer in enumerate(layers):
             near = [*own[max(number - NEIGHBOURS, 0) : number], *own[number + 1 : number + 1 + NEIGHBOURS]]
-            columns, kinds = self._term(own[number], [column for columns in near for column in columns])
+            mine = list(dict.fromkeys(own[number]))
+            others = [column for column in dict.fromkeys(itertools.chain(*near)) if column not in mine]
+            tiles = [column + len(axes) * (1 + tile) for column in mine for tile in range(len(TILES))]
+            columns = [*mine, *others, *tiles]
+            kinds = [OWN] * len(mine) + [NEAR] * len(others) + [TILE] * len(tiles)
             for side, around in enumerate(self._sides(number)):
                 if any(self._branches[other] for other in around):
                     begin = last + (2 * number + side) * self._kinds.shape[1]
@@ -246,13 +251,6 @@ class _Space:
                 if not self._branches[other]:
                     break
         return sides
-
-    def _term(self, own: Sequence[int], near: Sequence[int]) -> tuple[list[int], list[int]]:
-        count = len(self._dense)
-        own = list(dict.fromkeys(own))
-        around = [column for column in dict.fromkeys(near) if column not in own]
-        tiles = [column + count * (1 + tile) for column in own for tile in range(len(TILES))]
-        return [*own, *around, *tiles], [OWN] * len(own) + [NEAR] * len(around) + [TILE] * len(tiles)
 
     def present(self, widths: np.ndarray) -> np.ndarray | None:
         """(m, layers + 1) Whether plans have each layer, and True for the rest; None where all always do."""
@@ -280,17 +278,13 @@ class _Space:
         octaves = np.log2(np.where(widths > 0, widths, 0.5))
         parts += [octaves / math.sqrt(widths.shape[-1]), np.log2(np.maximum(work, 1))[..., None]]
         if any(self._branches):
-            parts.append(self._places(widths.reshape(-1, widths.shape[-1])).reshape(*widths.shape[:-1], -1))
+            # Kinds of the nearest layer on either side of each that the plan leaves.
+            there = np.stack([(widths[..., branches] > 0).all(-1) for branches in self._branches], axis=-1)
+            nothing = len(self._branches)
+            found = np.full((*widths.shape[:-1], len(self._around)), nothing)
+            for side, around in enumerate(self._around):
+                if around:
+                    nearest = there[..., around].argmax(-1)
+                    found[..., side] = np.where(there[..., around].any(-1), np.array(around)[nearest], nothing)
+            parts.append(self._kinds[found].reshape(*widths.shape[:-1], -1))
         return np.concatenate(parts, axis=-1)
-
-    def _places(self, widths: np.ndarray) -> np.ndarray:
-        """(m, layers * 2 * 2) Kinds of the nearest layer on either side of each that (m, dimensions) values leave."""
-        there = np.stack([(widths[:, branches] > 0).all(1) for branches in self._branches], axis=1)
-        rows, nothing = np.arange(len(widths)), len(self._branches)
-        found = np.full((len(widths), len(self._around)), nothing)
-        for side, around in enumerate(self._around):
-            if around:
-                left = there[:, around]
-                nearest = left.argmax(1)
-                found[:, side] = np.where(left[rows, nearest], np.array(around)[nearest], nothing)
-        return self._kinds[found].reshape(len(widths), -1)

@@ -15,6 +15,7 @@ from autoprune.models.keras_internals.graph import (
     entering_tensors,
     graph_of,
     graphs_by_path,
+    has_constants,
     input_structure,
     is_graph,
     layers_by_path,
@@ -30,37 +31,39 @@ from autoprune.models.keras_internals.graph import (
     without_gradients,
 )
 from autoprune.models.keras_internals.holding import reachable
-from autoprune.models.keras_internals.layers import (
-    attention_parts,
-    batch_statistics_only,
-    call_arguments,
-    inference_only,
-    overridden,
-    stand_in,
-)
-from autoprune.models.keras_internals.running import ChangesWithin, RunCall, attach_mask, mask_of, running
-from autoprune.models.keras_internals.saving import (
-    graph_config,
-    save_by_graph,
-    saves_its_graph,
-    set_class,
-)
-from autoprune.models.keras_internals.shapes import StaticShapes, list_refused_calls, refresh_outside, refresh_shapes
-from autoprune.models.keras_internals.training import (
+from autoprune.models.keras_internals.model_state import (
     collect_state,
     drop_slots,
     forget_training,
     fresh_optimizer,
+    graph_config,
     optimizer_lists,
     optimizer_of,
     renew_compiled_functions,
     renew_identities,
     renew_other_models,
+    save_by_graph,
+    saves_its_graph,
+    set_class,
     set_optimizer_lists,
     slot_lists,
     sum_over_no_devices,
     variables_of_optimizer,
 )
+from autoprune.models.keras_internals.running import (
+    ChangesWithin,
+    RunCall,
+    attach_mask,
+    attention_parts,
+    batch_statistics_only,
+    call_arguments,
+    inference_only,
+    mask_of,
+    overridden,
+    running,
+    stand_in,
+)
+from autoprune.models.keras_internals.shapes import StaticShapes, list_refused_calls, refresh_outside, refresh_shapes
 from autoprune.models.keras_internals.variables import (
     array_initializers,
     array_of,
@@ -76,7 +79,6 @@ from autoprune.models.keras_internals.variables import (
     remember,
     restore_attributes,
     shape_of,
-    shapes_of,
     slice_variables,
     storage,
     take,
@@ -115,6 +117,7 @@ __all__ = [
     "graph_config",
     "graph_of",
     "graphs_by_path",
+    "has_constants",
     "has_parameters",
     "has_variable",
     "inference_only",
@@ -155,7 +158,6 @@ __all__ = [
     "set_class",
     "set_optimizer_lists",
     "shape_of",
-    "shapes_of",
     "slice_variables",
     "slot_lists",
     "stand_in",

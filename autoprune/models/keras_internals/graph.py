@@ -281,6 +281,12 @@ def arguments_of(node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return node.arguments.args, node.arguments.kwargs
 
 
+def has_constants(node: Node) -> bool:
+    """Whether a call reads arrays besides tensors of the graph."""
+    leaves = keras.tree.flatten(arguments_of(node))
+    return any(hasattr(leaf, "shape") and not isinstance(leaf, keras.KerasTensor) for leaf in leaves)
+
+
 def arguments_with(node: Node, tensors: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """As `arguments_of`, with other tensors in place of those of a call, in their order.
 

@@ -50,7 +50,13 @@ def _look_into(kind: type) -> Callable[[Any], Iterable[Any]] | None:
     if issubclass(kind, functools.partial):
         return lambda value: (value.func, value.args, value.keywords)
     if issubclass(kind, keras.Operation) or not _is_of_a_library(kind):
-        methods = _methods(kind)
+        methods = [
+            member
+            for base in kind.__mro__
+            if not _is_of_a_library(base)
+            for member in vars(base).values()
+            if isinstance(member, types.FunctionType)
+        ]
         return lambda value: [*vars(value).values(), *methods] if hasattr(value, "__dict__") else ()
     return None
 
@@ -81,16 +87,6 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _global_names(constant)
-
-
-def _methods(kind: type) -> list[Any]:
-    return [
-        member
-        for base in kind.__mro__
-        if not _is_of_a_library(base)
-        for member in vars(base).values()
-        if isinstance(member, types.FunctionType)
-    ]
 
 
 def _is_of_a_library(definition: Any) -> bool:

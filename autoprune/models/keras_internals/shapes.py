@@ -23,7 +23,7 @@ from autoprune.models.keras_internals.graph import (
     nodes_of,
     operations_by_path,
 )
-from autoprune.models.keras_internals.layers import call_arguments
+from autoprune.models.keras_internals.running import call_arguments
 
 Shape = tuple[int | None, ...]
 # Of a wrapper and the shape of a tensor: the shape in which the wrapped layer sees it.

@@ -99,11 +99,6 @@ def shape_of(variable: Any) -> tuple[int, ...]:
     return tuple(variable._shape)
 
 
-def shapes_of(variables: Iterable[Variable]) -> list[tuple[int, ...]]:
-    """The shapes of variables, each as by `shape_of`."""
-    return [tuple(variable._shape) for variable in variables]
-
-
 def remember(variables: Sequence[Variable]) -> list[tuple[Variable, Any, Any]]:
     """Variables, their storage, and their values: batch norm overwrites storage that surgery left alone.
 

@@ -11,9 +11,9 @@ from keras.src.ops.symbolic_arguments import SymbolicArguments
 from autoprune.models.keras_internals.graph import (
     LEFT_OUT,
     Node,
-    Operation,
     arguments_with,
     graphs_by_path,
+    has_constants,
     models_within,
     nodes_of,
 )
@@ -72,7 +72,7 @@ def renew_parameters(model: Any) -> None:
             found._track_variables()
 
 
-def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Operation], list[Node], list[Any]]:
+def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Node], list[Any]]:
     """Take operands out of merging calls, and out of the graph what nothing else needs.
 
     A merge with one operand left gives way to it. Operations that stay keep their calls, with other arguments where
@@ -83,8 +83,7 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
         dropped: by `id` of a call of the graph, which of its input tensors go; one at least stays.
 
     Returns:
-        The operations that have left the graph, the calls whose arguments have changed, and the tensors that they read
-        in place of others.
+        The calls whose arguments have changed, and the tensors that they read in place of others.
     """
     stands_for: dict[int, Any] = {}
     changed, entering = [], []
@@ -92,10 +91,12 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
         places = dropped.get(id(node), set())
         tensors = [stands_for.get(id(tensor), tensor) for tensor in node.input_tensors]
         stay = [tensor for place, tensor in enumerate(tensors) if place not in places]
-        if places and len(stay) == 1 and not _has_constants(node):
+        if places and len(stay) == 1 and not has_constants(node):
             stands_for[id(node.outputs[0])] = stay[0]
         elif places or any(new is not old for new, old in zip(tensors, node.input_tensors, strict=True)):
-            _replace_arguments(node, [LEFT_OUT if place in places else tensor for place, tensor in enumerate(tensors)])
+            read = [LEFT_OUT if place in places else tensor for place, tensor in enumerate(tensors)]
+            args, kwargs = arguments_with(node, read)
+            node.arguments = SymbolicArguments(*args, **kwargs)
             changed.append(node)
             entering.extend(stay)
     structure = keras.tree.map_structure(lambda tensor: stands_for.get(id(tensor), tensor), graph._outputs_struct)
@@ -108,27 +109,15 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Ope
     gone = before.keys() - {id(node) for node in nodes_of(graph)}
     _reconnect_readers(graph, [before[key] for key in gone])
     remaining = {id(operation) for operation in graph.operations}
-    left = [operation for operation in operations if id(operation) not in remaining]
-    for operation in left:
-        graph._tracker.untrack(operation)
-    return left, changed, entering
+    for operation in operations:
+        if id(operation) not in remaining:
+            graph._tracker.untrack(operation)
+    return changed, entering
 
 
 def _find_tracker(graph: Any) -> set[int]:
     """The `id` of the layers that Keras tracks for a graph."""
     return graph._tracker.stored_ids["layers"]
-
-
-def _has_constants(node: Node) -> bool:
-    """Whether a call reads arrays besides tensors of the graph."""
-    leaves = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
-    return any(hasattr(leaf, "shape") and not isinstance(leaf, keras.KerasTensor) for leaf in leaves)
-
-
-def _replace_arguments(node: Node, tensors: list[Any]) -> None:
-    """Give a call these tensors in place of those that it reads, see `arguments_with`."""
-    args, kwargs = arguments_with(node, tensors)
-    node.arguments = SymbolicArguments(*args, **kwargs)
 
 
 def _reconnect_readers(graph: Any, gone: list[Node]) -> None:

@@ -1,8 +1,7 @@
 """How much each channel of a group matters: one criterion for every opinion, behind one interface.
 
 `context.py` says what a criterion is and holds the table, `weights.py`, `activations.py` and `taylor.py` hold the
-criteria, `combining.py` brings the members of a group together, `gradients.py` takes gradients without changing the
-model.
+criteria, `combining.py` brings the members of a group together.
 """
 
 from autoprune.planning.importance import (  # noqa: F401 - importing a module of criteria enters them

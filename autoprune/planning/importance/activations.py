@@ -52,20 +52,20 @@ def hrank(context: ImportanceContext) -> Criterion:
     spatial axis the map is a vector and with none (behind global pooling or Flatten) a number: its rank is 1 unless
     it is all zero, so that the score is the share of maps, or of values, that are not.
     """
-    return _score_activations(context, _mean_rank)
+
+    def mean_rank(x: Any) -> np.ndarray:
+        maps = np.moveaxis(ops.convert_to_numpy(ops.cast(x, "float32")), -1, 0)
+        if maps.ndim <= 3:  # channels, images and at most one spatial axis.
+            return maps.any(axis=-1).mean(1) if maps.ndim == 3 else (maps != 0).mean(1)
+        ranks = np.linalg.matrix_rank(maps)
+        return ranks.reshape(len(maps), -1).mean(1)
+
+    return _score_activations(context, mean_rank)
 
 
 def _mean(values: Any) -> np.ndarray:
     """(channels,) mean over all axes but the last."""
     return ops.convert_to_numpy(ops.mean(values, axis=tuple(range(len(values.shape) - 1))))
-
-
-def _mean_rank(x: Any) -> np.ndarray:
-    maps = np.moveaxis(ops.convert_to_numpy(ops.cast(x, "float32")), -1, 0)
-    if maps.ndim <= 3:  # channels, images and at most one spatial axis.
-        return maps.any(axis=-1).mean(1) if maps.ndim == 3 else (maps != 0).mean(1)
-    ranks = np.linalg.matrix_rank(maps)
-    return ranks.reshape(len(maps), -1).mean(1)
 
 
 def _score_activations(context: ImportanceContext, statistic: Statistic) -> Criterion:

@@ -61,17 +61,17 @@ def fpgm(context: ImportanceContext) -> Criterion:
     The lowest lie nearest to the geometric median: the others can stand in for them. The sum is over the whole layer,
     filters of other groups included.
     """
-    return _score_filters(context, _sums_of_distances)
 
+    def score(value: np.ndarray, axis: int) -> np.ndarray:
+        filters = np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).astype(np.float64)
+        # The mean is taken off first: distances stay, and less is lost in the difference of large squares.
+        centred = filters - filters.mean(0)
+        squares = np.square(centred).sum(1)
+        squared = squares[:, None] + squares - 2 * centred @ centred.T
+        np.fill_diagonal(squared, 0)
+        return np.sqrt(np.maximum(squared, 0)).sum(1)
 
-def _sums_of_distances(value: np.ndarray, axis: int) -> np.ndarray:
-    filters = np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1).astype(np.float64)
-    # The mean is taken off first: distances stay, and less is lost in the difference of large squares.
-    centred = filters - filters.mean(0)
-    squares = np.square(centred).sum(1)
-    squared = squares[:, None] + squares - 2 * centred @ centred.T
-    np.fill_diagonal(squared, 0)
-    return np.sqrt(np.maximum(squared, 0)).sum(1)
+    return _score_filters(context, score)
 
 
 @IMPORTANCES.add("lamp")
@@ -83,14 +83,14 @@ def lamp(context: ImportanceContext) -> Criterion:
     ranks as `l2` does; between layers it differs, so that it matters for a global ranking, with
     `normalisation="none"`.
     """
-    return _score_filters(context, _lamp)
 
+    def score(value: np.ndarray, axis: int) -> np.ndarray:
+        squares = _sums_of_squares(value, axis)
+        ascending = np.sort(squares)
+        at_least = np.cumsum(ascending[::-1])[::-1][np.searchsorted(ascending, squares)]
+        return squares / np.where(at_least > 0, at_least, 1.0)
 
-def _lamp(value: np.ndarray, axis: int) -> np.ndarray:
-    squares = _sums_of_squares(value, axis)
-    ascending = np.sort(squares)
-    at_least = np.cumsum(ascending[::-1])[::-1][np.searchsorted(ascending, squares)]
-    return squares / np.where(at_least > 0, at_least, 1.0)
+    return _score_filters(context, score)
 
 
 @IMPORTANCES.add("bn_gamma")

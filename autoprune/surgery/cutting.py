@@ -1,16 +1,25 @@
-"""From the kept channels of groups to the kept positions of axes, and the cut of all that has these axes."""
+"""What a plan takes from a model, and how: positions of axes, branches, and the weights that take the means of gates.
 
-from collections.abc import Collection, Iterable, Mapping
+Kept channels of groups become kept positions of axes, and all that has these axes is cut: variables, attributes, the
+optimiser's state. Branches leave the graph. `surgeon.py` says in which order.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from autoprune.graph.branches import is_within
+from autoprune.errors import PlanError
+from autoprune.graph.branches import find_merge, is_within
 from autoprune.models import keras_internals
 from autoprune.records import Branch, ChannelGroup, Member, Plan, VariableChange
+from autoprune.registry import suggestion
 
 Masks = dict[int, np.ndarray]
+# By (layer path, variable), for every axis that is scaled a factor for each position, before anything is cut.
+Factors = dict[tuple[str, str], dict[int, np.ndarray]]
 
 
 @dataclass
@@ -145,3 +154,107 @@ def cut_optimizer(model: Any, masks: Mapping[int, Masks], gone: Collection[int] 
     keras_internals.drop_slots(optimizer, gone)
     keras_internals.renew_identities(optimizer)
     return "sliced"
+
+
+def check_dropped(branches: Sequence[Branch], dropped: Collection[str]) -> None:
+    """Refuse to drop what cannot go, by itself or together.
+
+    Args:
+        branches: all of the model's.
+        dropped: names of those that shall go.
+
+    Raises:
+        PlanError: saying why, or which branch has a name like one that does not exist.
+    """
+    named = {branch.name: branch for branch in branches}
+    for name in dropped:
+        if name not in named:
+            raise PlanError(f"The model has no branch '{name}'. {suggestion(name, named)}")
+        if not named[name].removable:
+            raise PlanError(f"The branch '{name}' cannot be dropped: it {named[name].reason}.")
+    gone = {path for name in dropped for path in named[name].operations}
+    together: dict[tuple[str, int], list[Branch]] = defaultdict(list)
+    for name in dropped:
+        if not is_within(named[name].merge, gone):
+            together[named[name].merge, named[name].call].append(named[name])
+    for (merge, _), of_merge in together.items():
+        if {branch.operand for branch in of_merge} >= set(of_merge[0].needed):
+            names = ", ".join(f"'{branch.name}'" for branch in of_merge)
+            raise PlanError(f"Nothing enters '{merge}' without {names}: keep one of them.")
+
+
+def drop_branches(model: Any, branches: Sequence[Branch]) -> tuple[list[Any], set[int]]:
+    """Rewire the model so that the merges do without these operands, and all that only they need is gone.
+
+    Args:
+        model: the model that they were found in, with all of its connections.
+        branches: those that go; together they can.
+
+    Returns:
+        The operations that read other tensors than before, and the `id` of those tensors.
+    """
+    graphs = keras_internals.graphs_by_path(model)
+    gone = {path for branch in branches for path in branch.operations}
+    operands: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for branch in branches:
+        if is_within(branch.merge, gone):
+            continue
+        prefix, merge = find_merge(graphs, branch)
+        operands[prefix][id(merge)].add(branch.operand)
+    rewired, entering = [], set()
+    for prefix, dropped in operands.items():
+        changed, tensors = keras_internals.drop_operands(graphs[prefix], dropped)
+        rewired += [node.operation for node in changed]
+        entering |= {id(tensor) for tensor in tensors}
+    return rewired, entering
+
+
+def check_gate_means(branches: Sequence[Branch], plan: Plan) -> None:
+    """Refuse a plan that drops gates without saying what replaces them.
+
+    Raises:
+        PlanError: the mean of a gate is missing, or cannot be one.
+    """
+    for branch in branches:
+        if branch.kind != "gate" or branch.name not in plan.dropped:
+            continue
+        size = 1 + max(int(member.channels.max()) for member in branch.folds)
+        mean = plan.gate_means.get(branch.name)
+        if mean is None:
+            raise PlanError(
+                f"The plan drops the gate '{branch.name}' and has no mean to put in its place. Make it with images: "
+                f"make_plan(model, {{'{branch.name}': 0}}, data=images)."
+            )
+        if np.shape(mean) != (size,) or not np.isfinite(mean).all() or np.min(mean) < 0:
+            raise PlanError(
+                f"The mean of a gate has a finite number of 0 or more for each channel: {size} for '{branch.name}'. "
+                f"Received: shape {np.shape(mean)}, {str(np.asarray(mean))[:60]}"
+            )
+
+
+def fold_factors(dropped: Sequence[Branch], plan: Plan) -> Factors:
+    """What the means of gates scale; nothing for gates within another branch that goes.
+
+    Args:
+        dropped: the branches that go.
+        plan: has the means.
+    """
+    gone = {path for branch in dropped for path in branch.operations}
+    factors: Factors = defaultdict(dict)
+    for branch in dropped:
+        for member in () if is_within(branch.merge, gone) else branch.folds:
+            if not is_within(member.layer, gone):
+                mean = np.asarray(plan.gate_means[branch.name], np.float32)
+                factor = np.where(member.channels >= 0, mean[member.channels], np.float32(1))
+                axes = factors[member.layer, member.name]
+                axes[member.axis] = axes.get(member.axis, np.float32(1)) * factor
+    return factors
+
+
+def scale(value: np.ndarray, factors: Mapping[int, np.ndarray]) -> np.ndarray:
+    """An array scaled along some of its axes."""
+    for axis, factor in factors.items():
+        along = [1] * value.ndim
+        along[axis] = -1
+        value = value * factor.reshape(along)
+    return value
