@@ -203,9 +203,9 @@ def from_batches(
         train: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or anything else that gives `(images, labels)`, batch
             after batch; labels of several outputs as a mapping.
         test: likewise, for the final report alone.
-        task: as for `from_arrays`.
-        reward_size: as for `from_arrays`.
-        seed: as for `from_arrays`.
+        task: what the model is to make of the images, see `from_arrays`.
+        reward_size: size of the reward split, a number of images or below 1 a share of the training images.
+        seed: seed that the reward split is drawn with.
 
     Raises:
         DataError: a batch is something else, or there is none; or as for `from_arrays`.

@@ -18,7 +18,7 @@ from autoprune.data import LazyImages, Split
 from autoprune.evaluation.accuracy import batches
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
-from autoprune.tasks import Judge, taught
+from autoprune.tasks import Judge, add_teacher
 from autoprune.tasks.judge import TaskLoss, join
 
 
@@ -51,7 +51,7 @@ class ShortTuning:
     ) -> None:
         self._images = some.images
         self._task = some.task
-        self._targets = taught(some.labels, teacher)
+        self._targets = add_teacher(some.labels, teacher)
         self._steps = steps
         self._batch_size = min(batch_size, len(some))
         self._learning_rate = learning_rate

@@ -173,7 +173,7 @@ class ScoringPool:
             "branches": [branch.name for branch in self._planner.branches],
             "settings": dataclasses.asdict(self._settings.evaluation),
             "task": dataclasses.asdict(task.settings),
-            "labels": task.fitted(),
+            "labels": task.label_facts(),
         }
         splits = {"train": self._data.train, "reward": self._data.reward}
         if any(isinstance(split.images, LazyImages) for split in splits.values()):

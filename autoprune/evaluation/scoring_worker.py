@@ -47,8 +47,8 @@ def open_scorer(request: dict[str, Any]) -> Scorer:
     Args:
         request: `folder` (with `dense.keras`, and images and labels), `modules` (that the model's layers come from),
             `fingerprint` (of its architecture), `branches` (names of those that may go), `settings` (of evaluations),
-            `task` (its settings) and `labels` (see `Task.fitted`), and for images that are no files there `data` and
-            `data_of` (settings of data, and of the model that they are prepared for) and `data_fingerprint`.
+            `task` (its settings) and `labels` (see `Task.label_facts`), and for images that are no files there `data`
+            and `data_of` (settings of data, and of the model that they are prepared for) and `data_fingerprint`.
 
     Raises:
         DataError: other data are there by now.

@@ -84,7 +84,7 @@ def sample_calibration(split: Split, count: int, seed: int) -> CalibrationData:
     """A random subset of a split, the same for the same seed; images that are read as needed stay where they are.
 
     Args:
-        split: of training images.
+        split: training images with their labels.
         count: images to draw; all of them when there are no more.
         seed: the same seed draws the same images.
     """

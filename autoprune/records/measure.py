@@ -43,7 +43,7 @@ class Measure:
         """The figure: `97.50%`, or `2.5`.
 
         Args:
-            quality: as it is kept.
+            quality: a figure with its sign turned where lower is better.
             digits: behind the point, of a percentage.
         """
         return f"{quality:.{digits}%}" if self.is_share else f"{self.sign * quality:.4g}"

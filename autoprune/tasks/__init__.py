@@ -3,7 +3,7 @@
 `make_task` reads settings, a `Judge` is a task as one model carries it out.
 """
 
-from autoprune.tasks.judge import Judge, taught
+from autoprune.tasks.judge import Judge, add_teacher
 from autoprune.tasks.task import CLASSIFICATION, Task, make_task
 
-__all__ = ["CLASSIFICATION", "Judge", "Task", "make_task", "taught"]
+__all__ = ["CLASSIFICATION", "Judge", "Task", "add_teacher", "make_task"]

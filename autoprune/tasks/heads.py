@@ -24,10 +24,10 @@ class Head:
     """One output of a model. Tensors named `told` are what `tell` gives.
 
     Attributes:
-        name: of the output.
-        shape: of the label of one example.
-        weight: of its loss among those of other outputs.
-        loss: of training in the place of the kind's own: gives (n, ...) losses of labels and outputs.
+        name: what the model calls the output.
+        shape: shape of the label of one example.
+        weight: factor of its loss in the sum over outputs.
+        loss: loss of training in the place of the kind's own: gives (n, ...) losses of labels and outputs.
     """
 
     kind: ClassVar[str]
@@ -68,19 +68,19 @@ class Head:
         """
         raise NotImplementedError
 
-    def told_shape(self, outputs: tuple[int | None, ...]) -> tuple[int, ...]:
-        """Of `tell` for one example, when the model's output has this shape."""
-        raise NotImplementedError
+    def tell_shape(self, outputs: tuple[int | None, ...]) -> tuple[int, ...]:
+        """Shape of `tell` for one example, when the model's output has this shape."""
+        return self.shape
 
     def predict(self, told: Any) -> Any:
         """What metrics look at: probabilities, or the numbers themselves."""
-        raise NotImplementedError
+        return told
 
     def own_losses(self, labels: Any, told: Any, smoothing: float = 0.0) -> Any:
         """(n, ...) losses of the kind: tensors."""
         raise NotImplementedError
 
-    def taught_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
+    def distillation_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
         """(n, ...) losses of telling something else than a teacher does, softened: tensors."""
         raise NotImplementedError
 
@@ -125,8 +125,8 @@ class Classes(Head):
         """(n, ..., classes) logarithms of probabilities."""
         return class_log_probabilities(outputs, from_logits=raw)
 
-    def told_shape(self, outputs: tuple[int | None, ...]) -> tuple[int, ...]:
-        """See `Head.told_shape`."""
+    def tell_shape(self, outputs: tuple[int | None, ...]) -> tuple[int, ...]:
+        """See `Head.tell_shape`."""
         return (*self.shape, max(outputs[-1] or 0, 2))
 
     def predict(self, told: Any) -> Any:
@@ -137,7 +137,7 @@ class Classes(Head):
         """(n, ...) cross-entropies."""
         return hard_loss(labels, told, smoothing)
 
-    def taught_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
+    def distillation_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
         """(n, ...) cross-entropies of softened probabilities."""
         softened = keras.ops.softmax(teacher / temperature, axis=-1)
         return -keras.ops.sum(softened * keras.ops.log_softmax(told / temperature, axis=-1), axis=-1)
@@ -246,10 +246,6 @@ class Labels(Head):
         odds = keras.ops.clip(outputs, 1e-7, 1 - 1e-7)
         return keras.ops.log(odds) - keras.ops.log1p(-odds)
 
-    def told_shape(self, outputs: tuple[int | None, ...]) -> tuple[int, ...]:
-        """See `Head.told_shape`."""
-        return self.shape
-
     def predict(self, told: Any) -> Any:
         """(n, labels) probabilities."""
         return keras.ops.sigmoid(told)
@@ -258,7 +254,7 @@ class Labels(Head):
         """(n, labels) cross-entropies, of labels that are drawn towards even odds by `smoothing`."""
         return _binary(keras.ops.cast(labels, "float32") * (1 - smoothing) + 0.5 * smoothing, told)
 
-    def taught_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
+    def distillation_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
         """(n, labels) cross-entropies of softened probabilities."""
         return _binary(keras.ops.sigmoid(teacher / temperature), told / temperature)
 
@@ -317,19 +313,11 @@ class Values(Head):
         """(n, ...) the outputs."""
         return keras.ops.cast(outputs, "float32")
 
-    def told_shape(self, outputs: tuple[int | None, ...]) -> tuple[int, ...]:
-        """See `Head.told_shape`."""
-        return self.shape
-
-    def predict(self, told: Any) -> Any:
-        """(n, ...) the outputs."""
-        return told
-
     def own_losses(self, labels: Any, told: Any, smoothing: float = 0.0) -> Any:
         """(n, ...) squared errors; smoothing is for classes."""
         return keras.ops.square(told - keras.ops.cast(labels, "float32"))
 
-    def taught_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
+    def distillation_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
         """(n, ...) squared differences; a temperature is for probabilities."""
         return keras.ops.square(told - teacher)
 

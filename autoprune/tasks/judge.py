@@ -109,13 +109,13 @@ class Judge:
         ]
 
     @property
-    def told_size(self) -> int:
+    def tell_size(self) -> int:
         """Numbers that the model tells of one example."""
-        return sum(math.prod(shape) for shape in self._told_shapes)
+        return sum(math.prod(shape) for shape in self._tell_shapes)
 
     @property
-    def _told_shapes(self) -> list[tuple[int, ...]]:
-        return [head.told_shape(shape) for head, shape in zip(self._heads, self._shapes, strict=True)]
+    def _tell_shapes(self) -> list[tuple[int, ...]]:
+        return [head.tell_shape(shape) for head, shape in zip(self._heads, self._shapes, strict=True)]
 
     def losses(self, labels: Any, joined: Any, smoothing: float = 0.0) -> Any:
         """(n,) losses: the weighted sum of those of the outputs, each the mean over what it has for an example."""
@@ -127,14 +127,14 @@ class Judge:
             terms.append(head.weight * _mean(losses))
         return sum(terms[1:], terms[0])
 
-    def taught_losses(self, teacher: Any, joined: Any, temperature: float) -> Any:
-        """(n,) losses of telling something else than a teacher: (n, told_size) of `ask`."""
+    def distillation_losses(self, teacher: Any, joined: Any, temperature: float) -> Any:
+        """(n,) losses of telling something else than a teacher: (n, tell_size) of `ask`."""
         terms, start = [], 0
-        for head, shape, told in zip(self._heads, self._told_shapes, self.tell(joined), strict=True):
+        for head, shape, told in zip(self._heads, self._tell_shapes, self.tell(joined), strict=True):
             size = math.prod(shape)
             said = keras.ops.reshape(teacher[:, start : start + size], (-1, *shape))
             factor = head.weight * (temperature**2 if head.softens else 1.0)
-            terms.append(factor * _mean(head.taught_losses(said, told, temperature)))
+            terms.append(factor * _mean(head.distillation_losses(said, told, temperature)))
             start += size
         return sum(terms[1:], terms[0])
 
@@ -146,10 +146,10 @@ class Judge:
         """The loss of training, of `network`.
 
         Args:
-            smoothing: of class labels.
+            smoothing: share of a class label that is spread over all classes.
             teacher: share of the loss that a teacher has, whose `ask` stands behind the labels in the targets, see
-                `taught`; None for no teacher.
-            temperature: of the teacher.
+                `add_teacher`; None for no teacher.
+            temperature: what the teacher's log-probabilities are divided by.
         """
         if teacher is None and not smoothing and self.task.names_classes and self._heads[0].loss is None:
             return loss_for(self._model)
@@ -171,7 +171,7 @@ class Judge:
         """The task's metric, see `update_metric`; of several outputs without a metric of one, the mean loss."""
         if self.task.make_metric is None:
             return keras.metrics.Mean("loss")
-        head, shape = self._looked_at()
+        head, shape = self._metric_head()
         return self.task.make_metric(max(shape[-1] or 0, 2) if isinstance(head, Classes) else math.prod(head.shape))
 
     def update_metric(self, metric: keras.metrics.Metric, labels: Any, joined: Any, sample_weight: Any = None) -> None:
@@ -185,7 +185,7 @@ class Judge:
             names = [head.name for head in self._heads]
             metric.update_state(dict(zip(names, truths, strict=True)), dict(zip(names, predicted, strict=True)))
             return
-        head, _ = self._looked_at()
+        head, _ = self._metric_head()
         place = self._heads.index(head)
         truth, seen = truths[place], predicted[place]
         if isinstance(head, Pixels) and (sample_weight is not None or head.ignored is not None):
@@ -196,7 +196,7 @@ class Judge:
             truth, sample_weight = keras.ops.maximum(truth, 0), counted
         metric.update_state(truth, seen, sample_weight=sample_weight)
 
-    def _looked_at(self) -> tuple[Head, tuple[int | None, ...]]:
+    def _metric_head(self) -> tuple[Head, tuple[int | None, ...]]:
         """The output that the metric looks at, and its shape."""
         wanted = self.task.metric_output
         for head, shape in zip(self._heads, self._shapes, strict=True):
@@ -207,7 +207,7 @@ class Judge:
     # ------------------------------------------------------------------ arrays
 
     def ask(self, images: Any, batch_size: int = 256, run: Callable[..., Any] | None = None) -> np.ndarray:
-        """(n, told_size) float32 what the model tells of images, in inference mode, to teach others.
+        """(n, tell_size) float32 what the model tells of images, in inference mode, to teach others.
 
         Args:
             images: (n, *input shape), an array or images that are read as needed.
@@ -225,7 +225,7 @@ class Judge:
     def apart(self, told: np.ndarray) -> list[np.ndarray]:
         """(n, *told) arrays of what `ask` gives, for each output."""
         parts, start = [], 0
-        for shape in self._told_shapes:
+        for shape in self._tell_shapes:
             size = math.prod(shape)
             parts.append(told[:, start : start + size].reshape(len(told), *shape))
             start += size
@@ -242,13 +242,13 @@ class Judge:
         return 0.0 if self._raw[0] else 0.5
 
 
-def taught(labels: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """(n, k + told_size) float32: labels, and beside them what a teacher tells."""
+def add_teacher(labels: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """(n, k + tell_size) float32: labels, and beside them what a teacher tells."""
     return np.concatenate([flatten(labels).astype(np.float32), teacher], axis=1)
 
 
-def split_taught(judge: Judge, targets: Any) -> tuple[Any, Any]:
-    """Labels and the teacher's words of the rows of `taught`: tensors."""
+def split_targets(judge: Judge, targets: Any) -> tuple[Any, Any]:
+    """Labels and the teacher's words of the rows of `add_teacher`: tensors."""
     heads = judge.task.heads
     size = sum(math.prod(head.shape) for head in heads)
     labels = targets[:, :size]
@@ -265,8 +265,8 @@ class TaskLoss(keras.losses.Loss):
     2015, arXiv 1503.02531, section 2).
 
     Args:
-        judge: of the network's model.
-        smoothing: of class labels, see `hard_loss`.
+        judge: judges the model that the network trains.
+        smoothing: share of a class label that is spread, see `hard_loss`.
         teacher: weight, from 0 to 1; None for no teacher.
         temperature: above 0; the larger, the more the teacher's small probabilities count.
     """
@@ -281,20 +281,20 @@ class TaskLoss(keras.losses.Loss):
         self._temperature = temperature
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """(n,) losses of labels, or rows made by `taught`, and joined outputs."""
+        """(n,) losses of labels, or rows made by `add_teacher`, and joined outputs."""
         judge, weight = self._judge, self._weight
         if weight is None:
             return judge.losses(y_true, y_pred, self._smoothing)
-        labels, teacher = split_taught(judge, y_true)
+        labels, teacher = split_targets(judge, y_true)
         hard = judge.losses(labels, y_pred, self._smoothing)
-        return (1 - weight) * hard + weight * judge.taught_losses(teacher, y_pred, self._temperature)
+        return (1 - weight) * hard + weight * judge.distillation_losses(teacher, y_pred, self._temperature)
 
 
 class TaskMetric(keras.metrics.Metric):
     """A task's quality, named `accuracy`; the higher the better.
 
     Args:
-        judge: of the network's model.
+        judge: judges the model that the network trains.
         taught: a teacher's words stand behind the labels. What stands behind the outputs is not looked at.
     """
 
@@ -306,7 +306,7 @@ class TaskMetric(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch."""
-        labels = split_taught(self._judge, y_true)[0] if self._taught else y_true
+        labels = split_targets(self._judge, y_true)[0] if self._taught else y_true
         self._judge.update_metric(self._inner, labels, y_pred, sample_weight)
 
     def result(self) -> Any:

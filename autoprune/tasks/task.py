@@ -25,7 +25,7 @@ class Task:
     stores labels need not know.
 
     Attributes:
-        name: as in `TaskSettings`.
+        name: name in `TaskSettings`.
         heads: what each output is for.
         measure: how quality is told.
         make_metric: makes the metric; None is the loss.
@@ -87,12 +87,12 @@ class Task:
         packed = np.concatenate([flatten(part).astype(np.float32) for part in parts], axis=1)
         return replace(self, heads=fitted), packed
 
-    def fitted(self) -> list[dict[str, Any]]:
+    def label_facts(self) -> list[dict[str, Any]]:
         """What `read_labels` has learnt of the labels of each output, as plain data."""
         return [{"shape": list(head.shape), "variance": getattr(head, "variance", None)} for head in self.heads]
 
     def refit(self, fitted: list[dict[str, Any]]) -> "Task":
-        """This task with what another has learnt of its labels, see `fitted`."""
+        """This task with what another has learnt of its labels, see `label_facts`."""
         heads = []
         for head, known in zip(self.heads, fitted, strict=True):
             again = replace(head, shape=tuple(known["shape"]))

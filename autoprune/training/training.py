@@ -11,7 +11,7 @@ from autoprune.data import Dataset
 from autoprune.errors import ModelError, SettingsError
 from autoprune.models.feature_distilling import FeatureDistillationLoss, WithFeatures, teachings
 from autoprune.settings import TrainingSettings
-from autoprune.tasks import Judge, taught
+from autoprune.tasks import Judge, add_teacher
 from autoprune.tasks.heads import Pixels
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder
@@ -58,7 +58,7 @@ class Training:
         """
         if self.teacher is None or self.settings.feature_distillation == 0:
             return self.judge.network
-        size, told = self.judge.told_size, self.teacher.shape[1]
+        size, told = self.judge.tell_size, self.teacher.shape[1]
         if told <= size:
             raise ModelError(
                 f"training.feature_distillation needs a teacher's features behind its {size} logarithms of "
@@ -85,7 +85,7 @@ class Training:
             DataError: images cannot be changed as asked for, or with `whole` do not fill a batch.
         """
         split, settings = self.data.train, self.settings
-        targets = split.labels if self.teacher is None else taught(split.labels, self.teacher)
+        targets = split.labels if self.teacher is None else add_teacher(split.labels, self.teacher)
         change = change_for(settings, tuple(split.images.shape[1:]))
         return Batches(
             split.images, targets, batch_size=settings.batch_size, seed=self.seed, change=change, whole=whole
@@ -97,7 +97,7 @@ class Training:
         targets = split.labels
         if self.teacher is not None:
             # The loss of the reward split is not looked at: any teacher does there.
-            targets = taught(targets, np.zeros((len(targets), self.teacher.shape[1]), np.float32))
+            targets = add_teacher(targets, np.zeros((len(targets), self.teacher.shape[1]), np.float32))
         return InOrder(split.images, targets, batch_size=self.settings.batch_size, padded=padded)
 
     def loss(self) -> keras.losses.Loss:

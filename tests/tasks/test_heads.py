@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from autoprune.errors import DataError
 from autoprune.settings import TaskSettings
-from autoprune.tasks import Judge, make_task, taught
+from autoprune.tasks import Judge, add_teacher, make_task
 from autoprune.tasks.heads import Classes, Labels, Pixels, Values
 
 
@@ -113,17 +113,16 @@ def test_a_teacher_that_tells_the_truth_and_labels_are_weighed(kind):
     inputs = keras.Input(outputs.shape[1:])
     judge = Judge(task, keras.Model(inputs, keras.layers.Identity()(inputs)))
     teacher = judge.ask(TEACHER if kind == "segmentation" else TEACHER[:, 1, 1])
-    rows, given = taught(read, teacher), keras.ops.convert_to_tensor(outputs)
-    alone = float(judge.loss()(keras.ops.convert_to_tensor(read), given))
-    by_weight = [
-        float(judge.loss(teacher=w, temperature=2.0)(keras.ops.convert_to_tensor(rows), given)) for w in (0, 0.25, 1)
-    ]
+
+    def loss(weight, told):
+        made = judge.loss(teacher=weight, temperature=2.0)
+        return float(made(tensor(add_teacher(read, told)), tensor(outputs)))
+
+    alone = float(judge.loss()(tensor(read), tensor(outputs)))
+    by_weight = [loss(weight, teacher) for weight in (0, 0.25, 1)]
     assert by_weight[0] == pytest.approx(alone, rel=1e-5)
     assert by_weight[1] == pytest.approx(0.75 * by_weight[0] + 0.25 * by_weight[2], rel=1e-5)
-    own = float(
-        judge.loss(teacher=1.0, temperature=2.0)(keras.ops.convert_to_tensor(taught(read, judge.ask(outputs))), given)
-    )
-    assert own < by_weight[2], "nobody is nearer to a network than itself"
+    assert loss(1, judge.ask(outputs)) < by_weight[2], "nobody is nearer to a network than itself"
 
 
 # ------------------------------------------------------------------ labels
@@ -170,7 +169,7 @@ def test_labels_of_several_outputs_come_back_from_one_array(kinds, seed):
     labels = {f"{number} {kind}": make[kind]() for number, kind in enumerate(kinds)}
     task = make_task(TaskSettings("outputs", outputs={name: name.split()[1] for name in labels}))
     fitted, packed = task.read_labels(labels)
-    again = task.refit(fitted.fitted())
+    again = task.refit(fitted.label_facts())
     order = generator.permutation(6)[:3]
     for parts in (fitted.unpack(packed[order]), again.unpack(keras.ops.convert_to_tensor(packed[order]))):
         for part, given_labels in zip(parts, labels.values(), strict=True):

@@ -9,7 +9,7 @@ from autoprune.data import Dataset, Split
 from autoprune.errors import DataError, SettingsError
 from autoprune.models import zoo
 from autoprune.settings import TrainingSettings
-from autoprune.tasks import taught
+from autoprune.tasks import add_teacher
 from autoprune.training import train
 from autoprune.training.augmentation import change_for, shift, shift_flip
 from autoprune.training.batches import Batches, InOrder
@@ -31,7 +31,7 @@ def test_distillation_is_the_formula_of_the_paper(from_logits):
         np.array([0, 1, 2, 3, 1, 2]),
     )
     loss = loss_of(4, weight=0.3, temperature=2.5, from_logits=from_logits)
-    rows = taught(labels, np.log(softmax(teacher)))
+    rows = add_teacher(labels, np.log(softmax(teacher)))
     found = loss(rows, (student if from_logits else softmax(student)).astype("float32"))
     hard = -np.log(softmax(student))[np.arange(6), labels]
     soft = -np.sum(softmax(teacher / 2.5) * np.log(softmax(student / 2.5)), axis=1)
@@ -40,7 +40,7 @@ def test_distillation_is_the_formula_of_the_paper(from_logits):
 
 def test_a_single_output_is_taught_as_two_classes():
     student = np.array([[0.3], [0.8]], "float32")
-    rows = taught(np.array([0, 1]), np.log(np.array([[0.6, 0.4], [0.1, 0.9]])))
+    rows = add_teacher(np.array([0, 1]), np.log(np.array([[0.6, 0.4], [0.1, 0.9]])))
     found = float(loss_of(1, weight=0.5, from_logits=False)(rows, student))
     hard = -np.log([0.7, 0.8]).mean()
     soft = -(0.6 * np.log(0.7) + 0.4 * np.log(0.3) + 0.1 * np.log(0.2) + 0.9 * np.log(0.8)) / 2
@@ -256,7 +256,7 @@ def test_smoothed_labels_are_the_formula_of_the_paper(from_logits):
     expected = -(target * np.log(softmax(outputs))).sum(1).mean()
     assert float(loss_of(4, smoothing=0.2, from_logits=from_logits)(labels, given)) == pytest.approx(expected, rel=1e-5)
     taught_too = loss_of(4, weight=0.0, temperature=2.0, from_logits=from_logits, smoothing=0.2)
-    rows = taught(labels, np.zeros((6, 4), "float32"))
+    rows = add_teacher(labels, np.zeros((6, 4), "float32"))
     assert float(taught_too(rows, given)) == pytest.approx(expected, rel=1e-5)
 
 
