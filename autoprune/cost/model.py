@@ -200,6 +200,11 @@ def measure_cost(
         ModelError: it is no model, such as the path of one.
         TargetError: the target cannot be used here.
         CostError: the compiler refuses the model, in its own words.
+
+    Example:
+        >>> cost = autoprune.measure_cost(model, target="tpu_v5e", batch_size=8)
+        >>> cost.kind, cost.parameters, 0 < cost.latency < 1e-3
+        ('compiler estimate', 3189, True)
     """
     check_model(model)
     cost_model = open_cost_model(Target(target, batch_size, dtype), cache=cache)

@@ -181,6 +181,12 @@ def from_arrays(
     Raises:
         DataError: labels or images cannot be used, or are too few.
         SettingsError: there is no such task.
+
+    Example:
+        >>> images, masks = np.zeros((10, 8, 8, 1)), np.zeros((10, 8, 8), int)
+        >>> data = from_arrays(images, masks, images, masks, task="segmentation")
+        >>> data.train, data.task.measure.name
+        (Split(8 images of shape (8, 8, 1)), 'mean IoU')
     """
     if isinstance(task, Mapping):
         task = TaskSettings("outputs", outputs=dict(task))

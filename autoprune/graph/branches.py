@@ -33,6 +33,10 @@ def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> t
 
     Raises:
         ModelError: the model is subclassed, or not built.
+
+    Example:
+        >>> [branch.name for branch in autoprune.find_branches(model) if branch.removable]
+        ['sum[0]']
     """
     groups = find_groups(model) if groups is None else groups
     sites = list(_list_sites(model))

@@ -24,6 +24,10 @@ def find_groups(model: Any) -> tuple[ChannelGroup, ...]:
 
     Raises:
         ModelError: the model is subclassed, or not built.
+
+    Example:
+        >>> [(group.name, group.size) for group in autoprune.find_groups(model) if group.prunable]
+        [('first', 16), ('second', 32)]
     """
     return groups_of(trace(model))
 

@@ -75,6 +75,11 @@ def load_plan(path: str | Path) -> Plan:
 
     Raises:
         PlanError: the file is missing, is not JSON, has changed since it was written, or is not a plan.
+
+    Example:
+        >>> autoprune.save_plan(autoprune.make_plan(model, 0.5), "plan.json")
+        >>> autoprune.load_plan("plan.json").keep_ratios["second"]
+        0.5
     """
     try:
         data = read_json(Path(path), by_hand=True)

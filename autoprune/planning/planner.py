@@ -211,6 +211,11 @@ def make_plan(
         PlanError: a keep ratio, name or ranking cannot be, or a measure or gate lacks data.
         DataError: the data do not fit the model.
         UnknownNameError: there is no such importance.
+
+    Example:
+        >>> plan = autoprune.make_plan(model, {"first": 0.5, "sum[0]": 0})
+        >>> plan.widths["first"], plan.dropped
+        (8, ('sum[0]',))
     """
     constraints = Constraints(multiple_of=multiple_of, min_keep_ratio=1e-9)
     gates = [name for name, ratio in keep_ratio.items() if not ratio] if isinstance(keep_ratio, Mapping) else []

@@ -46,6 +46,11 @@ def apply_plan(model: Any, plan: Plan, *, reconstruct_from: Any = None) -> Surge
         ModelError: the model has no graph to follow.
         PlanError: the plan is for another model, or keeps impossible indices.
         DataError: the images do not fit the model.
+
+    Example:
+        >>> report = autoprune.apply_plan(model, autoprune.make_plan(model, {"second": 0.5}))
+        >>> tuple(model.get_layer("second").kernel.shape), report.parameters_after < report.parameters_before
+        ((1, 1, 16, 16), True)
     """
     surgeon = Surgeon(model)
     if not isinstance(plan, Plan):
