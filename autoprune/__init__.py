@@ -72,3 +72,6 @@ if "tensorflow" not in sys.modules:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow takes these kernels by itself only where it knows the processor: others train faster by them too.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # Otherwise the first process takes a GPU's whole memory, and workers find none.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

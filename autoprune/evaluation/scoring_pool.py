@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 # Of a process with TensorFlow and a small network, in bytes, besides the variables and activations of a large one.
 BYTES_PER_PROCESS = 1.2 * 2**30
+# Of a GPU: the libraries' own share, a small network and its activations.
+GPU_BYTES_PER_PROCESS = 2 * 2**30
 MOST_PROCESSES = 16
 MODULE, NAME, TASK = "autoprune.evaluation.scoring_worker", "scoring process", "score the plan"
 
@@ -57,11 +59,12 @@ class Scored:
 
 
 def automatic_workers() -> int:
-    """How many processes suit this machine: one for every two cores, as many as fit in memory, 1 to 16; 1 with a GPU.
+    """How many processes suit this machine: one for every two cores, as many as fit in memory, 1 to 16.
 
-    A GPU serves one process well, and its memory would have to be shared out.
+    With a GPU, as many as fit in what is free of its memory, which `autoprune` lets processes take as they need it.
     """
-    return 1 if resources.has_gpu() else resources.fitting_processes(BYTES_PER_PROCESS, MOST_PROCESSES)
+    count = resources.fitting_processes(BYTES_PER_PROCESS, MOST_PROCESSES)
+    return max(1, min(count, int(resources.gpu_memory() // GPU_BYTES_PER_PROCESS))) if resources.has_gpu() else count
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from autoprune.planning.importance import IMPORTANCES
 from autoprune.records import CostReport, Evaluation
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.curves import Curves
+from autoprune.reporting.pages.saved import flat
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import opening_words, shares
 from autoprune.searchers import REWARDS, SEARCHERS, BudgetedEvaluator, Problem, Searcher, Trial, build_problem
@@ -283,7 +284,7 @@ def run_searcher(
         The searcher after its run, and its evaluator with the history.
     """
     limits, evaluator = settings.search, session.evaluator
-    curves = Curves(session.tensorboard, "search", name)
+    curves = Curves(session.tensorboard, "search", name, dict(flat(dataclasses.asdict(settings))))
 
     def watch() -> str:
         return f"{evaluator.costing} at the compiler" if evaluator.costing else ""

@@ -28,8 +28,8 @@ class ScoringSettings:
 
     Attributes:
         workers (processes): that score plans side by side, each with a model of its own; `auto` is one for every two
-            cores, as many as fit in memory, `ray` those of a Ray cluster. Searchers that ask for several plans at a
-            time find the same with any number of them.
+            cores, as many as fit in memory and in a GPU's, `ray` those of a Ray cluster. Searchers that ask for several
+            plans at a time find the same with any number of them.
         seed (seed): of training, of the search and of random importance.
         resume (folder): of an interrupted run to go on with, given alone or with the options that may be extended.
     """

@@ -2,10 +2,12 @@
 
 import math
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_ANSWER_SECONDS = 20
 
 
 def available_memory() -> float:
@@ -47,6 +49,17 @@ def usable_cores() -> int:
 def has_gpu() -> bool:
     """Whether this process may use a GPU of NVIDIA's, as device files and CUDA_VISIBLE_DEVICES have it."""
     return any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
+def gpu_memory() -> float:
+    """Bytes that are free on the GPU that this process uses, the first one that it sees; 0 where nobody says."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+    query = ["nvidia-smi", f"--id={chosen}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True).stdout
+        return float(told.split()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return 0.0
 
 
 def _control_groups() -> Iterator[Path]:

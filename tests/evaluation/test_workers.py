@@ -180,3 +180,18 @@ def test_their_number_follows_cores_and_memory(monkeypatch, cores, gigabytes, ex
     monkeypatch.setattr(resources, "usable_cores", lambda: cores)
     monkeypatch.setattr(resources, "available_memory", lambda: gigabytes * 2**30)
     assert automatic_workers() == expected
+
+
+@pytest.mark.parametrize(("free", "expected"), [("81000", 4), ("5000", 2), ("300", 1), ("[N/A]", 1), (None, 1)])
+def test_their_number_follows_the_memory_of_a_gpu(monkeypatch, tmp_path, free, expected):
+    """Of one that is told of by a program in the place of NVIDIA's: there is none here."""
+    monkeypatch.setattr(resources, "usable_cores", lambda: 8)
+    monkeypatch.setattr(resources, "available_memory", lambda: 64 * 2**30)
+    monkeypatch.setattr(resources, "has_gpu", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if free is not None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n[ \"$1\" = --id=1 ] && echo '{free}'\n")
+        program.chmod(0o755)
+    assert automatic_workers() == expected

@@ -4,6 +4,8 @@ import math
 from dataclasses import replace
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.curves import Curves
@@ -55,3 +57,20 @@ def test_a_training_by_epoch(tmp_path):
     with training_stage("base model", 2, Curves(tmp_path, "training", "base model")):
         pass
     assert not (tmp_path / "training" / "base model").exists()
+
+
+def test_settings_and_keep_ratios_are_read_by_the_plugins_of_tensorboard(tmp_path):
+    objective = toy.problem().objective
+    with Curves(tmp_path, "search", "rl", {"seed": 3, "agent.name": "ppo", "on": True, "none": None}) as curves:
+        for number, ratio in enumerate([0.5, 0.25], start=1):
+            evaluation = toy.evaluation_of({"a": ratio, "b": 1.0, "c": 1.0, "d": ratio})
+            curves.add_evaluation(evaluation, number, objective, None)
+    events = EventAccumulator(str(curves.folder), size_guidance={"histograms": 0})
+    events.Reload()
+    found = events.Histograms("search/keep ratios")
+    assert [(event.step, event.histogram_value.num) for event in found] == [(1, 4), (2, 4)]
+    limits = found[1].histogram_value.bucket_limit, found[1].histogram_value.bucket
+    assert {round(limit, 2): count for limit, count in zip(*limits, strict=True) if count} == {0.3: 2, 1.0: 2}
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    given = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert (given["seed"].number_value, given["agent.name"].string_value, given["on"].bool_value) == (3, "ppo", True)
