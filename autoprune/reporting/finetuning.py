@@ -63,7 +63,7 @@ def verdict(done: FineTuned) -> str:
     elif record.best_epoch == 0:
         kept = "No epoch was finished: the weights are those that it began with."
     return (
-        f"Test {done.measure.name}: {tell(done.test_accuracy)}; on the reward split {tell(done.before)} before and "
+        f"{tell(done.test_accuracy)} test {done.measure.name}; on the reward split {tell(done.before)} before and "
         f"{tell(done.after)} after. {kept} {ended}"
     ).strip()
 
