@@ -118,6 +118,6 @@ class SearchResult:
         if limit is not None:
             axes.axvline(1e6 * limit, linestyle="--", color="gray", label="budget")
         axes.set_xlabel("latency per batch (us)")
-        axes.set_ylabel(f"on the reward split: {self.measure.axis}")
+        axes.set_ylabel(self.measure.label("on the reward split"))
         axes.legend(fontsize="small")
         return axes

@@ -34,10 +34,13 @@ class Measure:
         """The figure, or a difference of two, as plots have it: percent or points, or as it is told."""
         return 100 * quality if self.is_share else self.sign * quality
 
-    @property
-    def axis(self) -> str:
-        """What is written beside an axis of `draw`."""
-        return f"{self.name} (%)" if self.is_share else f"{self.name}{' (lower is better)' * self.lower_is_better}"
+    def label(self, where: str) -> str:
+        """What is written beside an axis of `draw`, such as `accuracy on the reward split (%)`.
+
+        Args:
+            where: where the figures were taken, such as `on the reward split`.
+        """
+        return f"{self.name} {where}{' (%)' * self.is_share}{' (lower is better)' * self.lower_is_better}"
 
     def tell(self, quality: float, digits: int = 2) -> str:
         """The figure: `97.50%`, or `2.5`.

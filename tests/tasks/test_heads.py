@@ -55,6 +55,8 @@ def test_pixels_are_scored_as_classes_of_pixels(raw):
     np.testing.assert_allclose(losses, -np.log(right), rtol=1e-4)
 
 
+# Keras counts in whole numbers of 64 bits, which JAX has none of.
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
 def test_pixels_that_do_not_count_are_left_out_everywhere():
     given = np.where(GENERATOR.random(MASKS.shape) < 0.3, 255, MASKS)
     counted = given != 255

@@ -131,7 +131,7 @@ def _accuracy_parts(settings: CompareSettings, summary: Summary) -> list[Part]:
     for kind in summary.uniform:
         unit, factor = time_unit(summary.dense.latency) if kind == LATENCY else ("MiB", 2**-20)
         label = "latency per batch" if kind == LATENCY else "device memory"
-        plot = figures.new_figure(f"{label} ({unit})", f"after fine-tuning: test {measure.axis}")
+        plot = figures.new_figure(f"{label} ({unit})", f"test {measure.label('after fine-tuning')}")
         _add_uniform(plot, summary.uniform[kind], factor, measure)
         budgets = [name for name in settings.budgets if kind_of(name) == kind]
         for searcher, number in _series(settings).items():

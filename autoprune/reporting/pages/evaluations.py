@@ -156,7 +156,7 @@ def _front(
     y = [measure.draw(accuracy) for _, accuracy in costs if not math.isnan(accuracy)]
     y += [measure.draw(done.accuracy) for done, _ in marked]
     ranges = [Range1d(*_widen(values)) for values in (x, y)]
-    title = f"on the reward split: {measure.axis}"
+    title = measure.label("on the reward split")
     plot = new_figure(label, title, tools="box_zoom", x_range=ranges[0], y_range=ranges[1])
     for number in range(count):
         add_points(plot, number, [], [], size=6).tags = [f"points-{number}"]

@@ -110,7 +110,7 @@ def _curve_parts(curves: Mapping[str, Any], measure: Measure) -> list[Part]:
         (epoch, measure.draw(value)) for epoch, value in _known(curves["epochs"], curves["reward_accuracies"])
     ]
     losses = _known(curves["epochs"], curves["losses"])
-    accuracy = figures.new_figure("epoch", f"on the reward split: {measure.axis}")
+    accuracy = figures.new_figure("epoch", measure.label("on the reward split"))
     _add_line(accuracy, 0, accuracies)
     figures.add_limit(accuracy, best, "height", "kept", before=2 * best > accuracies[-1][0])
     charts = [
