@@ -117,24 +117,30 @@ class Judge:
     def _tell_shapes(self) -> list[tuple[int, ...]]:
         return [head.tell_shape(shape) for head, shape in zip(self._heads, self._shapes, strict=True)]
 
-    def losses(self, labels: Any, joined: Any, smoothing: float = 0.0) -> Any:
-        """(n,) losses: the weighted sum of those of the outputs, each the mean over what it has for an example."""
+    def losses(self, labels: Any, joined: Any, told: list[Any], smoothing: float = 0.0) -> Any:
+        """(n,) losses: the weighted sum of those of the outputs, each the mean over what it has for an example.
+
+        Args:
+            labels: of the task.
+            joined: outputs.
+            told: what `tell` makes of them.
+            smoothing: share of a class label that is spread over all classes.
+        """
         terms = []
-        for head, truth, output, told in zip(
-            self._heads, self.labels(labels), self.outputs(joined), self.tell(joined), strict=True
-        ):
-            losses = head.own_losses(truth, told, smoothing) if head.loss is None else head.loss(truth, output)
+        parts = zip(self._heads, self.labels(labels), self.outputs(joined), told, strict=True)
+        for head, truth, output, said in parts:
+            losses = head.own_losses(truth, said, smoothing) if head.loss is None else head.loss(truth, output)
             terms.append(head.weight * _mean(losses))
         return sum(terms[1:], terms[0])
 
-    def distillation_losses(self, teacher: Any, joined: Any, temperature: float) -> Any:
+    def distillation_losses(self, teacher: Any, told: list[Any], temperature: float) -> Any:
         """(n,) losses of telling something else than a teacher: (n, tell_size) of `ask`."""
         terms, start = [], 0
-        for head, shape, told in zip(self._heads, self._tell_shapes, self.tell(joined), strict=True):
+        for head, shape, said in zip(self._heads, self._tell_shapes, told, strict=True):
             size = math.prod(shape)
-            said = keras.ops.reshape(teacher[:, start : start + size], (-1, *shape))
+            taught = keras.ops.reshape(teacher[:, start : start + size], (-1, *shape))
             factor = head.weight * (temperature**2 if head.softens else 1.0)
-            terms.append(factor * _mean(head.distillation_losses(said, told, temperature)))
+            terms.append(factor * _mean(head.distillation_losses(taught, said, temperature)))
             start += size
         return sum(terms[1:], terms[0])
 
@@ -177,7 +183,7 @@ class Judge:
     def update_metric(self, metric: keras.metrics.Metric, labels: Any, joined: Any, sample_weight: Any = None) -> None:
         """Show a batch to a metric of `make_metric`."""
         if self.task.make_metric is None:
-            metric.update_state(self.losses(labels, joined), sample_weight=sample_weight)
+            metric.update_state(self.losses(labels, joined, self.tell(joined)), sample_weight=sample_weight)
             return
         truths = self.labels(labels)
         predicted = [head.predict(told) for head, told in zip(self._heads, self.tell(joined), strict=True)]
@@ -283,11 +289,12 @@ class TaskLoss(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """(n,) losses of labels, or rows made by `add_teacher`, and joined outputs."""
         judge, weight = self._judge, self._weight
+        told = judge.tell(y_pred)
         if weight is None:
-            return judge.losses(y_true, y_pred, self._smoothing)
+            return judge.losses(y_true, y_pred, told, self._smoothing)
         labels, teacher = split_targets(judge, y_true)
-        hard = judge.losses(labels, y_pred, self._smoothing)
-        return (1 - weight) * hard + weight * judge.distillation_losses(teacher, y_pred, self._temperature)
+        hard = judge.losses(labels, y_pred, told, self._smoothing)
+        return (1 - weight) * hard + weight * judge.distillation_losses(teacher, told, self._temperature)
 
 
 class TaskMetric(keras.metrics.Metric):
