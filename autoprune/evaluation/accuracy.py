@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from autoprune.data import Dataset, LazyImages, Split
-from autoprune.errors import DataError
+from autoprune.errors import DataError, SettingsError, words_of
 from autoprune.models import keras_internals
-from autoprune.tasks import Judge
+from autoprune.tasks import Judge, Task
 from autoprune.tasks.heads import Classes, flatten
 from autoprune.tasks.judge import run_joined
 
@@ -36,8 +36,24 @@ def accuracy(model: Any, split: Split, batch_size: int = 256, run: Callable[...,
     metric = judge.make_metric()
     for images, labels in _pairs(split, batch_size):
         with keras_internals.without_gradients():
-            judge.update_metric(metric, _as_tensor(labels), run(images, training=False))
-    return task.measure.sign * float(metric.result())
+            joined = run(images, training=False)
+            try:
+                judge.update_metric(metric, _as_tensor(labels), joined)
+            except Exception as error:  # whatever a metric, or a backend below it, raises
+                raise _misfit(task, labels, joined, error) from error
+    try:
+        return task.measure.sign * float(metric.result())
+    except TypeError as error:
+        raise _misfit(task, split.labels, joined, error) from error
+
+
+def _misfit(task: Task, labels: np.ndarray, outputs: Any, error: Exception) -> SettingsError:
+    """A metric that does not suit what it is to look at."""
+    return SettingsError(
+        f"The metric '{task.measure.name}' cannot be taken of labels of shape {labels.shape} and outputs of shape "
+        f"{tuple(outputs.shape)} with task={task.name}: {words_of(error, 300)}. It must give one number; choose "
+        "another (task.metric, or quality from Python)."
+    )
 
 
 def predict_classes(
@@ -163,8 +179,8 @@ def check_fit(model: Any, data: Dataset) -> None:
             "or reshape the data (data.image_size=[height,width,channels] does it), or choose a model with that input."
         )
     judge = Judge(task, model)
-    labels = judge.labels(data.train.labels)
-    for head, tensor, some in zip(judge.heads, model.outputs, labels, strict=True):
+    every = [judge.labels(split.labels) for split in (data.train, data.reward, data.test)]
+    for head, tensor, *some in zip(judge.heads, model.outputs, *every, strict=True):
         outputs = tuple(tensor.shape[1:])
         own = f"'{model.name}'" if len(task.heads) == 1 else f"Output '{head.name}' of '{model.name}'"
         shape = ", ".join(map(str, ("n", *outputs)))
@@ -175,7 +191,11 @@ def check_fit(model: Any, data: Dataset) -> None:
             )
         if complaint := head.complain(outputs):
             raise DataError(f"With task={head.kind}, labels of '{data.name}' need {complaint}. {own} gives ({shape}).")
-        classes = data.classes if len(task.heads) == 1 else head.count_classes(some)
+        if len(task.heads) > 1 and None in outputs:
+            raise DataError(
+                f"{own} gives ({shape}): a model of several outputs needs fixed sizes. Give its input a fixed size."
+            )
+        classes = data.classes if len(task.heads) == 1 else max(map(head.count_classes, some))
         apart = max(outputs[-1] or 0, 2) if outputs else 0
         if isinstance(head, Classes) and classes > apart:
             raise DataError(

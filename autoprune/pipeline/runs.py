@@ -1,5 +1,6 @@
 """What a run folder is a run of: kinds of runs, what is noted of how one was begun, and runs from Python."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from autoprune.reporting.run_folder import (
     describe_differences,
     differences,
 )
-from autoprune.settings import SearchSettings
+from autoprune.settings import SearchSettings, TaskSettings
 
 FORMAT = "autoprune.run"
 VERSION = 1
@@ -101,7 +102,9 @@ def open_run_from_python(
         origin = read_origin(folder, FROM_PYTHON)
         if folder.settings.exists():
             raise FolderError(f"'{folder.path}' holds a run of a command. Give another folder.")
-        found = differences(origin.get("settings", asked), asked)
+        # What older runs know nothing of was classification.
+        known = {"task": dataclasses.asdict(TaskSettings()), **origin["settings"]} if "settings" in origin else asked
+        found = differences(known, asked)
         found |= differences(origin.get("files", fingerprints), fingerprints)
         if found.keys() - {"search.evaluations", *_ANY}:
             raise FolderError(

@@ -1,6 +1,7 @@
 """A search from a model and a budget to a smaller model, with the evidence, and from Python: `autoprune.prune`."""
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -249,6 +250,8 @@ def prune(  # noqa: PLR0913 - each is one thing that a user sets
         "weights": weights_fingerprint(model),
         "data": data.fingerprint(),
     }
+    if not data.task.classifies:
+        fingerprints["task"] = json.dumps(data.task.describe(), sort_keys=True)
     with visible_logging(), open_run_from_python(folder, settings, fingerprints) as run_folder:
         logger.info("run folder: %s", run_folder.path)
         return search_model(model, data, settings, run_folder)

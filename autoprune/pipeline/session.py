@@ -97,7 +97,7 @@ def load_or_train_dense(settings: SearchSettings, data: Dataset, folder: RunFold
     if folder.dense.exists():
         return load_model(folder.dense, settings.model)
     curves = Curves(folder.tensorboard, "training", "base model")
-    with training_stage("base model", settings.training.epochs, curves) as show:
+    with training_stage("base model", settings.training.epochs, curves, data.task.measure) as show:
         model = base_model(settings, data, show)
     check_fit(model, data)
     save_model(model, folder.dense)

@@ -261,7 +261,8 @@ def best_finished(
     above = [number for number, accuracy in enumerate(accuracies) if least is not None and accuracy >= least]
     if above:
         return min(above, key=latencies.__getitem__)
-    return max(range(len(accuracies)), key=accuracies.__getitem__)
+    known = [-math.inf if math.isnan(accuracy) else accuracy for accuracy in accuracies]
+    return max(range(len(known)), key=known.__getitem__)
 
 
 def unlikeness(one: Evaluation, other: Evaluation) -> float:

@@ -36,7 +36,6 @@ class ScoringSettings:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
-    task: TaskSettings = field(default_factory=TaskSettings)
     target: TargetSettings = field(default_factory=TargetSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
@@ -44,6 +43,7 @@ class ScoringSettings:
     constraints: Constraints = field(default_factory=Constraints)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
     # Settings that differ in these alone are equal: nothing that is found depends on them.
     workers: Any = field(default=1, compare=False)
     ray: RaySettings = field(default_factory=RaySettings, compare=False)

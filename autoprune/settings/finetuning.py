@@ -41,13 +41,13 @@ class FinetuneSettings:
     model: ModelSettings = field(default_factory=lambda: ModelSettings("file"))
     teacher: str | None = None
     data: DataSettings = field(default_factory=DataSettings)
-    task: TaskSettings = field(default_factory=TaskSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     target: TargetSettings = field(default_factory=TargetSettings)
     evaluation: EvaluationSettings = field(
         default_factory=EvaluationSettings, metadata=leave_out("recovery", "recovery_images", "tuning_steps", "score")
     )
+    task: TaskSettings = field(default_factory=TaskSettings)
     slice: str | None = None
     dry_run: bool = False
     checkpoint_every: int | None = None

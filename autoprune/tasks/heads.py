@@ -12,11 +12,28 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from autoprune.errors import DataError
+from autoprune.errors import DataError, SettingsError
 from autoprune.models.distilling import class_log_probabilities, hard_loss
 from autoprune.tasks.labels import as_labels
 
-Loss = Callable[[Any, Any], Any]
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """A loss that a user has named or brought.
+
+    Attributes:
+        name: as Keras or the user calls it.
+        function: gives (n, ...) losses, or their mean, of labels and outputs.
+        identity: what tells it from others, such as its config.
+    """
+
+    name: str
+    function: Callable[[Any, Any], Any]
+    identity: str
+
+    def __call__(self, labels: Any, outputs: Any) -> Any:
+        """The losses, or their mean."""
+        return self.function(labels, outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +44,7 @@ class Head:
         name: what the model calls the output.
         shape: shape of the label of one example.
         weight: factor of its loss in the sum over outputs.
-        loss: loss of training in the place of the kind's own: gives (n, ...) losses of labels and outputs.
+        loss: loss of training in the place of the kind's own.
     """
 
     kind: ClassVar[str]
@@ -37,7 +54,7 @@ class Head:
     name: str = "output"
     shape: tuple[int, ...] = ()
     weight: float = 1.0
-    loss: Loss | None = None
+    loss: OwnLoss | None = None
 
     def read_labels(self, array: np.ndarray) -> np.ndarray:
         """(n, *shape) labels of this kind, of what a user gives.
@@ -75,6 +92,10 @@ class Head:
     def predict(self, told: Any) -> Any:
         """What metrics look at: probabilities, or the numbers themselves."""
         return told
+
+    def shape_labels(self, labels: Any, outputs: Any, loss: str) -> Any:
+        """Labels as a loss of Keras's of this name takes them beside these outputs."""
+        return labels
 
     def own_losses(self, labels: Any, told: Any, smoothing: float = 0.0) -> Any:
         """(n, ...) losses of the kind: tensors."""
@@ -132,6 +153,13 @@ class Classes(Head):
     def predict(self, told: Any) -> Any:
         """(n, ..., classes) probabilities."""
         return keras.ops.exp(told)
+
+    def shape_labels(self, labels: Any, outputs: Any, loss: str) -> Any:
+        """Class numbers for a sparse loss; one float32 number beside a single output, else one-hot float32."""
+        numbers = keras.ops.maximum(keras.ops.cast(labels, "int32"), 0)
+        if outputs.shape[-1] == 1:
+            return keras.ops.cast(keras.ops.expand_dims(numbers, -1), "float32")
+        return numbers if "sparse" in loss.lower() else keras.ops.one_hot(numbers, outputs.shape[-1])
 
     def own_losses(self, labels: Any, told: Any, smoothing: float = 0.0) -> Any:
         """(n, ...) cross-entropies."""
@@ -197,7 +225,7 @@ class Pixels(Classes):
         elif masks.max(initial=0) == 255 and not np.isin(masks, range(200, 255)).any():
             raise DataError(
                 "Class 255 usually marks pixels that do not count, and classes near it are missing: set "
-                "task.ignored_class=255."
+                "task.ignored_class=255. If 255 is what 1 should be, divide the masks by it."
             )
         if masks.min(initial=0) < (0 if self.ignored is None else -1):
             raise DataError(f"Masks are class numbers from 0. Received: {masks.min()}")
@@ -206,8 +234,19 @@ class Pixels(Classes):
     def own_losses(self, labels: Any, told: Any, smoothing: float = 0.0) -> Any:
         """(n, ...) cross-entropies; those of pixels that do not count are 0, and the others as much larger."""
         losses = super().own_losses(labels, told, smoothing)
-        if self.ignored is None:
-            return losses
+        return losses if self.ignored is None else self.leave_out(losses, labels)
+
+    def leave_out(self, losses: Any, labels: Any) -> Any:
+        """Losses of pixels, those that do not count as 0 and the others as much larger.
+
+        Raises:
+            SettingsError: there is no loss for each pixel.
+        """
+        if len(losses.shape) != len(labels.shape):
+            raise SettingsError(
+                "task.ignored_class needs a loss that gives a number for each pixel; this one gives "
+                f"{len(losses.shape)} axes for masks of {len(labels.shape)}. Leave task.loss out, or ignore no class."
+            )
         counted = keras.ops.cast(labels >= 0, "float32")
         share = keras.ops.mean(counted, axis=tuple(range(1, len(self.shape) + 1)), keepdims=True)
         return losses * counted / keras.ops.maximum(share, 1e-6)

@@ -129,7 +129,12 @@ class Judge:
         terms = []
         parts = zip(self._heads, self.labels(labels), self.outputs(joined), told, strict=True)
         for head, truth, output, said in parts:
-            losses = head.own_losses(truth, said, smoothing) if head.loss is None else head.loss(truth, output)
+            if head.loss is None:
+                losses = head.own_losses(truth, said, smoothing)
+            else:
+                losses = head.loss(head.shape_labels(truth, output, head.loss.name), output)
+                if isinstance(head, Pixels) and head.ignored is not None:
+                    losses = head.leave_out(losses, truth)
             terms.append(head.weight * _mean(losses))
         return sum(terms[1:], terms[0])
 
@@ -243,6 +248,11 @@ class Judge:
         return self._heads
 
     @property
+    def classifier_outputs(self) -> int:
+        """How many numbers a classifier gives for an example."""
+        return self._shapes[0][-1] or 1
+
+    @property
     def even_odds(self) -> float:
         """What a single number of a classifier is at even odds."""
         return 0.0 if self._raw[0] else 0.5
@@ -314,6 +324,8 @@ class TaskMetric(keras.metrics.Metric):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch."""
         labels = split_targets(self._judge, y_true)[0] if self._taught else y_true
+        if self._taught and self._judge.task.names_classes:
+            y_pred = y_pred[:, : self._judge.classifier_outputs]  # Features may stand behind.
         self._judge.update_metric(self._inner, labels, y_pred, sample_weight)
 
     def result(self) -> Any:

@@ -1,5 +1,6 @@
 """Measures of quality: those that are known by name, Keras's own, and a user's."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,14 +31,15 @@ class _Known:
     make: MakeMetric
 
 
+def make_accuracy(count: int) -> keras.metrics.Metric:
+    """The share of examples that are named right."""
+    return keras.metrics.SparseCategoricalAccuracy("accuracy")
+
+
 _LOSS = Measure(name="loss", lower_is_better=True, is_share=False)
 _KNOWN: Mapping[str, _Known] = {
-    "accuracy": _Known(
-        Measure(name="accuracy"), (Classes,), lambda count: keras.metrics.SparseCategoricalAccuracy("accuracy")
-    ),
-    "pixel_accuracy": _Known(
-        Measure(name="pixel accuracy"), (Pixels,), lambda count: keras.metrics.SparseCategoricalAccuracy("accuracy")
-    ),
+    "accuracy": _Known(Measure(name="accuracy"), (Classes,), make_accuracy),
+    "pixel_accuracy": _Known(Measure(name="pixel accuracy"), (Pixels,), make_accuracy),
     "mean_iou": _Known(
         Measure(name="mean IoU"),
         (Pixels,),
@@ -102,12 +104,21 @@ def find_metric(asked: Any, head: Head | None, lower_is_better: bool | None) -> 
             metric = keras.metrics.get(asked)
         except (ValueError, TypeError) as error:
             raise SettingsError(f"There is no metric '{asked}'. {suggestion(asked, _KNOWN)}") from error
+    kind = type(metric).__name__ if isinstance(metric, keras.metrics.Metric) else str(asked)
+    if isinstance(head, Classes) and re.match(r"(top_?k_?)?categorical", kind, re.IGNORECASE):
+        raise SettingsError(
+            f"'{kind}' takes one-hot labels, and labels here are class numbers: choose the one whose name begins with "
+            "sparse, such as sparse_categorical_accuracy."
+        )
     return _describe(metric, lower_is_better), lambda count: _fresh(metric)
 
 
 def _describe(metric: Any, lower_is_better: bool | None) -> Measure:
     own_name = metric.name if isinstance(metric, keras.metrics.Metric) else getattr(metric, "__name__", "")
-    name = str(own_name or type(metric).__name__)
+    name, kind = str(own_name or type(metric).__name__), type(metric).__name__.lower()
+    # Keras numbers metrics that are made without a name.
+    unnumbered = re.sub(r"_\d+$", "", name)
+    name = unnumbered if unnumbered.replace("_", "") == kind else name
     kind = f"{name} {type(metric).__name__} {getattr(getattr(metric, '_fn', None), '__name__', '')}".lower()
     if lower_is_better is None:
         if not any(word in kind for word in (*_LOWER, *_HIGHER)):
@@ -125,7 +136,16 @@ def _fresh(metric: Any) -> keras.metrics.Metric:
     if isinstance(metric, type):
         return metric()
     if not isinstance(metric, keras.metrics.Metric):
-        return keras.metrics.MeanMetricWrapper(metric, name=getattr(metric, "__name__", "quality"))
+
+        def per_example(labels: Any, predicted: Any) -> Any:
+            value = keras.ops.convert_to_tensor(metric(labels, predicted))
+            if len(value.shape):
+                return value
+            # A number for a batch counts for each of its examples: a short last batch is no whole one.
+            count = keras.ops.shape(keras.tree.flatten(labels)[0])[0]
+            return value * keras.ops.ones((count,), value.dtype)
+
+        return keras.metrics.MeanMetricWrapper(per_example, name=getattr(metric, "__name__", "quality"))
     try:
         return type(metric).from_config(metric.get_config())
     except (TypeError, ValueError, NotImplementedError) as error:

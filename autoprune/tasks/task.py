@@ -1,6 +1,8 @@
 """What a model is for: its outputs, each with what it is for, and what the model's quality is measured by."""
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,8 +15,8 @@ from autoprune.errors import DataError, SettingsError, words_of
 from autoprune.models import keras_internals
 from autoprune.records.measure import ACCURACY, Measure
 from autoprune.settings.task import TaskSettings
-from autoprune.tasks.heads import Classes, Head, Labels, Loss, Pixels, Values, flatten
-from autoprune.tasks.metrics import MakeMetric, find_metric
+from autoprune.tasks.heads import Classes, Head, Labels, OwnLoss, Pixels, Values, flatten
+from autoprune.tasks.metrics import MakeMetric, find_metric, make_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +33,21 @@ class Task:
         make_metric: makes the metric; None is the loss.
         metric_output: the output that the metric looks at; None is the only one, or all.
         settings: what it was made of, to be made again elsewhere; None where it holds what settings cannot say.
+        metric_identity: what tells a metric of a user's own from others.
     """
 
     name: str = "classification"
     heads: tuple[Head, ...] = (Classes(),)
     measure: Measure = ACCURACY
-    make_metric: MakeMetric | None = field(default=lambda count: keras.metrics.SparseCategoricalAccuracy("accuracy"))
+    make_metric: MakeMetric | None = make_accuracy
     metric_output: str | None = None
     settings: TaskSettings | None = field(default_factory=TaskSettings)
+    metric_identity: str = ""
 
     @property
     def classifies(self) -> bool:
         """Whether each example has one class, and quality is the share of those that are named right."""
-        return self.names_classes and self.measure == ACCURACY
+        return self.names_classes and self.make_metric is make_accuracy
 
     @property
     def names_classes(self) -> bool:
@@ -55,7 +59,18 @@ class Task:
         return {
             "settings": None if self.settings is None else dataclasses.asdict(self.settings),
             "measure": dataclasses.asdict(self.measure),
-            "outputs": [{"name": head.name, "kind": head.kind, "shape": list(head.shape)} for head in self.heads],
+            "metric": self.metric_identity,
+            "outputs": [
+                {
+                    "name": head.name,
+                    "kind": head.kind,
+                    "shape": list(head.shape),
+                    "weight": head.weight,
+                    "loss": head.loss.identity if head.loss is not None else "",
+                    "ignored": getattr(head, "ignored", None),
+                }
+                for head in self.heads
+            ],
         }
 
     def read_labels(self, labels: Any) -> tuple["Task", np.ndarray]:
@@ -78,6 +93,8 @@ class Task:
         for head in self.heads:
             try:
                 parts.append(head.read_labels(labels[head.name]))
+                if type(head) is Classes and parts[-1].min(initial=0) < 0:
+                    raise DataError(f"class numbers begin at 0. Received: {parts[-1].min()}")
             except DataError as error:
                 raise DataError(f"Labels of output '{head.name}': {error}") from error
         counts = dict(zip(names, map(len, parts), strict=True))
@@ -124,35 +141,56 @@ class Task:
         Raises:
             SettingsError: the metric cannot be used.
         """
-        head = self.heads[0] if len(self.heads) == 1 else None
+        wanted = self.metric_output
+        head = self.heads[0] if len(self.heads) == 1 else next((h for h in self.heads if h.name == wanted), None)
         measure, make = find_metric(metric, head, lower_is_better)
         settings = None
         if self.settings is not None and (metric is None or isinstance(metric, str)):
             settings = replace(self.settings, metric=metric, lower_is_better=lower_is_better)
-        return replace(self, measure=measure, make_metric=make, settings=settings)
+        identity = "" if metric is None or isinstance(metric, str) else identify(metric)
+        return replace(self, measure=measure, make_metric=make, settings=settings, metric_identity=identity)
 
     def with_losses_of(self, model: Any) -> "Task":
-        """This task with the losses that a model is compiled with, where an output has none of its own.
+        """This task with the losses, and their weights, that a model is compiled with, where an output has no loss.
 
-        Cross-entropies are left out: they are those of the outputs' kinds already.
+        Those are left out that are the outputs' own kinds' already: plain cross-entropies, and of numbers the mean
+        square.
         """
         compiled = getattr(model, "loss", None) if getattr(model, "compiled", False) else None
         if compiled is None or self.names_classes:
             return self
-        names = keras_internals.output_names(model)
-        if isinstance(compiled, (list, tuple)):
-            by_name = dict(zip(names, compiled, strict=False))
-        else:
-            by_name = dict(compiled) if isinstance(compiled, Mapping) else dict.fromkeys(names, compiled)
+        losses = _by_output(compiled, model)
+        weights = _by_output((model.get_compile_config() or {}).get("loss_weights"), model)
         heads = []
         for head in self.heads:
-            given = by_name.get(head.name if len(self.heads) > 1 else names[0])
-            known = str(getattr(given, "name", None) or getattr(given, "__name__", given)).lower()
-            if head.loss is None and given is not None and "crossentropy" not in known:
-                head = replace(head, loss=as_loss(given))
-            heads.append(head)
-        changed = any(new is not old for new, old in zip(heads, self.heads, strict=True))
+            name = head.name if len(self.heads) > 1 else next(iter(losses), "")
+            given, plain = losses.get(name), _PLAIN | (_SQUARES if isinstance(head, Values) else frozenset())
+            told = getattr(given, "name", None) or getattr(given, "__name__", None) or str(given)
+            changes: dict[str, Any] = {}
+            if head.loss is None and given is not None and told.lower().replace("_", "") not in plain:
+                changes["loss"] = as_loss(given)
+            if len(self.heads) > 1 and weights.get(name) is not None:
+                changes["weight"] = float(weights[name])
+            heads.append(replace(head, **changes))
+        changed = any(new != old for new, old in zip(heads, self.heads, strict=True))
         return replace(self, heads=tuple(heads), settings=None) if changed else self
+
+
+_PLAIN = frozenset({"crossentropy", "binarycrossentropy", "categoricalcrossentropy", "sparsecategoricalcrossentropy"})
+_SQUARES = frozenset({"mse", "meansquarederror"})
+
+
+def _by_output(given: Any, model: Any) -> Mapping[str, Any]:
+    """What a model is compiled with, by the names of its outputs; it may be given by the keys of their mapping too."""
+    names = keras_internals.output_names(model)
+    if isinstance(given, (list, tuple)):
+        return dict(zip(names, given, strict=False))
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, given)
+    structure = keras_internals.output_structure(model)
+    keys = sorted(structure) if isinstance(structure, Mapping) else names
+    known = dict(zip(keys, names, strict=True)) if len(keys) == len(names) else {}
+    return {str(known.get(key) or key): one for key, one in given.items()}
 
 
 CLASSIFICATION = Task()
@@ -189,8 +227,8 @@ def make_task(settings: TaskSettings) -> Task:
     )
 
 
-def as_loss(given: Any) -> Loss:
-    """A function of labels and outputs that gives (n, ...) losses, of a loss as Keras takes it.
+def as_loss(given: Any) -> OwnLoss:
+    """A loss, of what Keras takes for one.
 
     Raises:
         SettingsError: Keras knows no such loss.
@@ -199,6 +237,17 @@ def as_loss(given: Any) -> Loss:
         loss = keras.losses.get(given)
     except (ValueError, TypeError) as error:
         raise SettingsError(f"There is no loss '{given}': {words_of(error, 200)}") from error
-    # A loss of Keras's would take the mean over examples.
-    function: Loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    return function
+    # Called as a whole, a loss of Keras's would take the mean over examples.
+    function = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    name = given if isinstance(given, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "loss")
+    return OwnLoss(str(name), function, str(given) if isinstance(given, str) else identify(loss))
+
+
+def identify(thing: Any) -> str:
+    """What tells a metric or a loss from others: its class and config, or the code of a function."""
+    if hasattr(thing, "get_config"):
+        config = {name: value for name, value in thing.get_config().items() if name != "name"}
+        return f"{type(thing).__module__}.{type(thing).__qualname__} {json.dumps(config, sort_keys=True, default=str)}"
+    code = getattr(thing, "__code__", None)
+    content = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()[:16] if code else ""
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__name__)} {content}"

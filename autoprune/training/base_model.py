@@ -14,7 +14,7 @@ from autoprune.evaluation.accuracy import accuracy, check_fit
 from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.building import build_model, is_ready
 from autoprune.models.files import load_model, save_model
-from autoprune.settings import FinetuneSettings, SearchSettings
+from autoprune.settings import FinetuneSettings, SearchSettings, TaskSettings
 from autoprune.settings.places import user_cache_folder
 from autoprune.training.course import OnProgress
 from autoprune.training.fit import train
@@ -104,6 +104,8 @@ def _cache_path(settings: SearchSettings, data: Dataset) -> Path:
     for name, unused in (("augmentation", "none"), *_OPTIONAL):
         if training[name] == unused:
             training.pop(name)
+    if data.task.settings != TaskSettings():
+        training["task"] = data.task.describe()
     key = cache_key(
         recipe=RECIPE,
         evaluation=evaluation,

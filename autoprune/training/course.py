@@ -191,8 +191,11 @@ class Course:
         if self.failure is not None:
             return
         accuracy = float(logs["val_accuracy"])
+        if math.isnan(accuracy):  # Of a measure that these weights have none of.
+            accuracy = -math.inf
         # The start was judged otherwise than epochs are, and may be rounded otherwise.
-        rivals = position.accuracies if position.start is None else [position.start - 1e-6, *position.accuracies]
+        start = position.start
+        rivals = position.accuracies if start is None else [start - 1e-6 * max(1, abs(start)), *position.accuracies]
         if accuracy >= max(rivals, default=-math.inf):
             self._best = self.network.get_weights()
             position.best_epoch = position.epoch + 1

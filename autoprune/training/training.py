@@ -8,11 +8,12 @@ import keras
 import numpy as np
 
 from autoprune.data import Dataset
-from autoprune.errors import ModelError, SettingsError
+from autoprune.errors import ModelError, SettingsError, words_of
 from autoprune.models.feature_distilling import FeatureDistillationLoss, WithFeatures, teachings
 from autoprune.settings import TrainingSettings
 from autoprune.tasks import Judge, add_teacher
 from autoprune.tasks.heads import Pixels
+from autoprune.tasks.judge import TaskLoss, run_joined
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder
 from autoprune.training.schedules import Cosine, fine_tuning_schedule
@@ -141,10 +142,25 @@ def check_recipe(model: Any, data: Dataset, settings: TrainingSettings) -> None:
                 f"training.distillation teaches task={data.task.name} too."
             )
         WithFeatures(model)
-    if settings.augmentation != "none" and any(isinstance(head, Pixels) for head in data.task.heads):
+    if any(head.loss is not None for head in data.task.heads):
+        few = data.train.head(2)
+        try:
+            TaskLoss(Judge(data.task, model)).call(
+                keras.ops.convert_to_tensor(few.labels), run_joined(model, few.images[:])
+            )
+        except SettingsError:
+            raise
+        except Exception as error:  # whatever a loss, or a backend below it, raises
+            names = ", ".join(head.loss.name for head in data.task.heads if head.loss is not None)
+            raise SettingsError(
+                f"The loss '{names}' cannot be taken of these labels and outputs: {words_of(error, 300)}. Choose "
+                "another (task.loss), or compile the model with another."
+            ) from error
+    lying = [head for head in data.task.heads if isinstance(head, Pixels) or len(head.shape) > 1]
+    if settings.augmentation != "none" and lying:
         raise SettingsError(
-            f"training.augmentation={settings.augmentation} changes images and leaves labels alone: masks would no "
-            "longer lie on them. Set training.augmentation=none."
+            f"training.augmentation={settings.augmentation} changes images and leaves labels alone: masks, and other "
+            "labels that lie on the image, would be left where they are. Set training.augmentation=none."
         )
 
 

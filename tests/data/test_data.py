@@ -209,10 +209,10 @@ LABELS = np.eye(4)[np.arange(20) % 4]
         (LABELS * (np.arange(20) != 3)[:, None], r"of which 1 rows hold none"),
         (np.where(LABELS == 1, np.nan, 0), "Of 16 labels 16 are not finite"),
         (np.where(np.arange(20) == 3, np.inf, 1.0), "Of 16 labels 1 are not finite"),
-        (np.zeros((20, 6, 6)), r"shape \(\d+, 6, 6\), such as masks have.*autoprune.apply_plan"),
+        (np.zeros((20, 6, 6)), r"shape \(\d+, 6, 6\), such as masks have.*task=segmentation"),
         (np.zeros((20, 36)), "rows hold none"),
         (np.array(["cat", "dog"] * 10), "np.unique"),
-        (np.linspace(0, 1, 20), "Received: fractions, such as .*autoprune.make_plan"),
+        (np.linspace(0, 1, 20), "Received: fractions, such as .*task=regression"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused_with_a_way_out(tmp_path, labels, message):

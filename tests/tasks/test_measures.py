@@ -1,5 +1,7 @@
 """Which measure a task has, how it is told, what is refused."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from autoprune.evaluation.scoring_pool import ScoringPool
 from autoprune.planning import Planner
 from autoprune.records.measure import Measure, compare_qualities, least_quality
 from autoprune.settings import SearchSettings, TaskSettings, TrainingSettings
-from autoprune.tasks import make_task
+from autoprune.tasks import Judge, make_task
 from autoprune.tasks.judge import run_joined
+from autoprune.tasks.task import as_loss
 from autoprune.training.training import check_recipe
 
 GENERATOR = np.random.default_rng(0)
@@ -199,10 +202,134 @@ def test_the_loss_of_a_compiled_model_is_that_of_its_training():
     ("task", "labels", "recipe", "message"),
     [
         ("regression", Y, {"feature_distillation": 1.0}, "is for classifiers"),
-        ("segmentation", np.zeros((200, 2, 2), int), {"augmentation": "shift"}, "masks would no longer lie on them"),
+        ("segmentation", np.zeros((200, 2, 2), int), {"augmentation": "shift"}, "masks, and other labels that lie on"),
     ],
 )
 def test_recipes_that_do_not_suit_the_task_are_refused(task, labels, recipe, message):
     data = from_arrays(X, labels, X, labels, task=task)
     with pytest.raises(SettingsError, match=message):
         check_recipe(network(2), data, TrainingSettings(**recipe))
+
+
+# ------------------------------------------------------------------ losses of one's own
+
+
+class Dice(keras.losses.Loss):
+    """As people write it: of labels in the shape of the outputs, float32."""
+
+    def call(self, y_true, y_pred):
+        axes = tuple(range(1, len(y_pred.shape)))
+        both = keras.ops.sum(y_true * y_pred, axis=axes)
+        return 1 - 2 * both / (keras.ops.sum(y_true, axis=axes) + keras.ops.sum(y_pred, axis=axes))
+
+
+def segmenting(classes):
+    inputs = keras.Input((4, 4, 2))
+    activation = "sigmoid" if classes == 1 else "softmax"
+    return keras.Model(inputs, keras.layers.Conv2D(classes, 1, activation=activation)(inputs))
+
+
+IMAGES = GENERATOR.normal(size=(40, 4, 4, 2)).astype("float32")
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("loss", [Dice(), keras.losses.Dice(), "sparse_categorical_crossentropy", "mse"])
+def test_a_loss_gets_labels_in_the_form_that_it_takes(classes, loss):
+    if classes == 1 and loss == "sparse_categorical_crossentropy":
+        loss = "binary_focal_crossentropy"
+    model, masks = segmenting(classes), GENERATOR.integers(0, max(classes, 2), (40, 4, 4))
+    data = from_arrays(IMAGES, masks, IMAGES, masks, task="segmentation")
+    head = dataclasses.replace(data.task.heads[0], loss=as_loss(loss))
+    data = data.for_task(dataclasses.replace(data.task, heads=(head,)))
+    check_recipe(model, data, TrainingSettings())
+    given = masks[..., None] if classes == 1 or "sparse" in str(loss) else np.eye(classes)[masks]
+    model.compile("sgd", loss)
+    expected = model.evaluate(IMAGES, given.astype("float32"), verbose=0, batch_size=40)
+    found = Judge(data.task, model).loss()(masks.astype("int32"), model(IMAGES))
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_pixels_that_do_not_count_are_left_out_of_a_loss_of_ones_own_too():
+    masks = np.where(GENERATOR.random((40, 4, 4)) < 0.3, 255, GENERATOR.integers(0, 3, (40, 4, 4)))
+    data = {
+        loss: from_arrays(IMAGES, masks, IMAGES, masks, task=TaskSettings("segmentation", loss=loss, ignored_class=255))
+        for loss in (None, "sparse_categorical_crossentropy", "dice")
+    }
+    model = segmenting(3)
+    found = [
+        float(Judge(one.task, model).loss()(one.test.labels.astype("int32"), model(IMAGES)))
+        for one in list(data.values())[:2]
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    with pytest.raises(SettingsError, match="a number for each pixel"):
+        check_recipe(model, data["dice"], TrainingSettings())
+
+
+def test_what_several_outputs_are_compiled_with_is_taken_by_key_or_name():
+    model = network(2, 2, names=("z", "a"))
+    keyed = keras.Model(model.input, {"first": model.output["z"], "second": model.output["a"]})
+    task = from_arrays(X, {"z": Y, "a": Y}, X, {"z": Y, "a": Y}, task={"z": "regression", "a": "regression"}).task
+    keyed.compile("sgd", {"first": "mae", "second": "mse"}, loss_weights={"first": 10.0, "second": 0.5})
+    by_name = {head.name: head for head in task.with_losses_of(keyed).heads}
+    assert (by_name["z"].loss.name, by_name["z"].weight) == ("mae", 10)
+    assert (by_name["a"].loss, by_name["a"].weight) == (None, 0.5)
+
+
+# ------------------------------------------------------------------ which metric it is
+
+
+def test_a_metric_that_is_called_accuracy_is_itself():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(20, activation="softmax")(inputs))
+    labels = GENERATOR.integers(0, 20, 200)
+    data = from_arrays(X, labels, X, labels)
+    top = data.for_task(data.task.with_metric(keras.metrics.SparseTopKCategoricalAccuracy(10, name="accuracy")))
+    best = np.argsort(-np.asarray(model(X)), axis=1)[:, :10]
+    assert accuracy(model, top.test) == pytest.approx((best == labels[:, None]).any(1).mean(), abs=1e-6)
+    assert accuracy(model, data.test) < accuracy(model, top.test)
+
+
+def test_metrics_have_their_names_however_often_they_are_made():
+    task = make_task(TaskSettings("multi_label"))
+    assert {task.with_metric(keras.metrics.Precision()).measure.name for _ in range(3)} == {"precision"}
+    told = [task.with_metric(keras.metrics.FBetaScore(average="macro", beta=beta)).describe() for beta in (0.1, 10.0)]
+    assert told[0] != told[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "outputs", "metric", "message"),
+    [
+        ("classification", GENERATOR.integers(0, 3, 200), 3, "categorical_accuracy", "begins with sparse"),
+        ("classification", GENERATOR.integers(0, 3, 200), 3, "mse", "cannot be taken of labels of shape"),
+        (
+            "multi_label",
+            GENERATOR.integers(0, 2, (200, 3)),
+            3,
+            keras.metrics.F1Score(threshold=0.5),
+            "must give one number",
+        ),
+    ],
+)
+def test_metrics_that_do_not_suit_are_refused(task, labels, outputs, metric, message):
+    data = from_arrays(X, labels, X, labels, task=task)
+    with pytest.raises(SettingsError, match=message):
+        accuracy(network(outputs), data.for_task(data.task.with_metric(metric)).test)
+
+
+def test_a_number_for_a_batch_counts_for_its_examples():
+    def error(labels, predicted):
+        return keras.ops.mean(keras.ops.abs(labels - predicted))
+
+    model, data = network(2), numbers()
+    ours = data.for_task(data.task.with_metric(error))
+    assert accuracy(model, ours.test, 16) == pytest.approx(accuracy(model, data.test, 16), rel=1e-5)
+
+
+def test_classes_of_several_outputs_are_looked_at_in_every_split():
+    labels = {"a": GENERATOR.integers(0, 3, 200), "b": Y}
+    task = {"a": "classification", "b": "regression"}
+    more = {**labels, "a": labels["a"] + 4}
+    with pytest.raises(DataError, match="go up to 6, but Output 'a' .* tells 3 classes apart"):
+        check_fit(network(3, 2, names=("a", "b")), from_arrays(X, labels, X, more, task=task))
+    with pytest.raises(DataError, match="Labels of output 'a': class numbers begin at 0. Received: -1"):
+        from_arrays(X, {**labels, "a": labels["a"] - 1}, X, labels, task=task)

@@ -9,6 +9,7 @@ from autoprune import find_groups
 from autoprune.comparison.controls import ScratchTrainer
 from autoprune.data import Dataset, load_data
 from autoprune.errors import ModelError, SettingsError
+from autoprune.evaluation.accuracy import accuracy
 from autoprune.models.feature_distilling import (
     similarity_loss,
     teachings,
@@ -235,3 +236,11 @@ def test_a_search_is_refused_before_it_begins(few, tmp_path):
     ):
         pass
     assert not (tmp_path / "evaluations.sqlite").exists()
+
+
+def test_epochs_are_judged_by_the_classes_alone(few):
+    """Features stand behind the outputs: no class is one of them."""
+    model = featured()
+    teacher = teachings(featured(12, seed=1), few.train.images)
+    record = train(model, few, FEATURES, epochs=3, learning_rate=3e-3, seed=0, teacher=teacher)
+    assert max(record.accuracies) == pytest.approx(accuracy(model, few.reward), abs=1e-6)
