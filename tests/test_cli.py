@@ -74,7 +74,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_the_way_to_get_it():
 def test_the_package_itself_lists_its_commands(tmp_path):
     listed = run_python("-m", "autoprune", cwd=tmp_path)
     assert listed.returncode == 0
-    assert sorted(re.findall(r"^  python -m autoprune\.(\w+) +\S", listed.stdout, re.MULTILINE)) == COMMANDS
+    assert sorted(re.findall(r"^  (\w+) +\S", listed.stdout, re.MULTILINE)) == COMMANDS
     wrong = run_python("-m", "autoprune", "serch", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "There is no command 'serch'. Did you mean search?" in wrong.stderr
