@@ -93,7 +93,7 @@ def test_frameworks_are_imported_only_where_it_is_the_job():
 
 
 def test_children_are_started_in_one_place():
-    """Everything else goes by `autoprune.workers.ChildProcess`, and no child is a fork; a GPU's driver is only asked."""
+    """All else goes by `autoprune.workers.ChildProcess`, and no child is a fork; a GPU's driver is only asked."""
     starters = {"subprocess", "multiprocessing"}
     users = {str(p.relative_to(ROOT)) for p in SOURCES if {n.split(".")[0] for n in imports_of(p)} & starters}
     assert users == {f"autoprune/workers/{name}.py" for name in ("child", "process", "resources")}

@@ -19,7 +19,8 @@ from autoprune.evaluation.accuracy import batches
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.tasks import Judge, add_teacher
-from autoprune.tasks.judge import TaskLoss, join
+from autoprune.tasks.joining import join
+from autoprune.tasks.judge import TaskLoss
 
 
 class ShortTuning:

@@ -23,7 +23,7 @@ from autoprune.layers import kind_of, open_widths
 from autoprune.models import keras_internals
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.records import Branch, ChannelGroup, Member
-from autoprune.tasks.judge import join, run_joined
+from autoprune.tasks.joining import join, run_joined
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,6 @@ What a model *tells* of an example is what its output means, whatever activation
 for classes, log-odds for labels, the numbers themselves. Teachers tell it, students are compared by it.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,26 +12,9 @@ import numpy as np
 
 from autoprune.errors import DataError, SettingsError
 from autoprune.models.distilling import class_log_probabilities, hard_loss
+from autoprune.tasks.joining import flatten
 from autoprune.tasks.labels import as_labels
-
-
-@dataclass(frozen=True)
-class OwnLoss:
-    """A loss that a user has named or brought.
-
-    Attributes:
-        name: as Keras or the user calls it.
-        function: gives (n, ...) losses, or their mean, of labels and outputs.
-        identity: what tells it from others, such as its config.
-    """
-
-    name: str
-    function: Callable[[Any, Any], Any]
-    identity: str
-
-    def __call__(self, labels: Any, outputs: Any) -> Any:
-        """The losses, or their mean."""
-        return self.function(labels, outputs)
+from autoprune.tasks.own_losses import OwnLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +93,6 @@ class Head:
     def divergence(self, dense: np.ndarray, told: np.ndarray) -> np.ndarray:
         """(n,) how far from the dense model's what a model tells is, 0 or more: float64 arrays."""
         raise NotImplementedError
-
-
-def flatten(array: Any) -> Any:
-    """(n, k) of (n, ...), arrays and tensors."""
-    reshape = np.reshape if isinstance(array, np.ndarray) else keras.ops.reshape
-    count = array.shape[0] if isinstance(array, np.ndarray) else -1
-    return reshape(array, (count, math.prod(array.shape[1:]) if None not in array.shape[1:] else -1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,39 +15,9 @@ import numpy as np
 from autoprune.errors import DataError
 from autoprune.models import keras_internals
 from autoprune.models.head import gives_logits, loss_for
-from autoprune.tasks.heads import Classes, Head, Pixels, flatten
+from autoprune.tasks.heads import Classes, Head, Pixels
+from autoprune.tasks.joining import JoinedOutputs, flatten, run_joined
 from autoprune.tasks.task import Task
-
-
-class JoinedOutputs(keras.Model):
-    """A model of several outputs that gives them in one tensor, to be trained in its place.
-
-    It holds the very layers and variables of the model, in the same order.
-
-    Args:
-        model: with a graph.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(name="joined_outputs", dtype="float32")
-        self._inner = model
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """(n, k) float32."""
-        return join(self._inner(inputs, training=training))
-
-
-def join(outputs: Any) -> Any:
-    """The only output, or several in one float32 tensor (n, k)."""
-    parts = keras.tree.flatten(outputs)
-    if len(parts) == 1:
-        return parts[0]
-    return keras.ops.concatenate([flatten(keras.ops.cast(part, "float32")) for part in parts], axis=-1)
-
-
-def run_joined(model: Any, images: Any, training: bool = False) -> Any:
-    """Joined outputs of a model that is run eagerly."""
-    return join(keras_internals.run_on(model, images, training=training))
 
 
 class Judge:

@@ -1,8 +1,6 @@
 """What a model is for: its outputs, each with what it is for, and what the model's quality is measured by."""
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,12 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.errors import DataError, SettingsError, words_of
+from autoprune.errors import DataError
 from autoprune.models import keras_internals
 from autoprune.records.measure import ACCURACY, Measure
 from autoprune.settings.task import TaskSettings
-from autoprune.tasks.heads import Classes, Head, Labels, OwnLoss, Pixels, Values, flatten
+from autoprune.tasks.heads import Classes, Head, Labels, Pixels, Values
+from autoprune.tasks.joining import flatten
 from autoprune.tasks.metrics import MakeMetric, find_metric, make_accuracy
+from autoprune.tasks.own_losses import as_loss, identify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,29 +225,3 @@ def make_task(settings: TaskSettings) -> Task:
         metric_output=settings.metric_output,
         settings=settings,
     )
-
-
-def as_loss(given: Any) -> OwnLoss:
-    """A loss, of what Keras takes for one.
-
-    Raises:
-        SettingsError: Keras knows no such loss.
-    """
-    try:
-        loss = keras.losses.get(given)
-    except (ValueError, TypeError) as error:
-        raise SettingsError(f"There is no loss '{given}': {words_of(error, 200)}") from error
-    # Called as a whole, a loss of Keras's would take the mean over examples.
-    function = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    name = given if isinstance(given, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "loss")
-    return OwnLoss(str(name), function, str(given) if isinstance(given, str) else identify(loss))
-
-
-def identify(thing: Any) -> str:
-    """What tells a metric or a loss from others: its class and config, or the code of a function."""
-    if hasattr(thing, "get_config"):
-        config = {name: value for name, value in thing.get_config().items() if name != "name"}
-        return f"{type(thing).__module__}.{type(thing).__qualname__} {json.dumps(config, sort_keys=True, default=str)}"
-    code = getattr(thing, "__code__", None)
-    content = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()[:16] if code else ""
-    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__name__)} {content}"

@@ -13,7 +13,8 @@ from autoprune.models.feature_distilling import FeatureDistillationLoss, WithFea
 from autoprune.settings import TrainingSettings
 from autoprune.tasks import Judge, add_teacher
 from autoprune.tasks.heads import Pixels
-from autoprune.tasks.judge import TaskLoss, run_joined
+from autoprune.tasks.joining import run_joined
+from autoprune.tasks.judge import TaskLoss
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder
 from autoprune.training.schedules import Cosine, fine_tuning_schedule

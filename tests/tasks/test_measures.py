@@ -14,8 +14,8 @@ from autoprune.planning import Planner
 from autoprune.records.measure import Measure, compare_qualities, least_quality
 from autoprune.settings import SearchSettings, TaskSettings, TrainingSettings
 from autoprune.tasks import Judge, make_task
-from autoprune.tasks.judge import run_joined
-from autoprune.tasks.task import as_loss
+from autoprune.tasks.joining import run_joined
+from autoprune.tasks.own_losses import as_loss
 from autoprune.training.training import check_recipe
 
 GENERATOR = np.random.default_rng(0)

@@ -157,7 +157,7 @@ def test_fine_tuning_that_only_makes_it_worse_keeps_the_start_and_says_so(search
     saved, begun = load_model(tmp_path / "out/finetuned.keras"), load_model(search.dense)
     for ours, theirs in zip(saved.trainable_variables, begun.trainable_variables, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    said = f"Training only made it worse on the reward split ({done.before:.2%} before"
+    said = f"Training only made it worse on the reward split (accuracy {done.before:.2%} before"
     assert said in messages()
     assert said in (tmp_path / "out/report.html").read_text()
     curves = json.loads((tmp_path / "out/curves.json").read_text())

@@ -167,8 +167,11 @@ def _check(database: sqlite3.Connection) -> None:
     Raises:
         sqlite3.DatabaseError: it is not a cost cache of this version, or not a database.
     """
-    marks = tuple(_pragma(database, name) for name in ("application_id", "user_version"))
-    empty = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    try:
+        marks = tuple(_pragma(database, name) for name in ("application_id", "user_version"))
+        empty = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    except UnicodeDecodeError as error:  # Of what SQLite says of a damaged schema, which it quotes.
+        raise _ForeignFileError(f"its schema is damaged: {error}") from error
     if marks != (_APPLICATION_ID, SCHEMA_VERSION) and not (empty and marks == (0, 0)):
         raise _ForeignFileError("it is not a cost cache of this version")
 

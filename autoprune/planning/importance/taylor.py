@@ -22,7 +22,7 @@ from autoprune.planning.importance.context import IMPORTANCES, Criterion, Import
 from autoprune.planning.importance.weights import l1
 from autoprune.records import Member
 from autoprune.tasks import Judge
-from autoprune.tasks.judge import join
+from autoprune.tasks.joining import join
 
 logger = logging.getLogger(__name__)
 
