@@ -171,9 +171,9 @@ def _evaluations(runs: dict[str, SearchRun]) -> tuple[list[Part], dict[str, Any]
     budget = next(iter(runs.values())).budget
     # The dense model, and what each run has saved.
     places = {course.name: number for number, course in enumerate(courses)}
-    finished = next(iter(runs.values())).finished_points({})[:1]
+    finished = next(iter(runs.values())).list_finished({})[:1]
     for name, run in runs.items():
-        saved = [point for point in run.finished_points({}) if run.kept is not None and point.name == run.kept.name]
+        saved = [point for point in run.list_finished({}) if run.kept is not None and point.name == run.kept.name]
         finished += [replace(point, name=name, series=places.get(f"{name}: {point.name}")) for point in saved]
     return explore(courses, sizes, branches, finished, budget, next(iter(runs.values())).measure)
 

@@ -109,7 +109,7 @@ def explore(
                 explorable=True,
             )
         )
-    counts = [f"{len(course.scored):,}" + _failed(course) for course in courses]
+    counts = [f"{len(course.scored):,}" + _count_failures(course) for course in courses]
     explorer = Explorer(series=series, counts=counts, charts=charts)
     caption = (
         "A point is one plan, scored on the reward split without fine-tuning; the line joins those that no other "
@@ -129,7 +129,7 @@ def _cost(evaluation: Evaluation, kind: str) -> float:
     return cost.latency if kind == "latency" else float(cost.memory.total or math.nan)
 
 
-def _failed(course: Course) -> str:
+def _count_failures(course: Course) -> str:
     failed = len(course.evaluations) - len(course.scored)
     return f", {failed:,} failed" if failed else ""
 

@@ -65,7 +65,7 @@ def add_steps(
 
     Args:
         plot: the figure.
-        number: of the series.
+        number: which series it is, for colour and marker.
         points: x and y.
         band: x, lower end and upper end.
     """
@@ -112,7 +112,7 @@ def curves(
     Args:
         named: points and band by name, as `add_steps`.
         x: name of the axis.
-        y: likewise.
+        y: what the other axis measures.
         first: number of the first series.
     """
     plot = new_figure(x, y)

@@ -47,9 +47,9 @@ class Saved:
         """What a JSON file holds; None if there is none or it cannot be read, which is noted.
 
         Args:
-            name: of the file.
+            name: the file's name in the run folder.
             what: the page lacks without it.
-            kind: of what it should hold.
+            kind: what it should hold, for messages.
         """
         try:
             data = read_json(self.path / name)

@@ -118,7 +118,7 @@ class SearchRun:
         limits = what_is_limited(self.metrics["budget"])
         return headline(self.rows, kept.name, self.searcher, same_plan=same, limits=limits)
 
-    def finished_points(self, places: Mapping[str, int]) -> list[FinishedPoint]:
+    def list_finished(self, places: Mapping[str, int]) -> list[FinishedPoint]:
         """The finished models, each with the number of its searcher's series."""
         return [
             FinishedPoint(
@@ -140,7 +140,7 @@ class SearchRun:
         courses = [Course(name=name, evaluations=self.courses[name], dense=self.dense) for name in names]
         sizes, branches = dimensions_of([self])
         places = {name: number for number, name in enumerate(names)}
-        return explore(courses, sizes, branches, self.finished_points(places), self.budget, self.measure)
+        return explore(courses, sizes, branches, self.list_finished(places), self.budget, self.measure)
 
 
 def dimensions_of(runs: Sequence[SearchRun]) -> tuple[dict[str, int], list[str]]:
