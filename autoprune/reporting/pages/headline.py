@@ -41,7 +41,6 @@ def headline(rows: Sequence[ResultRow], kept: str, searcher: str, *, same_plan: 
         ending = "the search came to the plan that is set by hand"
     elif is_hand_set(kept):
         found = of.get(searcher)
-        found = of.get(searcher)
         own = f"found none{within}" if found is None else f"found one that {_loss(dense, found)}"
         ending = f"the plan is set by hand, the best on the reward split, and {searcher} {own}"
     else:
@@ -77,7 +76,8 @@ def quality_words(row: ResultRow, dense: ResultRow) -> str:
     """How accurate a network is beside the dense one."""
     measure = row.measure
     if not measure.is_share:
-        return f"with a {measure.name} of {_beside_dense(row, dense)}"
+        here, there = measure.tell(row.test_accuracy), measure.tell(dense.test_accuracy)
+        return f"with a {measure.name} of {here}, where the dense network has {there}"
     points = 100 * (row.test_accuracy - dense.test_accuracy)
     if abs(points) < _POINTS:
         return "as accurate as the dense network"
@@ -91,10 +91,6 @@ def _loss(dense: ResultRow, row: ResultRow) -> str:
     if abs(points) < _POINTS:
         return "loses nothing"
     return f"{'loses' if points > 0 else 'gains'} {abs(points):.1f} points"
-
-
-def _beside_dense(row: ResultRow, dense: ResultRow) -> str:
-    return f"{row.measure.tell(row.test_accuracy)}, where the dense network has {row.measure.tell(dense.test_accuracy)}"
 
 
 def _beside(best: CostReport, held: CostReport, dense: CostReport, limits: str) -> str:
