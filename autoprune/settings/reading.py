@@ -1,6 +1,7 @@
 """The one function that makes settings from Hydra's config."""
 
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +13,7 @@ from autoprune.registry import suggestion
 from autoprune.settings.options import part_type
 
 S = TypeVar("S")
+_structured = cache(OmegaConf.structured)  # Merging copies it; making it takes as long as all the rest.
 
 
 def from_config(config: DictConfig, schema: type[S]) -> S:
@@ -44,7 +46,7 @@ def _build(schema: type[Any], data: dict[str, Any], prefix: str) -> Any:
                 f"'{prefix}{key}' has parts: give one or more of {options}. Received: {prefix}{key}={value}"
             )
     try:
-        typed: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), plain))
+        typed: Any = OmegaConf.to_container(OmegaConf.merge(_structured(schema), plain))
     except ConfigKeyError as error:
         raise SettingsError(str(error).splitlines()[0]) from error
     except OmegaConfBaseException as error:
