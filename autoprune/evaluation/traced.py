@@ -21,9 +21,9 @@ from autoprune.evaluation.optional_branches import OptionalBranches
 from autoprune.evaluation.recovery import collecting, layers_to_recalibrate
 from autoprune.layers import kind_of, open_widths
 from autoprune.models import keras_internals
+from autoprune.models.outputs import join, run_joined
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.records import Branch, ChannelGroup, Member
-from autoprune.tasks.joining import join, run_joined
 
 logger = logging.getLogger(__name__)
 

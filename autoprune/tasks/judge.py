@@ -14,9 +14,8 @@ import numpy as np
 
 from autoprune.errors import DataError
 from autoprune.models import keras_internals
-from autoprune.models.head import gives_logits, loss_for
+from autoprune.models.outputs import JoinedOutputs, flatten, gives_logits, loss_for, run_joined
 from autoprune.tasks.heads import Classes, Head, Pixels
-from autoprune.tasks.joining import JoinedOutputs, flatten, run_joined
 from autoprune.tasks.task import Task
 
 

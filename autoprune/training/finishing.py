@@ -12,8 +12,8 @@ from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.records.measure import Measure

@@ -34,8 +34,8 @@ from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import read_signals
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.models.feature_distilling import similarity_loss, teachings
 from autoprune.planning import Candidate, Planner
 from autoprune.records import CostReport, Evaluation, Plan, Target

@@ -26,8 +26,8 @@ from scipy.stats import spearmanr
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.data import Dataset, Split, load_data
 from autoprune.evaluation.accuracy import read_signals
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.planning import Planner
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon

@@ -11,8 +11,8 @@ from keras import layers
 from autoprune.data import Split
 from autoprune.errors import PlanError
 from autoprune.evaluation.evaluator import plan_key
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.evaluation.traced import TracedNetwork
 from autoprune.models import zoo
 from autoprune.surgery import Surgeon

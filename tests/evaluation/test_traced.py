@@ -9,8 +9,8 @@ import pytest
 from keras import layers
 
 from autoprune.data import Split
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.planning import Planner

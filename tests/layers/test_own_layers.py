@@ -11,7 +11,7 @@ import autoprune
 from autoprune.cost.flops import count_flops, flops_per_layer
 from autoprune.cost.layers import layer_dependences
 from autoprune.errors import ModelError
-from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.scoring import Passes
 from autoprune.layers import kind as kinds
 from autoprune.layers import kind_of
 from autoprune.surgery import Surgeon

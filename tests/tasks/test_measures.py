@@ -10,11 +10,11 @@ from autoprune.data import from_arrays, from_batches
 from autoprune.errors import DataError, SettingsError, WorkerError
 from autoprune.evaluation.accuracy import accuracy, check_fit, read_signals
 from autoprune.evaluation.scoring_pool import ScoringPool
+from autoprune.models.outputs import run_joined
 from autoprune.planning import Planner
 from autoprune.records.measure import Measure, compare_qualities, least_quality
 from autoprune.settings import SearchSettings, TaskSettings, TrainingSettings
 from autoprune.tasks import Judge, make_task
-from autoprune.tasks.joining import run_joined
 from autoprune.tasks.own_losses import as_loss
 from autoprune.training.training import check_recipe
 

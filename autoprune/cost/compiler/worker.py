@@ -12,8 +12,7 @@ import jax
 import keras
 
 from autoprune.cost.compiler import hlo, topology
-from autoprune.cost.compiler.compiler_errors import describe_error, encode_error
-from autoprune.cost.compiler.failing_layer import find_failing_layer
+from autoprune.cost.compiler.compiler_errors import describe_error, encode_error, find_failing_layer
 from autoprune.cost.compiler.programs import Program, forward_pass, hlo_program, inference_program
 from autoprune.cost.compiler.training_program import training_step_program
 from autoprune.errors import ModelError, RouteError

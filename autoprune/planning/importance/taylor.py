@@ -15,6 +15,7 @@ import numpy as np
 
 from autoprune.errors import DataError, PlanError
 from autoprune.models import keras_internals
+from autoprune.models.outputs import join
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning.calibration import CalibrationData
 from autoprune.planning.importance.combining import MemberScores
@@ -22,7 +23,6 @@ from autoprune.planning.importance.context import IMPORTANCES, Criterion, Import
 from autoprune.planning.importance.weights import l1
 from autoprune.records import Member
 from autoprune.tasks import Judge
-from autoprune.tasks.joining import join
 
 logger = logging.getLogger(__name__)
 
