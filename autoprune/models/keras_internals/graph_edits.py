@@ -55,7 +55,7 @@ class Wiring:
     def __init__(self, model: Any) -> None:
         graphs = list(graphs_by_path(model).values())
         self._tables = [(graph, {name: vars(graph).get(name) for name in _TABLES}) for graph in graphs]
-        self._layers = [(graph, list(graph._layers), set(_find_tracker(graph))) for graph in graphs]
+        self._layers = [(graph, list(graph._layers), set(graph._tracker.stored_ids["layers"])) for graph in graphs]
         self._arguments = [(node, node.arguments) for graph in graphs for node in nodes_of(graph)]
         self._readers = [(node.operation, list(node.operation._outbound_nodes)) for node, _ in self._arguments]
 
@@ -76,8 +76,8 @@ class Wiring:
             vars(graph).update(tables)
         for graph, layers, tracked in self._layers:
             graph._layers[:] = layers
-            _find_tracker(graph).clear()
-            _find_tracker(graph).update(tracked)
+            graph._tracker.stored_ids["layers"].clear()
+            graph._tracker.stored_ids["layers"].update(tracked)
         for node, arguments in self._arguments:
             node.arguments = arguments
         for operation, readers in self._readers:
@@ -141,11 +141,6 @@ def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Nod
         if id(operation) not in remaining:
             graph._tracker.untrack(operation)
     return changed, entering
-
-
-def _find_tracker(graph: Any) -> set[int]:
-    """The `id` of the layers that Keras tracks for a graph."""
-    return graph._tracker.stored_ids["layers"]
 
 
 class StaticShapes:
