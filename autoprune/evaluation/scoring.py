@@ -69,7 +69,20 @@ class Scorer:
             ScoringError: memory runs out.
         """
         try:
-            return self._score(plan, draw, look)
+            if draw not in self._recoveries:
+                self._recoveries[draw] = self._prepare_recovery(draw)
+            recovery = self._recoveries[draw]
+            self._dense = dense = self._dense or self._look_at_dense(recovery)
+            with self._prune(plan, recovery):
+                look()
+                batch_size, pruned = self._settings.batch_size, plan.pruned
+                compiled = dense.passes.network_for(pruned)
+                tune, collect = (None, None) if compiled is None else (compiled.tune, compiled.collect)
+                # The dense model has nothing to recover from: a few steps would only unsettle it.
+                if recovery.tuning is not None and pruned:
+                    recovery.tuning(self._model, tune)
+                recalibrate(self._model, recovery.recalibrating, batch_size, collect)
+                return read_signals(self._model, self._reward, dense.told, batch_size, compiled)
         except Exception as error:
             if not (isinstance(error, MemoryError) or any(sign in f"{type(error)} {error}" for sign in _OUT_OF_MEMORY)):
                 raise
@@ -77,22 +90,6 @@ class Scorer:
                 f"Memory ran out while the plan was scored: {words_of(error, 200)}. Look at fewer images at a time "
                 f"(evaluation.batch_size is {self._settings.batch_size}), or score fewer plans side by side (workers)."
             ) from error
-
-    def _score(self, plan: Plan, draw: int, look: Callable[[], None]) -> Signals:
-        if draw not in self._recoveries:
-            self._recoveries[draw] = self._prepare_recovery(draw)
-        recovery = self._recoveries[draw]
-        self._dense = dense = self._dense or self._look_at_dense(recovery)
-        with self._prune(plan, recovery):
-            look()
-            batch_size, pruned = self._settings.batch_size, plan.pruned
-            compiled = dense.passes.compiled(pruned)
-            tune, collect = (None, None) if compiled is None else (compiled.tune, compiled.collect)
-            # The dense model has nothing to recover from: a few steps would only unsettle it.
-            if recovery.tuning is not None and pruned:
-                recovery.tuning(self._model, tune)
-            recalibrate(self._model, recovery.recalibrating, batch_size, collect)
-            return read_signals(self._model, self._reward, dense.told, batch_size, compiled)
 
     def _prepare_recovery(self, draw: int) -> "_Recovery":
         """Images to recover with, and what the dense model, which the model is between plans, says of them."""
@@ -179,7 +176,7 @@ class Passes:
             traced = TracedNetwork(model, groups, loss)
             self._traced = traced if self._agrees(traced, "plans are") else None
 
-    def compiled(self, pruned: set[str]) -> "TracedNetwork | None":
+    def network_for(self, pruned: set[str]) -> "TracedNetwork | None":
         """A `TracedNetwork`, or none.
 
         Args:

@@ -114,7 +114,7 @@ class Bench:
         self._pruned = {
             name for plan in self._plans for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]
         }
-        self._compiled = self._passes.compiled(self._pruned)
+        self._compiled = self._passes.network_for(self._pruned)
 
     def tuned(self, images: int, size: int, draws: int) -> dict[str, Any]:
         """Signal, noise and agreement of the scores over draws of the images, and seconds of one tuning."""

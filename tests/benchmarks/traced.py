@@ -94,7 +94,7 @@ class Bench:
         few = self.tuning.first(8)
         loss = self.tuning.loss_for(self.model)
         passes = Passes(self.model, self.planner.all_groups, *few, loss, branches=branches)
-        compiled = passes.compiled(set())
+        compiled = passes.network_for(set())
         if compiled is None:
             raise RuntimeError("These passes cannot be compiled.")
         return compiled, time.perf_counter() - start

@@ -55,7 +55,7 @@ def eagerly(model, images, tuning):
 
 
 def compiled(model, images, tuning, passes):
-    traced = passes.compiled({"all"})
+    traced = passes.network_for({"all"})
     assert traced is not None
     outputs = np.asarray(traced(images))
     tuning(model, traced.tune)

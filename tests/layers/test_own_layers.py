@@ -228,7 +228,7 @@ def test_one_trace_serves_all_its_widths():
     model = network()
     images, surgeon = images_for(model), Surgeon(model)
     passes = Passes(model, surgeon.groups, images)
-    traced = passes.compiled({"all"})
+    traced = passes.network_for({"all"})
     assert traced is not None
     snapshot = surgeon.snapshot()
     for ratio in (0.5, 0.75):

@@ -96,7 +96,7 @@ def test_a_function_of_ones_own_may_look_at_all_outputs():
     expected = np.abs(parts[1]["a"] - np.asarray(outputs["a"])).mean() + 1 / 3
     assert -accuracy(model, data.test, 16) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(WorkerError, match=r"not known to other processes.*workers=1"):
-        ScoringPool(2, model, Planner(model), data, SearchSettings(workers=2))._make_process()
+        ScoringPool(2, model, Planner(model), data, SearchSettings(workers=2))._make_worker()
 
 
 def test_scores_of_numbers_lie_between_none_and_one():
