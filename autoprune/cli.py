@@ -107,7 +107,11 @@ def run_command(command: str) -> int:
         if {"--help", "-h"} & set(arguments):
             sys.stdout.write(describe_command(command, ABOUT[command], sys.argv[1:]))
         elif any(argument.split("=")[0] in _TELLING for argument in arguments):
-            _tell(command)
+            # Hydra answers what needs the config alone: what it would run is never called, but named after the command.
+            def task(config: DictConfig) -> None: ...
+
+            task.__module__ = f"autoprune.{command}"
+            hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name=command)(task)()
         else:
             importlib.import_module("autoprune.quiet")
             # By its own name, not as `__main__`: a launcher's processes have to import it.
@@ -115,16 +119,6 @@ def run_command(command: str) -> int:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is said and makes the exit code
         return tell_error(error, None)
     return 0
-
-
-def _tell(command: str) -> None:
-    """Let Hydra answer what needs the config alone."""
-
-    def task(config: DictConfig) -> None:
-        """Never called."""
-
-    task.__module__ = f"autoprune.{command}"  # Hydra names what it runs after it.
-    hydra.main(version_base="1.3", config_path="pkg://autoprune.conf", config_name=command)(task)()
 
 
 def exit_on_error(function: Callable[P, R]) -> Callable[P, R | float]:

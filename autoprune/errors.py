@@ -5,6 +5,8 @@ A message says what was expected, what came, and what to do next. The commands p
 """
 
 import re
+from concurrent.futures import Future
+from typing import Any
 
 _ESCAPE_CODES = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
@@ -17,6 +19,13 @@ def words_of(error: BaseException, limit: int = 600) -> str:
 def without_escape_codes(text: str) -> str:
     """The text without the codes that make a terminal show parts of it bold: Keras puts them into its errors."""
     return _ESCAPE_CODES.sub("", text)
+
+
+def future_of(error: BaseException) -> Future[Any]:
+    """A future that has failed with this error: what is refused at once is answered as what fails later."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
 
 
 class AutopruneError(Exception):

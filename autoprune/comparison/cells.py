@@ -50,6 +50,11 @@ def cells_of(settings: CompareSettings) -> Iterator[Cell]:
                     yield Cell(searcher=searcher, budget=budget, seed=None, seeds=tuple(settings.seeds))
 
 
+def cell_names(settings: CompareSettings, searcher: str, budget: str) -> list[str]:
+    """Names of the cells of one searcher at one budget, one for each seed that it searches with."""
+    return [cell.name for cell in cells_of(settings) if (cell.searcher, cell.budget) == (searcher, budget)]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Run:
     """What a cell's search came to.

@@ -169,6 +169,12 @@ class Summary:
     curves: dict[str, dict[str, Curves]]
     measure: Measure = ACCURACY
 
+    @property
+    def widest_differences(self) -> list[Difference]:
+        """Those over all budgets of a kind, or over the only one."""
+        several = {item.kind for item in self.differences if item.budget == ALL}
+        return [item for item in self.differences if item.budget == ALL or item.kind not in several]
+
     def to_json(self) -> dict[str, Any]:
         """The conclusions as plain data, without what the record has anyway."""
         plain = {

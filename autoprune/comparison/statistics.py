@@ -112,15 +112,15 @@ def mean_curve(curves: Sequence[Sequence[float | None]]) -> list[tuple[int, floa
     Returns:
         Pairs of evaluations, from 1, and the mean.
     """
-    return [(number, sum(values) / len(values)) for number, values in _reached(curves)]
+    return [(number, sum(values) / len(values)) for number, values in _gather_values(curves)]
 
 
 def spread_curve(curves: Sequence[Sequence[float | None]]) -> list[tuple[int, float, float]]:
     """The least and the largest of the same, by evaluations."""
-    return [(number, min(values), max(values)) for number, values in _reached(curves)]
+    return [(number, min(values), max(values)) for number, values in _gather_values(curves)]
 
 
-def _reached(curves: Sequence[Sequence[float | None]]) -> Iterator[tuple[int, list[float]]]:
+def _gather_values(curves: Sequence[Sequence[float | None]]) -> Iterator[tuple[int, list[float]]]:
     """What all curves have reached after so many evaluations, from where all of them have a value."""
     if not curves or not all(curves):
         return

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from autoprune.comparison import statistics
-from autoprune.comparison.cells import cells_of
+from autoprune.comparison.cells import cell_names, cells_of
 from autoprune.comparison.conclusions import (
     ALL,
     DENSE,
@@ -101,42 +101,37 @@ def _spans(settings: CompareSettings) -> Iterator[tuple[str, str, list[str]]]:
 def _rows(
     settings: CompareSettings, record: Record, outcomes: Sequence[SearchOutcome], dense: PlanResult
 ) -> Iterator[Row]:
-    used = {cell.name: len(record.runs[cell.name].keys) for cell in cells_of(settings)}
     for budget in settings.budgets:
         for searcher in settings.searchers:
             plans = _of(outcomes, searcher, [budget])
-            if plans:
-                names = [cell.name for cell in cells_of(settings) if (cell.searcher, cell.budget) == (searcher, budget)]
-                yield _row(plans, dense, _mean([used[name] for name in names]))
-
-
-def _row(plans: Sequence[SearchOutcome], dense: PlanResult, evaluations: float) -> Row:
-    tested, matches = [plan.tested for plan in plans], [plan.uniform for plan in plans if plan.uniform is not None]
-    excesses = [plan.excess for plan in plans if plan.excess is not None]
-    memories = [done.memory for done in tested if done.memory is not None]
-    hand_set = is_hand_set(plans[0].searcher)
-    kept = [
-        statistics.real_speed_up((dense.latency, dense.flops), (done.latency, done.flops))
-        for done in tested
-        if done.flops
-    ]
-    return Row(
-        searcher=plans[0].searcher,
-        budget=plans[0].budget,
-        accuracy=statistics.student_interval([done.test_accuracy for done in tested]),
-        score=_mean([plan.score for plan in plans]),
-        latency=_mean([done.latency / dense.latency for done in tested]),
-        memory=_mean([taken / dense.memory for taken in memories])
-        if dense.memory and len(memories) == len(tested)
-        else None,
-        uniform=statistics.student_interval([match.test_accuracy for match in matches]) if matches else None,
-        excess=(min(excesses), max(excesses)) if excesses else None,
-        unmatched=0 if hand_set else len(plans) - len(matches),
-        speed_up=_mean([dense.latency / done.latency for done in tested]),
-        speed_up_kept=statistics.student_interval(kept) if kept else None,
-        evaluations=evaluations,
-        dropped=dict(Counter(name for plan in plans for name in plan.dropped)),
-    )
+            if not plans:
+                continue
+            tested = [plan.tested for plan in plans]
+            matches = [plan.uniform for plan in plans if plan.uniform is not None]
+            excesses = [plan.excess for plan in plans if plan.excess is not None]
+            memories = [done.memory for done in tested if done.memory is not None]
+            kept = [
+                statistics.real_speed_up((dense.latency, dense.flops), (done.latency, done.flops))
+                for done in tested
+                if done.flops
+            ]
+            yield Row(
+                searcher=searcher,
+                budget=budget,
+                accuracy=statistics.student_interval([done.test_accuracy for done in tested]),
+                score=_mean([plan.score for plan in plans]),
+                latency=_mean([done.latency / dense.latency for done in tested]),
+                memory=_mean([taken / dense.memory for taken in memories])
+                if dense.memory and len(memories) == len(tested)
+                else None,
+                uniform=statistics.student_interval([match.test_accuracy for match in matches]) if matches else None,
+                excess=(min(excesses), max(excesses)) if excesses else None,
+                unmatched=0 if is_hand_set(searcher) else len(plans) - len(matches),
+                speed_up=_mean([dense.latency / done.latency for done in tested]),
+                speed_up_kept=statistics.student_interval(kept) if kept else None,
+                evaluations=_mean([len(record.runs[name].keys) for name in cell_names(settings, searcher, budget)]),
+                dropped=dict(Counter(name for plan in plans for name in plan.dropped)),
+            )
 
 
 def references_of(settings: CompareSettings) -> list[str]:
@@ -245,7 +240,7 @@ def _curves(settings: CompareSettings, record: Record) -> dict[str, dict[str, Cu
     curves: dict[str, dict[str, Curves]] = {budget: {} for budget in settings.budgets}
     for budget in settings.budgets:
         for searcher in settings.searchers:
-            names = [cell.name for cell in cells_of(settings) if (cell.searcher, cell.budget) == (searcher, budget)]
+            names = cell_names(settings, searcher, budget)
             runs = [record.runs[name] for name in names]
             best = [statistics.best_so_far(run.rewards) for run in runs]
             seconds = statistics.mean_over_time(best, [run.seconds for run in runs])

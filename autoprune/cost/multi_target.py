@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.cost.model import CostModel, open_cost_model, resolve_target
 from autoprune.errors import CostError, TargetError
-from autoprune.records import CostReport, Memory, Target
+from autoprune.records import CostReport, Target
 from autoprune.settings import TargetSettings
 
 WORST = "worst"
@@ -64,8 +64,16 @@ class MultiTargetCostModel:
         joint: Future[CostReport] = Future()
         dense = self._dense
 
-        def answer() -> None:
-            """Give the joint report, or the first target's failure."""
+        waiting = {*asked, *dense}
+        lock, left = threading.Lock(), len(waiting)
+
+        def count(_: Future[CostReport]) -> None:
+            """With the last answer, give the joint report, or the first target's failure."""
+            nonlocal left
+            with lock:
+                left -= 1
+                if left:
+                    return
             for answers in (dense, asked):
                 for target, done in zip(self.targets, answers, strict=True):
                     error = done.exception()
@@ -79,7 +87,8 @@ class MultiTargetCostModel:
                 words = f"The targets' costs cannot be combined: {type(error).__name__}: {error}"
                 joint.set_exception(CostError(words))
 
-        _call_when_done({*asked, *dense}, answer)
+        for future in waiting:
+            future.add_done_callback(count)
         return joint
 
     def close(self) -> None:
@@ -88,22 +97,6 @@ class MultiTargetCostModel:
             model.close()
         if self._client is not None:
             self._client.close()
-
-
-def _call_when_done(futures: set[Future[CostReport]], then: Callable[[], None]) -> None:
-    """Call something once, when all of some futures are done."""
-    lock, left = threading.Lock(), len(futures)
-
-    def count(_: Future[CostReport]) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            last = left == 0
-        if last:
-            then()
-
-    for future in futures:
-        future.add_done_callback(count)
 
 
 def combine_reports(
@@ -128,12 +121,22 @@ def combine_reports(
     for report, whole, weight in zip(reports, dense, combined, strict=True):
         for path, seconds in report.layers.items() if weight else ():
             layers[path] = layers.get(path, 0.0) + weight * seconds * dense[0].latency / whole.latency
+    # Without a total where a target cannot tell it.
+    totals = [
+        report.memory.total / whole.memory.total
+        for report, whole in zip(reports, dense, strict=True)
+        if report.memory.total and whole.memory.total
+    ]
+    total = None
+    if dense[0].memory.total is not None and len(totals) == len(reports):
+        # Rounded up: within a limit, every target is.
+        total = math.ceil(dense[0].memory.total * _mean(totals, _normalize_weights(totals, weights)) - 1e-6)
     return dataclasses.replace(
         first,
         latency=dense[0].latency * _mean(shares, combined),
         latency_sum=None,
         latency_iqr=None,
-        memory=_combine_memory(reports, dense, weights),
+        memory=dataclasses.replace(first.memory, total=total),
         traffic=None,
         utilisation=None,
         bound=None,
@@ -157,23 +160,6 @@ def _normalize_weights(values: Sequence[float], weights: Sequence[float] | None)
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight)
-
-
-def _combine_memory(
-    reports: Sequence[CostReport], dense: Sequence[CostReport], weights: Sequence[float] | None
-) -> Memory:
-    """The first target's memory with the combined total; without a total where a target cannot tell it."""
-    shares = [
-        report.memory.total / whole.memory.total
-        for report, whole in zip(reports, dense, strict=True)
-        if report.memory.total and whole.memory.total
-    ]
-    first = dense[0].memory.total
-    if first is None or len(shares) < len(reports):
-        return dataclasses.replace(reports[0].memory, total=None)
-    # Rounded up: within a limit, every target is.
-    total = math.ceil(first * _mean(shares, _normalize_weights(shares, weights)) - 1e-6)
-    return dataclasses.replace(reports[0].memory, total=total)
 
 
 def resolve_targets(settings: TargetSettings) -> list[Target]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.cost.model import CostModel
-from autoprune.errors import CostError, SettingsError
+from autoprune.errors import CostError, SettingsError, future_of
 from autoprune.planning import Planner
 from autoprune.records import CostReport
 from autoprune.surgery import Surgeon
@@ -61,16 +61,21 @@ def uniform_sweep(
         plan = planner.plan(ratio)
         with surgeon.pruning(plan, snapshot):
             # The compiler gets a copy of the architecture: all plans wait in its line while the model goes on.
-            answers = [_submit(cost_model, model) for cost_model in cost_models]
+            answers: list[Future[CostReport]] = []
+            for cost_model in cost_models:
+                try:
+                    answers.append(cost_model.submit(model))
+                except CostError as error:
+                    answers.append(future_of(error))
         waiting.append((ratio, sum(plan.widths.values()) / total, answers))
     failed: dict[int, BaseException] = {}
     for done, (ratio, _, answers) in enumerate(waiting, start=1):
         for number, answer in enumerate(answers):
-            error = None if number in failed else answer.exception()
-            if error is not None:
-                failed[number] = error
+            failure = None if number in failed else answer.exception()
+            if failure is not None:
+                failed[number] = failure
                 name = cost_models[number].target.name
-                logger.warning("%s is left out of the sweep: at keep ratio %.3g, %s", name, ratio, str(error)[:700])
+                logger.warning("%s is left out of the sweep: at keep ratio %.3g, %s", name, ratio, str(failure)[:700])
         if len(failed) == len(cost_models):
             raise failed[0]
         on_row(done)
@@ -78,13 +83,3 @@ def uniform_sweep(
         SweepRow(ratio, channels, tuple(a.result() for number, a in enumerate(answers) if number not in failed))
         for ratio, channels, answers in waiting
     ]
-
-
-def _submit(cost_model: CostModel, model: Any) -> Future[CostReport]:
-    """The answer to come; of a model that is refused at once, that error."""
-    try:
-        return cost_model.submit(model)
-    except CostError as error:
-        refused: Future[CostReport] = Future()
-        refused.set_exception(error)
-        return refused

@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test images, 32x32 in colour (Krizhevsky, 2009)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -90,18 +89,16 @@ def _load(settings: DataSettings, variant: _Variant) -> RawData:
         folder = Path(settings.dir)
         inner = folder / variant.folder
         folder = inner if inner.is_dir() else folder
-        parts = [_join(folder, names, variant) for names in (variant.train, (variant.test,))]
+        parts = []
+        for names in (variant.train, (variant.test,)):
+            files = [read_binary(folder / name, variant.labels, variant.classes) for name in names]
+            images, labels = zip(*files, strict=True)
+            parts.append((np.concatenate(images), np.concatenate(labels)))
     train, test = (
         Labelled(images.astype(np.float32) / np.float32(255), labels.ravel().astype(np.int64))
         for images, labels in parts
     )
     return RawData(train, test, white=1.0, classes=variant.classes)
-
-
-def _join(folder: Path, names: Sequence[str], variant: _Variant) -> tuple[np.ndarray, np.ndarray]:
-    parts = [read_binary(folder / name, variant.labels, variant.classes) for name in names]
-    images, labels = zip(*parts, strict=True)
-    return np.concatenate(images), np.concatenate(labels)
 
 
 def read_binary(path: Path, labels: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

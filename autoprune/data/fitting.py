@@ -70,7 +70,7 @@ def preparation_for(
     return Preparation((height, width, channels), settings.crop_to_aspect_ratio, way)
 
 
-def fitted(
+def fit_images(
     images: np.ndarray | ImageSource, preparation: Preparation | None, white: float | None
 ) -> np.ndarray | LazyImages:
     """The images of a data set as a model takes them."""

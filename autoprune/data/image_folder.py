@@ -46,6 +46,9 @@ class FileSource:
         folder: that their names are relative to.
         names: paths of the image files.
         sizes: bytes of each.
+
+    Attributes:
+        identity: hash of the names and sizes of the files.
     """
 
     threads = DECODING_THREADS
@@ -56,12 +59,7 @@ class FileSource:
         digest = hashlib.sha256()
         for name, size in zip(names, sizes, strict=True):
             digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
-        self._identity = digest.hexdigest()
-
-    @property
-    def identity(self) -> str:
-        """Hash of the names and sizes of the files."""
-        return self._identity
+        self.identity = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._names)

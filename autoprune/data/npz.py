@@ -32,7 +32,17 @@ def load(settings: DataSettings) -> RawData:
     """
     if not settings.path:
         raise DataError("data=npz needs data.path=FILE.npz. " + _EXPECTED)
-    arrays = _read(Path(settings.path))
+    path = Path(settings.path)
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise DataError(f"'{path}' is not an .npz archive: it is truncated or of another format.")
+    try:
+        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file '{path}'. Name an .npz file with data.path=FILE.npz.") from error
+    except _CORRUPT as error:
+        raise DataError(f"'{path}' is not an .npz file of plain arrays: {error}") from error
     if set(_IMAGES) <= arrays.keys():
         labels = [_labels(arrays, name) for name in ("y_train", "y_test")]
         if all(part is not None for part in labels):
@@ -58,16 +68,3 @@ def _labels(arrays: Mapping[str, np.ndarray], name: str) -> Any:
     if name in arrays:
         return arrays[name]
     return {key.split(".", 1)[1]: array for key, array in arrays.items() if key.startswith(f"{name}.")} or None
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if path.exists() and not zipfile.is_zipfile(path):
-        raise DataError(f"'{path}' is not an .npz archive: it is truncated or of another format.")
-    try:
-        # Opened here: NumPy leaves a file open that turns out to be no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file '{path}'. Name an .npz file with data.path=FILE.npz.") from error
-    except _CORRUPT as error:
-        raise DataError(f"'{path}' is not an .npz file of plain arrays: {error}") from error

@@ -62,13 +62,13 @@ class Preparation:
     crop: bool
     preprocessing: str
 
-    def fitted(self, pixels: np.ndarray) -> np.ndarray:
+    def fit(self, pixels: np.ndarray) -> np.ndarray:
         """One image of any size, from 0 to 255, with the channels and the size wanted."""
         height, width, channels = self.shape
         image = with_channels(pixels.astype(np.float32), channels)
         return resize(image, (height, width), crop=self.crop)
 
-    def scaled(self, batch: np.ndarray) -> np.ndarray:
+    def scale(self, batch: np.ndarray) -> np.ndarray:
         """(n, *shape) float32 from 0 to 255, with the values wanted. The batch may be changed."""
         return np.ascontiguousarray(preprocessing(self.preprocessing)(batch), np.float32)
 

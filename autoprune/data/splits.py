@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from autoprune.data.fitting import fitted, preparation_for
+from autoprune.data.fitting import fit_images, preparation_for
 from autoprune.data.streaming import ImageSource, LazyImages, part
 from autoprune.errors import DataError
 from autoprune.registry import Registry
@@ -289,21 +289,17 @@ def split(
         train = train[: settings.train_size]
     own = settings.path or (settings.dir if settings.name == "image_folder" else None)
     preparation = preparation_for(settings, model, raw.train.images, raw.white)
-    whole = Split(fitted(raw.train.images, preparation, raw.white), raw.train.labels, task)
+    whole = Split(fit_images(raw.train.images, preparation, raw.white), raw.train.labels, task)
+    classes = raw.classes
+    if not classes and len(task.heads) == 1:
+        classes = max(task.heads[0].count_classes(some.labels) for some in (raw.train, raw.test))
     return Dataset(
         name=settings.dataset or (settings.name if own is None else Path(own).name),
         train=whole.part(train),
         reward=whole.part(reward),
-        test=Split(fitted(raw.test.images, preparation, raw.white), raw.test.labels, task),
-        classes=raw.classes or _count_classes(task, raw),
+        test=Split(fit_images(raw.test.images, preparation, raw.white), raw.test.labels, task),
+        classes=classes or 0,
     )
-
-
-def _count_classes(task: Task, raw: RawData) -> int:
-    """Of the only output."""
-    if len(task.heads) > 1:
-        return 0
-    return max(task.heads[0].count_classes(some.labels) for some in (raw.train, raw.test))
 
 
 def check(name: str, raw: RawData, task: Task = CLASSIFICATION) -> None:

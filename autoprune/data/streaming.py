@@ -104,7 +104,7 @@ class LazyImages:
         found = np.empty((len(rows), *self.shape[1:]), np.float32)
 
         def read(place: int) -> None:
-            found[place] = self._preparation.fitted(self._source.pixels(int(rows[place])))
+            found[place] = self._preparation.fit(self._source.pixels(int(rows[place])))
 
         if self._source.threads > 1 and len(rows) > 1:
             with ThreadPoolExecutor(self._source.threads) as pool:
@@ -113,7 +113,7 @@ class LazyImages:
         else:
             for place in range(len(rows)):
                 read(place)
-        return self._preparation.scaled(found)
+        return self._preparation.scale(found)
 
 
 class ArraySource:

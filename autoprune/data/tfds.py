@@ -29,7 +29,7 @@ class RecordSource:
     Args:
         records: a data source of TFDS whose images are left encoded.
         image: key of the image in a record.
-        identity: what tells the split from others.
+        identity: data set, version, split, and the sizes of its parts.
     """
 
     threads = DECODING_THREADS
@@ -37,12 +37,7 @@ class RecordSource:
     def __init__(self, records: Any, image: str, identity: str) -> None:
         self._records = records
         self._image = image
-        self._identity = identity
-
-    @property
-    def identity(self) -> str:
-        """Data set, version, split, and the sizes of its parts."""
-        return self._identity
+        self.identity = identity
 
     def __len__(self) -> int:
         return len(self._records)
@@ -52,8 +47,8 @@ class RecordSource:
         try:
             content = self._records[number][self._image]
         except Exception as error:
-            raise DataError(f"Record {number} of {self._identity[:80]} cannot be read: {error}") from error
-        return decode_image(io.BytesIO(content), f"number {number} of {self._identity[:80]}")
+            raise DataError(f"Record {number} of {self.identity[:80]} cannot be read: {error}") from error
+        return decode_image(io.BytesIO(content), f"number {number} of {self.identity[:80]}")
 
 
 @DATASETS.add("tfds")
@@ -73,7 +68,18 @@ def load(settings: DataSettings) -> RawData:
     for split in (settings.train_split, settings.test_split):
         # Prepared by the first call, which tells the keys; the second leaves images encoded.
         info = _open(tfds, settings, split).dataset_info
-        image, label = _keys(tfds, info)
+        keys = info.supervised_keys if info.supervised_keys and len(info.supervised_keys) == 2 else ("image", "label")
+        features = dict(info.features.items())
+        kinds = [features.get(key) if isinstance(key, str) else None for key in keys]
+        if not isinstance(kinds[0], tfds.features.Image) or not isinstance(kinds[1], tfds.features.ClassLabel):
+            raise DataError(
+                f"'{info.full_name}' is not a data set of images and classes. Its records hold {', '.join(features)}."
+            )
+        if kinds[0].dtype != np.uint8:
+            raise DataError(
+                f"The images of '{info.full_name}' are to be of 8 bits per channel. Received: {kinds[0].dtype}"
+            )
+        image, label = keys
         records = _open(tfds, settings, split, {image: tfds.decode.SkipDecoding()})
         sizes = {name: (list(part.shard_lengths), part.num_bytes) for name, part in sorted(info.splits.items())}
         identity = f"{info.full_name} {split} of {sizes}"
@@ -97,24 +103,6 @@ def _open(tfds: ModuleType, settings: DataSettings, split: str, decoders: dict[s
             f"{str(error).strip()[:600]}. data.train_split and data.test_split name the splits. What was prepared in "
             "another format than array_record has to be prepared again, in another data.dir."
         ) from error
-
-
-def _keys(tfds: ModuleType, info: Any) -> tuple[str, str]:
-    """Keys of image and label in a record.
-
-    Raises:
-        DataError: there are no such two.
-    """
-    keys = info.supervised_keys if info.supervised_keys and len(info.supervised_keys) == 2 else ("image", "label")
-    features = dict(info.features.items())
-    image, label = (features.get(key) if isinstance(key, str) else None for key in keys)
-    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
-        raise DataError(
-            f"'{info.full_name}' is not a data set of images and classes. Its records hold {', '.join(features)}."
-        )
-    if image.dtype != np.uint8:
-        raise DataError(f"The images of '{info.full_name}' are to be of 8 bits per channel. Received: {image.dtype}")
-    return keys
 
 
 def _labels(records: Any, label: str, identity: str) -> np.ndarray:

@@ -15,9 +15,9 @@ import numpy as np
 from autoprune.data import Dataset, LazyImages, Split
 from autoprune.errors import DataError, SettingsError, words_of
 from autoprune.models import keras_internals
+from autoprune.models.outputs import flatten, run_joined
 from autoprune.tasks import Judge, Task
 from autoprune.tasks.heads import Classes
-from autoprune.tasks.joining import flatten, run_joined
 
 
 def accuracy(model: Any, split: Split, batch_size: int = 256, run: Callable[..., Any] | None = None) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
-from autoprune.errors import CostError, ScoringError
+from autoprune.errors import CostError, ScoringError, future_of
 from autoprune.evaluation.accuracy import Signals, check_fit
 from autoprune.evaluation.contributions import Contribution, measure_contributions
 from autoprune.evaluation.journal import Journal
@@ -100,8 +100,16 @@ class Evaluator:
         plans = [self.space.plan(candidate) for candidate in candidates]
         for plan in plans:
             # The dense model is scored here: all else is asked of it here too.
-            if self._workers is not None and plan.pruned and self._find(plan, draw) is None:
-                self._begin(self._workers, plan, draw)
+            key = plan_key(plan), draw
+            if self._workers is None or not plan.pruned or key in self._begun or self._find(plan, draw) is not None:
+                continue
+            start, cost = time.perf_counter(), None
+            if not self._workers.costs:  # The compiler works meanwhile.
+                try:
+                    cost = self._submit(plan)
+                except CostError as error:
+                    cost = future_of(error)
+            self._begun[key] = _Begun(plan, draw, self._workers.submit(plan, draw), cost, start)
         for plan in plans:
             found = self._find(plan, draw)
             if found is None and (begun := self._begun.get((plan_key(plan), draw))):
@@ -169,21 +177,8 @@ class Evaluator:
             signals = self._scorer.score(plan, draw, lambda: asked.append(self._ask_cost()))
             scored.set_result(Scored(signals))
         except (CostError, ScoringError) as error:
-            scored = _failure(error)
+            scored = future_of(error)
         return self._conclude(_Begun(plan, draw, scored, asked[0] if asked else None, start))
-
-    def _begin(self, workers: ScoringPool, plan: Plan, draw: int) -> None:
-        """Have a plan scored by a worker, while the compiler works too, unless that is under way."""
-        key = plan_key(plan), draw
-        if key in self._begun:
-            return
-        start, cost = time.perf_counter(), None
-        if not workers.costs:
-            try:
-                cost = self._submit(plan)
-            except CostError as error:
-                cost = _failure(error)
-        self._begun[key] = _Begun(plan, draw, workers.submit(plan, draw), cost, start)
 
     def _wait_for(self, begun: "_Begun") -> Evaluation:
         """The evaluation of a plan that workers score; what else is done by then is in the journal, too."""
@@ -213,6 +208,12 @@ class Evaluator:
         # Of plans that are scored side by side the times add up to what has passed.
         now = time.perf_counter()
         seconds, self._concluded = now - max(begun.start, self._concluded), now
+        # What plans are told apart by, from 0 to 1: a quality that is no share is seen beside the dense model's.
+        if self._score_name == "accuracy" and not self._data.task.measure.is_share:
+            dense = self.evaluate(self.space.full).accuracy if plan.pruned else signals.accuracy
+            score = compare_qualities(signals.accuracy, dense)
+        else:
+            score = getattr(signals, self._score_name)
         evaluation = Evaluation(
             key=plan_key(plan),
             keep_ratios=plan.keep_ratios,  # For people.
@@ -221,22 +222,13 @@ class Evaluator:
             cost=cost,
             error=error,
             seconds=seconds,
-            score=self._score(signals, plan.pruned),
+            score=score,
             dropped=plan.dropped,
         )
         if evaluation.failed:
             self._failed.add(evaluation.key)
         self.journal.add(evaluation, begun.draw)
         return evaluation
-
-    def _score(self, signals: Signals, pruned: set[str]) -> float:
-        """What plans are told apart by, from 0 to 1: a quality that is no share is seen beside the dense model's."""
-        measured = self._score_name == "accuracy" and not self._data.task.measure.is_share
-        if not measured:
-            score: float = getattr(signals, self._score_name)
-            return score
-        dense = self.evaluate(self.space.full).accuracy if pruned else signals.accuracy
-        return compare_qualities(signals.accuracy, dense)
 
     def _complaint(self, signals: Signals, pruned: set[str]) -> str:
         """Why these signals of a model with some parts pruned are no score, and what to do; empty when they are."""
@@ -288,13 +280,6 @@ class _Begun:
     def done(self) -> bool:
         """Whether all is there."""
         return all(future.done() for future in self.futures)
-
-
-def _failure(error: Exception) -> Future[Any]:
-    """A future that has failed."""
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future
 
 
 def plan_key(plan: Plan) -> str:

@@ -58,7 +58,13 @@ class Journal:
         self.path = Path(path)
         with self._errors_told("opened"):
             self._database = _connect(self.path)
-            if _is_damaged(self._database):
+            try:
+                sound = self._database.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
+                    raise
+                sound = False
+            if not sound:
                 self._rescue()
             self._prepare(json.loads(json.dumps(identity)))
 
@@ -131,7 +137,15 @@ class Journal:
                 f"The journal '{self.path}' belongs to another search ({details}). Resume with the settings it was "
                 "begun with, or start in a new run folder."
             )
-        self._drop_damaged()
+        # Rows that are not what was written: SQLite does not check what it reads, a search asks again.
+        for table in ("evaluations", "requests"):
+            rows = self._database.execute(f"SELECT rowid, * FROM {table}")
+            damaged = [(number,) for number, *values, checksum in rows if checksum != _checksum(values)]
+            if damaged:
+                with self._database:
+                    self._database.executemany(f"DELETE FROM {table} WHERE rowid = ?", damaged)
+                what = f"{len(damaged)} of its {table} damaged: they are done again"
+                logger.warning("the journal '%s' had %s", self.path, what)
 
     def _rescue(self) -> None:
         """Set a damaged file aside, and begin another one with every row of it that can still be read."""
@@ -161,33 +175,12 @@ class Journal:
             "the journal '%s' was damaged: it now is %s, and %d evaluations of it are kept", self.path, aside, count
         )
 
-    def _drop_damaged(self) -> None:
-        """Delete rows that are not what was written: SQLite does not check what it reads, a search asks again."""
-        for table in ("evaluations", "requests"):
-            rows = self._database.execute(f"SELECT rowid, * FROM {table}")
-            damaged = [(number,) for number, *values, checksum in rows if checksum != _checksum(values)]
-            if damaged:
-                with self._database:
-                    self._database.executemany(f"DELETE FROM {table} WHERE rowid = ?", damaged)
-                what = f"{len(damaged)} of its {table} damaged: they are done again"
-                logger.warning("the journal '%s' had %s", self.path, what)
-
 
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=30)
     database.text_factory = lambda text: text.decode(errors="replace")  # Its checksum tells that it is damaged.
     database.execute("PRAGMA journal_mode = WAL")
     return database
-
-
-def _is_damaged(database: sqlite3.Connection) -> bool:
-    """Whether a file is a database whose structure is broken."""
-    try:
-        return database.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",)
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
-            raise
-        return True
 
 
 def _checksum(values: Sequence[Any]) -> int:

@@ -102,18 +102,18 @@ class OptionalBranches:
         changes = keras_internals.ChangesWithin()
         made: list[tf.Tensor] = []
 
-        def taken() -> list[list[tf.Tensor]]:
+        def run_branch() -> list[list[tf.Tensor]]:
             with changes.collecting():
                 made.append(run())
             if self._trained & set(changes.changed):
                 raise TypeError("A layer of a branch changes its own weights when it runs.")
             return [_with_mask(made[-1]), changes.values, changes.losses]
 
-        def left() -> list[list[tf.Tensor]]:
+        def skip_branch() -> list[list[tf.Tensor]]:
             losses = [tf.zeros(loss.shape, loss.dtype) for loss in changes.losses]
             return [_with_mask(otherwise(made[-1])), changes.values_before, losses]
 
-        (result, *masks), values, losses = tf.cond(flag, taken, left)
+        (result, *masks), values, losses = tf.cond(flag, run_branch, skip_branch)
         changes.bring_out(self._model, values, losses)
         if masks:
             keras_internals.attach_mask(result, masks[0])
@@ -165,17 +165,15 @@ class _Run:
             # In any order: after one that is always there, an operand needs one condition alone.
             places = sorted(places, key=optional.__contains__)
         first, *others = places
-        so_far = self._begin(merge, first, values)
+        operand = optional.get(first)
+        if operand is None:
+            so_far = _SoFar(values[id(merge.input_tensors[first])], None)
+        else:
+            flag = self.flags[operand.number]
+            so_far = _SoFar(self.choose(flag, partial(self._operand, merge, first, values), _nothing_like), flag)
         for place in others:
             so_far = self._add(so_far, merge, first, place, values)
         return so_far.value
-
-    def _begin(self, merge: Any, place: int, values: Values) -> _SoFar:
-        operand = self.at[id(merge)].get(place)
-        if operand is None:
-            return _SoFar(values[id(merge.input_tensors[place])], None)
-        flag = self.flags[operand.number]
-        return _SoFar(self.choose(flag, partial(self._operand, merge, place, values), _nothing_like), flag)
 
     def _add(self, so_far: _SoFar, merge: Any, first: int, place: int, values: Values) -> _SoFar:
         def join() -> tf.Tensor:

@@ -17,9 +17,9 @@ import numpy as np
 from autoprune.data import LazyImages, Split
 from autoprune.evaluation.accuracy import batches
 from autoprune.models import keras_internals
+from autoprune.models.outputs import join
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.tasks import Judge, add_teacher
-from autoprune.tasks.joining import join
 from autoprune.tasks.judge import TaskLoss
 
 

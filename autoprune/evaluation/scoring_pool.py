@@ -57,6 +57,22 @@ class Scored:
     signals: Signals
     cost: CostReport | CostError | None = None
 
+    @classmethod
+    def of(cls, answer: dict[str, Any]) -> "Scored":
+        """What an answer says.
+
+        Raises:
+            ScoringError: the plan could not be scored.
+        """
+        if "scoring_error" in answer:
+            raise ScoringError(answer["scoring_error"])
+        cost: CostReport | CostError | None = None
+        if "cost" in answer:
+            cost = from_plain(CostReport, answer["cost"])
+        elif "cost_error" in answer:
+            cost = CostError(answer["cost_error"])
+        return cls(Signals(**answer["signals"]), cost)
+
 
 def automatic_workers() -> int:
     """How many processes suit this machine: one for every two cores, as many as fit in memory, 1 to 16.
@@ -115,12 +131,12 @@ class ScoringPool:
         self._settings = settings
         self._folder = make_scratch()
         self._pool = WorkerPool(
-            self._make_actor if self.costs else self._make_process,
+            self._make_worker,
             count,
             bytes_each=0 if self.costs else BYTES_PER_PROCESS,
             task=TASK,
             error=lambda message, task: ScoringError(message) if task == TASK else WorkerError(message),
-            read=_read,
+            read=Scored.of,
         )
 
     @property
@@ -141,23 +157,22 @@ class ScoringPool:
         self._pool.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _make_process(self) -> Worker:
+    def _make_worker(self) -> Worker:
+        if self.costs:
+            target = dataclasses.replace(self._settings.target, processes=1)
+            return RayWorker(
+                MODULE,
+                name=NAME,
+                opening={**self._opening, "target": dataclasses.asdict(target), "versions": find_versions()},
+                files=self._stored,
+                resources=self._settings.ray.resources,
+                environment=_environment(),
+            )
         return ChildProcess(
             MODULE,
             name=NAME,
             environment=lambda scratch: {**os.environ, **_environment(), "TMPDIR": scratch},
             opening={**self._opening, "folder": str(self._folder)},
-        )
-
-    def _make_actor(self) -> Worker:
-        target = dataclasses.replace(self._settings.target, processes=1)
-        return RayWorker(
-            MODULE,
-            name=NAME,
-            opening={**self._opening, "target": dataclasses.asdict(target), "versions": find_versions()},
-            files=self._stored,
-            resources=self._settings.ray.resources,
-            environment=_environment(),
         )
 
     @cached_property
@@ -199,14 +214,3 @@ class ScoringPool:
 def _environment() -> dict[str, str]:
     """Variables that a worker must have as they are here."""
     return {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-def _read(answer: dict[str, Any]) -> Scored:
-    if "scoring_error" in answer:
-        raise ScoringError(answer["scoring_error"])
-    cost: CostReport | CostError | None = None
-    if "cost" in answer:
-        cost = from_plain(CostReport, answer["cost"])
-    elif "cost_error" in answer:
-        cost = CostError(answer["cost_error"])
-    return Scored(Signals(**answer["signals"]), cost)

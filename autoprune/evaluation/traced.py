@@ -21,9 +21,9 @@ from autoprune.evaluation.optional_branches import OptionalBranches
 from autoprune.evaluation.recovery import collecting, layers_to_recalibrate
 from autoprune.layers import kind_of, open_widths
 from autoprune.models import keras_internals
+from autoprune.models.outputs import join, run_joined
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.records import Branch, ChannelGroup, Member
-from autoprune.tasks.joining import join, run_joined
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,6 @@ class TracedNetwork:
         known = [tf.ensure_shape(part, tensor.shape) for part, tensor in zip(found, self._model.outputs, strict=True)]
         return join(known)
 
-    def _read_others(self, scope: keras.StatelessScope) -> Values:
-        return [scope.get_current_value(variable) for variable in self._others]
-
     def _trace_outputs(self, form: Form, trained: Values, others: Values, images: tf.Tensor) -> tf.Tensor:
         with self._holding(form, trained, others):
             return self._run(images, training=False)
@@ -160,7 +157,7 @@ class TracedNetwork:
     ) -> Values:
         with collecting(self._norms, momentum), self._holding(form, trained, others) as scope:
             keras_internals.run_on(self._model, images, training=False)
-            return self._read_others(scope)
+            return [scope.get_current_value(variable) for variable in self._others]
 
     def _trace_step(
         self, form: Form, trained: Values, others: Values, moments: list[Values], images: tf.Tensor,
@@ -185,7 +182,7 @@ class TracedNetwork:
             for value, mean, square in zip(trained, means, squares, strict=True)
         ]
         bound = [v.constraint(value) if v.constraint else value for v, value in zip(self._trained, moved, strict=True)]
-        return bound, self._read_others(scope), [means, squares]
+        return bound, [scope.get_current_value(variable) for variable in self._others], [means, squares]
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,11 @@ def _list_sites(model: Any) -> Iterator[_Site]:
         for node in nodes:
             calls[id(node.operation)].append(node)
         walk = Walk(graph)
-        for node, merge in _list_merges(nodes):
+        for node in nodes:
+            kind = exact_kind_of(node.operation) if len(node.input_tensors) > 1 else None
+            merge = None if kind is None else kind.merge(node.operation)
+            if merge is None:
+                continue
             operands: Sequence[int] = range(len(node.input_tensors))
             if merge.kind == "product":
                 place = find_gate(node, walk)
@@ -210,15 +214,6 @@ def _list_sites(model: Any) -> Iterator[_Site]:
                 )
                 if site.layers:
                     yield site
-
-
-def _list_merges(nodes: Sequence[Any]) -> Iterator[tuple[Any, Merge]]:
-    """The calls of several tensors that merge them."""
-    for node in nodes:
-        kind = exact_kind_of(node.operation) if len(node.input_tensors) > 1 else None
-        merge = None if kind is None else kind.merge(node.operation)
-        if merge is not None:
-            yield node, merge
 
 
 def _refusal(node: Any, operand: int, merge: Merge, inside: Sequence[Any], named: Sequence[Any]) -> str:

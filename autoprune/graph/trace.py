@@ -49,7 +49,13 @@ def _walk(
             continue
         channels = [known.get(id(tensor)) for tensor in node.input_tensors]
         for place in [place for place in range(len(channels)) if (id(node), place) in rename] if rename else ():
-            channels[place] = _rename(result, (id(node), place), channels[place])
+            operand, old = (id(node), place), channels[place]
+            if old is None:
+                result.unknown.add(operand)
+            # A model within the model that is called again has one set of new numbers.
+            elif not any(np.isin(old.ids, new).any() for other, new in result.renamed.items() if other != operand):
+                new = result.renamed.setdefault(operand, result.table.new(len(old.ids)))
+                channels[place] = Channels(old.axis, new)
         entering = keras_internals.entering_tensors(operation, node) if keras_internals.is_graph(operation) else None
         if entering is not None:
             inner = keras_internals.graph_of(operation)
@@ -58,17 +64,6 @@ def _walk(
             outputs = _ask_kind(result, node, path, channels)
         known.update((id(tensor), c) for tensor, c in zip(node.outputs, outputs, strict=True))
     return [known.get(id(tensor)) for tensor in graph.outputs]
-
-
-def _rename(result: Trace, operand: Operand, channels: Channels | None) -> Channels | None:
-    """The channels of an operand under new numbers; a model within the model that is called again has one set."""
-    if channels is None:
-        result.unknown.add(operand)
-        return None
-    if any(np.isin(channels.ids, new).any() for other, new in result.renamed.items() if other != operand):
-        return channels
-    new = result.renamed.setdefault(operand, result.table.new(len(channels.ids)))
-    return Channels(channels.axis, new)
 
 
 def _ask_kind(result: Trace, node: Any, path: str, channels: Sequence[Channels | None]) -> list[Channels | None]:

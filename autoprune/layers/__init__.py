@@ -8,9 +8,8 @@ that `LayerKind.channels` writes into.
 
 from autoprune.layers import (  # noqa: F401 - importing a module of kinds registers them
     attention,
-    convolution,
-    dense,
     elementwise,
+    kernels,
     merging,
     normalization,
     reshaping,

@@ -59,7 +59,14 @@ class ElementwiseMerge(LayerKind):
             return None
         for ids in spanning[1:]:
             call.equate(spanning[0], ids)
-        if _has_fixed_partner(call, axis, rank, size):
+        # An input without known channels, or a constant, may span the channel axis.
+        shapes = [tuple(t.shape) for t, c in zip(call.inputs, call.channels, strict=True) if c is None]
+        shapes += [tuple(value.shape) for value in call.constants]
+        given = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, (list, tuple))]
+        # A list of numbers is a constant as a whole.
+        shapes += [np.shape(value) for value in given if all(map(np.isscalar, keras.tree.flatten(value)))]
+        sizes = [shape[axis - rank] for shape in shapes if len(shape) >= rank - axis]
+        if size != 1 and any(length != 1 for length in sizes):
             call.freeze(f"is combined in '{call.path}' with a tensor whose channels are fixed", spanning[0])
         return Channels(axis, spanning[0])
 
@@ -71,17 +78,6 @@ class ElementwiseMerge(LayerKind):
         if isinstance(operation, layers.Multiply) or name == "Multiply":
             return Merge(kind="product")
         return Merge(kind="sum") if isinstance(operation, layers.Add) or name == "Add" else None
-
-
-def _has_fixed_partner(call: Call, axis: int, rank: int, size: int) -> bool:
-    """Whether an input without known channels, or a constant, spans the channel axis."""
-    shapes = [tuple(t.shape) for t, c in zip(call.inputs, call.channels, strict=True) if c is None]
-    shapes += [tuple(value.shape) for value in call.constants]
-    given = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, (list, tuple))]
-    # A list of numbers is a constant as a whole.
-    shapes += [np.shape(value) for value in given if all(map(np.isscalar, keras.tree.flatten(value)))]
-    sizes = [shape[axis - rank] for shape in shapes if len(shape) >= rank - axis]
-    return any(length != 1 for length in sizes) and size != 1
 
 
 @layer_kind(layers.Concatenate)

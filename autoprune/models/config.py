@@ -106,7 +106,27 @@ def import_modules(modules: Iterable[tuple[str, str | None]]) -> None:
         if folder is None:
             importlib.import_module(name)
             continue
-        _import(name, folder)
+        base = Path(folder, *name.split("."))
+        own = [path.resolve() for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+        known = sys.modules.get(name)
+        if own and known is not None and Path(_file(name) or "").resolve() not in own:
+            raise ModelError(
+                f"'{own[0]}' cannot be imported as '{name}': another module of that name is in use. "
+                "Give it a name of its own."
+            )
+        sys.path.insert(0, folder)
+        importlib.invalidate_caches()
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+                raise ModelError(
+                    f"There is no module '{name}', neither in '{folder}' nor among what is installed. model.modules "
+                    "takes names as an import statement has them: model.modules=[my_layers] for my_layers.py."
+                ) from error
+            raise ModelError(f"The module '{name}' could not be imported: {type(error).__name__}: {error}") from error
+        finally:
+            sys.path.remove(folder)
         _IMPORTED[name] = (folder, _file(name))
 
 
@@ -125,32 +145,3 @@ def list_imported() -> list[tuple[str, str]]:
 def _file(name: str) -> str | None:
     """The file of a module that is in use."""
     return getattr(sys.modules.get(name), "__file__", None)
-
-
-def _import(name: str, folder: str) -> None:
-    """Import a module from a folder, or from wherever Python finds it.
-
-    Raises:
-        ModelError: there is no such module, it fails, or another one of that name is in use.
-    """
-    base = Path(folder, *name.split("."))
-    own = [path.resolve() for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
-    known = sys.modules.get(name)
-    if own and known is not None and Path(_file(name) or "").resolve() not in own:
-        raise ModelError(
-            f"'{own[0]}' cannot be imported as '{name}': another module of that name is in use. "
-            "Give it a name of its own."
-        )
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-            raise ModelError(
-                f"There is no module '{name}', neither in '{folder}' nor among what is installed. model.modules takes "
-                "names as an import statement has them: model.modules=[my_layers] for my_layers.py."
-            ) from error
-        raise ModelError(f"The module '{name}' could not be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(folder)

@@ -14,8 +14,7 @@ import numpy as np
 
 from autoprune.errors import ModelError
 from autoprune.models import keras_internals
-from autoprune.models.distilling import class_log_probabilities
-from autoprune.models.head import classifier_input, gives_logits
+from autoprune.models.outputs import class_log_probabilities, classifier_input, gives_logits
 
 # Below it the length of a row counts as none.
 _TINY = 1e-12

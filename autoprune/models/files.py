@@ -119,7 +119,15 @@ def _read(path: Path) -> _Contents:
         head = file.read(1024)
     try:
         if head.startswith(b"\x89HDF\r\n\x1a\n"):
-            return _read_hdf5(path)
+            with h5py.File(path, "r") as weights:
+                config, version = keras2.hdf5_config(weights), weights.attrs.get("keras_version", "")
+            if config is None:
+                raise ModelError(
+                    f"'{path}' holds weights alone. Build the model, load them with model.load_weights, and save it "
+                    "with model.save('name.keras'). For a network of keras.applications: model=application "
+                    f"model.name=NAME model.weights={path}."
+                )
+            return _Contents(config, str(version), partial(keras2.load_hdf5, path))
         if head.startswith(b"PK\x03\x04"):
             return _read_archive(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -128,18 +136,6 @@ def _read(path: Path) -> _Contents:
         raise ModelError(f"'{path}' is empty. {_AGAIN}")
     said = next(said for begin, said in _OTHERS.items() if head.lstrip().startswith(begin))
     raise ModelError(f"'{path}' is not a .keras archive: it {said}.")
-
-
-def _read_hdf5(path: Path) -> _Contents:
-    with h5py.File(path, "r") as file:
-        config, version = keras2.hdf5_config(file), file.attrs.get("keras_version", "")
-    if config is None:
-        raise ModelError(
-            f"'{path}' holds weights alone. Build the model, load them with model.load_weights, and save it with "
-            "model.save('name.keras'). For a network of keras.applications: model=application model.name=NAME "
-            f"model.weights={path}."
-        )
-    return _Contents(config, str(version), partial(keras2.load_hdf5, path))
 
 
 def _read_archive(path: Path) -> _Contents:

@@ -189,7 +189,14 @@ def _fill(layer: Any, config: Mapping[str, Any], group: Any, filled: dict[int, i
         waiting: dict[str, list[str]] = {}
         for inner in options["layers"]:
             kind = inner["class_name"]
-            names = waiting.setdefault(kind, _groups_of(kind, container))
+            if kind not in waiting:
+                # Groups have their class's name in snake case, from the second on with a number: 1, 2 and so on, or in
+                # other versions 2, 4.
+                name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
+                matches = [re.fullmatch(rf"{re.escape(name)}(?:_(\d+))?", found) for found in container]
+                numbers = {match[0]: int(match[1] or 0) for match in matches if match}
+                waiting[kind] = sorted(numbers, key=numbers.__getitem__)
+            names = waiting[kind]
             if names:  # An input has no group in some versions.
                 _fill(layer.get_layer(_new_name(inner["config"]["name"])), inner, container[names.pop(0)], filled)
         return
@@ -197,14 +204,3 @@ def _fill(layer: Any, config: Mapping[str, Any], group: Any, filled: dict[int, i
         child = getattr(layer, name, None)
         if name != "vars" and isinstance(child, keras.Layer):
             _fill(child, options.get(name) or {}, group[name], filled)
-
-
-def _groups_of(kind: str, container: Any) -> list[str]:
-    """Names of the groups of all layers of a class, in their order.
-
-    They are the class's in snake case, from the second on with a number: 1, 2 and so on, or in other versions 2, 4.
-    """
-    name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
-    matches = [re.fullmatch(rf"{re.escape(name)}(?:_(\d+))?", found) for found in container]
-    numbers = {match[0]: int(match[1] or 0) for match in matches if match}
-    return sorted(numbers, key=lambda found: numbers[found])

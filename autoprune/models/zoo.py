@@ -15,6 +15,8 @@ from autoprune.models import applications
 from autoprune.registry import Registry, suggestion
 
 layers = keras.layers
+# From input shape, number of classes and width factor to an untrained model.
+Builder = Callable[[tuple[int, ...], int, float], Any]
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,12 @@ class Architecture:
     """A builder and what it takes when nothing else is said.
 
     Attributes:
-        build: from input shape, number of classes and width factor to an untrained model.
+        build: makes it.
         input_shape: shape of one image that the network is known for.
         classes: its number of classes.
     """
 
-    build: Callable[[tuple[int, ...], int, float], Any]
+    build: Builder
     input_shape: tuple[int, ...]
     classes: int = 10
 
@@ -67,6 +69,12 @@ def check_known(name: str) -> None:
         raise UnknownNameError(f"There is no {ARCHITECTURES.kind} '{name}'. {suggestion(name, known)}")
 
 
+def _enter(name: str, input_shape: tuple[int, ...], build: Builder) -> Builder:
+    """Enter a builder in the table of architectures."""
+    ARCHITECTURES.add(name)(Architecture(build, input_shape))
+    return build
+
+
 def _scale(channels: int, width: float) -> int:
     """The number of channels times the width factor, at least 1."""
     return max(1, round(channels * width))
@@ -102,6 +110,14 @@ def _residual_network(
     return _classifier(image, x, classes, name)
 
 
+# Three residual blocks: six groups, 1.2 million parameters.
+_enter("small_resnet", (8, 8, 1), partial(_residual_network, "small_resnet", (64, 128, 256), 1))
+# He et al., 2016 (arXiv 1512.03385), with convolutional shortcuts.
+for _name, _blocks in {"resnet20": 3, "resnet56": 9}.items():
+    _enter(_name, (32, 32, 3), partial(_residual_network, _name, (16, 32, 64), _blocks))
+
+
+@partial(_enter, "plain_cnn", (28, 28, 1))
 def _plain_cnn(shape: tuple[int, ...], classes: int, width: float) -> Any:
     """Six convolutions without shortcuts, 64-64-128-128-256-256, pooled after every second."""
     image = x = keras.Input(shape, name="image")
@@ -113,6 +129,7 @@ def _plain_cnn(shape: tuple[int, ...], classes: int, width: float) -> Any:
     return _classifier(image, x, classes, "plain_cnn")
 
 
+@partial(_enter, "vgg16", (32, 32, 3))
 def _vgg16(shape: tuple[int, ...], classes: int, width: float) -> Any:
     """VGG-16 with batch norm for small images: 13 convolutions, one hidden dense layer of 512.
 
@@ -141,6 +158,7 @@ def _mobile_block(x: Any, channels: int, name: str, *, expansion: int, stride: i
     return layers.Add(name=f"{name}_add")([x, inner]) if stride == 1 and x.shape[-1] == channels else inner
 
 
+@partial(_enter, "mobilenet_v2", (32, 32, 3))
 def _mobilenet_v2(shape: tuple[int, ...], classes: int, width: float) -> Any:
     """MobileNetV2 for small images: 2.2 million parameters.
 
@@ -158,6 +176,7 @@ def _mobilenet_v2(shape: tuple[int, ...], classes: int, width: float) -> Any:
     return _classifier(image, x, classes, "mobilenet_v2")
 
 
+@partial(_enter, "small_mobilenet", (8, 8, 1))
 def _small_mobilenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
     """A stem and four inverted residuals, 32-32-64-64 channels expanded by six: a MobileNetV2 for very small images."""
     image = keras.Input(shape, name="image")
@@ -168,6 +187,7 @@ def _small_mobilenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
     return _classifier(image, x, classes, "small_mobilenet")
 
 
+@partial(_enter, "small_densenet", (8, 8, 1))
 def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
     """Two dense blocks of three convolutions, which read all before them, joined by a 1x1 convolution and pooling.
 
@@ -183,17 +203,3 @@ def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
             new = _conv_bn(x, _scale(channels, width), f"block{block}_conv{number}")
             x = layers.Concatenate(name=f"block{block}_concat{number}")([x, new])
     return _classifier(image, x, classes, "small_densenet")
-
-
-ARCHITECTURES.add("small_mobilenet")(Architecture(_small_mobilenet, (8, 8, 1)))
-ARCHITECTURES.add("small_densenet")(Architecture(_small_densenet, (8, 8, 1)))
-ARCHITECTURES.add("mobilenet_v2")(Architecture(_mobilenet_v2, (32, 32, 3)))
-# Three residual blocks: six groups, 1.2 million parameters.
-_small_resnet = partial(_residual_network, "small_resnet", (64, 128, 256), 1)
-ARCHITECTURES.add("small_resnet")(Architecture(_small_resnet, (8, 8, 1)))
-# He et al., 2016 (arXiv 1512.03385), with convolutional shortcuts.
-for _name, _blocks in {"resnet20": 3, "resnet56": 9}.items():
-    _resnet = partial(_residual_network, _name, (16, 32, 64), _blocks)
-    ARCHITECTURES.add(_name)(Architecture(_resnet, (32, 32, 3)))
-ARCHITECTURES.add("plain_cnn")(Architecture(_plain_cnn, (28, 28, 1)))
-ARCHITECTURES.add("vgg16")(Architecture(_vgg16, (32, 32, 3)))

@@ -44,7 +44,13 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
     """
     for name in settings.formats:
         check_libraries(FORMATS.get(name))
-    path, model = _load(settings)
+    path, loading = Path(settings.model.path or ""), settings.model
+    if settings.run is not None:
+        path = result_of(Path(settings.run))
+        if settings.model == ModelSettings("file") and Path(settings.run, "settings.json").is_file():
+            # As the run loaded its own.
+            loading = from_config(OmegaConf.create(read_settings(Path(settings.run)).get("model", {})), ModelSettings)
+    model = load_model(path, loading)
     examples = random_examples(model, settings.input_shape)
     rows: dict[str, Exported | ExportError] = {}
     for name in dict.fromkeys(settings.formats):
@@ -56,8 +62,8 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
     table = Table(title=str(path), caption=caption, caption_justify="left")
     table.add_column("format")
     table.add_column("file", overflow="fold")
-    for name in ("size", "difference"):
-        table.add_column(name, justify="right")
+    table.add_column("size", justify="right")
+    table.add_column("difference", justify="right")
     formats: list[dict[str, Any]] = []
     for name, row in rows.items():
         if isinstance(row, ExportError):
@@ -75,17 +81,6 @@ def run(settings: ExportSettings, folder: Path) -> dict[str, Exported | ExportEr
     if failed:
         raise failed[0]
     return rows
-
-
-def _load(settings: ExportSettings) -> tuple[Path, Any]:
-    """The model, and the file that it is from."""
-    path, loading = Path(settings.model.path or ""), settings.model
-    if settings.run is not None:
-        path = result_of(Path(settings.run))
-        if settings.model == ModelSettings("file") and Path(settings.run, "settings.json").is_file():
-            # As the run loaded its own.
-            loading = from_config(OmegaConf.create(read_settings(Path(settings.run)).get("model", {})), ModelSettings)
-    return path, load_model(path, loading)
 
 
 def note_export(run: RunFolder, folder: Path, formats: Sequence[Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from autoprune.cost.compiler.training_step import TrainingStepCosts
 from autoprune.cost.flops import flops_per_layer
 from autoprune.cost.model import CostModel
 from autoprune.cost.sweep import uniform_sweep
-from autoprune.errors import AutopruneError, CostError, ModelError
+from autoprune.errors import AutopruneError, CostError, ModelError, future_of
 from autoprune.graph import find_branches, find_groups
 from autoprune.models import zoo
 from autoprune.models.files import load_model
@@ -45,6 +45,8 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow[CostReport]]:
 
     Raises:
         CostError: nothing could be costed at all.
+        SettingsError: training steps are asked for, and there is no such optimiser.
+        TargetError: they are asked for of a target that is not a TPU.
     """
     models = _models(settings.model)
     first = next(iter(models.values()))
@@ -53,7 +55,11 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow[CostReport]]:
         CONSOLE.print(group_table(groups))
         write_json(folder / "groups.json", group_data(groups))
     with open_cost_models(settings.target) as (client, cost_models):
-        steps = training_costs(settings, cost_models, client) if settings.training_step else []
+        steps = [
+            TrainingStepCosts(found.target, open_cache(settings.target.cache), client, settings.optimizer)
+            for found in cost_models
+            if settings.training_step
+        ]
         asked = (
             (name, cost_model.target.name, 0, _submit(cost_model.submit, model))
             for cost_model in cost_models
@@ -128,22 +134,7 @@ def _submit(submit: Callable[..., Future[R]], *arguments: Any) -> Future[R]:
     try:
         return submit(*arguments)
     except AutopruneError as error:
-        refused: Future[R] = Future()
-        refused.set_exception(error)
-        return refused
-
-
-def training_costs(
-    settings: MeasureSettings, cost_models: Sequence[CostModel], client: CompilerPool
-) -> list[TrainingStepCosts]:
-    """What estimates training steps, on each target.
-
-    Raises:
-        TargetError: a target is not a TPU.
-        SettingsError: there is no such optimiser.
-    """
-    cache = settings.target.cache
-    return [TrainingStepCosts(found.target, open_cache(cache), client, settings.optimizer) for found in cost_models]
+        return future_of(error)
 
 
 def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSettings, folder: Path) -> None:

@@ -18,6 +18,7 @@ from autoprune.pipeline.result import SearchResult
 from autoprune.pipeline.runs import open_run_from_python
 from autoprune.pipeline.session import (
     BuildSearcher,
+    Session,
     announce,
     load_or_train_dense,
     open_session,
@@ -36,7 +37,7 @@ from autoprune.reporting.network import describe_network
 from autoprune.reporting.outcome import Outcome, cautions, result_rows, write_outcome
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import result_table
-from autoprune.searchers import History
+from autoprune.searchers import BudgetedEvaluator, History, Problem, Searcher
 from autoprune.searchers.choice import find_finalists
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.hand_set import DEPTH_RULE, WIDTH_RULE, is_hand_set
@@ -111,26 +112,8 @@ def run_search(
         announce(session, settings, [settings.budget])
         problem = pose_problem(session, settings, surrogate=session.surrogate)
         write_json(folder.network, describe_network(model, session.planner))
-        histories, finalists = dict[str, History](), dict[str, list[Evaluation]]()
-        policy, guard = None, ConstantRewardGuard(problem.objective)
-        rules = [WIDTH_RULE] if not problem.shortfall else []
-        rules += [DEPTH_RULE] if problem.space.depth is not None else []
-        hand_set = {n: searcher_builder(replace(settings, searcher=SearcherSettings(n))) for n in rules}
-        for name, build in {**hand_set, **builders}.items():
-            # All learn from the costs of hand-set plans.
-            surrogate = session.surrogate if is_hand_set(name) else None
-            ruled = [one for rule in histories if is_hand_set(rule) for one in histories[rule].evaluations]
-            by_hand = None if is_hand_set(name) else problem.objective.best(ruled)
-            searcher, evaluator = run_searcher(
-                name, build, problem, session, settings, guard, surrogate=surrogate, by_hand=by_hand
-            )
-            histories[name] = evaluator.history
-            if best := find_finalists(evaluator, settings.search.finalists, hand_set=is_hand_set(name)):
-                finalists[name] = best
-            else:
-                logger.warning("%s found no plan that may be a result in %d evaluations", name, evaluator.used)
-        if not finalists:
-            raise BudgetError(nothing_found(problem.objective, [of_one.evaluations for of_one in histories.values()]))
+        searcher, evaluator, histories, finalists = _search(session, problem, settings, builders)
+        policy = None
         if searcher.policy is not None:
             record = training_record(settings, [model.name], session.cost_model.target)
             policy = replace(searcher.policy, record=record)
@@ -183,6 +166,40 @@ def run_search(
         report=folder.report,
         measure=data.task.measure,
     )
+
+
+def _search(
+    session: Session, problem: Problem, settings: SearchSettings, builders: Mapping[str, BuildSearcher]
+) -> tuple[Searcher, BudgetedEvaluator, dict[str, History], dict[str, list[Evaluation]]]:
+    """Run the rules that are set by hand, then the searchers.
+
+    Returns:
+        The last searcher and its evaluator; by name what each searcher has evaluated, and its plans worth finishing.
+
+    Raises:
+        BudgetError: none has found a plan that may be a result.
+    """
+    histories, finalists = dict[str, History](), dict[str, list[Evaluation]]()
+    guard = ConstantRewardGuard(problem.objective)
+    rules = [WIDTH_RULE] if not problem.shortfall else []
+    rules += [DEPTH_RULE] if problem.space.depth is not None else []
+    hand_set = {n: searcher_builder(replace(settings, searcher=SearcherSettings(n))) for n in rules}
+    for name, build in {**hand_set, **builders}.items():
+        # All learn from the costs of hand-set plans.
+        surrogate = session.surrogate if is_hand_set(name) else None
+        ruled = [one for rule in histories if is_hand_set(rule) for one in histories[rule].evaluations]
+        by_hand = None if is_hand_set(name) else problem.objective.best(ruled)
+        searcher, evaluator = run_searcher(
+            name, build, problem, session, settings, guard, surrogate=surrogate, by_hand=by_hand
+        )
+        histories[name] = evaluator.history
+        if best := find_finalists(evaluator, settings.search.finalists, hand_set=is_hand_set(name)):
+            finalists[name] = best
+        else:
+            logger.warning("%s found no plan that may be a result in %d evaluations", name, evaluator.used)
+    if not finalists:
+        raise BudgetError(nothing_found(problem.objective, [of_one.evaluations for of_one in histories.values()]))
+    return searcher, evaluator, histories, finalists
 
 
 def prune(  # noqa: PLR0913 - each is one thing that a user sets

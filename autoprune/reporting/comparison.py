@@ -53,8 +53,19 @@ def comparison_tables(settings: CompareSettings, summary: Summary) -> list[Fitti
 
 def text_tables(settings: CompareSettings, summary: Summary) -> list[TextTable]:
     """Results, dropped branches, differences, and costs at equal accuracy."""
-    dropped = [_list_dropped(summary)] if any(row.dropped for row in summary.rows) else []
-    tables = [_results(summary), *dropped, _differences(settings, summary)]
+    tables = [_results(summary)]
+    if any(row.dropped for row in summary.rows):
+        rows = []
+        for row in summary.rows:
+            plans = row.accuracy.count
+            names = [name if of == plans else f"{name} ({of} of {plans})" for name, of in row.dropped.items()]
+            rows.append((_budget(row.budget), row.searcher, str(plans), ", ".join(names) or NONE))
+        caption = (
+            "Branches that the plans of the table above are without; in brackets how many of the plans, if not all."
+        )
+        columns = {"budget": 0, "searcher": 0, "n": 1, _DROPPED: 0}
+        tables.append(TextTable(title="Dropped branches", columns=columns, rows=rows, caption=caption))
+    tables.append(_differences(settings, summary))
     return [*tables, _costs(summary)] if summary.ratios or summary.volumes else tables
 
 
@@ -86,17 +97,6 @@ def _results(summary: Summary) -> TextTable:
     columns = {"budget": 0, "searcher": 0, "n": 6, f"test {measure.name}": 0, "score": 4, "latency": 0, "memory": 3}
     columns |= {"uniform as fast": 2, "its cost": 5, "of FLOPs'": 7}
     return TextTable(title="After fine-tuning", columns=columns, rows=rows, caption=caption)
-
-
-def _list_dropped(summary: Summary) -> TextTable:
-    rows = []
-    for row in summary.rows:
-        plans = row.accuracy.count
-        names = [name if of == plans else f"{name} ({of} of {plans})" for name, of in row.dropped.items()]
-        rows.append((_budget(row.budget), row.searcher, str(plans), ", ".join(names) or NONE))
-    caption = "Branches that the plans of the table above are without; in brackets how many of the plans, if not all."
-    columns = {"budget": 0, "searcher": 0, "n": 1, _DROPPED: 0}
-    return TextTable(title="Dropped branches", columns=columns, rows=rows, caption=caption)
 
 
 def _differences(settings: CompareSettings, summary: Summary) -> TextTable:
@@ -167,11 +167,8 @@ def verdicts(settings: CompareSettings, summary: Summary) -> list[str]:
     """One sentence for each searcher that is not set by hand: against uniform plans that cost the same."""
     sentences = []
     ratios = {(item.kind, item.budget, item.searcher): item for item in summary.ratios}
-    # Those over all budgets of a kind, or over the only one.
-    several = {item.kind for item in summary.differences if item.budget == ALL}
-    for item in summary.differences:
-        widest = item.budget == ALL or item.kind not in several
-        if widest and item.reference == UNIFORM and not is_hand_set(item.searcher):
+    for item in summary.widest_differences:
+        if item.reference == UNIFORM and not is_hand_set(item.searcher):
             ratio = ratios.get((item.kind, item.budget, item.searcher))
             told, word = _verdict(item, ratio, summary.measure), {"latency": "faster", "memory": "smaller"}[item.kind]
             # Where the hand-set plans are not quite as costly, or where there are none.

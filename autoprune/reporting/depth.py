@@ -6,7 +6,7 @@ from typing import Any
 
 from autoprune.cost.shares import share_of
 from autoprune.graph.branches import is_within
-from autoprune.records import Branch, ChannelGroup, CostReport, Plan
+from autoprune.records import Branch, ChannelGroup, Plan
 from autoprune.training.finishing import Finished
 
 
@@ -53,7 +53,9 @@ def branch_rows(finished: Sequence[Finished], branches: Sequence[Branch]) -> lis
             name=branch.name,
             layers=len(branch.layers),
             latency={
-                name: None if branch.name in gone[name] or not cost.layers else _latency_share(branch.layers, cost)
+                name: None
+                if branch.name in gone[name] or not cost.layers
+                else share_of(branch.layers, cost.layers, cost.latency)
                 for name, cost in costs.items()
             },
             gone=tuple(name for name in costs if branch.name in gone[name]),
@@ -96,13 +98,13 @@ def describe_dropped(done: Finished, dense: Finished, branches: Sequence[Branch]
     *first, last = done.plan.dropped
     named = f"{', '.join(first)} and {last}" if first else last
     lost = _lost_operations(done.plan, branches)
-    held = f", which held {_latency_share(lost, dense.cost):.1%} of the dense latency" if dense.cost.layers else ""
+    held = (
+        f", which held {share_of(lost, dense.cost.layers, dense.cost.latency):.1%} of the dense latency"
+        if dense.cost.layers
+        else ""
+    )
     return f"without {named}{held}"
 
 
 def _lost_operations(plan: Plan, branches: Sequence[Branch]) -> set[str]:
     return {path for branch in branches if branch.name in plan.dropped for path in branch.operations}
-
-
-def _latency_share(paths: Sequence[str] | set[str], cost: CostReport) -> float:
-    return share_of(paths, cost.layers, cost.latency)

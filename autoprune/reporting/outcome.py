@@ -10,7 +10,7 @@ from autoprune.data import Dataset
 from autoprune.evaluation.cautions import chance_caution, gap_caution
 from autoprune.evaluation.journal import evaluation_to_json
 from autoprune.planning.plan_file import plan_to_json
-from autoprune.records import Branch, ChannelGroup, Plan, Target
+from autoprune.records import Branch, ChannelGroup, Target
 from autoprune.records.measure import ACCURACY, Measure, compare_qualities
 from autoprune.records.plain import write_json
 from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
@@ -82,18 +82,13 @@ def result_rows(
             reward_accuracy=done.reward_accuracy,
             one_shot_accuracy=done.evaluation.accuracy,
             cost=done.cost,
-            keep_ratio=_keep_ratio(done.plan),
+            # Channels that are left of all groups' channels; of groups that leave with a branch none are.
+            keep_ratio=sum(done.plan.widths.values()) / sum(done.plan.sizes.values()) if done.plan.sizes else 1.0,
             branches=(len(branches) - len(gone_branches(done.plan, branches)), len(branches)) if branches else None,
             measure=measure,
         )
         for done in finished
     ]
-
-
-def _keep_ratio(plan: Plan) -> float:
-    """Channels that are left of all groups' channels; of groups that leave with a branch none are."""
-    whole = sum(plan.sizes.values())
-    return sum(plan.widths.values()) / whole if whole else 1.0
 
 
 def write_outcome(outcome: Outcome, folder: RunFolder) -> None:

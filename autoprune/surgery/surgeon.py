@@ -259,10 +259,19 @@ class Surgeon:
         touched = {id(operation) for operation in (*edited.values(), *holders.values(), *rewired)}
         graph = keras_internals.graph_of(self.model)
         changed = keras_internals.refresh_shapes(graph, touched, shape_within, entering)
-        plain = self._save_by_graph(touched | changed)
+        # Models that would be saved by their constructors' arguments, old widths among them, are saved as they are.
+        stale, touched = [], touched | changed
+        for path, model in keras_internals.models_within(self.model):
+            if keras_internals.saves_its_graph(model):
+                continue
+            nodes = keras_internals.nodes_of(keras_internals.graph_of(model))
+            between = {id(tensor) for node in nodes for tensor in node.outputs}
+            if model is self.model or id(model) in touched or between & touched:
+                stale.append((path, model))
+        keras_internals.save_by_graph([model for _, model in stale])
         lost = keras_internals.refresh_outside(graph, changed)
         keras_internals.renew_compiled_functions(self.model)
-        return changes, optimizer, plain, lost
+        return changes, optimizer, [path for path, _ in stale], lost
 
     def _with_owners(self, paths: set[str]) -> dict[str, Any]:
         """The operations at these paths and all that contain them: a wrapper changes with the layer that it wraps.
@@ -278,26 +287,6 @@ class Surgeon:
                 if owner in self._operations:
                     found[owner] = self._operations[owner]
         return found
-
-    def _save_by_graph(self, changed: set[int]) -> list[str]:
-        """Let models that would be saved by their constructors' arguments, old widths among them, be saved as they are.
-
-        Args:
-            changed: `id` of operations and symbolic tensors.
-
-        Returns:
-            Their paths; the model's own is its name.
-        """
-        stale = []
-        for path, model in keras_internals.models_within(self.model):
-            if keras_internals.saves_its_graph(model):
-                continue
-            nodes = keras_internals.nodes_of(keras_internals.graph_of(model))
-            between = {id(tensor) for node in nodes for tensor in node.outputs}
-            if model is self.model or id(model) in changed or between & changed:
-                stale.append((path, model))
-        keras_internals.save_by_graph([model for _, model in stale])
-        return [path for path, _ in stale]
 
     def _find_left_alone(self, plan: Plan) -> dict[str, str]:
         """For every group of which nothing was removed, why; those that left with a branch are gone."""

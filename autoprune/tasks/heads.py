@@ -11,8 +11,7 @@ import keras
 import numpy as np
 
 from autoprune.errors import DataError, SettingsError
-from autoprune.models.distilling import class_log_probabilities, hard_loss
-from autoprune.tasks.joining import flatten
+from autoprune.models.outputs import class_log_probabilities, flatten, hard_loss
 from autoprune.tasks.labels import as_labels
 from autoprune.tasks.own_losses import OwnLoss
 

@@ -14,9 +14,8 @@ import numpy as np
 
 from autoprune.errors import DataError
 from autoprune.models import keras_internals
-from autoprune.models.head import gives_logits, loss_for
+from autoprune.models.outputs import JoinedOutputs, flatten, gives_logits, loss_for, run_joined
 from autoprune.tasks.heads import Classes, Head, Pixels
-from autoprune.tasks.joining import JoinedOutputs, flatten, run_joined
 from autoprune.tasks.task import Task
 
 
@@ -26,6 +25,9 @@ class Judge:
     Args:
         task: what the model is for, with the shapes of its labels.
         model: with one output for each head, named so where there are several.
+
+    Attributes:
+        heads: the task's, in the order of the model's outputs.
 
     Raises:
         DataError: it has other outputs.
@@ -40,16 +42,15 @@ class Judge:
         names = keras_internals.output_names(model) if len(task.heads) > 1 else [task.heads[0].name]
         if set(names) != set(by_name):
             raise DataError(complain_of_outputs(task, model))
-        # In the order of the model's outputs.
-        self._heads = [by_name[name] for name in names]
-        self._places = [task.heads.index(head) for head in self._heads]
+        self.heads = [by_name[name] for name in names]
+        self._places = [task.heads.index(head) for head in self.heads]
         self._shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
-        self._raw = [gives_logits(model, number, head.activation) for number, head in enumerate(self._heads)]
+        self._raw = [gives_logits(model, number, head.activation) for number, head in enumerate(self.heads)]
 
     @property
     def network(self) -> Any:
         """What is trained: the model, or one that gives its outputs joined."""
-        return self._model if len(self._heads) == 1 else JoinedOutputs(self._model)
+        return self._model if len(self.heads) == 1 else JoinedOutputs(self._model)
 
     # ------------------------------------------------------------------ tensors
 
@@ -60,10 +61,10 @@ class Judge:
 
     def outputs(self, joined: Any) -> list[Any]:
         """Each output of the model."""
-        if len(self._heads) == 1:
+        if len(self.heads) == 1:
             return [joined]
         parts, start = [], 0
-        for head, shape in zip(self._heads, self._shapes, strict=True):
+        for head, shape in zip(self.heads, self._shapes, strict=True):
             known = (*head.shape[: len(shape)],) if None in shape else shape
             whole = tuple(k if s is None else s for s, k in zip(shape, known, strict=True))
             size = math.prod(whole)
@@ -75,7 +76,7 @@ class Judge:
         """What each output means, see `Head.tell`."""
         return [
             head.tell(part, raw=raw)
-            for head, part, raw in zip(self._heads, self.outputs(joined), self._raw, strict=True)
+            for head, part, raw in zip(self.heads, self.outputs(joined), self._raw, strict=True)
         ]
 
     @property
@@ -85,7 +86,7 @@ class Judge:
 
     @property
     def _tell_shapes(self) -> list[tuple[int, ...]]:
-        return [head.tell_shape(shape) for head, shape in zip(self._heads, self._shapes, strict=True)]
+        return [head.tell_shape(shape) for head, shape in zip(self.heads, self._shapes, strict=True)]
 
     def losses(self, labels: Any, joined: Any, told: list[Any], smoothing: float = 0.0) -> Any:
         """(n,) losses: the weighted sum of those of the outputs, each the mean over what it has for an example.
@@ -97,7 +98,7 @@ class Judge:
             smoothing: share of a class label that is spread over all classes.
         """
         terms = []
-        parts = zip(self._heads, self.labels(labels), self.outputs(joined), told, strict=True)
+        parts = zip(self.heads, self.labels(labels), self.outputs(joined), told, strict=True)
         for head, truth, output, said in parts:
             if head.loss is None:
                 losses = head.own_losses(truth, said, smoothing)
@@ -111,7 +112,7 @@ class Judge:
     def distillation_losses(self, teacher: Any, told: list[Any], temperature: float) -> Any:
         """(n,) losses of telling something else than a teacher: (n, tell_size) of `ask`."""
         terms, start = [], 0
-        for head, shape, said in zip(self._heads, self._tell_shapes, told, strict=True):
+        for head, shape, said in zip(self.heads, self._tell_shapes, told, strict=True):
             size = math.prod(shape)
             taught = keras.ops.reshape(teacher[:, start : start + size], (-1, *shape))
             factor = head.weight * (temperature**2 if head.softens else 1.0)
@@ -132,7 +133,7 @@ class Judge:
                 `add_teacher`; None for no teacher.
             temperature: what the teacher's log-probabilities are divided by.
         """
-        if teacher is None and not smoothing and self.task.names_classes and self._heads[0].loss is None:
+        if teacher is None and not smoothing and self.task.names_classes and self.heads[0].loss is None:
             return loss_for(self._model)
         return TaskLoss(self, smoothing=smoothing, teacher=teacher, temperature=temperature)
 
@@ -161,13 +162,13 @@ class Judge:
             metric.update_state(self.losses(labels, joined, self.tell(joined)), sample_weight=sample_weight)
             return
         truths = self.labels(labels)
-        predicted = [head.predict(told) for head, told in zip(self._heads, self.tell(joined), strict=True)]
-        if len(self._heads) > 1 and self.task.metric_output is None:
-            names = [head.name for head in self._heads]
+        predicted = [head.predict(told) for head, told in zip(self.heads, self.tell(joined), strict=True)]
+        if len(self.heads) > 1 and self.task.metric_output is None:
+            names = [head.name for head in self.heads]
             metric.update_state(dict(zip(names, truths, strict=True)), dict(zip(names, predicted, strict=True)))
             return
         head, _ = self._metric_head()
-        place = self._heads.index(head)
+        place = self.heads.index(head)
         truth, seen = truths[place], predicted[place]
         if isinstance(head, Pixels) and (sample_weight is not None or head.ignored is not None):
             # Weights are 0 or 1, and metrics that count want whole numbers.
@@ -180,7 +181,7 @@ class Judge:
     def _metric_head(self) -> tuple[Head, tuple[int | None, ...]]:
         """The output that the metric looks at, and its shape."""
         wanted = self.task.metric_output
-        for head, shape in zip(self._heads, self._shapes, strict=True):
+        for head, shape in zip(self.heads, self._shapes, strict=True):
             if wanted in (None, head.name):
                 return head, shape
         raise DataError(f"'{self._model.name}' has no output '{wanted}'.")
@@ -211,11 +212,6 @@ class Judge:
             parts.append(told[:, start : start + size].reshape(len(told), *shape))
             start += size
         return parts
-
-    @property
-    def heads(self) -> list[Head]:
-        """In the order of the model's outputs."""
-        return self._heads
 
     @property
     def classifier_outputs(self) -> int:

@@ -11,10 +11,10 @@ import numpy as np
 
 from autoprune.errors import DataError
 from autoprune.models import keras_internals
+from autoprune.models.outputs import flatten
 from autoprune.records.measure import ACCURACY, Measure
 from autoprune.settings.task import TaskSettings
 from autoprune.tasks.heads import Classes, Head, Labels, Pixels, Values
-from autoprune.tasks.joining import flatten
 from autoprune.tasks.metrics import MakeMetric, find_metric, make_accuracy
 from autoprune.tasks.own_losses import as_loss, identify
 

@@ -101,7 +101,7 @@ def fine_tune(
                 epochs=epochs,
                 learning_rate=None,
                 seed=settings.seed,
-                teacher=files.taught(),
+                teacher=files.read_teacher(),
                 start=before,
             )
             record = carry_out(training, on_progress, checkpoints)

@@ -12,8 +12,8 @@ from autoprune.cost import CostModel
 from autoprune.data import Dataset
 from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.planning import Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.records.measure import Measure
@@ -152,7 +152,7 @@ class Finisher(PlanTrainer):
         if plan.pruned:
             images = data.train.images[: settings.evaluation.recalibration_images]
             recalibrate(model, images, settings.evaluation.batch_size)
-        batch_size, run = settings.evaluation.batch_size, self._passes.compiled(plan.pruned)
+        batch_size, run = settings.evaluation.batch_size, self._passes.network_for(plan.pruned)
         start = accuracy(model, data.reward, batch_size, run) if epochs else None
         seed = settings.seed if seed is None else seed
         training = Training(
@@ -256,7 +256,14 @@ def finish_all(
                 rivals.setdefault(name, []).append(done)
             else:
                 over[label] = objective.budget.overrun(done.cost)
-        _tell_of(over, none=not rivals)
+        for label, excess in over.items():
+            logger.warning("%s is no result: its finished model is %.2f %% over the budget", label, 100 * excess)
+        if not rivals:
+            raise BudgetError(
+                "No finished model is within the budget, though its plan was when it was scored: "
+                f"{', '.join(f'{label} is {excess:.2%} over' for label, excess in over.items())}. Where costs are "
+                "measured, they vary: ask for a little less, or search on a machine that does nothing else."
+            )
         results = [_winner(of_one, dense, objective) for of_one in rivals.values()]
         kept = _best(results[::-1], dense, objective)
         least = least_accuracy(objective.settings, dense.reward_accuracy)
@@ -285,23 +292,3 @@ def _winner(rivals: Sequence[Finished], dense: Finished, objective: Objective) -
         Finalist(done.evaluation.key, done.evaluation.score, done.reward_accuracy, done.cost.latency) for done in rivals
     ]
     return replace(best, finalists=tuple(finalists))
-
-
-def _tell_of(over: Mapping[str, float], *, none: bool) -> None:
-    """Say which finished models break the promise that the budget is, by their cost as they are finished.
-
-    Args:
-        over: by how much each is over the budget, as a share.
-        none: no other is left.
-
-    Raises:
-        BudgetError: none is left.
-    """
-    for label, excess in over.items():
-        logger.warning("%s is no result: its finished model is %.2f %% over the budget", label, 100 * excess)
-    if none:
-        raise BudgetError(
-            "No finished model is within the budget, though its plan was when it was scored: "
-            f"{', '.join(f'{label} is {excess:.2%} over' for label, excess in over.items())}. Where costs are "
-            "measured, they vary: ask for a little less, or search on a machine that does nothing else."
-        )

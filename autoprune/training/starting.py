@@ -49,7 +49,7 @@ class StartFiles:
         """The plan that the model was pruned by."""
         return self.folder / "plan.json"
 
-    def taught(self) -> np.ndarray | None:
+    def read_teacher(self) -> np.ndarray | None:
         """What the teacher says, read from the file as it is needed; None without a teacher."""
         return np.load(self.teacher, mmap_mode="r", allow_pickle=False) if self.teacher.exists() else None
 
@@ -65,7 +65,7 @@ def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> 
     """
     if files.model.exists():
         return load_model(files.model, settings.model)
-    model, plan, teacher = _of_run(Path(settings.run), settings) if settings.run else _of_files(settings)
+    model, plan, teacher = _load(settings)
     # Before anything is computed: what does not fit is told at once.
     check_fit(model, data)
     for caution in data_cautions(model, data):
@@ -91,8 +91,17 @@ def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> 
     return model
 
 
-def _of_run(folder: Path, settings: FinetuneSettings) -> tuple[Any, Plan, Any | None]:
-    """The pruned model of a run, its plan, and the dense model if it teaches."""
+def _load(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]:
+    """The model, its plan, and what teaches it, if anything does: the dense model, or another one that is named."""
+    teaches = settings.training.needs_teacher
+    if not settings.run:
+        model = load_model(settings.model.path, settings.model)
+        if settings.teacher and not teaches:
+            logger.warning("the teacher is not asked: training.distillation and training.feature_distillation are 0")
+        plan = load_plan(settings.plan) if settings.plan else None
+        path = settings.teacher or (settings.model.path if plan is not None else None)
+        return model, plan, load_model(path, settings.model) if teaches and path else None
+    folder = Path(settings.run)
     for name in ("pruned.keras", "dense.keras", "plan.json"):
         if not (folder / name).exists():
             raise ModelError(
@@ -102,17 +111,4 @@ def _of_run(folder: Path, settings: FinetuneSettings) -> tuple[Any, Plan, Any | 
     plan, dense = load_plan(folder / "plan.json"), load_model(folder / "dense.keras", settings.model)
     if plan.model != architecture_fingerprint(dense):
         raise PlanError(f"The plan of the run '{folder}' is not for its dense.keras: one of them was changed since.")
-    return load_model(folder / "pruned.keras", settings.model), plan, dense if settings.training.needs_teacher else None
-
-
-def _of_files(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]:
-    """The model of the settings, its plan, and what teaches: the model itself before it is pruned, or another one."""
-    model, teaches = load_model(settings.model.path, settings.model), settings.training.needs_teacher
-    if settings.teacher and not teaches:
-        logger.warning("the teacher is not asked: training.distillation and training.feature_distillation are 0")
-    plan = load_plan(settings.plan) if settings.plan else None
-    if not teaches:
-        return model, plan, None
-    if settings.teacher:
-        return model, plan, load_model(settings.teacher, settings.model)
-    return model, plan, load_model(settings.model.path, settings.model) if plan is not None else None
+    return load_model(folder / "pruned.keras", settings.model), plan, dense if teaches else None

@@ -10,10 +10,10 @@ import numpy as np
 from autoprune.data import Dataset
 from autoprune.errors import ModelError, SettingsError, words_of
 from autoprune.models.feature_distilling import FeatureDistillationLoss, WithFeatures, teachings
+from autoprune.models.outputs import run_joined
 from autoprune.settings import TrainingSettings
 from autoprune.tasks import Judge, add_teacher
 from autoprune.tasks.heads import Pixels
-from autoprune.tasks.joining import run_joined
 from autoprune.tasks.judge import TaskLoss
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder

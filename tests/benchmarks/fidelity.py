@@ -34,8 +34,8 @@ from autoprune.cost.surrogate import Surrogate
 from autoprune.data import Dataset, load_data
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import read_signals
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.models.feature_distilling import similarity_loss, teachings
 from autoprune.planning import Candidate, Planner
 from autoprune.records import CostReport, Evaluation, Plan, Target
@@ -209,7 +209,7 @@ class Signs:
                 continue
             start = time.perf_counter()
             recover(plan)
-            compiled = self._passes.compiled({name for name, ratio in ratios.items() if ratio < 1})
+            compiled = self._passes.network_for({name for name, ratio in ratios.items() if ratio < 1})
             recalibrate(self._model, self._images, collect=compiled and compiled.collect)
             signals = read_signals(self._model, self._data.reward, self._dense, run=compiled)
             found[name] = {**asdict(signals), "seconds": time.perf_counter() - start}
@@ -234,7 +234,7 @@ class Signs:
 
     def _tune(self, plan: Plan, tuning: ShortTuning) -> None:
         self._surgeon.apply(plan)
-        compiled = self._passes.compiled({name for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]})
+        compiled = self._passes.network_for({name for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]})
         tuning(self._model, compiled and compiled.tune)
 
 

@@ -26,8 +26,8 @@ from scipy.stats import spearmanr
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.data import Dataset, Split, load_data
 from autoprune.evaluation.accuracy import read_signals
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.planning import Planner
 from autoprune.settings import Constraints, DataSettings, ModelSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
@@ -114,7 +114,7 @@ class Bench:
         self._pruned = {
             name for plan in self._plans for name, kept in plan.kept.items() if len(kept) < plan.sizes[name]
         }
-        self._compiled = self._passes.compiled(self._pruned)
+        self._compiled = self._passes.network_for(self._pruned)
 
     def tuned(self, images: int, size: int, draws: int) -> dict[str, Any]:
         """Signal, noise and agreement of the scores over draws of the images, and seconds of one tuning."""

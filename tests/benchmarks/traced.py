@@ -29,8 +29,8 @@ from autoprune.cost.flops import count_flops
 from autoprune.data import Split
 from autoprune.errors import PlanError
 from autoprune.evaluation.accuracy import Signals, read_signals
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.models import applications, zoo
 from autoprune.planning import Planner
 from autoprune.records import Branch, Plan
@@ -94,7 +94,7 @@ class Bench:
         few = self.tuning.first(8)
         loss = self.tuning.loss_for(self.model)
         passes = Passes(self.model, self.planner.all_groups, *few, loss, branches=branches)
-        compiled = passes.compiled(set())
+        compiled = passes.network_for(set())
         if compiled is None:
             raise RuntimeError("These passes cannot be compiled.")
         return compiled, time.perf_counter() - start

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from autoprune.data import Split
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning
+from autoprune.evaluation.scoring import Passes
 from autoprune.graph import find_groups
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
@@ -55,7 +55,7 @@ def eagerly(model, images, tuning):
 
 
 def compiled(model, images, tuning, passes):
-    traced = passes.compiled({"all"})
+    traced = passes.network_for({"all"})
     assert traced is not None
     outputs = np.asarray(traced(images))
     tuning(model, traced.tune)

@@ -11,8 +11,8 @@ from keras import layers
 from autoprune.data import Split
 from autoprune.errors import PlanError
 from autoprune.evaluation.evaluator import plan_key
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.evaluation.traced import TracedNetwork
 from autoprune.models import zoo
 from autoprune.surgery import Surgeon
@@ -195,7 +195,7 @@ def test_it_is_what_runs_eagerly_whatever_was_dropped(name):
         with surgeon.pruning(plan, snapshot):
             eagerly = scored(model, images, tuning)
         with surgeon.pruning(plan, snapshot):
-            traced = passes.compiled(plan.pruned)
+            traced = passes.network_for(plan.pruned)
             assert traced is not None
             compiled = scored(model, images, tuning, traced)
         np.testing.assert_allclose(compiled[0], eagerly[0], rtol=1e-4, atol=1e-5)
@@ -229,22 +229,22 @@ def test_what_changes_its_own_weights_within_a_branch_runs_eagerly_where_branche
     assert "changes its own weights" in message
     plan, snapshot = uneven_plan(model), surgeon.snapshot()
     with surgeon.pruning(plan, snapshot):
-        assert passes.compiled(plan.pruned) is not None
+        assert passes.network_for(plan.pruned) is not None
     with surgeon.pruning(dataclasses.replace(plan, dropped=(BRANCH,)), snapshot):
-        assert passes.compiled({*plan.pruned, BRANCH}) is None
+        assert passes.network_for({*plan.pruned, BRANCH}) is None
 
 
 def test_a_branch_is_tried_when_it_is_dropped_for_the_first_time(caplog):
     """Where that fails, other plans still run compiled."""
     *_, passes = prepared(residual(layers.Conv2D(8, 3, padding="same", name="block")))
-    passes.compiled(set()).complaint = lambda *_: "no such thing"
+    passes.network_for(set()).complaint = lambda *_: "no such thing"
     with caplog.at_level("INFO"):
-        assert passes.compiled({BRANCH}) is None
+        assert passes.network_for({BRANCH}) is None
     assert "plans that drop branches are scored eagerly: no such thing" in caplog.text
-    assert passes.compiled(set()) is not None
-    passes.compiled(set()).complaint = lambda *_: ""
-    assert passes.compiled({"stem"}) is not None
-    assert passes.compiled({"stem", BRANCH}) is None
+    assert passes.network_for(set()) is not None
+    passes.network_for(set()).complaint = lambda *_: ""
+    assert passes.network_for({"stem"}) is not None
+    assert passes.network_for({"stem", BRANCH}) is None
 
 
 def test_it_is_traced_with_all_of_its_branches():

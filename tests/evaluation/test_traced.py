@@ -9,8 +9,8 @@ import pytest
 from keras import layers
 
 from autoprune.data import Split
-from autoprune.evaluation.passes import Passes
 from autoprune.evaluation.recovery import ShortTuning, recalibrate
+from autoprune.evaluation.scoring import Passes
 from autoprune.graph import find_groups
 from autoprune.models import zoo
 from autoprune.planning import Planner
@@ -42,7 +42,7 @@ def eagerly(model):
 
 
 def compiled(model, passes):
-    traced = passes.compiled({"all"})
+    traced = passes.network_for({"all"})
     outputs = np.asarray(traced(IMAGES))
     tuning()(model, traced.tune)
     recalibrate(model, IMAGES, 32, traced.collect)
@@ -134,7 +134,7 @@ def test_one_number_that_tells_two_classes_apart():
     probabilities = np.log(CHANCE.dirichlet(np.ones(2), 96)).astype("float32")
     tuned = ShortTuning(Split(IMAGES, LABELS % 2), probabilities, steps=4, batch_size=32)
     passes = Passes(model, find_groups(model), *tuned.first(8), tuned.loss_for(model))
-    assert passes.compiled({"all"}) is not None
+    assert passes.network_for({"all"}) is not None
 
 
 def centred():
@@ -162,7 +162,7 @@ def test_what_cannot_be_traced_runs_eagerly(layer, reason, caplog):
     with caplog.at_level("INFO"):
         passes = passes_of(model)
         with surgeon.pruning(plan, surgeon.snapshot()):
-            assert passes.compiled({"all"}) is None
+            assert passes.network_for({"all"}) is None
     (message,) = {record.getMessage() for record in caplog.records if "eagerly" in record.getMessage()}
     assert re.search(f"plans are scored eagerly: .*{reason}", message)
     assert message.isprintable()
@@ -171,25 +171,25 @@ def test_what_cannot_be_traced_runs_eagerly(layer, reason, caplog):
 def test_half_precision_runs_eagerly():
     """Its gradients are scaled by Keras's own training."""
     policies = {name: passes_of(network(layers.ReLU(), dtype=name)) for name in ("mixed_float16", "mixed_bfloat16")}
-    assert policies["mixed_float16"].compiled(set()) is None
-    assert policies["mixed_bfloat16"].compiled(set()) is not None
+    assert policies["mixed_float16"].network_for(set()) is None
+    assert policies["mixed_bfloat16"].network_for(set()) is not None
 
 
 def test_it_is_tried_when_a_group_is_pruned_for_the_first_time():
     model = network(layers.ReLU())
     passes, tried = Passes(model, find_groups(model), IMAGES[:8]), []
-    passes.compiled(set()).complaint = lambda *_: tried.append(1) or ""
+    passes.network_for(set()).complaint = lambda *_: tried.append(1) or ""
     for pruned in ({"a"}, {"a"}, {"a", "b"}, {"b"}, set(), {"c"}):
-        assert passes.compiled(pruned) is not None
+        assert passes.network_for(pruned) is not None
     assert len(tried) == 3
-    passes.compiled(set()).complaint = lambda *_: "no more"
-    assert passes.compiled({"d"}) is None
-    assert passes.compiled({"a"}) is None
+    passes.network_for(set()).complaint = lambda *_: "no more"
+    assert passes.network_for({"d"}) is None
+    assert passes.network_for({"a"}) is None
 
 
 def test_trying_changes_nothing():
     model = network(layers.Dropout(0.5))
     before = model.get_weights()
-    assert passes_of(model).compiled({"all"}) is not None
+    assert passes_of(model).network_for({"all"}) is not None
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

@@ -11,7 +11,7 @@ import autoprune
 from autoprune.cost.flops import count_flops, flops_per_layer
 from autoprune.cost.layers import layer_dependences
 from autoprune.errors import ModelError
-from autoprune.evaluation.passes import Passes
+from autoprune.evaluation.scoring import Passes
 from autoprune.layers import kind as kinds
 from autoprune.layers import kind_of
 from autoprune.surgery import Surgeon
@@ -228,7 +228,7 @@ def test_one_trace_serves_all_its_widths():
     model = network()
     images, surgeon = images_for(model), Surgeon(model)
     passes = Passes(model, surgeon.groups, images)
-    traced = passes.compiled({"all"})
+    traced = passes.network_for({"all"})
     assert traced is not None
     snapshot = surgeon.snapshot()
     for ratio in (0.5, 0.75):

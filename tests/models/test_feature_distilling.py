@@ -17,7 +17,7 @@ from autoprune.models.feature_distilling import (
     similarity_loss,
     teachings,
 )
-from autoprune.models.head import classifier_input
+from autoprune.models.outputs import classifier_input
 from helpers.featured_network import featured, gram, summed, traces
 from helpers.telling import log_probabilities, loss_of
 

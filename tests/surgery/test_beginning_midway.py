@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 from autoprune.graph import find_groups
-from autoprune.models.head import gives_logits
+from autoprune.models.outputs import gives_logits
 from autoprune.planning import make_plan
 from autoprune.surgery import Surgeon
 from helpers.oracle import kept_by_layer, outputs_of, zeroed_outputs

@@ -10,11 +10,11 @@ from autoprune.data import from_arrays, from_batches
 from autoprune.errors import DataError, SettingsError, WorkerError
 from autoprune.evaluation.accuracy import accuracy, check_fit, read_signals
 from autoprune.evaluation.scoring_pool import ScoringPool
+from autoprune.models.outputs import run_joined
 from autoprune.planning import Planner
 from autoprune.records.measure import Measure, compare_qualities, least_quality
 from autoprune.settings import SearchSettings, TaskSettings, TrainingSettings
 from autoprune.tasks import Judge, make_task
-from autoprune.tasks.joining import run_joined
 from autoprune.tasks.own_losses import as_loss
 from autoprune.training.training import check_recipe
 
@@ -96,7 +96,7 @@ def test_a_function_of_ones_own_may_look_at_all_outputs():
     expected = np.abs(parts[1]["a"] - np.asarray(outputs["a"])).mean() + 1 / 3
     assert -accuracy(model, data.test, 16) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(WorkerError, match=r"not known to other processes.*workers=1"):
-        ScoringPool(2, model, Planner(model), data, SearchSettings(workers=2))._make_process()
+        ScoringPool(2, model, Planner(model), data, SearchSettings(workers=2))._make_worker()
 
 
 def test_scores_of_numbers_lie_between_none_and_one():

@@ -12,7 +12,7 @@ from autoprune.data import Dataset, Split
 from autoprune.errors import DataError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.models import keras_internals, zoo
-from autoprune.models.head import loss_for
+from autoprune.models.outputs import loss_for
 from autoprune.planning import Planner
 from autoprune.records import Evaluation, Target
 from autoprune.settings import Constraints, ModelSettings, SearchSettings, TrainingSettings

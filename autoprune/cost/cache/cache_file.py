@@ -132,7 +132,16 @@ def _connect(path: Path) -> CacheFile:
         database.execute("COMMIT")
         # Results of a few kB shall lie several to a page; without effect on a file that is not empty.
         database.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
-        _use_write_ahead_log(database)
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                database.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError:
+                # For this SQLite does not wait when another process has the file open.
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
         # A crash of the machine may take the last entries, never the file; one of this process takes nothing.
         database.execute("PRAGMA synchronous = NORMAL")
         # The log beside the file is emptied, and cut, at 4 MB.
@@ -178,16 +187,3 @@ def _check(database: sqlite3.Connection) -> None:
 
 def _pragma(database: sqlite3.Connection, name: str) -> int:
     return database.execute(f"PRAGMA {name}").fetchone()[0]
-
-
-def _use_write_ahead_log(database: sqlite3.Connection) -> None:
-    """Switch the journal mode, for which SQLite does not wait when another process has the file open."""
-    end = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)

@@ -13,7 +13,7 @@ from autoprune.cost.cache import CostCache, cache_key
 from autoprune.cost.chips import CHIPS
 from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.cost.flops import flops_per_layer
-from autoprune.errors import CostError, RouteError
+from autoprune.errors import CostError, RouteError, future_of
 from autoprune.models import keras_internals
 from autoprune.models.config import layer_modules, without_training
 from autoprune.models.fingerprint import inference_fingerprint
@@ -105,7 +105,7 @@ class CompilerCostModel:
             return answer
         other = self._ask(model, "tensorflow")
         if isinstance(other.exception(), RouteError):
-            return _failure(RouteError(f"{answer.exception()} By another route: {other.exception()}"))
+            return future_of(RouteError(f"{answer.exception()} By another route: {other.exception()}"))
         logger.info("the compiler is given what TensorFlow traces: %s", answer.exception())
         self.route = "tensorflow"
         return other
@@ -141,7 +141,7 @@ class CompilerCostModel:
                 request = export_forward_pass(config, modules, self.target.batch_size, self.target.dtype)
             self._client.submit({**request, **self._conditions()}).add_done_callback(finish)
         except RouteError as error:
-            return _failure(error)
+            return future_of(error)
         return report
 
     def close(self) -> None:
@@ -209,12 +209,6 @@ class CompilerCostModel:
                 **self._versions_of(route),
             },
         )
-
-
-def _failure(error: CostError) -> Future[CostReport]:
-    answer: Future[CostReport] = Future()
-    answer.set_exception(error)
-    return answer
 
 
 def check_static(model: Any) -> None:

@@ -66,24 +66,26 @@ def parse_module(text: str) -> Module:
         elif line.startswith("}"):
             current = None
         elif current is not None and " = " in line:
-            current.append(_parse_instruction(line))
+            # `[ROOT] %name = shape opcode(operands), attributes`.
+            left, right = line.strip().removeprefix("ROOT ").split(" = ", 1)
+            end = _find_closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
+            shape, rest = right[:end], right[end:].lstrip()
+            opening = rest.index("(")
+            closing = _find_closing(rest, opening)
+            operands = tuple(re.findall(r"%([\w.\-]+)", rest[opening + 1 : closing]))
+            current.append(
+                Instruction(
+                    name=left.lstrip("%"),
+                    shape=shape,
+                    opcode=rest[:opening],
+                    operands=operands,
+                    attributes=rest[closing + 1 :],
+                )
+            )
     if not entry:
         raise ValueError("the module has no entry computation")
     layout = re.search(r"entry_computation_layout=\{\((.*?)\)->", text)
     return Module(computations, entry, tuple(_split_shapes(layout[1])) if layout else ())
-
-
-def _parse_instruction(line: str) -> Instruction:
-    """Split `[ROOT] %name = shape opcode(operands), attributes`."""
-    left, right = line.strip().removeprefix("ROOT ").split(" = ", 1)
-    end = _find_closing(right, 0) + 1 if right.startswith("(") else right.index(" ")
-    shape, rest = right[:end], right[end:].lstrip()
-    opening = rest.index("(")
-    closing = _find_closing(rest, opening)
-    operands = tuple(re.findall(r"%([\w.\-]+)", rest[opening + 1 : closing]))
-    return Instruction(
-        name=left.lstrip("%"), shape=shape, opcode=rest[:opening], operands=operands, attributes=rest[closing + 1 :]
-    )
 
 
 def _find_closing(text: str, opening: int) -> int:

@@ -8,7 +8,7 @@ import keras
 from autoprune.cost.compiler.programs import Program, abstract
 from autoprune.models import keras_internals
 from autoprune.models.config import rebuild_without_weights
-from autoprune.models.head import loss_for
+from autoprune.models.outputs import loss_for
 
 
 def training_step_program(request: dict[str, Any]) -> Program:

@@ -12,8 +12,7 @@ import jax
 import keras
 
 from autoprune.cost.compiler import hlo, topology
-from autoprune.cost.compiler.compiler_errors import describe_error, encode_error
-from autoprune.cost.compiler.failing_layer import find_failing_layer
+from autoprune.cost.compiler.compiler_errors import describe_error, encode_error, find_failing_layer
 from autoprune.cost.compiler.programs import Program, forward_pass, hlo_program, inference_program
 from autoprune.cost.compiler.training_program import training_step_program
 from autoprune.errors import ModelError, RouteError
@@ -45,8 +44,19 @@ class Compiler:
             `activations`, `code`, `total`, `traffic` (read from and written to HBM), `communicated` (got from
             operations over all devices) and `available` (HBM that a program may take); `kernels`, each as the positions
             of the layers in it and its seconds.
+
+        Raises:
+            RouteError: the program cannot be made or traced in this process.
         """
-        program, lowered = self._lower(request)
+        try:
+            # TensorFlow's states of random generators have 64 bits.
+            with jax.enable_x64(True) if "hlo" in request else contextlib.nullcontext():
+                program: Program = PROGRAMS[request["program"]](request)
+                lowered = self._trace(program, request)
+        except ModelError as error:
+            raise RouteError(str(error)) from error
+        except Exception as error:  # whatever the layers of a model raise
+            raise RouteError(f"The model cannot be traced by Keras on JAX: {describe_error(error)}") from error
         compiled = lowered.compile()
         name = request["topology"]
         if name not in self._available:
@@ -63,22 +73,6 @@ class Compiler:
             "available": self._available[name],
             "kernels": kernels(module, steps, program.paths),
         }
-
-    def _lower(self, request: dict[str, Any]) -> tuple[Program, Any]:
-        """The program of a request, traced for its device.
-
-        Raises:
-            RouteError: it cannot be made or traced in this process.
-        """
-        try:
-            # TensorFlow's states of random generators have 64 bits.
-            with jax.enable_x64(True) if "hlo" in request else contextlib.nullcontext():
-                program = PROGRAMS[request["program"]](request)
-                return program, self._trace(program, request)
-        except ModelError as error:
-            raise RouteError(str(error)) from error
-        except Exception as error:  # whatever the layers of a model raise
-            raise RouteError(f"The model cannot be traced by Keras on JAX: {describe_error(error)}") from error
 
     def _trace(self, program: Program, request: dict[str, Any]) -> Any:
         devices = self._describe(request)[: request.get("devices", 1)]

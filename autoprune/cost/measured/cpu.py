@@ -40,41 +40,39 @@ class CpuCostModel:
         """
         report: Future[CostReport] = Future()
         try:
-            report.set_result(self._measure(model))
+            batch = example_inputs([((self.target.batch_size, *t.shape[1:]), t.dtype) for t in model.inputs])
+            backend = keras.backend.backend()
+            if backend not in _BACKENDS:
+                raise CostError(f"The target cpu needs the TensorFlow or JAX backend of Keras. Received: {backend}")
+            timing, activations = _BACKENDS[backend](model, batch)
+            # NumPy has no bfloat16; its size is float16's.
+            sizes = [np.dtype("float16" if w.dtype == "bfloat16" else w.dtype).itemsize for w in model.weights]
+            weights = sum(int(np.prod(w.shape)) * size for w, size in zip(model.weights, sizes, strict=True))
+            total = None if activations is None else weights + activations
+            measured = CostReport(
+                target=self.target,
+                kind="measured",
+                latency=timing.latency,
+                latency_sum=None,
+                latency_iqr=timing.iqr,
+                memory=Memory(weights=weights, activations=activations, code=None, total=total),
+                flops=count_flops(model, self.target.batch_size),
+                parameters=model.count_params(),
+                provenance={
+                    "host": platform.machine(),
+                    "processors": os.cpu_count() or 0,
+                    "backend": backend,
+                    **{name: importlib.metadata.version(name) for name in ("keras", _DISTRIBUTIONS[backend])},
+                    **timing.provenance,
+                },
+            )
+            report.set_result(measured)
         except Exception as error:  # noqa: BLE001 - what the compiler raises belongs to this candidate alone
             report.set_exception(CostError(f"The model could not be run on this host: {error}"))
         return report
 
     def close(self) -> None:
         """Nothing to end."""
-
-    def _measure(self, model: Any) -> CostReport:
-        batch = example_inputs([((self.target.batch_size, *t.shape[1:]), t.dtype) for t in model.inputs])
-        backend = keras.backend.backend()
-        if backend not in _BACKENDS:
-            raise CostError(f"The target cpu needs the TensorFlow or JAX backend of Keras. Received: {backend}")
-        timing, activations = _BACKENDS[backend](model, batch)
-        # NumPy has no bfloat16; its size is float16's.
-        sizes = [np.dtype("float16" if w.dtype == "bfloat16" else w.dtype).itemsize for w in model.weights]
-        weights = sum(int(np.prod(w.shape)) * size for w, size in zip(model.weights, sizes, strict=True))
-        total = None if activations is None else weights + activations
-        return CostReport(
-            target=self.target,
-            kind="measured",
-            latency=timing.latency,
-            latency_sum=None,
-            latency_iqr=timing.iqr,
-            memory=Memory(weights=weights, activations=activations, code=None, total=total),
-            flops=count_flops(model, self.target.batch_size),
-            parameters=model.count_params(),
-            provenance={
-                "host": platform.machine(),
-                "processors": os.cpu_count() or 0,
-                "backend": backend,
-                **{name: importlib.metadata.version(name) for name in ("keras", _DISTRIBUTIONS[backend])},
-                **timing.provenance,
-            },
-        )
 
 
 def _measure_with_tensorflow(model: Any, batch: list[np.ndarray]) -> tuple[Timing, None]:

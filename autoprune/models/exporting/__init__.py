@@ -120,33 +120,24 @@ def _export_checked(
             raise ExportError(
                 f"The model '{model.name}' cannot be exported to {name}: {type(error).__name__}: {words_of(error)}"
             ) from error
-        difference, largest = _compare(name, found, expected, tolerance)
+        shapes = [[output.shape for output in outputs] for outputs in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise ExportError(f"The {name} file gives outputs of shape {shapes[0]}, the model of {shapes[1]}.")
+        difference = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
+        largest = max(float(np.abs(e).max()) for e in expected)
+        # Not the other way round: a difference that is not a number is no agreement.
+        if not difference <= tolerance * largest:
+            raise ExportError(
+                f"The {name} file deviates from the model: by {difference:.3g} where the largest output is "
+                f"{largest:.3g}; at most {tolerance * largest:.3g} was expected (tolerance {tolerance:g}). It was not "
+                "kept."
+            )
         size = sum(file.stat().st_size for file in [partial, *partial.rglob("*")] if file.is_file())
         _remove(path)
         partial.rename(path)
     finally:
         _remove(partial)
     return Exported(name, path, size, difference, largest)
-
-
-def _compare(name: str, found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> tuple[float, float]:
-    """The largest difference between outputs, and the largest output.
-
-    Raises:
-        ExportError: they deviate.
-    """
-    shapes = [[output.shape for output in outputs] for outputs in (found, expected)]
-    if shapes[0] != shapes[1]:
-        raise ExportError(f"The {name} file gives outputs of shape {shapes[0]}, the model of {shapes[1]}.")
-    difference = max(float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True))
-    largest = max(float(np.abs(e).max()) for e in expected)
-    # Not the other way round: a difference that is not a number is no agreement.
-    if not difference <= tolerance * largest:
-        raise ExportError(
-            f"The {name} file deviates from the model: by {difference:.3g} where the largest output is {largest:.3g}; "
-            f"at most {tolerance * largest:.3g} was expected (tolerance {tolerance:g}). It was not kept."
-        )
-    return difference, largest
 
 
 def _remove(path: Path) -> None:

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from autoprune.models import keras_internals
 from autoprune.models.files import save_model
 from autoprune.registry import Registry
 from autoprune.settings.extras import extra
+
+Run = Callable[[Path, Any, Sequence[str]], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Format:
     name: str
     filename: str
     write: Callable[[Any, Path], None]
-    run: Callable[[Path, Any, Sequence[str]], list[np.ndarray]]
+    run: Run
     libraries: tuple[str, ...] = ()
     tensorflow: bool = True
 
@@ -58,6 +61,14 @@ def check_libraries(entry: Format) -> None:
         )
 
 
+def _enter(run: Run, **options: Any) -> Run:
+    """Enter a format in the table, with what runs it."""
+    entry = Format(run=run, **options)
+    FORMATS.add(entry.name)(entry)
+    return run
+
+
+@partial(_enter, name="keras", filename="model.keras", write=save_model, tensorflow=False)
 def _run_keras(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
     model = keras.saving.load_model(path, compile=False, safe_mode=False)
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(inputs, training=False))]
@@ -115,6 +126,7 @@ class _ComplementaryErrorFunction:
         )
 
 
+@partial(_enter, name="saved_model", filename="saved_model", write=_write_as("tf_saved_model"))
 def _run_saved_model(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
     import tensorflow as tf
 
@@ -123,6 +135,7 @@ def _run_saved_model(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarr
     return [output.numpy() for output in keras.tree.flatten(loaded.serve(inputs))]
 
 
+@partial(_enter, name="litert", filename="model.tflite", write=_write_as("litert"))
 def _run_litert(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarray]:
     try:
         from ai_edge_litert import interpreter as litert
@@ -146,16 +159,8 @@ def _name_inputs(known: Sequence[str], names: Sequence[str], inputs: Any) -> dic
     return dict(zip(names if set(names) == set(known) else known, arrays, strict=True))
 
 
+@partial(_enter, name="onnx", filename="model.onnx", write=_write_onnx, libraries=("onnx", "tf2onnx", "onnxruntime"))
 def _run_onnx(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarray]:
     onnxruntime = extra("onnxruntime", "formats=[onnx]", "onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run(None, _name_inputs([entry.name for entry in session.get_inputs()], names, inputs))
-
-
-for _entry in (
-    Format("keras", "model.keras", save_model, _run_keras, tensorflow=False),
-    Format("saved_model", "saved_model", _write_as("tf_saved_model"), _run_saved_model),
-    Format("litert", "model.tflite", _write_as("litert"), _run_litert),
-    Format("onnx", "model.onnx", _write_onnx, _run_onnx, ("onnx", "tf2onnx", "onnxruntime")),
-):
-    FORMATS.add(_entry.name)(_entry)

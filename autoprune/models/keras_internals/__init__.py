@@ -30,6 +30,15 @@ from autoprune.models.keras_internals.graph import (
     running_own_code,
     without_gradients,
 )
+from autoprune.models.keras_internals.graph_edits import (
+    StaticShapes,
+    Wiring,
+    drop_operands,
+    list_refused_calls,
+    refresh_outside,
+    refresh_shapes,
+    renew_parameters,
+)
 from autoprune.models.keras_internals.holding import reachable
 from autoprune.models.keras_internals.model_state import (
     collect_state,
@@ -63,7 +72,6 @@ from autoprune.models.keras_internals.running import (
     running,
     stand_in,
 )
-from autoprune.models.keras_internals.shapes import StaticShapes, list_refused_calls, refresh_outside, refresh_shapes
 from autoprune.models.keras_internals.variables import (
     array_initializers,
     array_of,
@@ -86,7 +94,6 @@ from autoprune.models.keras_internals.variables import (
     variables_at,
     write_attributes,
 )
-from autoprune.models.keras_internals.wiring import Wiring, drop_operands, renew_parameters
 
 __all__ = [
     "LEFT_OUT",

@@ -223,12 +223,22 @@ def write_attributes(edits: Iterable[tuple[Operation, str, Any]]) -> None:
     A model that begins in the middle of another's graph has copies of that graph's calls: of one operation all get it.
 
     Args:
-        edits: operation, attribute, value.
+        edits: operation, attribute, value; of a `GetItem` the `start` or `stop` of its slices.
     """
+    from keras.src.ops.symbolic_arguments import SymbolicArguments
+
     for operation, name, value in edits:
         if raw_operation_name(operation) == "GetItem":
             for node in calls_of(operation):
-                _write_bounds(node, name, value)
+                tensor, key = _item(node)
+                entries = []
+                for part, bound in zip(key_per_axis(node), value, strict=True):
+                    if isinstance(part, slice):
+                        start, stop = (bound, part.stop) if name == "start" else (part.start, bound)
+                        part = slice(start, stop, part.step)
+                    entries.append(part)
+                # Axes without new axes stay where they are.
+                node.arguments = SymbolicArguments(tensor, _with_new_axes(key, entries))
         else:
             _set_attribute(operation, name, value, value)
 
@@ -290,21 +300,6 @@ def _item(node: Node) -> tuple[Any, Any]:
     args, kwargs = arguments_of(node)
     named = dict(zip(("x", "key"), args, strict=False)) | kwargs
     return named["x"], named["key"]
-
-
-def _write_bounds(node: Node, name: str, bounds: Sequence[int | None]) -> None:
-    """Write the `start` or `stop` of the slices of a `GetItem` call; axes without new axes stay where they are."""
-    from keras.src.ops.symbolic_arguments import SymbolicArguments
-
-    tensor, key = _item(node)
-    old = key_per_axis(node)
-    entries = []
-    for part, bound in zip(old, bounds, strict=True):
-        if isinstance(part, slice):
-            start, stop = (bound, part.stop) if name == "start" else (part.start, bound)
-            part = slice(start, stop, part.step)
-        entries.append(part)
-    node.arguments = SymbolicArguments(tensor, _with_new_axes(key, entries))
 
 
 def _with_new_axes(key: Any, entries: list[Any]) -> tuple[Any, ...]:

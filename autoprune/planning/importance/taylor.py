@@ -15,6 +15,7 @@ import numpy as np
 
 from autoprune.errors import DataError, PlanError
 from autoprune.models import keras_internals
+from autoprune.models.outputs import join
 from autoprune.models.safe_convolutions import safe_convolutions
 from autoprune.planning.calibration import CalibrationData
 from autoprune.planning.importance.combining import MemberScores
@@ -22,7 +23,6 @@ from autoprune.planning.importance.context import IMPORTANCES, Criterion, Import
 from autoprune.planning.importance.weights import l1
 from autoprune.records import Member
 from autoprune.tasks import Judge
-from autoprune.tasks.joining import join
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,17 @@ def gradients_per_batch(model: Any, variables: Sequence[Any], data: CalibrationD
         PlanError: the model has other outputs than the task, or a label has no output.
         DataError: the labels are no class numbers.
     """
-    judge = _judge(model, data)
+    shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
+    if data.task.names_classes and (len(shapes) != 1 or len(shapes[0]) != 1):
+        raise PlanError(
+            "Gradients are taken of a classifier's loss: the model has one output of shape (n, classes). "
+            f"'{model.name}' has {len(shapes)} of shape {shapes}. Say what they are for in a data set with a task, or "
+            "choose an importance that needs no labels, such as 'activation' or 'l1'."
+        )
+    try:
+        judge = Judge(data.task, model)
+    except DataError as error:
+        raise PlanError(str(error)) from error
     recorder = _Recorder(variables)
     inputs = model.inputs[0] if len(model.inputs) == 1 else keras_internals.input_structure(model)
     probe = _Probe(inputs, join(model.outputs), name="gradients")
@@ -105,25 +115,6 @@ def gradients_per_batch(model: Any, variables: Sequence[Any], data: CalibrationD
                     )
             probe.train_on_batch(images, labels)
             yield recorder.gradients
-
-
-def _judge(model: Any, data: CalibrationData) -> Judge:
-    """What the labels say of the model's outputs.
-
-    Raises:
-        PlanError: they do not fit.
-    """
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
-    if data.task.names_classes and (len(shapes) != 1 or len(shapes[0]) != 1):
-        raise PlanError(
-            "Gradients are taken of a classifier's loss: the model has one output of shape (n, classes). "
-            f"'{model.name}' has {len(shapes)} of shape {shapes}. Say what they are for in a data set with a task, or "
-            "choose an importance that needs no labels, such as 'activation' or 'l1'."
-        )
-    try:
-        return Judge(data.task, model)
-    except DataError as error:
-        raise PlanError(str(error)) from error
 
 
 class _Probe(keras.Model):

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from autoprune.errors import FolderError
-from autoprune.reporting.pages import figures
 from autoprune.reporting.pages.comparison import comparison_page
 from autoprune.reporting.pages.costs import measure_page
 from autoprune.reporting.pages.evaluations import Course, explore
 from autoprune.reporting.pages.lessons import lessons_page
 from autoprune.reporting.pages.page import Chart, Group, Page, Part, Section, Table, Text
 from autoprune.reporting.pages.saved import Saved
-from autoprune.reporting.pages.search import SearchRun, best_within, dimensions_of, search_page
+from autoprune.reporting.pages.search import SearchRun, best_chart, best_within, dimensions_of, search_page
 from autoprune.reporting.pages.training import training_page
 from autoprune.reporting.tables import byte_count, seconds, share_of
 
@@ -199,15 +198,8 @@ def _curves(runs: dict[str, SearchRun]) -> list[Part]:
     if not drawn:
         return []
     told = "; ".join(f"{name} {points[-1][1]:.3f} in {len(found[name])} runs" for name, (points, _) in drawn.items())
-    chart = Chart(
-        key="best",
-        figure=figures.curves(drawn, "evaluations", "best score so far"),
-        summary=f"Mean best score within the budget, at the end: {told}.",
-        caption="Means over runs of the best score within the budget, before fine-tuning; bands: from worst to best.",
-        legend=dict(enumerate(drawn)),
-        shape="both",
-    )
-    return [chart]
+    caption = "Means over runs of the best score within the budget, before fine-tuning; bands: from worst to best."
+    return [best_chart(drawn, f"Mean best score within the budget, at the end: {told}.", caption)]
 
 
 def _rename(part: Part, prefix: str) -> Part:

@@ -7,8 +7,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from autoprune.comparison import Record, Summary, summarise
-from autoprune.comparison.cells import cells_of
-from autoprune.comparison.conclusions import ALL, UNIFORM
+from autoprune.comparison.cells import cell_names
+from autoprune.comparison.conclusions import UNIFORM
 from autoprune.comparison.matching import LATENCY, kind_of
 from autoprune.comparison.statistics import best_so_far, mean_curve, pareto_front, spread_curve, student_interval
 from autoprune.comparison.summary import references_of
@@ -37,7 +37,12 @@ def comparison_page(saved: Saved) -> Page:
         model = str(settings.model.path or settings.model.name).rpartition("/")[2]
         cost = record.required_dense.required_cost
         title = f"{model} on {' and '.join(cost.parts) or cost.target.name}, searchers compared"
-        lead.append(_scope(settings, cost.target.batch_size, cost.target.dtype, cost.kind))
+        lead.append(
+            f"One base model (seed {settings.seed}), {len(settings.seeds)} seeds of searching and fine-tuning, "
+            f"{settings.search.evaluations} evaluations and at most {settings.search.finalists} finalists for each "
+            f"search, latency per batch of {cost.target.batch_size} in {cost.target.dtype}: {cost.kind}. Intervals say "
+            "nothing of other base models."
+        )
         summary = summarise(settings, record) if stored.get("ended") else None
         makers = [("curves", "Best so far", lambda: _curve_parts(settings, record))]
         headline = f"This comparison has not ended: {len(record.runs)} searches so far."
@@ -68,24 +73,14 @@ def comparison_page(saved: Saved) -> Page:
     )
 
 
-def _scope(settings: CompareSettings, batch_size: int, dtype: str, kind: str) -> str:
-    return (
-        f"One base model (seed {settings.seed}), {len(settings.seeds)} seeds of searching and fine-tuning, "
-        f"{settings.search.evaluations} evaluations and at most {settings.search.finalists} finalists for each search, "
-        f"latency per batch of {batch_size} in {dtype}: {kind}. Intervals say nothing of other base models."
-    )
-
-
 def compare_words(summary: Summary) -> str:
     """One sentence on all searchers against the best hand-set plans that cost the same."""
-    several = {item.kind for item in summary.differences if item.budget == ALL}
     ahead: list[str] = []
     level: list[str] = []
     behind: list[str] = []
     few: list[str] = []
-    for item in summary.differences:
-        widest = item.budget == ALL or item.kind not in several
-        if not widest or item.reference != UNIFORM or is_hand_set(item.searcher):
+    for item in summary.widest_differences:
+        if item.reference != UNIFORM or is_hand_set(item.searcher):
             continue
         measure, mean = summary.measure, abs(item.interval.mean)
         points = f"{item.searcher} by {f'{100 * mean:.1f} points' if measure.is_share else f'{mean:.3g}'}"
@@ -194,8 +189,7 @@ def _add_interval(plot: Any, number: int, costs: Sequence[float], accuracies: Se
 
 def _difference_parts(settings: CompareSettings, summary: Summary) -> list[Part]:
     """A chart for each reference, over all budgets together."""
-    several = {item.kind for item in summary.differences if item.budget == ALL}
-    shown = [item for item in summary.differences if item.budget == ALL or item.kind not in several]
+    shown = summary.widest_differences
     kinds, places = list(dict.fromkeys(item.kind for item in shown)), _series(settings)
     charts: list[Part] = []
     measure = summary.measure
@@ -233,7 +227,7 @@ def _curve_parts(settings: CompareSettings, record: Record) -> list[Part]:
         plot = figures.new_figure("evaluations", "best reward so far")
         ends = []
         for searcher, number in places.items():
-            names = [cell.name for cell in cells_of(settings) if (cell.searcher, cell.budget) == (searcher, budget)]
+            names = cell_names(settings, searcher, budget)
             best = [best_so_far(record.runs[name].rewards) for name in names if name in record.runs]
             if points := mean_curve(best):
                 figures.add_steps(plot, number, points, spread_curve(best) if len(best) > 1 else ())

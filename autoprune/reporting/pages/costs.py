@@ -1,13 +1,14 @@
 """The page of a measurement, from its run folder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autoprune.cost.sweep import SweepRow
 from autoprune.records import CostReport, TrainingStepReport
 from autoprune.records.plain import from_plain
 from autoprune.reporting.costs import CostRow, cost_table, layer_table, notes, read_rows, training_table
+from autoprune.reporting.fitting import FittingTable
 from autoprune.reporting.pages import figures
 from autoprune.reporting.pages.headline import device_words
 from autoprune.reporting.pages.page import Chart, Page, Part, Table, Text
@@ -29,38 +30,40 @@ def measure_page(saved: Saved) -> Page:
 
     sections = saved.sections(
         [
-            ("costs", "Costs", lambda: [Table.of(cost_table(rows), title=""), *_notes(rows)] if rows else []),
+            ("costs", "Costs", lambda: _table_parts(cost_table, rows)),
             ("layers", "Layer by layer", lambda: _layer_parts(rows, load("layers.json", dict))),
             ("sweep", "Every group pruned alike", lambda: _sweep_parts(rows, load("sweep.json"))),
             ("groups", "Channel groups", lambda: _group_parts(load("groups.json"))),
             ("branches", "Branches", lambda: _branch_parts(load("branches.json"))),
-            ("training", "A training step", lambda: _training_parts(load("training_steps.json"))),
+            (
+                "training",
+                "A training step",
+                lambda: _table_parts(training_table, read_rows(TrainingStepReport, load("training_steps.json") or [])),
+            ),
         ]
     )
     models = list(dict.fromkeys(row.model for row in rows))
+    headline = "Nothing could be costed." if rows else "This measurement has no figures that can be read."
+    if known := [row for row in rows if not row.failed]:
+        best = min(known, key=lambda row: row.report.latency)
+        report = best.report
+        among = "" if len(known) == 1 else f", the fastest of {len(known)}"
+        where = f"on {device_words(report.target.name)} at batch {report.target.batch_size}"
+        headline = f"{best.model} takes {seconds(report.latency)} per batch {where}{among}: {report.kind}."
     return Page(
         title=f"What {' and '.join(models[:3]) or 'a model'} cost{'s' if len(models) < 2 else ''}",
         kind="measurement",
-        headline=_headline(rows),
+        headline=headline,
         sections=[*sections, saved.origin_section()],
     )
 
 
-def _headline(rows: Sequence[CostRow[CostReport]]) -> str:
-    """The fastest of the targets, or of the models where there are several."""
-    known = [row for row in rows if not row.failed]
-    if not known:
-        return "Nothing could be costed." if rows else "This measurement has no figures that can be read."
-    best = min(known, key=lambda row: row.report.latency)
-    report = best.report
-    among = "" if len(known) == 1 else f", the fastest of {len(known)}"
-    where = f"on {device_words(report.target.name)} at batch {report.target.batch_size}"
-    return f"{best.model} takes {seconds(report.latency)} per batch {where}{among}: {report.kind}."
-
-
-def _notes(rows: Sequence[CostRow[Any]]) -> list[Part]:
+def _table_parts(tabulate: Callable[..., FittingTable], rows: Sequence[CostRow[Any]]) -> list[Part]:
+    """The table of some costs, and what could not be costed."""
+    if not rows:
+        return []
     told = notes(rows)
-    return [Text(words=told, look="caution")] if told else []
+    return [Table.of(tabulate(rows), title=""), *([Text(words=told, look="caution")] if told else [])]
 
 
 def _layer_parts(rows: Sequence[CostRow[CostReport]], flops: Any) -> list[Part]:
@@ -80,11 +83,10 @@ def _sweep_parts(rows: Sequence[CostRow[CostReport]], data: Any) -> list[Part]:
     plot.line(x=[0, 100], y=[0, 100], line_dash="5 4", name="ink")
     told = []
     for number, whole in enumerate(dense):
-        x = [100 * row.reports[number].flops / whole.flops for row in found]
-        y = [100 * row.reports[number].latency / whole.latency for row in found]
-        plot.line(x=x, y=y, name=f"series-{number}", line_width=2, line_dash=figures.DASHES[number % 8])
-        figures.add_points(plot, number, x, y, size=6)
-        least = min(row.reports[number].latency for row in found) / whole.latency
+        of_target = [row.reports[number] for row in found]
+        points = [(100 * one.flops / whole.flops, 100 * one.latency / whole.latency) for one in of_target]
+        figures.add_line(plot, number, points, line_dash=figures.DASHES[number % 8])
+        least = min(one.latency for one in of_target) / whole.latency
         told.append(f"{whole.target.name} down to {least:.0%}")
     caption = (
         "On the dashed line latency would fall as operations do. Where a line rises to the left, a plan is slower "
@@ -137,10 +139,3 @@ def _branch_parts(data: Any) -> list[Part]:
     columns = ("branch", "kind", "ends in", "layers", "removable", "parameters", "FLOPs")
     caption = "Parameters, FLOPs, latency: what the branch's layers hold of the model's."
     return [Table(columns=(*columns, *(f"latency on {target}" for target in targets)), rows=rows, caption=caption)]
-
-
-def _training_parts(data: Any) -> list[Part]:
-    if not data:
-        return []
-    rows = read_rows(TrainingStepReport, data)
-    return [Table.of(training_table(rows), title=""), *_notes(rows)]

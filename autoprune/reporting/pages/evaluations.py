@@ -97,19 +97,36 @@ def explore(
     points = [(one, number) for number, course in enumerate(courses) for _, one in course.scored]
     charts = []
     for kind, (label, scale, limit) in axes.items():
-        costs = [(_cost(one, kind), one.accuracy) for one, _ in points]
-        front = pareto_front([(cost, accuracy) for cost, accuracy in costs if not math.isnan(accuracy)])
+        costs = []
+        for one, _ in points:
+            cost = one.required_cost
+            costs.append((cost.latency if kind == "latency" else float(cost.memory.total or math.nan), one.accuracy))
+        front = pareto_front([(taken, accuracy) for taken, accuracy in costs if not math.isnan(accuracy)])
+        known = [(done, done.latency if kind == "latency" else done.memory) for done in finished]
+        marked = [(done, taken * scale) for done, taken in known if taken is not None]
         charts.append(
             Chart(
                 key=f"front-{kind}",
-                figure=_front(kind, (label, scale, limit), costs, front, finished, len(courses), measure),
+                figure=_front(
+                    label,
+                    scale=scale,
+                    limit=limit,
+                    costs=costs,
+                    front=front,
+                    marked=marked,
+                    count=len(courses),
+                    measure=measure,
+                ),
                 title=f"{capital(measure.name)} against {kind}",
                 summary=f"{capital(measure.name)} before fine-tuning against {label}: {len(points):,} plans, of which "
                 f"{len(front)} are on the front. The table below lists these.",
                 explorable=True,
             )
         )
-    counts = [f"{len(course.scored):,}" + _count_failures(course) for course in courses]
+    counts = []
+    for course in courses:
+        failed = len(course.evaluations) - len(course.scored)
+        counts.append(f"{len(course.scored):,}" + (f", {failed:,} failed" if failed else ""))
     explorer = Explorer(series=series, counts=counts, charts=charts)
     caption = (
         "A point is one plan, scored on the reward split without fine-tuning; the line joins those that no other "
@@ -124,38 +141,32 @@ def capital(name: str) -> str:
     return name[:1].upper() + name[1:]
 
 
-def _cost(evaluation: Evaluation, kind: str) -> float:
-    cost = evaluation.required_cost
-    return cost.latency if kind == "latency" else float(cost.memory.total or math.nan)
-
-
-def _count_failures(course: Course) -> str:
-    failed = len(course.evaluations) - len(course.scored)
-    return f", {failed:,} failed" if failed else ""
-
-
 def _front(
-    kind: str,
-    axis: tuple[str, float, float | None],
+    label: str,
+    *,
+    scale: float,
+    limit: float | None,
     costs: Sequence[tuple[float, float]],
     front: Sequence[tuple[float, float]],
-    finished: Sequence[FinishedPoint],
+    marked: Sequence[tuple[FinishedPoint, float]],
     count: int,
     measure: Measure,
 ) -> Any:
     """One chart; the page's script puts the points of the evaluations in, which both charts share.
 
-    `axis` is the label of the cost, the factor to its unit, and the budget.
+    `label` is the axis's, `scale` the factor of the cost to its unit, `limit` the budget; finished models are `marked`
+    at their costs in that unit.
     """
     from bokeh.models import Range1d
 
-    label, scale, limit = axis
-    taken = [(done, done.latency if kind == "latency" else done.memory) for done in finished]
-    marked = [(done, cost * scale) for done, cost in taken if cost is not None]
     x = [cost * scale for cost, _ in costs] + [cost for _, cost in marked] + ([limit * scale] if limit else [])
     y = [measure.draw(accuracy) for _, accuracy in costs if not math.isnan(accuracy)]
     y += [measure.draw(done.accuracy) for done, _ in marked]
-    ranges = [Range1d(*_widen(values)) for values in (x, y)]
+    ranges = []
+    for values in (x, y):
+        low, high = min(values), max(values)
+        room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        ranges.append(Range1d(low - room, high + room))
     title = measure.label("on the reward split")
     plot = new_figure(label, title, tools="box_zoom", x_range=ranges[0], y_range=ranges[1])
     for number in range(count):
@@ -194,12 +205,6 @@ def _mark(plot: Any, marked: Sequence[tuple[FinishedPoint, float]], middle: floa
         plot.add_layout(
             LabelSet(x="x", y="y", text="text", source=source, x_offset=offset, y_offset=-8, name="ink", **font)
         )
-
-
-def _widen(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - room, high + room
 
 
 def _front_table(courses: Sequence[Course], measure: Measure) -> Table:
@@ -257,6 +262,9 @@ def _pack(
         found, places[:, column] = np.unique(plans[:, column], return_inverse=True)
         values.append(found.tolist())
     dense = courses[0].dense.required_cost
+    # Dimension by dimension, where neighbours are alike, in one byte each where that is enough.
+    wide = any(len(found) > 256 for found in values)
+    plans_bytes = zlib.compress(np.ascontiguousarray(places.T, "<u2" if wide else "u1").tobytes(), 9)
     return {
         "series": [course.name for course in courses],
         "measure": {"name": measure.name, "percent": measure.is_share},
@@ -276,17 +284,11 @@ def _pack(
         "accuracy": _column([measure.draw(one.accuracy) for one in evaluations]),
         "score": _column([one.score for one in evaluations]),
         "values": values,
-        "wide": any(len(found) > 256 for found in values),
-        "plans": base64.b64encode(_shrink(places, values)).decode(),
+        "wide": wide,
+        "plans": base64.b64encode(plans_bytes).decode(),
     }
 
 
 def _column(values: Sequence[float], kind: type = np.float32) -> str:
     """Numbers, little-endian, in base 64."""
     return base64.b64encode(np.asarray(values, np.dtype(kind).newbyteorder("<")).tobytes()).decode()
-
-
-def _shrink(places: np.ndarray, values: Sequence[Sequence[int]]) -> bytes:
-    """Dimension by dimension, where neighbours are alike, in one byte each where that is enough; by zlib."""
-    wide = any(len(found) > 256 for found in values)
-    return zlib.compress(np.ascontiguousarray(places.T, "<u2" if wide else "u1").tobytes(), 9)

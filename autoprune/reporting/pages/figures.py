@@ -4,7 +4,7 @@ A renderer is named for its colours: `series-3` is the fourth series', `ink` tha
 a dash of its own too, so that none is told by its colour alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,13 @@ def add_points(plot: Any, number: int, x: Sequence[float], y: Sequence[float], *
     )
 
 
+def add_line(plot: Any, number: int, points: Sequence[tuple[float, float]], **look: Any) -> None:
+    """A line through the points of a series."""
+    x, y = zip(*points, strict=True)
+    plot.line(x=x, y=y, name=f"series-{number}", line_width=2, **look)
+    add_points(plot, number, x, y, size=6)
+
+
 def add_steps(
     plot: Any,
     number: int,
@@ -98,27 +105,6 @@ def add_limit(plot: Any, value: float, dimension: str, words: str = "", *, befor
         plot.add_layout(
             Label(text=words, text_font="system-ui, sans-serif", text_font_size="12px", name="ink", **places)
         )
-
-
-def curves(
-    named: Mapping[str, tuple[Sequence[tuple[float, float]], Sequence[tuple[float, float, float]]]],
-    x: str,
-    y: str,
-    *,
-    first: int = 0,
-) -> Any:
-    """Step curves with bands, a series each, in their order.
-
-    Args:
-        named: points and band by name, as `add_steps`.
-        x: name of the axis.
-        y: what the other axis measures.
-        first: number of the first series.
-    """
-    plot = new_figure(x, y)
-    for number, (points, band) in enumerate(named.values()):
-        add_steps(plot, first + number, points, band)
-    return plot
 
 
 def intervals(rows: Sequence[tuple[str, int, float, float | None, float | None]], x: str) -> Any:

@@ -8,10 +8,9 @@ from omegaconf import OmegaConf
 from autoprune.records import Evaluation
 from autoprune.records.plain import from_plain
 from autoprune.reporting.lessons import LessonRow, lessons_table
-from autoprune.reporting.pages import figures
-from autoprune.reporting.pages.page import Chart, Page, Part, Table
+from autoprune.reporting.pages.page import Page, Part, Table
 from autoprune.reporting.pages.saved import Saved
-from autoprune.reporting.pages.search import best_within
+from autoprune.reporting.pages.search import best_chart, best_within
 from autoprune.reporting.tables import seconds
 from autoprune.searchers.problem import absolute
 from autoprune.settings import LearnSettings, from_config
@@ -36,23 +35,21 @@ def lessons_page(saved: Saved) -> Page:
     )
     told = [("took", seconds(metrics["seconds"]))] if "seconds" in metrics else []
     models = list(dict.fromkeys(row.model for row in rows))
+    headline = "This training has no result that can be read."
+    if rows:
+        above = [row for row in rows if row.policy is not None and row.policy.score > row.uniform.score]
+        without = [row for row in rows if row.policy is None]
+        headline = (
+            f"In {len(above)} of {len(rows)} problem{'s' if len(rows) > 1 else ''} the policy's own plan scores higher "
+            f"than the best uniform plan within the budget{f'; in {len(without)} it has none' if without else ''}."
+        )
     return Page(
         title=f"One policy from {' and '.join(models)}" if models else "One policy from several networks",
         kind="training",
-        headline=_headline(rows),
+        headline=headline,
         lead=["Scores are before fine-tuning, from one training with one seed: they tell how a replay would begin."],
         sections=[*sections, saved.origin_section(told, metrics.get("versions"))],
     )
-
-
-def _headline(rows: Sequence[LessonRow]) -> str:
-    if not rows:
-        return "This training has no result that can be read."
-    above = [row for row in rows if row.policy is not None and row.policy.score > row.uniform.score]
-    without = [row for row in rows if row.policy is None]
-    of = f"{len(rows)} problem{'s' if len(rows) > 1 else ''}"
-    told = f"In {len(above)} of {of} the policy's own plan scores higher than the best uniform plan within the budget"
-    return f"{told}; in {len(without)} it has none." if without else f"{told}."
 
 
 def _curve_parts(saved: Saved, courses: Sequence[tuple[LessonRow, Sequence[Evaluation]]]) -> list[Part]:
@@ -66,11 +63,6 @@ def _curve_parts(saved: Saved, courses: Sequence[tuple[LessonRow, Sequence[Evalu
     if not any(points for points, _ in curves.values()):
         return []
     told = "; ".join(f"{name} {points[-1][1]:.2f}" for name, (points, _) in curves.items() if points)
-    chart = Chart(
-        key="best",
-        figure=figures.curves(curves, "evaluations of the problem", "best score so far, of the dense network's"),
-        summary=f"Best score so far as a share of the dense network's, at the end: {told}.",
-        legend=dict(enumerate(curves)),
-        shape="both",
-    )
-    return [chart]
+    summary = f"Best score so far as a share of the dense network's, at the end: {told}."
+    x, y = "evaluations of the problem", "best score so far, of the dense network's"
+    return [best_chart(curves, summary, x=x, y=y)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from autoprune.graph.branches import is_within
 from autoprune.records import CostReport
-from autoprune.reporting.pages.page import Fragment, Part, Table
+from autoprune.reporting.pages.page import Fragment, Part, Table, Text
 from autoprune.reporting.tables import seconds
 
 _FOLDED = 30  # Layers from which their table is folded: the ribbons show them all.
@@ -204,11 +204,13 @@ def _outline(heights: np.ndarray, first: int, last: int) -> str:
     return "".join([*corners, "V40Z"])
 
 
-def list_frozen(network: Mapping[str, Any], left_alone: Mapping[str, str]) -> list[Part]:
-    """Groups and branches that could not go or were left as they are, with the reason."""
+def list_frozen(network: Mapping[str, Any] | None, left_alone: Mapping[str, str]) -> list[Part]:
+    """Groups and branches that could not go or were left as they are, with the reason; nothing of no network."""
+    if network is None:
+        return []
     groups = {group["name"]: group["reason"] for group in network["groups"] if not group["prunable"]} | dict(left_alone)
     rows = [(name, "channels", reason) for name, reason in groups.items()]
     rows += [(one["name"], one["kind"], one["reason"]) for one in network["branches"] if not one["may_go"]]
     if not rows:
-        return []
+        return [Text(words=["Nothing: every group of channels was open to the search."])]
     return [Table(columns=("what", "kind", "why"), rows=rows)]

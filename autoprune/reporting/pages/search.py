@@ -16,11 +16,14 @@ from autoprune.reporting.pages.headline import chance_words, headline, large_fig
 from autoprune.reporting.pages.network import draw_importance, draw_network, list_frozen
 from autoprune.reporting.pages.page import Chart, Page, Part, Table, Text
 from autoprune.reporting.pages.saved import Saved
-from autoprune.reporting.tables import ResultRow, byte_count, result_caption, result_cells, result_columns, seconds
+from autoprune.reporting.tables import ResultRow, byte_count, result_table, seconds
 from autoprune.searchers.hand_set import is_hand_set
 from autoprune.searchers.problem import absolute
 from autoprune.settings import BudgetSettings, TaskSettings
 from autoprune.tasks import make_task
+
+Points = Sequence[tuple[float, float]]
+Band = Sequence[tuple[float, float, float]]
 
 
 class SearchRun:
@@ -50,28 +53,25 @@ class SearchRun:
         with saved.attempt("the table of results"):
             self.rows = [from_plain(ResultRow, row) for row in self.metrics.get("rows", ())]
         with saved.attempt("evaluations"):
-            self._read_evaluations()
-
-    def _read_evaluations(self) -> None:
-        if self.metrics:
-            self.courses = {
-                name: [from_plain(Evaluation, one) for one in course]
-                for name, course in self.metrics["courses"].items()
-            }
-            self.budget = from_plain(Budget, self.metrics["budget"])
-        else:
-            self.courses = read_courses(self.saved.path / "evaluations.sqlite")
-        every = [one for course in self.courses.values() for one in course if one.cost is not None]
-        whole = [one for one in every if not one.dropped and all(ratio == 1 for ratio in one.keep_ratios.values())]
-        self.dense = next(iter(whole), None)
-        if self.dense is None and self.rows:
-            row = self.rows[0]
-            self.dense = Evaluation(
-                key="", keep_ratios={}, widths={}, accuracy=row.one_shot_accuracy, cost=row.cost, score=math.nan
-            )
-        if not self.metrics and self.dense is not None and "budget" in self.saved.settings:
-            limits = from_plain(BudgetSettings, self.saved.settings["budget"])
-            self.budget = absolute(limits, self.dense.required_cost)
+            if self.metrics:
+                self.courses = {
+                    name: [from_plain(Evaluation, one) for one in course]
+                    for name, course in self.metrics["courses"].items()
+                }
+                self.budget = from_plain(Budget, self.metrics["budget"])
+            else:
+                self.courses = read_courses(self.saved.path / "evaluations.sqlite")
+            every = [one for course in self.courses.values() for one in course if one.cost is not None]
+            whole = [one for one in every if not one.dropped and all(ratio == 1 for ratio in one.keep_ratios.values())]
+            self.dense = next(iter(whole), None)
+            if self.dense is None and self.rows:
+                row = self.rows[0]
+                self.dense = Evaluation(
+                    key="", keep_ratios={}, widths={}, accuracy=row.one_shot_accuracy, cost=row.cost, score=math.nan
+                )
+            if not self.metrics and self.dense is not None and "budget" in self.saved.settings:
+                limits = from_plain(BudgetSettings, self.saved.settings["budget"])
+                self.budget = absolute(limits, self.dense.required_cost)
 
     @property
     def measure(self) -> Measure:
@@ -173,13 +173,13 @@ def search_page(saved: Saved) -> Page:
     metrics, kept = run.metrics, run.kept
     sections = saved.sections(
         [
-            ("result", "Result", lambda: _result_parts(run)),
+            ("result", "Result", lambda: [Table.of(result_table(run.rows))] if run.rows else []),
             ("evaluations", "Every evaluation", evaluations),
             ("network", "The network, before and after", lambda: _network_parts(run)),
             ("curves", "Best so far", lambda: _curve_parts(run)),
             ("importance", "Importance, and the cut", lambda: _importance_parts(run)),
             ("predictions", "Predicted and compiled cost", lambda: _prediction_parts(run)),
-            ("frozen", "What stays, and why", lambda: _frozen_parts(run)),
+            ("frozen", "What stays, and why", lambda: list_frozen(run.network, metrics.get("left_alone", {}))),
             ("exports", "Exports", lambda: export_parts(saved)),
         ]
     )
@@ -210,13 +210,6 @@ def search_page(saved: Saved) -> Page:
         sections=[*sections, saved.origin_section(told, metrics.get("versions"))],
         data=data,
     )
-
-
-def _result_parts(run: SearchRun) -> list[Part]:
-    if not run.rows:
-        return []
-    columns = [column.header for column in result_columns(run.rows)]
-    return [Table(columns=columns, rows=result_cells(run.rows), caption=result_caption(run.rows[0].cost))]
 
 
 def _network_parts(run: SearchRun) -> list[Part]:
@@ -262,15 +255,35 @@ def _curve_parts(run: SearchRun) -> list[Part]:
         f"{name}: {curve[-1][1]:.3f} after {len(run.courses[name])} evaluations" if curve else f"{name}: none"
         for name, curve in curves.items()
     )
-    plot = figures.curves({name: (curve, ()) for name, curve in curves.items()}, "evaluations", "best score so far")
     caption = (
         "The best score within the budget, before fine-tuning, after so many evaluations: every searcher is charged "
         "one for each plan that it asks for."
     )
+    return [best_chart({name: (curve, ()) for name, curve in curves.items()}, f"Best score. {summary}.", caption)]
+
+
+def best_chart(
+    curves: Mapping[str, tuple[Points, Band]],
+    summary: str,
+    caption: str = "",
+    *,
+    x: str = "evaluations",
+    y: str = "best score so far",
+) -> Chart:
+    """Step curves by evaluations, a series each, in their order.
+
+    Args:
+        curves: points and band by name, see `figures.add_steps`.
+        summary: what it shows, for those who do not see it.
+        caption: how it is read.
+        x: what is counted.
+        y: what has risen.
+    """
+    plot = figures.new_figure(x, y)
+    for number, (points, band) in enumerate(curves.values()):
+        figures.add_steps(plot, number, points, band)
     legend = dict(enumerate(curves))
-    return [
-        Chart(key="best", figure=plot, summary=f"Best score. {summary}.", caption=caption, legend=legend, shape="both")
-    ]
+    return Chart(key="best", figure=plot, summary=summary, caption=caption, legend=legend, shape="both")
 
 
 def best_within(course: Sequence[Evaluation], budget: Budget) -> list[tuple[float, float]]:
@@ -303,13 +316,6 @@ def _prediction_parts(run: SearchRun) -> list[Part]:
     caption = "On the dashed line a prediction is what the compiler says."
     summary = f"Predicted against compiled latency of {len(pairs):,} plans. {told}"
     return [Text(words=[told]), Chart(key="predicted", figure=plot, summary=summary, caption=caption)]
-
-
-def _frozen_parts(run: SearchRun) -> list[Part]:
-    if run.network is None:
-        return []
-    left = run.metrics.get("left_alone", {})
-    return list_frozen(run.network, left) or [Text(words=["Nothing: every group of channels was open to the search."])]
 
 
 def export_parts(saved: Saved) -> list[Part]:

@@ -18,10 +18,11 @@ def training_page(saved: Saved) -> Page:
     """The page of a fine-tuning."""
     metrics = saved.load("metrics.json", "results, as of a fine-tuning that has not ended") or {}
     curves = saved.load("curves.json", "the curves")
-    headline, large = "This fine-tuning has no result that can be read.", []
+    headline = "This fine-tuning has no result that can be read."
+    large: list[Figure] = []
     with saved.attempt("the headline"):
         if metrics:
-            headline, large = _headline(metrics), _large_figures(metrics)
+            headline, large = _headline(metrics)
     sections = saved.sections(
         [
             ("result", "Result", lambda: _result_parts(metrics)),
@@ -41,31 +42,23 @@ def training_page(saved: Saved) -> Page:
     )
 
 
-def _headline(metrics: Mapping[str, Any]) -> str:
+def _headline(metrics: Mapping[str, Any]) -> tuple[str, list[Figure]]:
+    """What came of it, in a sentence and in large figures."""
     before, after, test = (metrics[name] for name in ("reward_accuracy_before", "reward_accuracy", "test_accuracy"))
     measure = _measure(metrics)
     if measure != ACCURACY:
         told = [measure.tell(quality) for quality in (test, after, before)]
-        return f"A test {measure.name} of {told[0]}; on the reward split {told[1]}, and {told[2]} before."
-    points = 100 * (after - before)
-    change = (
-        "as before"
-        if abs(points) < 0.05
-        else f"{abs(points):.1f} points {'more' if points > 0 else 'less'} than before"
-    )
-    return (
-        f"{test:.1%} of the test images are classified correctly; on the reward split {after:.1%}, {change}.".replace(
-            "%", "\u00a0%"
-        )
-    )
-
-
-def _large_figures(metrics: Mapping[str, Any]) -> list[Figure]:
-    before, after, measure = metrics["reward_accuracy_before"], metrics["reward_accuracy"], _measure(metrics)
+        sentence = f"A test {measure.name} of {told[0]}; on the reward split {told[1]}, and {told[2]} before."
+    else:
+        points, change = 100 * (after - before), "as before"
+        if not abs(points) < 0.05:
+            change = f"{abs(points):.1f} points {'more' if points > 0 else 'less'} than before"
+        sentence = f"{test:.1%} of the test images are classified correctly; on the reward split {after:.1%}, {change}."
+        sentence = sentence.replace("%", "\u00a0%")
     record = metrics["training"]
     note = f"of {record['epochs']}" + (f": {record['stopped']}" if record["stopped"] else "")
-    return [
-        Figure(value=measure.tell(metrics["test_accuracy"], 1), name=f"test {measure.name}", note="taken once"),
+    return sentence, [
+        Figure(value=measure.tell(test, 1), name=f"test {measure.name}", note="taken once"),
         Figure(
             value=measure.tell_difference(after - before, 1),
             name=f"{'points' if measure.is_share else measure.name} on the reward split",
@@ -106,12 +99,10 @@ def _measure(metrics: Mapping[str, Any]) -> Measure:
 def _curve_parts(curves: Mapping[str, Any], measure: Measure) -> list[Part]:
     """Accuracy on the reward split and training loss, by epoch; epoch 0 is the model as it came."""
     best = curves["best_epoch"]
-    accuracies = [
-        (epoch, measure.draw(value)) for epoch, value in _known(curves["epochs"], curves["reward_accuracies"])
-    ]
-    losses = _known(curves["epochs"], curves["losses"])
+    accuracies = [(epoch, measure.draw(value)) for epoch, value in _pair(curves["epochs"], curves["reward_accuracies"])]
+    losses = _pair(curves["epochs"], curves["losses"])
     accuracy = figures.new_figure("epoch", measure.label("on the reward split"))
-    _add_line(accuracy, 0, accuracies)
+    figures.add_line(accuracy, 0, accuracies)
     figures.add_limit(accuracy, best, "height", "kept", before=2 * best > accuracies[-1][0])
     charts = [
         Chart(
@@ -126,17 +117,11 @@ def _curve_parts(curves: Mapping[str, Any], measure: Measure) -> list[Part]:
     ]
     if losses:
         loss = figures.new_figure("epoch", "training loss")
-        _add_line(loss, 1, losses)
+        figures.add_line(loss, 1, losses)
         told = f"Training loss by epoch: from {losses[0][1]:.3f} to {losses[-1][1]:.3f}."
         charts.append(Chart(key="loss", figure=loss, title="Loss", summary=told))
     return [Group(parts=charts)]
 
 
-def _known(epochs: Sequence[int], values: Sequence[float | None]) -> list[tuple[int, float]]:
+def _pair(epochs: Sequence[int], values: Sequence[float | None]) -> list[tuple[int, float]]:
     return [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
-
-
-def _add_line(plot: Any, number: int, points: Sequence[tuple[float, float]]) -> None:
-    x, y = zip(*points, strict=True)
-    plot.line(x=x, y=y, name=f"series-{number}", line_width=2)
-    figures.add_points(plot, number, x, y, size=6)

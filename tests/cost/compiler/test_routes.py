@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from autoprune.cost import open_cost_model
+from autoprune.cost.compiler.compiler_errors import find_failing_layer
 from autoprune.cost.compiler.cost_model import ROUTES
-from autoprune.cost.compiler.failing_layer import find_failing_layer
 from autoprune.errors import CostError, DoesNotFitError, RouteError
 from autoprune.models import zoo
 from autoprune.planning import make_plan

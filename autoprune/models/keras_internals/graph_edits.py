@@ -1,4 +1,4 @@
-"""Brings everything that Keras derived from the old widths up to date.
+"""Takes calls out of a model's graph, and brings up to date what Keras derived from the old connections and widths.
 
 A built model remembers shapes in four places besides its variables: the symbolic tensors of the graph (what
 `summary()` and saving read), the input specs that layers check, the shapes that layers were built with (what
@@ -6,20 +6,29 @@ loading a `.keras` file builds from), and the input layers of nested models. Wha
 kind.
 """
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
+from keras.src.ops.function import map_graph
+from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from autoprune.models.keras_internals.graph import (
+    LEFT_OUT,
+    Node,
     arguments_of,
+    arguments_with,
     calls_outside,
     entering_tensors,
     graph_of,
+    graphs_by_path,
     graphs_within,
+    has_constants,
     is_graph,
     list_calls,
     maker_of,
+    models_within,
     nodes_of,
     operations_by_path,
 )
@@ -28,6 +37,110 @@ from autoprune.models.keras_internals.running import call_arguments
 Shape = tuple[int | None, ...]
 # Of a wrapper and the shape of a tensor: the shape in which the wrapped layer sees it.
 ShapeWithin = Callable[[Any, Shape], Shape]
+
+# What Keras derives of a graph when it is made, besides the list of its layers.
+_TABLES = (
+    *("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth", "_outputs", "_outputs_struct"),
+    "output_names",
+)
+
+
+class Wiring:
+    """The connections of a model's graph and of those nested in it, to be put back later.
+
+    Args:
+        model: a model with a graph.
+    """
+
+    def __init__(self, model: Any) -> None:
+        graphs = list(graphs_by_path(model).values())
+        self._tables = [(graph, {name: vars(graph).get(name) for name in _TABLES}) for graph in graphs]
+        self._layers = [(graph, list(graph._layers), set(graph._tracker.stored_ids["layers"])) for graph in graphs]
+        self._arguments = [(node, node.arguments) for graph in graphs for node in nodes_of(graph)]
+        self._readers = [(node.operation, list(node.operation._outbound_nodes)) for node, _ in self._arguments]
+
+    @property
+    def holds(self) -> bool:
+        """Whether no operand has been dropped since, or all of them are back."""
+        return all(vars(graph).get("_nodes") is tables["_nodes"] for graph, tables in self._tables)
+
+    def restore(self) -> bool:
+        """Put every connection back: the same nodes with the same arguments, in tables that are the same objects.
+
+        Returns:
+            Whether anything had changed.
+        """
+        if self.holds:
+            return False
+        for graph, tables in self._tables:
+            vars(graph).update(tables)
+        for graph, layers, tracked in self._layers:
+            graph._layers[:] = layers
+            graph._tracker.stored_ids["layers"].clear()
+            graph._tracker.stored_ids["layers"].update(tracked)
+        for node, arguments in self._arguments:
+            node.arguments = arguments
+        for operation, readers in self._readers:
+            operation._outbound_nodes[:] = readers
+        return True
+
+
+def renew_parameters(model: Any) -> None:
+    """Let a model and those nested in it have the parameters of the layers that they have now; PyTorch lists them."""
+    for _, found in models_within(model):
+        if hasattr(found, "_torch_params"):
+            found._track_variables()
+
+
+def drop_operands(graph: Any, dropped: Mapping[int, set[int]]) -> tuple[list[Node], list[Any]]:
+    """Take operands out of merging calls, and out of the graph what nothing else needs.
+
+    A merge with one operand left gives way to it. Operations that stay keep their calls, with other arguments where
+    these have changed, and the order that Keras would give them in a model made anew.
+
+    Args:
+        graph: the graph, as `graph_of` gives it.
+        dropped: by `id` of a call of the graph, which of its input tensors go; one at least stays.
+
+    Returns:
+        The calls whose arguments have changed, and the tensors that they read in place of others.
+    """
+    stands_for: dict[int, Any] = {}
+    changed, entering = [], []
+    for node in nodes_of(graph):
+        places = dropped.get(id(node), set())
+        tensors = [stands_for.get(id(tensor), tensor) for tensor in node.input_tensors]
+        stay = [tensor for place, tensor in enumerate(tensors) if place not in places]
+        if places and len(stay) == 1 and not has_constants(node):
+            stands_for[id(node.outputs[0])] = stay[0]
+        elif places or any(new is not old for new, old in zip(tensors, node.input_tensors, strict=True)):
+            read = [LEFT_OUT if place in places else tensor for place, tensor in enumerate(tensors)]
+            args, kwargs = arguments_with(node, read)
+            node.arguments = SymbolicArguments(*args, **kwargs)
+            changed.append(node)
+            entering.extend(stay)
+    structure = keras.tree.map_structure(lambda tensor: stands_for.get(id(tensor), tensor), graph._outputs_struct)
+    outputs = keras.tree.flatten(structure)
+    tables = dict(zip(_TABLES, (*map_graph(graph._inputs, outputs), outputs, structure), strict=False))
+    tables["output_names"] = [tensor._keras_history.operation.name for tensor in outputs]
+    before = nodes_of(graph)
+    operations = graph.operations
+    vars(graph).update(tables)
+    # Operations know who reads them; calls of other models stay.
+    own = nodes_of(graph)
+    known = {id(node) for node in (*own, *before)}
+    readers: dict[int, list[Node]] = defaultdict(list)
+    for node in own:
+        for tensor in node.input_tensors:
+            readers[id(tensor._keras_history.operation)].append(node)
+    for operation in graph.operations:
+        others = [node for node in operation._outbound_nodes if id(node) not in known]
+        operation._outbound_nodes[:] = [*readers[id(operation)], *others]
+    remaining = {id(operation) for operation in graph.operations}
+    for operation in operations:
+        if id(operation) not in remaining:
+            graph._tracker.untrack(operation)
+    return changed, entering
 
 
 class StaticShapes:
