@@ -126,6 +126,7 @@ def test_a_resumed_search_goes_on_in_the_same_run(adapted):
     assert found["mlflow"]["name"] == f"search {folder.parent.name}/run"
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_is_tracked_under_the_names_that_are_asked_for(tmp_path):
     search = finished_search(tmp_path / "search")
     database = f"sqlite:///{tmp_path}/all.db"
