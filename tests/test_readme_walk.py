@@ -62,7 +62,14 @@ WALK = {
     ),
     "python -m autoprune.search model=vgg16 data=fashion_mnist target=tpu_v3 target.batch_size=128 budget.latency=0.4 "
     "agent=td3 search.evaluations=300": (
-        (*FEW, "model.width=0.5", "data.dir=fashion", "data.reward_size=100", "hydra.run.dir=B"),
+        (
+            *FEW,
+            "constraints.multiple_of=16",
+            "model.width=0.25",
+            "data.dir=fashion",
+            "data.reward_size=100",
+            "hydra.run.dir=B",
+        ),
         "pruned.keras",
     ),
     "python -m autoprune.measure model=file model.path=my.keras groups=true": ((), "costs.json"),
