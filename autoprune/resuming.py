@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from autoprune import cli
 from autoprune.errors import AutopruneError, FolderError, SettingsError
 from autoprune.pipeline.runs import RUNS, check_extension, read_origin, write_origin
+from autoprune.pipeline.tracking import track
 from autoprune.reporting import interrupts
 from autoprune.reporting.console import CONSOLE
 from autoprune.reporting.run_folder import (
@@ -72,7 +73,7 @@ def run_or_resume(
             report = folder.path / kind.report
             CONSOLE.print(f"This {kind.noun} has ended: its report is {report}", soft_wrap=True, highlight=False)
             return None
-        with interruptible(command, folder):
+        with track(settings, folder, command), interruptible(command, folder):
             result = run(settings, folder)
         folder.save_settings(settings)  # Others than it was begun with, if they were given beside `resume`.
     return CompletedRun(settings, folder, result)

@@ -23,13 +23,14 @@ hypothesis.settings.load_profile("shared")
 
 # A process has a file at a time: the longest come first, so that none of them is left for the end.
 LONGEST = (
+    "tests/test_readme_walk.py",
     *("commands/test_search.py", "training/test_devices.py", "surgery/test_backends.py", "commands/test_replay.py"),
     *("commands/test_compare.py", "searchers/test_searchers.py", "compiler/test_pool.py", "rl/test_transfer.py"),
     *("surgery/test_applications.py", "surrogate/test_surrogate.py", "commands/test_measure.py", "rl/test_dyna.py"),
     *("surgery/test_exactness.py", "surgery/test_random_graphs.py", "commands/test_several_targets.py"),
     *("commands/test_finetune.py", "surgery/test_keras_hub.py", "faults/test_cache_survives.py"),
     *("models/test_safe_convolutions.py", "faults/test_kills.py", "evaluation/test_workers.py"),
-    *("faults/test_resources.py", "workers/test_ray.py"),
+    *("faults/test_resources.py", "workers/test_ray.py", "commands/test_tracking.py"),
 )
 # Fixtures that take long: whole runs of a command, made once for all tests of a file that look at what they leave, many
 # commands that are refused, a policy that is learnt, and the folders of compiler and device processes, of which each

@@ -175,8 +175,9 @@ def _search(
             guards[cell.budget].remember(session.evaluator.journal.course(cell.name))
             continue
         problem, of_cell = problems[cell.budget], cell.settings(settings)
-        build = searcher_builder(of_cell, folder.tensorboard / cell.name)
-        _, evaluator = run_searcher(cell.name, build, problem, session, of_cell, guards[cell.budget])
+        _, evaluator = run_searcher(
+            cell.name, searcher_builder(of_cell), problem, session, of_cell, guards[cell.budget]
+        )
         done = Run.of(evaluator, settings.search.finalists, hand_set=is_hand_set(cell.searcher))
         if not done.finalists:
             logger.warning("%s found no plan that may be a result in %d evaluations", cell.name, len(done.keys))
@@ -233,7 +234,7 @@ def _finish(
                     shown.advance(n + min(done / of, 0.999), title)
 
                 # Several plans of one searcher are told apart by their keys.
-                with Curves(folder.tensorboard, "training", f"{title}, plan {job.evaluation.key}") as curves:
+                with Curves(folder.trackers, "training", f"{title}, plan {job.evaluation.key}") as curves:
                     if anew and job.seed is not None:
                         tested = trainer.finish(job.whose, job.evaluation, job.seed, show)
                     else:

@@ -50,7 +50,7 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
         if settings.dry_run:
             compile_step(model, settings, len(data.train), folder)
             return None
-        curves = Curves(folder.tensorboard, "training", "fine-tuning")
+        curves = Curves(folder.trackers, "training", "fine-tuning")
         with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves, data.task.measure) as show:
             done = fine_tune(model, data, settings, starting, show)
     save_model(model, folder.finetuned)

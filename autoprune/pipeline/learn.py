@@ -72,10 +72,11 @@ def run(settings: LearnSettings, folder: RunFolder) -> list[LessonRow]:
         validate_choices(of_model)
         if of_model.model.name != "file":
             check_known(of_model.model.name)
-    trainer = MultiTaskTrainer(settings.agent, folder.tensorboard)
+    trainer = MultiTaskTrainer(settings.agent)
     data = load_data(settings.data, settings.search_settings().model, settings.task)
     with _open_courses(settings, data, folder) as courses:
-        policy = trainer.train([course.evaluator for course in courses], settings.seed)
+        with Curves(folder.trackers, "agent", settings.agent.name) as curves:
+            policy = trainer.train([course.evaluator for course in courses], settings.seed, curves.add)
         record = training_record(
             settings.search_settings(),
             settings.models,
@@ -134,7 +135,8 @@ def _open_courses(settings: LearnSettings, data: Dataset, folder: RunFolder) -> 
         for model in settings.models:
             name, of_model = Path(model).stem, settings.search_settings(model)
             place = RunFolder.make(folder.path / name)
-            dense = load_or_train_dense(of_model, data, place)
+            place.trackers = folder.trackers
+            dense = load_or_train_dense(of_model, data, place, f"base model {name}")
             session = stack.enter_context(open_session(dense, data, of_model, place, costing))
             announce(session, of_model, settings.budgets.values())
             for budget in settings.budgets:
@@ -144,7 +146,7 @@ def _open_courses(settings: LearnSettings, data: Dataset, folder: RunFolder) -> 
                 problems.append((name, budget, session, problem))
         shown = stack.enter_context(stage("learning", total, "evaluations"))
         for name, budget, session, problem in problems:
-            curves = Curves(folder.tensorboard, "search", f"{name}@{budget}")
+            curves = Curves(folder.trackers, "search", f"{name}@{budget}")
             evaluator = BudgetedEvaluator(
                 session.evaluator,
                 problem,

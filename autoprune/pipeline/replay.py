@@ -18,6 +18,7 @@ from autoprune.pipeline.session import load_or_train_dense, searcher_builder, va
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.searchers import BudgetedEvaluator, Problem
 from autoprune.searchers.policy import Policy, load_policy, save_policy
+from autoprune.searchers.searcher import Log
 from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
 
 logger = logging.getLogger(__name__)
@@ -66,10 +67,8 @@ def replay_model(
 
     settings = replace(settings, searcher=SearcherSettings("replay"))
 
-    def build_transfer(problem: Problem, evaluator: BudgetedEvaluator) -> PolicyTransfer:
-        return PolicyTransfer(
-            problem, evaluator, policy, seed=settings.seed, settings=settings.agent, log_folder=folder.tensorboard
-        )
+    def build_transfer(problem: Problem, evaluator: BudgetedEvaluator, *, log: Log | None = None) -> PolicyTransfer:
+        return PolicyTransfer(problem, evaluator, policy, seed=settings.seed, settings=settings.agent, log=log)
 
     builders = {"rl": searcher_builder(replace(settings, searcher=SearcherSettings("rl")))} if scratch else {}
     if not folder.report.exists():  # A replay that had ended keeps what it learnt until there is more.

@@ -17,7 +17,7 @@ from autoprune.reporting.run_folder import (
     describe_differences,
     differences,
 )
-from autoprune.settings import SearchSettings, TaskSettings
+from autoprune.settings import SearchSettings, TaskSettings, TrackingSettings
 
 FORMAT = "autoprune.run"
 VERSION = 1
@@ -48,7 +48,8 @@ class RunKind:
 
 
 _EVALUATIONS = "Every evaluation so far"
-_ANY = ("workers", "ray.address", "ray.actors", "ray.resources")
+_TRACKING = tuple(f"tracking.{item.name}" for item in dataclasses.fields(TrackingSettings))
+_ANY = ("workers", "ray.address", "ray.actors", "ray.resources", *_TRACKING)
 # Of whatever leaves a run folder.
 RUNS = {
     "search": RunKind(
@@ -73,7 +74,7 @@ RUNS = {
         extensible=("searchers", "latencies", "memories", "seeds", "controls", "uniform_curve"),
         changeable=_ANY,
     ),
-    "finetune": RunKind(noun="fine-tuning", report="report.html", kept="The last checkpoint"),
+    "finetune": RunKind(noun="fine-tuning", report="report.html", kept="The last checkpoint", changeable=_TRACKING),
     "measure": RunKind(noun="measurement"),
     "export": RunKind(noun="export"),
     "report": RunKind(noun="report"),
@@ -102,8 +103,9 @@ def open_run_from_python(
         origin = read_origin(folder, FROM_PYTHON)
         if folder.settings.exists():
             raise FolderError(f"'{folder.path}' holds a run of a command. Give another folder.")
-        # What older runs know nothing of was classification.
-        known = {"task": dataclasses.asdict(TaskSettings()), **origin["settings"]} if "settings" in origin else asked
+        # What older runs know nothing of was classification, and tracked by none.
+        older = {"task": dataclasses.asdict(TaskSettings()), "tracking": dataclasses.asdict(TrackingSettings())}
+        known = {**older, **origin["settings"]} if "settings" in origin else asked
         found = differences(known, asked)
         found |= differences(origin.get("files", fingerprints), fingerprints)
         if found.keys() - {"search.evaluations", *_ANY}:

@@ -27,6 +27,7 @@ from autoprune.pipeline.session import (
     searcher_builder,
     validate_choices,
 )
+from autoprune.pipeline.tracking import track
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Target
 from autoprune.records.plain import write_json
@@ -81,7 +82,7 @@ def search_model(model: Any, data: Dataset, settings: SearchSettings, folder: Ru
         AutopruneError: model, data, target or budget cannot be used; the message says which and why.
     """
     validate_choices(settings)
-    builders = {settings.searcher.name: searcher_builder(settings, folder.tensorboard)}
+    builders = {settings.searcher.name: searcher_builder(settings)}
     return run_search(model, data, settings, folder, builders)
 
 
@@ -124,7 +125,7 @@ def run_search(
             problem.objective,
             finalists,
             lambda name: training_stage(
-                f"{name}: tune", epochs, Curves(folder.tensorboard, "training", name), data.task.measure
+                f"{name}: tune", epochs, Curves(folder.trackers, "training", name), data.task.measure
             ),
         )
     known = (*session.cautions, problem.shortfall) if problem.shortfall else session.cautions
@@ -271,4 +272,5 @@ def prune(  # noqa: PLR0913 - each is one thing that a user sets
         fingerprints["task"] = json.dumps(data.task.describe(), sort_keys=True)
     with visible_logging(), open_run_from_python(folder, settings, fingerprints) as run_folder:
         logger.info("run folder: %s", run_folder.path)
-        return search_model(model, data, settings, run_folder)
+        with track(settings, run_folder, "prune"):
+            return search_model(model, data, settings, run_folder)

@@ -6,11 +6,10 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autoprune.cost import CostModel
 from autoprune.cost.layers import LayerDependence, layer_dependences
@@ -33,9 +32,11 @@ from autoprune.reporting.curves import Curves
 from autoprune.reporting.pages.saved import flat
 from autoprune.reporting.run_folder import RunFolder
 from autoprune.reporting.tables import opening_words, shares
+from autoprune.reporting.tracking import Trackers
 from autoprune.searchers import REWARDS, SEARCHERS, BudgetedEvaluator, Problem, Searcher, Trial, build_problem
 from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.problem import absolute
+from autoprune.searchers.searcher import Log
 from autoprune.settings import BudgetSettings, SearchSettings
 from autoprune.settings.commands import ScoringSettings
 from autoprune.training.base_model import base_model
@@ -59,7 +60,7 @@ class Session:
         cost_model: costs them.
         evaluator: scores them, and keeps what it has scored in the run folder.
         surrogate: what has been learnt of costs before any search; each begins with a copy.
-        tensorboard: where the curves of searches go.
+        trackers: who are told of its searches.
         cautions: what the data say against any result.
         told: warnings that were given when it was opened, these and what was seen of the dense model at a glance.
     """
@@ -70,7 +71,7 @@ class Session:
     cost_model: CostModel
     evaluator: Evaluator
     surrogate: Surrogate
-    tensorboard: Path
+    trackers: Trackers
     cautions: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
 
@@ -92,11 +93,18 @@ def validate_choices(settings: SearchSettings) -> None:
         check_cluster(settings.ray)
 
 
-def load_or_train_dense(settings: SearchSettings, data: Dataset, folder: RunFolder) -> Any:
-    """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be."""
+def load_or_train_dense(settings: SearchSettings, data: Dataset, folder: RunFolder, name: str = "base model") -> Any:
+    """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be.
+
+    Args:
+        settings: of a search.
+        data: its data.
+        folder: the run folder.
+        name: of the training.
+    """
     if folder.dense.exists():
         return load_model(folder.dense, settings.model)
-    curves = Curves(folder.tensorboard, "training", "base model")
+    curves = Curves(folder.trackers, "training", name)
     with training_stage("base model", settings.training.epochs, curves, data.task.measure) as show:
         model = base_model(settings, data, show)
     check_fit(model, data)
@@ -175,7 +183,7 @@ def open_session(
                 cost_model=cost_model,
                 evaluator=evaluator,
                 surrogate=surrogate,
-                tensorboard=folder.tensorboard,
+                trackers=folder.trackers,
                 cautions=tuple(cautions),
                 told=told,
             )
@@ -242,18 +250,18 @@ def pose_problem(
         return build_problem(evaluator, settings.budget, settings.reward, surrogate=surrogate, observe=observe)
 
 
-BuildSearcher = Callable[[Problem, BudgetedEvaluator], Searcher]
+class BuildSearcher(Protocol):
+    """Builds a search of a problem, whose evaluator is told of its plans and whose log of what an agent learns."""
+
+    def __call__(self, problem: Problem, evaluator: BudgetedEvaluator, *, log: Log | None = None) -> Searcher:
+        """The search."""
+        ...
 
 
-def searcher_builder(settings: SearchSettings, log_folder: Path | None = None) -> BuildSearcher:
-    """What builds the searcher that was asked for.
-
-    Args:
-        settings: which searcher, which agent, and the seed.
-        log_folder: where an agent's TensorBoard files go, or None.
-    """
+def searcher_builder(settings: SearchSettings) -> BuildSearcher:
+    """What builds the searcher that was asked for, with its agent and seed."""
     kind = SEARCHERS.get(settings.searcher.name)
-    return functools.partial(kind.build, seed=settings.seed, agent=settings.agent, log_folder=log_folder)
+    return functools.partial(kind.build, seed=settings.seed, agent=settings.agent)
 
 
 def run_searcher(
@@ -284,12 +292,14 @@ def run_searcher(
         The searcher after its run, and its evaluator with the history.
     """
     limits, evaluator = settings.search, session.evaluator
-    curves = Curves(session.tensorboard, "search", name, dict(flat(dataclasses.asdict(settings))))
+    hyperparameters = dict(flat(dataclasses.asdict(settings)))
+    curves = Curves(session.trackers, "search", name, hyperparameters)
+    of_agent = Curves(session.trackers, "agent", name, hyperparameters)
 
     def watch() -> str:
         return f"{evaluator.costing} at the compiler" if evaluator.costing else ""
 
-    with curves, stage(name, limits.evaluations, "evaluations", watch) as shown:
+    with curves, of_agent, stage(name, limits.evaluations, "evaluations", watch) as shown:
         best_so_far = BestSoFar(shown, problem.objective, curves, by_hand)
         observe_rewards = guard.watch(name.split("@")[0])
 
@@ -305,6 +315,6 @@ def run_searcher(
             surrogate=copy.deepcopy(session.surrogate) if surrogate is None else surrogate,
             observe=observe,
         )
-        searcher = build(problem, budgeted)
+        searcher = build(problem, budgeted, log=of_agent.add)
         searcher.run()
     return searcher, budgeted

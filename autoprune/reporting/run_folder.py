@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from autoprune.errors import FolderError, SettingsError
 from autoprune.records.plain import read_json, write_json
+from autoprune.reporting.tracking import Trackers
 from autoprune.settings import from_config
 
 if sys.platform != "win32":  # There nothing is locked.
@@ -59,9 +60,11 @@ class RunFolder:
         curves: loss and accuracy of every epoch of a fine-tuning.
         training_step: what a training step takes, of a fine-tuning without steps.
         tensorboard: learning curves.
+        tracked: the runs of other trackers, and what they were told.
         settings: the settings the run was begun with.
         origin: what made the folder, and from which files.
         lock: locked by the process that works in the folder, and says which that is.
+        trackers: who are told of the run's figures.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,9 +86,11 @@ class RunFolder:
         self.curves = path / "curves.json"
         self.training_step = path / "training_step.json"
         self.tensorboard = path / "tensorboard"
+        self.tracked = path / "trackers.json"
         self.settings = path / "settings.json"
         self.origin = path / "run.json"
         self.lock = path / ".lock"
+        self.trackers = Trackers(self.tensorboard, self.tracked)
 
     @classmethod
     def make(cls, path: str | Path) -> "RunFolder":

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -27,13 +26,14 @@ from autoprune.envs.episode import FEATURES, MEANING
 from autoprune.errors import PolicyError, SettingsError
 from autoprune.registry import Registry, suggestion
 from autoprune.searchers.policy import Policy
-from autoprune.searchers.searcher import EXTRA
+from autoprune.searchers.searcher import EXTRA, Log
 from autoprune.settings import AgentSettings
 from autoprune.settings.extras import extra
 
 EPISODES = 64  # Imagined side by side.
 ROLLOUT = 3  # Real episodes, side by side, between two updates of an on-policy agent.
 LOG_STD = -0.7  # Of the first actions of an on-policy agent.
+_NUMBERS = (int, float, np.integer, np.floating)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,15 +207,24 @@ def build_agent(
         raise SettingsError(f"agent.options do not fit {settings.name}: {error}") from error
 
 
-def write_events(agent: BaseAlgorithm, folder: str | Path | None) -> None:
-    """Let an agent write TensorBoard files to a folder, or to none.
+class _LogWriter(KVWriter):
+    """Hands on what an agent records."""
 
-    Those that are there go: an agent whose search was interrupted learns everything again.
-    """
-    if folder is not None:
-        for path in Path(folder).glob("events.out.tfevents.*"):
-            path.unlink()
-        agent.set_logger(configure(str(folder), ["tensorboard"]))
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Hand on the numbers among the values."""
+        self._log(step, {key: float(value) for key, value in key_values.items() if isinstance(value, _NUMBERS)})
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def log_to(agent: BaseAlgorithm, log: Log | None) -> None:
+    """Let an agent tell what it records, such as losses, to a log, or to none."""
+    if log is not None:
+        agent.set_logger(Logger(None, [_LogWriter(log)]))
 
 
 def policy_of(kind: AgentKind, agent: BaseAlgorithm) -> Policy:

@@ -7,19 +7,18 @@ all once more where it can (agents that imagine), and since replay buffers keep 
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from autoprune.envs.vector_env import PruningVecEnv
 from autoprune.errors import SettingsError
-from autoprune.rl.agents import attach, build_agent, check_agent, policy_of, write_events
+from autoprune.rl.agents import attach, build_agent, check_agent, log_to, policy_of
 from autoprune.rl.dyna import Dyna, imagine
 from autoprune.rl.searcher import Relabeling, context_of, play, real_episodes
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent
 from autoprune.searchers.policy import Policy
 from autoprune.searchers.reward_model import RewardModel
-from autoprune.searchers.searcher import one_thread
+from autoprune.searchers.searcher import Log, one_thread
 from autoprune.settings import AgentSettings
 
 REVISIONS = 8  # Times that every problem is trained on again in the end, in turns.
@@ -31,13 +30,12 @@ class MultiTaskTrainer:
 
     Args:
         settings: which agent.
-        log_folder: where TensorBoard files go, or None.
 
     Raises:
         SettingsError: the agent's actor cannot be stored.
     """
 
-    def __init__(self, settings: AgentSettings, log_folder: str | Path | None = None) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._kind = check_agent(settings)
         if self._kind.remembers:
@@ -45,14 +43,14 @@ class MultiTaskTrainer:
                 f"agent={settings.name} has a memory: its policy is not stored, so there would be nothing to replay. "
                 "Choose another agent, such as agent=dyna_ppo."
             )
-        self._log_folder = log_folder
 
-    def train(self, tasks: Sequence[BudgetedEvaluator], seed: int) -> Policy:
+    def train(self, tasks: Sequence[BudgetedEvaluator], seed: int, log: Log | None = None) -> Policy:
         """Train on all tasks in turns; the last evaluation of each goes to the policy's own plan for it.
 
         Args:
             tasks: the evaluators of the problems, each with as many evaluations as it may take.
             seed: seed of the agent and of what it draws.
+            log: what the agent tells of what it learns.
         """
         imagines = self._kind.imagines
         with one_thread():
@@ -66,7 +64,7 @@ class MultiTaskTrainer:
                 episodes = [real_episodes(task, count) for task in tasks]
             steps, total = max(len(task.problem.space) for task in tasks), sum(task.left for task in tasks)
             agent = build_agent(self._kind, self._settings, episodes[0], steps=steps, episodes=total, seed=seed)
-            write_events(agent, self._log_folder)
+            log_to(agent, log)
             if imagines:
                 searches = [
                     Dyna(model, imagined, agent, warm_up=self._settings.warm_up, seed=seed)

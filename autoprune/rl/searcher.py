@@ -6,7 +6,6 @@ uniform pruning when nothing has met the budget.
 
 import logging
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,12 +16,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from autoprune.envs.episode import EpisodeContext, retrace
 from autoprune.envs.vector_env import PruningVecEnv, pay_by_evaluations
-from autoprune.rl.agents import build_agent, check_agent, policy_of, start_from, write_events
+from autoprune.rl.agents import build_agent, check_agent, log_to, policy_of, start_from
 from autoprune.rl.dyna import Dyna, imagine
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent, Problem, Proposal
 from autoprune.searchers.policy import Policy
 from autoprune.searchers.reward_model import RewardModel
-from autoprune.searchers.searcher import SearcherKind, one_thread
+from autoprune.searchers.searcher import Log, SearcherKind, one_thread
 from autoprune.settings import AgentSettings
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class RlSearcher:
         evaluator: evaluates its episodes.
         agent: which one, its options.
         seed: seed of the agent and of what it draws.
-        log_folder: where TensorBoard files go, or None.
+        log: what it tells of what it learns.
         start: a stored policy of this kind of agent that it begins as; None begins knowing nothing.
 
     Attributes:
@@ -50,7 +49,7 @@ class RlSearcher:
         agent: AgentSettings,
         *,
         seed: int,
-        log_folder: str | Path | None = None,
+        log: Log | None = None,
         start: Policy | None = None,
     ) -> None:
         self.policy: Policy | None = None
@@ -60,7 +59,7 @@ class RlSearcher:
         self._kind = check_agent(agent)
         self._seed = seed
         self._start = start
-        self._log_folder = log_folder
+        self._log = log
 
     def run(self) -> None:
         """Train for all evaluations but one, then evaluate the policy's own plan, or the anchor if none met the budget.
@@ -81,7 +80,7 @@ class RlSearcher:
             )
             if self._start is not None:
                 start_from(self._kind, agent, self._start)
-            write_events(agent, self._log_folder)
+            log_to(agent, self._log)
             if reward_model is not None:
                 # Hundreds of imagined episodes for each evaluation.
                 trained = self._start is not None

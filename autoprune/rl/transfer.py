@@ -8,7 +8,6 @@ brought onto the budget for its anchor. That takes compilations, and a single ev
 import dataclasses
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from autoprune.rl.searcher import RlSearcher, context_of
 from autoprune.searchers import BudgetedEvaluator, Problem, Proposal
 from autoprune.searchers.bracketing import find_widest
 from autoprune.searchers.policy import Policy
+from autoprune.searchers.searcher import Log
 from autoprune.settings import AgentSettings
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class PolicyTransfer:
         replayed: the policy, as it was loaded.
         seed: seed of the agent that adapts.
         settings: warm-up of the adaptation, and options of the agent.
-        log_folder: where TensorBoard files of the adaptation go, or None.
+        log: what the agent that adapts tells of what it learns.
 
     Attributes:
         policy: what was learnt in adapting; None when nothing was.
@@ -51,7 +51,7 @@ class PolicyTransfer:
         *,
         seed: int,
         settings: AgentSettings | None = None,
-        log_folder: str | Path | None = None,
+        log: Log | None = None,
     ) -> None:
         self.policy: Policy | None = None
         self._problem = problem
@@ -59,7 +59,7 @@ class PolicyTransfer:
         self._replayed = replayed
         self._seed = seed
         self._settings = settings
-        self._log_folder = log_folder
+        self._log = log
 
     def run(self) -> None:
         """Evaluate the policy's plan, then let its agent go on from there.
@@ -77,9 +77,7 @@ class PolicyTransfer:
         else:
             evaluator.evaluate_many([Proposal(candidate, REPLAYED, project=False)])
         if agent is not None:
-            adapting = RlSearcher(
-                self._problem, evaluator, agent, seed=self._seed, log_folder=self._log_folder, start=self._replayed
-            )
+            adapting = RlSearcher(self._problem, evaluator, agent, seed=self._seed, log=self._log, start=self._replayed)
             adapting.run()
             self.policy = adapting.policy
 

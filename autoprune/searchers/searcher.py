@@ -12,10 +12,9 @@ a batch of proposals and are sent the batch's trials.
 A batch holds one proposal or more that do not depend on each other's outcomes: it may be evaluated side by side.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from autoprune.registry import Registry
@@ -29,6 +28,8 @@ EXTRA = "search"  # The optional extra with libraries that only some searchers a
 
 Proposals = Generator[Sequence[Proposal], Sequence[Trial], None]
 ProposalFunction = Callable[[Problem, BudgetedEvaluator, int], Proposals]
+# What an agent tells of its learning: a number of steps, and figures by name.
+Log = Callable[[int, Mapping[str, float]], None]
 
 
 class Searcher(Protocol):
@@ -55,7 +56,7 @@ class SearcherBuilder(Protocol):
         *,
         seed: int,
         agent: AgentSettings,
-        log_folder: Path | None = None,
+        log: Log | None = None,
     ) -> Searcher:
         """The search.
 
@@ -64,7 +65,7 @@ class SearcherBuilder(Protocol):
             evaluator: evaluates its proposals.
             seed: seed of whatever the searcher draws.
             agent: for those that train one.
-            log_folder: where an agent's TensorBoard files go, or None.
+            log: what an agent that learns tells of it.
         """
         ...
 

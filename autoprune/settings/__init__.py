@@ -22,6 +22,7 @@ from autoprune.settings.runtime import RuntimeSettings
 from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
 from autoprune.settings.target import TargetSettings
 from autoprune.settings.task import TaskSettings
+from autoprune.settings.tracking import TrackingSettings
 from autoprune.settings.training import TrainingSettings
 from autoprune.settings.workers import RaySettings
 
@@ -48,6 +49,7 @@ __all__ = [
     "SearcherSettings",
     "TargetSettings",
     "TaskSettings",
+    "TrackingSettings",
     "TrainingSettings",
     "from_config",
 ]

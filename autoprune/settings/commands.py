@@ -15,6 +15,7 @@ from autoprune.settings.reward import FLOORED, RewardSettings
 from autoprune.settings.search import AgentSettings, LimitsSettings, SearcherSettings
 from autoprune.settings.target import TargetSettings
 from autoprune.settings.task import TaskSettings
+from autoprune.settings.tracking import TrackingSettings
 from autoprune.settings.training import TrainingSettings
 from autoprune.settings.workers import RaySettings
 
@@ -47,6 +48,7 @@ class ScoringSettings:
     # Settings that differ in these alone are equal: nothing that is found depends on them.
     workers: Any = field(default=1, compare=False)
     ray: RaySettings = field(default_factory=RaySettings, compare=False)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings, compare=False)
     seed: int = 0
     resume: str | None = None
 

@@ -11,6 +11,7 @@ from autoprune.settings.model import ModelSettings
 from autoprune.settings.runtime import ON_TPU, RuntimeSettings
 from autoprune.settings.target import TargetSettings
 from autoprune.settings.task import TaskSettings
+from autoprune.settings.tracking import TrackingSettings
 from autoprune.settings.training import TrainingSettings
 
 
@@ -48,6 +49,7 @@ class FinetuneSettings:
         default_factory=EvaluationSettings, metadata=leave_out("recovery", "recovery_images", "tuning_steps", "score")
     )
     task: TaskSettings = field(default_factory=TaskSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings, compare=False)  # No result depends on it.
     slice: str | None = None
     dry_run: bool = False
     checkpoint_every: int | None = None

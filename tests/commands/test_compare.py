@@ -57,7 +57,7 @@ def test_the_run_folder_holds_everything(finished):
     names = {path.name for path in folder.iterdir()}
     assert {"comparison.json", "comparison.html", "dense.keras", "evaluations.sqlite", "settings.json"} <= names
     assert not [name for name in names if "partial" in name]
-    assert list((folder / "tensorboard" / "rl@0.9" / "0").glob("events.out.tfevents*"))
+    assert list((folder / "tensorboard" / "agent" / "rl@0.9-0").glob("events.out.tfevents*"))
 
 
 def test_every_searcher_had_equal_evaluations_and_hand_set_ones_searched_once(finished):

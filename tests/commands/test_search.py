@@ -40,7 +40,8 @@ def test_the_run_folder_holds_everything(finished):
     names = {path.name for path in folder.iterdir()}
     assert {"dense.keras", "pruned.keras", "plan.json", "policy", "evaluations.sqlite"} <= names
     assert {"report.html", "metrics.json", "tensorboard", "settings.json", "search.log"} <= names
-    assert len(list((folder / "tensorboard").glob("events.out.tfevents*"))) == 1  # The agent's own.
+    assert len(list((folder / "tensorboard" / "agent" / "rl").glob("events.out.tfevents*"))) == 1
+    assert not {"trackers.json", "mlflow", "wandb"} & names  # Nobody asked for them.
     check_curves(folder)
     assert not [name for name in names if "partial" in name]
 

@@ -17,6 +17,7 @@ from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
 from autoprune.settings import DataSettings
 from helpers.small_search import SMALL, found_by
+from helpers.tracked import tracked_in
 
 
 @pytest.mark.parametrize("name", ["../outside", "assets/../../outside", "/tmp/autoprune-test-outside"])
@@ -58,35 +59,72 @@ def test_pickled_arrays_are_not_unpickled(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.subprocess
-def test_a_search_calls_nobody_and_takes_no_clock_at_its_word(whole, tmp_path, count):
-    """Every address that it or a child connects to, or asks for, is noted; at every look the clock is off by months."""
-    called = tmp_path / "called"
-    (tmp_path / "sitecustomize.py").write_text(
+@pytest.fixture
+def called(tmp_path, monkeypatch):
+    """A file in which every process from here on notes the addresses that it connects to, or asks for."""
+    noted, place = tmp_path / "called", tmp_path / "site"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(
         textwrap.dedent(f"""
-            import random, socket, sys, time
-            real, chance = time.time, random.Random(0)
-            time.time = lambda: real() + chance.uniform(-3e7, 3e7)
+            import socket, sys
 
             def watch(event, arguments):
                 local = event == "socket.connect" and arguments[0].family == socket.AF_UNIX
                 if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname") and not local:
-                    with open({str(called)!r}, "a") as file:
+                    with open({str(noted)!r}, "a") as file:
                         file.write(f"{{sys.argv}} {{event}} {{arguments}}\\n")
 
             sys.addaudithook(watch)
         """)
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")]))
     calling = [sys.executable, "-c", "import socket; socket.getaddrinfo('localhost', 80)"]
-    subprocess.run(calling, env=environment, check=True)
-    assert "localhost" in called.read_text(), "it would be noted"
-    called.unlink()
+    subprocess.run(calling, check=True)
+    assert "localhost" in noted.read_text(), "it would be noted"
+    noted.unlink()
+    return noted
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_trackers_call_nobody_who_was_not_asked_for(called, tmp_path, monkeypatch):
+    """Where they take their user for one: MLflow tells its makers nothing from a test, or where CI is set."""
+    for name in ("CI", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"):
+        monkeypatch.delenv(name, raising=False)
+    code = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from autoprune.pipeline.tracking import track
+        from autoprune.reporting.run_folder import RunFolder
+        from autoprune.reporting.tracking import Curve
+        from autoprune.settings import SearchSettings, TrackingSettings
+
+        folder = RunFolder(Path(sys.argv[1]))
+        with track(SearchSettings(tracking=TrackingSettings(["mlflow", "wandb"])), folder, "search"):
+            folder.trackers.add(Curve("search", "rl"), 1, {"score": 0.5})
+            folder.report.write_text("a page")
+    """)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = tracked_in(tmp_path)
+    for tracked in (found["mlflow"], found["wandb"]):
+        assert tracked["figures"]["search/rl/score"] == [[1, 0.5]]
+        assert tracked["files"] == ["report.html"]
+    # What serves W&B is no Python: it says by itself that it is offline, and is told to report nothing.
+    assert not called.exists(), called.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_a_search_calls_nobody_and_takes_no_clock_at_its_word(called, whole, tmp_path, count):
+    """Nor does a child of it; at every look the clock is off by months."""
+    with open(tmp_path / "site" / "sitecustomize.py", "a") as file:
+        file.write("import random, time\nreal, chance = time.time, random.Random(0)\n")
+        file.write("time.time = lambda: real() + chance.uniform(-3e7, 3e7)\n")
     expected, _, costs = whole
     options = (*SMALL, "workers=2", f"target.cache={costs}", f"hydra.run.dir={tmp_path / 'run'}")
     search = [sys.executable, "-m", "autoprune.search", *options]
-    done = subprocess.run(search, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(search, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert found_by(tmp_path / "run") == expected
     assert not called.exists(), called.read_text()

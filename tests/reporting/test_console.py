@@ -14,6 +14,7 @@ from rich.console import Console
 from autoprune.reporting import console as console_module
 from autoprune.reporting.console import CONSOLE, stage, training_stage, visible_logging
 from autoprune.reporting.curves import Curves
+from helpers.events import trackers_in
 
 NOTE = "best 0.913 at 59.8% of the dense latency, 3 failed"
 
@@ -73,7 +74,8 @@ def test_a_bar_ends_where_it_ended(terminal, tmp_path):
     assert re.match(r"uniform +━* +3/60 evaluations ended in 0:00:00", last)
     assert "left" not in last
     stream = terminal(100)
-    with contextlib.suppress(InterruptedError), training_stage("tune", 4, Curves(tmp_path, "training", "tune")) as show:
+    curves = Curves(trackers_in(tmp_path), "training", "tune")
+    with contextlib.suppress(InterruptedError), training_stage("tune", 4, curves) as show:
         show(1.0, {"loss": 0.5, "val_accuracy": 0.75})
         show(1.5, {"loss": 0.4})
         raise InterruptedError
@@ -85,7 +87,7 @@ def test_a_bar_ends_where_it_ended(terminal, tmp_path):
 def test_what_never_began_leaves_no_bar(terminal, tmp_path):
     """Such as the training of a base model that was kept."""
     stream = terminal(100)
-    with training_stage("base model", 12, Curves(tmp_path, "training", "base model")):
+    with training_stage("base model", 12, Curves(trackers_in(tmp_path), "training", "base model")):
         pass
     assert stream.getvalue().endswith("\x1b[2K")  # The line is cleared again.
 

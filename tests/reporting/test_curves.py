@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from autoprune.reporting.console import BestSoFar, stage, training_stage
 from autoprune.reporting.curves import Curves
 from helpers import toy
-from helpers.events import curves_in
+from helpers.events import curves_in, trackers_in
 
 
 def search(folder, ratios):
@@ -18,12 +18,12 @@ def search(folder, ratios):
     objective = toy.problem().objective
     course = [toy.evaluation_of(ratio) for ratio in ratios]
     course[0] = replace(course[0], score=math.nan, error="it failed")
-    curves = Curves(folder, "search", "rl@0.5/0")
+    curves = Curves(trackers_in(folder), "search", "rl@0.5/0")
     with curves, stage("rl", len(ratios), "evaluations") as shown:
         observe = BestSoFar(shown, objective, curves)
         for number, evaluation in enumerate(course, start=1):
             observe(evaluation, number)
-    return objective, course, curves_in(curves.folder)
+    return objective, course, curves_in(folder / "search" / "rl@0.5-0")
 
 
 def test_a_search_by_evaluation(tmp_path):
@@ -47,25 +47,27 @@ def test_a_search_that_is_resumed_has_each_evaluation_once(tmp_path):
 
 def test_a_training_by_epoch(tmp_path):
     """Loss and accuracy of every epoch, the accuracy of the start too; what never began leaves nothing."""
-    with training_stage("tune", 2, Curves(tmp_path, "training", "rl 1/2")) as show:
+    with training_stage("tune", 2, Curves(trackers_in(tmp_path), "training", "rl 1/2")) as show:
         show(0.0, {"val_accuracy": 0.25})
         for done, loss in ((0.5, 3.0), (1.0, 2.0), (1.5, 1.5)):
             show(done, {"loss": loss, **({"val_accuracy": 0.5} if done == 1 else {})})
         show(2.0, {"loss": 1.0, "val_accuracy": 0.75})
     found = curves_in(tmp_path / "training" / "rl 1-2")
     assert found == {"training/loss": [(1, 2.0), (2, 1.0)], "training/accuracy": [(0, 0.25), (1, 0.5), (2, 0.75)]}
-    with training_stage("base model", 2, Curves(tmp_path, "training", "base model")):
+    with training_stage("base model", 2, Curves(trackers_in(tmp_path), "training", "base model")):
         pass
     assert not (tmp_path / "training" / "base model").exists()
 
 
 def test_settings_and_keep_ratios_are_read_by_the_plugins_of_tensorboard(tmp_path):
     objective = toy.problem().objective
-    with Curves(tmp_path, "search", "rl", {"seed": 3, "agent.name": "ppo", "on": True, "none": None}) as curves:
+    with Curves(
+        trackers_in(tmp_path), "search", "rl", {"seed": 3, "agent.name": "ppo", "on": True, "none": None}
+    ) as curves:
         for number, ratio in enumerate([0.5, 0.25], start=1):
             evaluation = toy.evaluation_of({"a": ratio, "b": 1.0, "c": 1.0, "d": ratio})
             curves.add_evaluation(evaluation, number, objective, None)
-    events = EventAccumulator(str(curves.folder), size_guidance={"histograms": 0})
+    events = EventAccumulator(str(tmp_path / "search" / "rl"), size_guidance={"histograms": 0})
     events.Reload()
     found = events.Histograms("search/keep ratios")
     assert [(event.step, event.histogram_value.num) for event in found] == [(1, 4), (2, 4)]

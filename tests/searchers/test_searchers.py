@@ -15,6 +15,7 @@ from autoprune.searchers.constant_rewards import ConstantRewardGuard
 from autoprune.searchers.problem import absolute
 from autoprune.settings import AgentSettings, BudgetSettings, LimitsSettings, SearcherSettings, SearchSettings
 from helpers import toy
+from helpers.events import trackers_in
 
 
 def run(name, evaluations=60, seed=0, agent=None, **options):
@@ -285,7 +286,7 @@ def test_each_search_of_a_session_starts_from_the_same_surrogate(tmp_path):
             self.seen.append(values.tolist())
 
     problem, shared = toy.problem(), Surrogate()
-    session = SimpleNamespace(evaluator=toy.ToyEvaluator(), tensorboard=tmp_path, surrogate=shared)
+    session = SimpleNamespace(evaluator=toy.ToyEvaluator(), trackers=trackers_in(tmp_path), surrogate=shared)
     settings = SearchSettings(search=LimitsSettings(evaluations=3), searcher=SearcherSettings("uniform"))
     guard, build = ConstantRewardGuard(problem.objective), searcher_builder(settings)
     for handed, seen in ((None, 0), (shared, 3)):

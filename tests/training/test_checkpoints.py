@@ -15,7 +15,7 @@ from autoprune.training.checkpoints import CheckpointError, Checkpoints
 from autoprune.training.course import TrainingError
 from autoprune.training.fit import FitLoop, carry_out
 from autoprune.training.training import Training
-from helpers.events import curves_in
+from helpers.events import curves_in, trackers_in
 from helpers.telling import log_probabilities
 
 EPOCHS = 4
@@ -130,7 +130,7 @@ def test_a_training_that_goes_on_has_its_curve_from_the_start(few, tmp_path):
     path, found = tmp_path / "state.safetensors", []
     for end in (2.4, None):
         task = dataclasses.replace(task_for(few, PLAIN), start=0.1)
-        with contextlib.suppress(Interrupted), Curves(tmp_path, "training", "fine-tuning") as curves:
+        with contextlib.suppress(Interrupted), Curves(trackers_in(tmp_path), "training", "fine-tuning") as curves:
 
             def progress(done, logs, curves=curves, end=end):
                 curves.add_epoch(done, logs)
