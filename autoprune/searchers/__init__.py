@@ -2,8 +2,8 @@
 
 `problem.py` says what a searcher is given and makes it, `objective.py` what it is paid for and which plan is best,
 `searcher.py` what a searcher promises and how one is written, `budgeted.py` what evaluates its proposals and what came
-of them, and `projection.py` how predictions of cost change them. `uniform.py`,
-`random_search.py`, `greedy.py`, `evolution.py`, `bayes.py` and `exact.py` are searchers; agents are in `autoprune.rl`.
+of them, and `projection.py` how predictions of cost change them. `uniform.py`, `random_search.py`, `greedy.py`,
+`evolution.py`, `bayes.py`, `rl_pruner.py` and `exact.py` are searchers; agents are in `autoprune.rl`.
 `quality.py` and `reward_model.py` predict what plans are worth, `solving.py` finds the best by that, `choice.py` says
 which of a search's plans is its result.
 """
@@ -14,6 +14,7 @@ from autoprune.searchers import (  # noqa: F401 - importing a searcher enters it
     exact,
     greedy,
     random_search,
+    rl_pruner,
     uniform,
 )
 from autoprune.searchers.budgeted import BudgetedEvaluator, EvaluationsSpent, History, Proposal, Trial

@@ -34,6 +34,11 @@ class BudgetProjector:
         predicted = self._predict(np.array([candidate]))
         return predicted is None or bool(predicted[0][0] <= predicted[1])
 
+    def expects_within(self, candidate: Candidate) -> bool | None:
+        """Whether a candidate is predicted to meet the budget, also if predictions err; None where nothing predicts."""
+        predicted = self._predict(np.array([candidate]))
+        return None if predicted is None else bool(predicted[0][0] <= -predicted[1])
+
     def project(self, candidate: Candidate) -> Candidate:
         """The candidate itself, or the widest one like it that is predicted to meet the budget.
 

@@ -11,7 +11,7 @@ from autoprune.records import Budget, Evaluation
 from autoprune.settings import RewardSettings
 from helpers import toy
 
-LEARNERS = ["greedy", "evolution", "bayes"]
+LEARNERS = ["greedy", "evolution", "bayes", "rl_pruner"]
 
 
 run = toy.search
