@@ -45,14 +45,14 @@ def _build(schema: type[Any], data: dict[str, Any], prefix: str) -> Any:
             raise SettingsError(
                 f"'{prefix}{key}' has parts: give one or more of {options}. Received: {prefix}{key}={value}"
             )
+    kind: Any = schema
     try:
-        typed: Any = OmegaConf.to_container(OmegaConf.merge(_structured(schema), plain))
+        typed: Any = OmegaConf.to_container(OmegaConf.merge(_structured(kind), plain))
     except ConfigKeyError as error:
         raise SettingsError(str(error).splitlines()[0]) from error
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
         raise SettingsError(f"The option '{prefix}{key}' has a wrong value: {str(error).splitlines()[0]}") from error
-    kind: Any = schema
     hints = hints_of(kind)
     for key in plain:
         # OmegaConf does not look into lists.
