@@ -5,7 +5,8 @@
 """
 
 from autoprune.planning.calibration import CalibrationData
+from autoprune.planning.importance.rounds import harmonic_rounds
 from autoprune.planning.planner import Planner, make_plan
 from autoprune.planning.space import Candidate, Dimension, SearchSpace
 
-__all__ = ["CalibrationData", "Candidate", "Dimension", "Planner", "SearchSpace", "make_plan"]
+__all__ = ["CalibrationData", "Candidate", "Dimension", "Planner", "SearchSpace", "harmonic_rounds", "make_plan"]
