@@ -196,7 +196,7 @@ def make_plan(
             not named stay whole. The name of a branch (`find_branches`) with 0 drops it; a gate needs `data`.
         importance: what ranks the channels: from the weights `l1`, `l2`, `bn_gamma`, `fpgm`, `lamp` or `random`; from
             data `activation`, `apoz` or `hrank`; from data with labels `taylor`, `loss`, `loss_biased`, `fisher`,
-            `grasp` or `gradient_norm`. Or `ImportanceSettings`.
+            `grasp`, `gradient_norm` or `class_saliency`. Or `ImportanceSettings`.
         ranking: `local` keeps the share in every group, `global` over all groups together.
         multiple_of: widths are multiples of this; groups smaller than it stay whole. By default of 8, as a TPU likes
             them, or of 4, 2 or 1 where 8 leaves a group fewer than two narrower widths. `Plan.left_whole` and the

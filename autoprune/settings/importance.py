@@ -7,7 +7,7 @@ from autoprune.settings.checking import check
 from autoprune.settings.fields import read_by, unread_by
 
 _NORMALISATIONS = ("mean", "max", "sum", "none")
-_OF_GRADIENTS = ("taylor", "loss", "loss_biased", "fisher", "grasp", "gradient_norm")
+_OF_GRADIENTS = ("taylor", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "class_saliency")
 _OF_ACTIVATIONS = ("activation", "apoz", "hrank")
 
 
@@ -22,7 +22,8 @@ class ImportanceSettings:
             other criterion must beat); from training images `taylor` (change of the loss without the channel, to first
             order), `loss` (sum of |weight x gradient|), `loss_biased` (of |weight squared x gradient|), `fisher` (of
             their squares), `grasp` (what the length of the gradients loses without the channel: those that lengthen
-            them go first), `gradient_norm` (how much that length changes either way), `activation` (mean absolute
+            them go first), `gradient_norm` (how much that length changes either way), `class_saliency` (`loss` with the
+            absolute gradients of each batch; of the classes of `data.classes`), `activation` (mean absolute
             activation), `apoz` (share of activations that are not zero) or `hrank` (average rank of the feature maps).
         reduction: how the scores of the layers that make (or, for activations, read) the channels of one group become
             one: `mean`, `max`, or `first` in data-flow order.

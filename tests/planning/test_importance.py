@@ -16,7 +16,7 @@ from autoprune.settings.options import list_options
 from helpers.places import ROOT
 from helpers.topologies import TOPOLOGIES, head, images_for, made
 
-OF_GRADIENTS = {"taylor", "loss", "loss_biased", "fisher", "grasp", "gradient_norm"}
+OF_GRADIENTS = {"taylor", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "class_saliency"}
 SIGNED = {"grasp"}
 DATA_DRIVEN = {*OF_GRADIENTS, "activation", "apoz", "hrank"}
 

@@ -18,7 +18,12 @@ import numpy as np
 from autoprune.planning.calibration import CalibrationData
 from autoprune.planning.importance.combining import MemberScores
 from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
-from autoprune.planning.importance.gradients import gradients_per_batch, hessian_gradients, mean_gradients
+from autoprune.planning.importance.gradients import (
+    gradients_per_batch,
+    hessian_gradients,
+    mean_absolute_gradients,
+    mean_gradients,
+)
 from autoprune.planning.importance.weights import l1
 from autoprune.records import ChannelGroup, Member
 
@@ -123,6 +128,20 @@ def fisher(context: ImportanceContext) -> Criterion:
             for square, gradient in zip(squares, gradients, strict=True):
                 square += gradient**2
         return [w**2 * square / batches for w, square in zip(parameters.weights, squares, strict=True)]
+
+    return _score_parameters(context, measure)
+
+
+@IMPORTANCES.add("class_saliency")
+def class_saliency(context: ImportanceContext) -> Criterion:
+    """The sum of |w G|, with G the mean of |g| over batches (Aggarwal et al., 2023, arXiv 2311.14272, CRISP).
+
+    It is a saliency of the classes that the images are of: those of `data.classes` in a search.
+    """
+
+    def measure(parameters: _Parameters) -> Arrays:
+        lengths = mean_absolute_gradients(context.model, parameters.variables, parameters.data)
+        return [np.abs(weight) * length for weight, length in zip(parameters.weights, lengths, strict=True)]
 
     return _score_parameters(context, measure)
 

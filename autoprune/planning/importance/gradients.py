@@ -64,6 +64,16 @@ def mean_gradients(
     return [total / batches for total in totals]
 
 
+def mean_absolute_gradients(model: Any, variables: Sequence[Any], data: CalibrationData) -> list[np.ndarray]:
+    """The mean over batches of the gradients' absolute values, see `gradients_per_batch`."""
+    totals, batches = [np.zeros(keras_internals.shape_of(variable)) for variable in variables], 0
+    for gradients in gradients_per_batch(model, variables, data):
+        batches += 1
+        for total, gradient in zip(totals, gradients, strict=True):
+            total += np.abs(gradient)
+    return [total / batches for total in totals]
+
+
 def hessian_gradients(
     model: Any, variables: Sequence[Any], data: CalibrationData, temperature: float = 1.0
 ) -> list[np.ndarray]:
