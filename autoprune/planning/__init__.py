@@ -1,7 +1,8 @@
 """Groups + keep ratios + importance + constraints -> plan. Reads weights, and data where asked to; changes nothing.
 
 `importance/` scores channels, `calibration.py` holds the data that some measures need, `space.py` is the search space,
-`ranking.py` shares channels out between groups, `planner.py` puts them together, `plan_file.py` writes and reads plans.
+`ranking.py` shares channels out between groups, `planner.py` puts them together, `plan_file.py` writes and reads plans,
+`patterns.py` looks at sparsity within kernels.
 """
 
 from autoprune.planning.calibration import CalibrationData
