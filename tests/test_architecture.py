@@ -39,6 +39,7 @@ FRAMEWORK_HOMES = {
     "autoprune/evaluation/optional_branches.py",
     "autoprune/evaluation/traced.py",
     "autoprune/layers/tensorflow_tracing.py",
+    "autoprune/planning/importance/second_order.py",
     "autoprune/training/jax_devices.py",
     "autoprune/training/tensorflow_batches.py",
     "autoprune/training/tensorflow_devices.py",

@@ -16,7 +16,7 @@ from autoprune.searchers.objective import REWARDS, Outcomes
 from autoprune.settings import RewardSettings
 from helpers import toy
 from helpers.places import ROOT
-from helpers.topologies import made
+from helpers.topologies import images_for, made
 
 README = (ROOT / "autoprune" / "README.md").read_text()
 
@@ -40,12 +40,14 @@ def undo(monkeypatch):
 
 def test_an_importance_criterion(undo):
     model = made("plain")
-    names = {"model": model}
-    exec(examples("An importance criterion"), names)
     kernel = np.abs(model.layers[1].kernel.numpy())
+    names = {"model": model, "images": images_for(model, 4), "labels": np.arange(4)}
+    exec(examples("An importance criterion"), names)
     largest = kernel.reshape(-1, kernel.shape[-1]).max(axis=0)
     kept = next(iter(names["plan"].kept.values()))
     assert set(kept) == set(np.argsort(largest)[len(largest) - len(kept) :])
+    # Pruned in rounds after that: a quarter of 8 and of 12 channels.
+    assert [group.size for group in autoprune.find_groups(model)[:2]] == [2, 3]
 
 
 def test_a_reward(undo):

@@ -6,7 +6,8 @@ final report reads it.
 """
 
 from autoprune.data import cifar, digits, fashion_mnist, image_folder, npz, tfds  # noqa: F401 - importing a loader enters it
-from autoprune.data.splits import Dataset, Split, from_arrays, from_batches, load_data
+from autoprune.data.arrays import from_arrays, from_batches
+from autoprune.data.splits import Dataset, Split, load_data
 from autoprune.data.streaming import LazyImages
 
 __all__ = ["Dataset", "LazyImages", "Split", "from_arrays", "from_batches", "load_data"]

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from autoprune.data.splits import DATASETS, Labelled, RawData, as_images, fifth_aside
+from autoprune.data.arrays import as_images
+from autoprune.data.splits import DATASETS, Labelled, RawData, fifth_aside
 from autoprune.errors import DataError
 from autoprune.settings import DataSettings
 

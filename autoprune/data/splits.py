@@ -1,12 +1,11 @@
 """The three splits, the same rule for every data set."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from sklearn.model_selection import train_test_split
 
@@ -59,6 +58,7 @@ class Dataset:
         reward: cut from the training images; scores plans, and chooses the best epoch of a training.
         test: for the final report alone.
         classes: number of classes; 0 where labels are none.
+        chosen: the classes that images are of, where others were left out; None is all.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Dataset:
     reward: Split
     test: Split
     classes: int
+    chosen: tuple[int, ...] | None = None
 
     @property
     def task(self) -> Task:
@@ -154,100 +155,6 @@ def load_data(settings: DataSettings, model: ModelSettings | None = None, task: 
     return split(settings, DATASETS.get(settings.name)(settings), model, purpose)
 
 
-def from_arrays(
-    x_train: np.ndarray,
-    y_train: Any,
-    x_test: np.ndarray,
-    y_test: Any,
-    *,
-    task: str | TaskSettings | Mapping[str, str] = "classification",
-    reward_size: float = 0.2,
-    seed: int = 0,
-) -> Dataset:
-    """A data set of arrays in memory.
-
-    Args:
-        x_train: (n, *input shape) images as the model takes them.
-        y_train: by the task: (n,) class numbers from 0 or booleans, or (n, classes) one-hot; for `segmentation` masks
-            (n, height, width) of class numbers; for `multi_label` (n, labels) zeros and ones; for `regression` (n, ...)
-            numbers; for several outputs a mapping with the labels of each by the output's name.
-        x_test: likewise, for the final report alone.
-        y_test: labels of the test images.
-        task: what the model is to make of them: a name, settings, or for several outputs a mapping from each output's
-            name to its task.
-        reward_size: size of the reward split; a number below 1 is a share of the training images.
-        seed: seed that the reward split is drawn with.
-
-    Raises:
-        DataError: labels or images cannot be used, or are too few.
-        SettingsError: there is no such task.
-
-    Example:
-        >>> images, masks = np.zeros((10, 8, 8, 1)), np.zeros((10, 8, 8), int)
-        >>> data = from_arrays(images, masks, images, masks, task="segmentation")
-        >>> data.train, data.task.measure.name
-        (Split(8 images of shape (8, 8, 1)), 'mean IoU')
-    """
-    if isinstance(task, Mapping):
-        task = TaskSettings("outputs", outputs=dict(task))
-    purpose = make_task(TaskSettings(task) if isinstance(task, str) else task)
-    raw = RawData(Labelled(as_images(x_train), y_train), Labelled(as_images(x_test), y_test))
-    return split(DataSettings("arrays", reward_size=reward_size, seed=seed), raw, task=purpose)
-
-
-def from_batches(
-    train: Any,
-    test: Any,
-    *,
-    task: str | TaskSettings | Mapping[str, str] = "classification",
-    reward_size: float = 0.2,
-    seed: int = 0,
-) -> Dataset:
-    """A data set of batches of images and labels, which are read once and kept in memory.
-
-    Args:
-        train: a `tf.data.Dataset`, a `keras.utils.PyDataset`, or anything else that gives `(images, labels)`, batch
-            after batch; labels of several outputs as a mapping.
-        test: likewise, for the final report alone.
-        task: what the model is to make of the images, see `from_arrays`.
-        reward_size: size of the reward split, a number of images or below 1 a share of the training images.
-        seed: seed that the reward split is drawn with.
-
-    Raises:
-        DataError: a batch is something else, or there is none; or as for `from_arrays`.
-    """
-    parts = *_gather(train, "training"), *_gather(test, "test")
-    return from_arrays(*parts, task=task, reward_size=reward_size, seed=seed)
-
-
-def _gather(batches: Any, name: str) -> tuple[np.ndarray, Any]:
-    """All images, and all labels in their structure."""
-    # A PyDataset counts its batches and, asked for one more, begins anew.
-    found = (batches[number] for number in range(len(batches))) if hasattr(batches, "__getitem__") else batches
-    images, labels = [], []
-    for batch in found:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
-            raise DataError(f"A {name} batch is a pair of images and labels. Received: {got}")
-        images.append(np.asarray(batch[0]))
-        labels.append(keras.tree.map_structure(np.asarray, batch[1]))
-    if not images:
-        raise DataError(f"There is no {name} batch.")
-    return np.concatenate(images), keras.tree.map_structure(lambda *parts: np.concatenate(parts), *labels)
-
-
-def as_images(array: np.ndarray) -> np.ndarray:
-    """Numbers of shape (n, ...) as float32.
-
-    Raises:
-        DataError: they are not numbers, or have no axis besides the first.
-    """
-    array = np.asarray(array)
-    if not np.issubdtype(array.dtype, np.number) or array.ndim < 2:
-        raise DataError(f"Images are numbers of shape (n, ...). Received: {array.dtype} of shape {array.shape}")
-    return array.astype(np.float32)
-
-
 def fifth_aside(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the training and of the test images of a data set without a test split, whatever `data.seed`."""
     train, test = train_test_split(np.arange(count), test_size=0.2, random_state=0)
@@ -260,17 +167,25 @@ def split(
     """Cut the reward split: a random subset of the training images, drawn with the seed.
 
     Of what is left, `data.train_size` images are used, if it is given: the first ones in the same random order, so that
-    fewer are among more, and the reward split stays what it is.
+    fewer are among more, and the reward split stays what it is. Images of other classes than `data.classes` are left
+    out before that.
 
     Raises:
-        DataError: labels or images cannot be used, or too few images are left.
+        DataError: labels or images cannot be used, or too few images are left; there is no such class, or the task is
+            another than to name classes.
     """
     columns = columns_of(raw.train.labels, raw.test.labels) if task.names_classes else None
     task, labels = task.read_labels(raw.train.labels)
     tested = replace(raw.test, labels=task.read_labels(raw.test.labels)[1])
     raw = replace(raw, train=replace(raw.train, labels=labels), test=tested, classes=raw.classes or columns)
     check(settings.name, raw, task)
-    count = len(raw.train)
+    number_of_classes = raw.classes or 0
+    if not number_of_classes and len(task.heads) == 1:
+        number_of_classes = max(task.heads[0].count_classes(some.labels) for some in (raw.train, raw.test))
+    rows = [np.arange(len(some)) for some in (raw.train, raw.test)]
+    if settings.classes is not None:
+        rows = _rows_of_classes(settings, raw, task, number_of_classes)
+    count = len(rows[0])
     wanted = settings.reward_size if settings.reward_size >= 1 else settings.reward_size * count
     reward_size = round(wanted)
     if not 0 < reward_size < count:
@@ -278,7 +193,7 @@ def split(
             f"The reward split needs at least 1 and fewer than all {count} training images. "
             f"Received: data.reward_size={settings.reward_size}"
         )
-    order = np.random.default_rng(settings.seed).permutation(count)
+    order = rows[0][np.random.default_rng(settings.seed).permutation(count)]
     reward, train = order[:reward_size], order[reward_size:]
     if settings.train_size is not None:
         if settings.train_size > len(train):
@@ -290,16 +205,41 @@ def split(
     own = settings.path or (settings.dir if settings.name == "image_folder" else None)
     preparation = preparation_for(settings, model, raw.train.images, raw.white)
     whole = Split(fit_images(raw.train.images, preparation, raw.white), raw.train.labels, task)
-    classes = raw.classes
-    if not classes and len(task.heads) == 1:
-        classes = max(task.heads[0].count_classes(some.labels) for some in (raw.train, raw.test))
+    test = Split(fit_images(raw.test.images, preparation, raw.white), raw.test.labels, task)
     return Dataset(
         name=settings.dataset or (settings.name if own is None else Path(own).name),
         train=whole.part(train),
         reward=whole.part(reward),
-        test=Split(fit_images(raw.test.images, preparation, raw.white), raw.test.labels, task),
-        classes=classes or 0,
+        test=test if settings.classes is None else test.part(rows[1]),
+        classes=number_of_classes,
+        chosen=None if settings.classes is None else tuple(sorted(settings.classes)),
     )
+
+
+def _rows_of_classes(settings: DataSettings, raw: RawData, task: Task, count: int) -> list[np.ndarray]:
+    """Which training and which test images are of the classes that are asked for.
+
+    Args:
+        settings: which classes.
+        raw: with labels that the task has read.
+        task: what the labels are.
+        count: number of classes.
+
+    Raises:
+        DataError: the task names no classes, there is no such class, or one has no image.
+    """
+    classes = settings.classes or []
+    if not task.names_classes:
+        raise DataError(f"data.classes chooses among the classes of images: task=classification. Received: {task.name}")
+    if max(classes) >= count:
+        raise DataError(
+            f"'{settings.name}' has {count} classes, numbered from 0. Received: data.classes={list(classes)}"
+        )
+    for part_name, some in (("training", raw.train), ("test", raw.test)):
+        lacking = sorted(set(classes) - set(np.unique(some.labels).tolist()))
+        if lacking:
+            raise DataError(f"data.classes: '{settings.name}' has no {part_name} image of the classes {lacking}.")
+    return [np.flatnonzero(np.isin(some.labels, classes)) for some in (raw.train, raw.test)]
 
 
 def check(name: str, raw: RawData, task: Task = CLASSIFICATION) -> None:

@@ -110,12 +110,13 @@ def _labels(model: Any, data: Dataset) -> Iterator[str]:
             "labels are numbered as the model's outputs are."
         )
     for name, count in counts.items():
-        lacking = np.flatnonzero(count == 0)
+        expected = np.arange(data.classes) if data.chosen is None else np.array(data.chosen)
+        lacking = expected[count[expected] == 0]
         # By chance a small split lacks rare classes.
-        if len(lacking) and (name == "training" or count.sum() >= 10 * data.classes):
+        if len(lacking) and (name == "training" or count.sum() >= 10 * len(expected)):
             first = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
             begin = " Do the labels begin at 1?" if name == "training" and lacking.tolist() == [0] else ""
-            yield f"There is no {name} image of {len(lacking)} of {data.classes} classes (number {first}).{begin}"
+            yield f"There is no {name} image of {len(lacking)} of {len(expected)} classes (number {first}).{begin}"
 
 
 def _scale(data: Dataset) -> Iterator[str]:

@@ -21,6 +21,7 @@ from autoprune.graph import find_branches, find_groups
 from autoprune.models import zoo
 from autoprune.models.files import load_model
 from autoprune.planning import Planner
+from autoprune.planning.patterns import PatternSettings, find_pattern, save_masks, unread_channels
 from autoprune.records import CostReport, Target, TrainingStepReport
 from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, stage
@@ -30,6 +31,7 @@ from autoprune.reporting.groups import branch_data, branch_table, group_data, gr
 from autoprune.reporting.pages.costs import measure_page
 from autoprune.reporting.pages.page import write_page
 from autoprune.reporting.pages.saved import Saved
+from autoprune.reporting.patterns import pattern_data, pattern_table
 from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 
@@ -54,6 +56,7 @@ def run(settings: MeasureSettings, folder: Path) -> list[CostRow[CostReport]]:
         groups = find_groups(first)
         CONSOLE.print(group_table(groups))
         write_json(folder / "groups.json", group_data(groups))
+    show_sparsity(first, settings, folder)
     with open_cost_models(settings.target) as (client, cost_models):
         steps = [
             TrainingStepCosts(found.target, open_cache(settings.target.cache), client, settings.optimizer)
@@ -135,6 +138,18 @@ def _submit(submit: Callable[..., Future[R]], *arguments: Any) -> Future[R]:
         return submit(*arguments)
     except AutopruneError as error:
         return future_of(error)
+
+
+def show_sparsity(model: Any, settings: MeasureSettings, folder: Path) -> None:
+    """Print and save what a sparsity pattern would keep of the model, if one is asked for."""
+    if settings.sparsity is None:
+        return
+    kept, of = map(int, settings.sparsity.split(":"))
+    wanted = PatternSettings(kept=kept, of=of, block=settings.block, block_share=settings.block_share)
+    pattern = find_pattern(model, wanted)
+    CONSOLE.print(pattern_table(pattern, unread_channels(model, pattern)))
+    write_json(folder / "sparsity.json", pattern_data(pattern))
+    save_masks(pattern, folder / "masks.safetensors")
 
 
 def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSettings, folder: Path) -> None:

@@ -16,6 +16,7 @@ from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.calibration import as_calibration, measure_gate_means
 from autoprune.planning.depth import tie_branches
 from autoprune.planning.importance import IMPORTANCES, ImportanceContext
+from autoprune.planning.importance.rounds import rank_channels
 from autoprune.planning.ranking import rank_globally
 from autoprune.planning.space import Dimension, SearchSpace, legal_widths
 from autoprune.records import Branch, ChannelGroup, Plan
@@ -86,20 +87,17 @@ class Planner:
         self.fingerprint = architecture_fingerprint(model)
         keras_internals.collect_state(model)
         calibration = as_calibration(data)
-        measure = maker(ImportanceContext(model, self.groups, settings, calibration, seed))
+        widths = {group.name: tuple(legal_widths(group.size, self.constraints, group.unit)) for group in self.groups}
+        context = ImportanceContext(model, self.groups, settings, calibration, seed)
+        rankings = rank_channels(context, maker, {name: legal[0] for name, legal in widths.items()})
         means = measure_gate_means(model, [branch for branch in self.branches if branch.kind == "gate"], calibration)
-        self.scores = {group.name: measure(group) for group in self.groups}
+        self.scores = {name: ranking.scores for name, ranking in rankings.items()}
         self.parts = _order_parts(self.groups, self.branches)
         self.space = SearchSpace(
             [
                 Dimension(part.name, (0, 1), np.zeros(0, int), is_branch=True, mean=means.get(part.name))
                 if isinstance(part, Branch)
-                else Dimension(
-                    part.name,
-                    tuple(legal_widths(part.size, self.constraints, part.unit)),
-                    # Stable: equal scores keep the order of the channels: a plan depends on nothing but its inputs.
-                    np.argsort(-self.scores[part.name], kind="stable"),
-                )
+                else Dimension(part.name, widths[part.name], rankings[part.name].order)
                 for part in self.parts
             ],
             self.constraints.min_keep_ratio,
@@ -197,7 +195,8 @@ def make_plan(
         keep_ratio: share of the channels that stay, in (0, 1]: one for all groups, or by name, where groups that are
             not named stay whole. The name of a branch (`find_branches`) with 0 drops it; a gate needs `data`.
         importance: what ranks the channels: from the weights `l1`, `l2`, `bn_gamma`, `fpgm`, `lamp` or `random`; from
-            data `taylor` (which needs labels), `activation`, `apoz` or `hrank`. Or `ImportanceSettings`.
+            data `activation`, `apoz` or `hrank`; from data with labels `taylor`, `loss`, `loss_biased`, `fisher`,
+            `grasp`, `gradient_norm` or `class_saliency`. Or `ImportanceSettings`.
         ranking: `local` keeps the share in every group, `global` over all groups together.
         multiple_of: widths are multiples of this; groups smaller than it stay whole. By default of 8, as a TPU likes
             them, or of 4, 2 or 1 where 8 leaves a group fewer than two narrower widths. `Plan.left_whole` and the

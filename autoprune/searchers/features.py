@@ -148,7 +148,7 @@ class _Reader:
         variables = {(m.layer, m.name) for m in group.members if not m.is_attribute}
         sizes = (math.prod(keras_internals.layer_variable(self._layers[path], name).shape) for path, name in variables)
         scores = self._scores[group.name]
-        mean = float(scores.mean()) or 1.0
+        mean = float(np.abs(scores).mean()) or 1.0
         # Positions of the first output, without batch and channels; unknown sizes count once. A layer within a layer,
         # which the graph does not call, counts as the one that contains it.
         path = producing[0].layer

@@ -1,5 +1,6 @@
 """Everything that `search`, `compare` and `measure` read, one class each."""
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -178,6 +179,11 @@ class MeasureSettings:
         devices (devices): of JAX that share the step, one row for each number, such as `[1,4,16]`; null is one, and a
             slice of four chips.
         optimizer: of the step, by Keras's name, such as `sgd`.
+        sparsity: a pattern of kernels, N:M such as `2:4`, of which it is told what it would keep and take, by the sizes
+            of the weights; null looks at none. TPUs gain no latency from it.
+        block (weights): height and width of blocks that go first in the pattern, as many in every row of blocks, a
+            multiple of M; null is none.
+        block_share (share): of all blocks that go, from 0 to below 1.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -192,7 +198,17 @@ class MeasureSettings:
     training_step: bool = False
     devices: list[int] | None = None
     optimizer: str = "adamw"
+    sparsity: str | None = None
+    block: int | None = None
+    block_share: float = 0.5
 
     def __post_init__(self) -> None:
+        numbers = re.fullmatch(r"(\d+):(\d+)", self.sparsity or "1:1")
+        proper = numbers is not None and 1 <= int(numbers[1]) <= int(numbers[2])
+        check(proper, "sparsity", "N:M with N from 1 to M, such as 2:4, or null", self.sparsity)
+        multiple = int(numbers[2]) if numbers else 1
+        fits = self.block is None or (self.sparsity is not None and self.block >= 1 and self.block % multiple == 0)
+        check(fits, "block", "a multiple of M, with sparsity given, or null", self.block)
+        check(0 <= self.block_share < 1, "block_share", "from 0 to below 1", self.block_share)
         check(self.sweep in (None, "uniform"), "sweep", "uniform, or null", self.sweep)
         check(not self.target.also, "target.also", "left empty here; target=all costs on every TPU", self.target.also)

@@ -38,6 +38,9 @@ class DataSettings:
             training images.
         train_size (images): training images used, drawn from those that the reward split leaves; null is all.
         seed (seed): of the splits.
+        classes (class numbers): that the network is for, such as `[0,1,2]`: images of others leave all splits, so that
+            importance, training, rewards and the test are of these alone, and the network keeps its outputs. Null is
+            all. With `task=classification`.
     """
 
     name: str = "digits"
@@ -52,6 +55,7 @@ class DataSettings:
     image_size: list[int] | None = None
     crop_to_aspect_ratio: bool = False
     preprocessing: str = "auto"
+    classes: list[int] | None = None
 
     def __post_init__(self) -> None:
         enough = self.train_size is None or self.train_size >= 1
@@ -62,6 +66,9 @@ class DataSettings:
             read = value is None or self.name in readers or self.name not in _KNOWN_DATA
             wanted = f"given with data={' or '.join(readers)}; data={self.name} does not read it"
             check(read, f"data.{name}", wanted, value)
+        chosen = self.classes
+        proper = chosen is None or (len(chosen) > 0 and len(set(chosen)) == len(chosen) and min(chosen) >= 0)
+        check(proper, "data.classes", "different class numbers from 0, such as [0,1,2], or null", chosen)
         size = self.image_size
         fits = size is None or (len(size) in (2, 3) and min(size) >= 1)
         check(fits, "data.image_size", "[height,width], or with channels [height,width,3], or null", size)

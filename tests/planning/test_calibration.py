@@ -15,7 +15,18 @@ from autoprune.planning.calibration import sample_calibration
 from autoprune.surgery import Surgeon, apply_plan
 from helpers.topologies import fitted, head, images_for, made
 
-DATA_DRIVEN = ["activation", "apoz", "hrank", "taylor"]
+DATA_DRIVEN = [
+    "activation",
+    "apoz",
+    "hrank",
+    "taylor",
+    "fisher",
+    "loss",
+    "loss_biased",
+    "grasp",
+    "gradient_norm",
+    "class_saliency",
+]
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -145,6 +145,21 @@ def test_measuring_takes_no_further_targets():
         MeasureSettings(target=TargetSettings("tpu_v5e", also=["tpu_v3"]))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": "5:4"}, "sparsity must be N:M with N from 1 to M, such as 2:4, or null. Received: 5:4"),
+        ({"sparsity": "half"}, "sparsity must be N:M"),
+        ({"sparsity": "2:4", "block": 6}, "block must be a multiple of M, with sparsity given, or null. Received: 6"),
+        ({"block": 8}, "block must be a multiple of M, with sparsity given, or null. Received: 8"),
+        ({"sparsity": "2:4", "block_share": 1.0}, "block_share must be from 0 to below 1. Received: 1.0"),
+    ],
+)
+def test_impossible_patterns_are_refused(options, message):
+    with pytest.raises(SettingsError, match=message):
+        MeasureSettings(**options)
+
+
 def test_settings_survive_the_run_folder(tmp_path):
     several = TargetSettings("tpu_v5e", also=["tpu_v3"], combine="weighted", weights=[1.0, 2.0])
     floor = RewardSettings("latency_at_accuracy", accuracy_floor=0.95)

@@ -94,7 +94,7 @@ def test_defaults_in_help_are_those_of_python():
         ("search", ["model.weights=w"], "model.weights must be given with model=application; model=small_resnet does"),
         ("search", ["model=application", "model.width=0.5"], "model.width must be left out; model=application does"),
         ("search", ["target=cpu", "target.route=keras"], "target.route must be left out; target=cpu does not read it"),
-        ("search", ["importance.images=9"], "importance.images must be given with importance=taylor or activation or"),
+        ("search", ["importance.images=9"], "importance.images must be given with importance=taylor or loss or"),
         ("search", ["data.test_split=x"], "data.test_split must be given with data=tfds; data=digits does not read it"),
         ("measure", ["model.path=x.keras"], "model.path must be given with model=file; model=small_resnet does not"),
     ],

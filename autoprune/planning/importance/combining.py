@@ -23,7 +23,7 @@ class MemberScores(NamedTuple):
 
 
 def combine(size: int, members: list[MemberScores], settings: ImportanceSettings) -> np.ndarray:
-    """(size,) normalises each member's scores and reduces them over the members that hold a channel.
+    """(size,) normalises each member's scores, by their absolute values, and reduces them over those of a channel.
 
     The reduction `first` takes the first member, in data-flow order, that holds the channel. A channel that no member
     holds gets 0.
@@ -39,7 +39,7 @@ def combine(size: int, members: list[MemberScores], settings: ImportanceSettings
         # weights decides for its whole group.
         known = scores[~np.isnan(scores)]
         if settings.normalisation != "none" and len(known):
-            scale = _SCALES[settings.normalisation](known)
+            scale = _SCALES[settings.normalisation](np.abs(known))
             scores = scores / scale if scale > 0 else scores
         rows.append(scores)
     by_member = np.stack(rows)

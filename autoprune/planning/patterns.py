@@ -1,0 +1,227 @@
+"""Sparsity patterns of kernels: what N:M and load-balanced blocks would keep, as analysis and for other hardware.
+
+No TPU gains latency from them: its matrix units multiply zeros as they do all else, and it has none for 2:4. What does
+make a TPU faster are blocks that leave an input channel unread altogether: `unread_channels` makes a plan of them,
+which surgery applies. (CRISP: Aggarwal et al., 2023, arXiv 2311.14272.)
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from safetensors.numpy import save_file
+
+from autoprune.errors import PlanError
+from autoprune.graph import find_groups
+from autoprune.models import keras_internals
+from autoprune.models.fingerprint import architecture_fingerprint
+from autoprune.planning.calibration import as_calibration, check_images
+from autoprune.planning.importance.gradients import mean_absolute_gradients
+from autoprune.records import Plan
+
+NO_LATENCY = "TPUs gain no latency from these patterns: they multiply zeros as they do all else. Bytes are a what-if."
+_KINDS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Dense)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PatternSettings:
+    """Which pattern.
+
+    Attributes:
+        kept: N of N:M, the weights that stay of every `of` that lie one behind the other; None keeps all.
+        of: M.
+        block: height and width of the blocks that a kernel is cut into; None cuts none.
+        block_share: share of all blocks that go, from 0 to below 1.
+
+    Raises:
+        PlanError: a number cannot be.
+    """
+
+    kept: int | None = 2
+    of: int = 4
+    block: int | None = None
+    block_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kept is not None and not 0 < self.kept <= self.of:
+            raise PlanError(f"Of N:M, N is from 1 to M. Received: {self.kept}:{self.of}")
+        if self.block is not None and (self.block < 1 or (self.kept is not None and self.block % self.of)):
+            raise PlanError(f"Blocks are as wide as a multiple of M={self.of}. Received: {self.block}")
+        if not 0 <= self.block_share < 1:
+            raise PlanError(f"The share of the blocks that go is from 0 to below 1. Received: {self.block_share}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pattern:
+    """What a pattern keeps of a model.
+
+    Attributes:
+        settings: which pattern.
+        masks: by the path of every layer that has the pattern, booleans in the shape of its kernel: what stays.
+        blocks: by the same paths, booleans (block rows, block columns); none without blocks.
+        value_bytes: by the same paths, what one weight takes.
+    """
+
+    settings: PatternSettings
+    masks: Mapping[str, np.ndarray]
+    blocks: Mapping[str, np.ndarray]
+    value_bytes: Mapping[str, int]
+
+    def density(self, path: str) -> float:
+        """Share of the kernel's weights that stays."""
+        return float(self.masks[path].mean())
+
+    def bytes_needed(self, path: str) -> tuple[int, int]:
+        """Bytes of the dense kernel, and of the weights that stay with where they lie.
+
+        A weight of N:M says its place among M, a block which column of its row it stands in.
+        """
+        mask, each = self.masks[path], self.value_bytes[path]
+        bits = 0
+        if self.settings.kept is not None:
+            bits += int(mask.sum()) * math.ceil(math.log2(self.settings.of))
+        if path in self.blocks:
+            blocks = self.blocks[path]
+            bits += int(blocks.sum()) * math.ceil(math.log2(max(blocks.shape[1], 2)))
+        return mask.size * each, int(mask.sum()) * each + math.ceil(bits / 8)
+
+
+def find_pattern(model: Any, settings: PatternSettings, *, data: Any = None) -> Pattern:
+    """The weights that a pattern keeps: those of the highest saliency.
+
+    A kernel is looked at as the matrix of its outputs by its inputs, (outputs, inputs x window). It is cut into blocks,
+    whose scores are the sums over their weights. In each row of blocks the r-th lowest is of rank r; the ranks of all
+    layers compete, by the sum over the rows, so that every row of a layer loses as many blocks, and one rank of a layer
+    stays at least. Of what is left, N weights stay of every M in a row.
+
+    Args:
+        model: a built Functional or Sequential model; it is read, not changed. The pattern is for its convolutions
+            (without groups) and dense layers but for the first and the last of them.
+        settings: which pattern.
+        data: `(images, labels)`: the saliency is |w G|, with G the mean absolute gradient over batches, of the classes
+            that the images are of. None: |w|.
+
+    Raises:
+        PlanError: no layer can have a pattern; or the data cannot be used.
+        DataError: likewise.
+        ModelError: the model has no graph to follow.
+    """
+    keras_internals.check_model(model)
+    layers = {
+        path: layer
+        for path, layer in keras_internals.layers_by_path(model).items()
+        if type(layer) in _KINDS and getattr(layer, "groups", 1) == 1
+    }
+    paths = list(layers)[1:-1]
+    if not paths:
+        raise PlanError(
+            f"'{model.name}' has {len(layers)} convolutions and dense layers. A pattern leaves the first and the last "
+            "alone, and needs one between them."
+        )
+    kernels = [layers[path].kernel for path in paths]
+    scores = [np.abs(kernel.numpy().astype(np.float64)) for kernel in kernels]
+    calibration = as_calibration(data)
+    if calibration is not None:
+        check_images(model, calibration)
+        lengths = mean_absolute_gradients(model, kernels, calibration)
+        scores = [score * length for score, length in zip(scores, lengths, strict=True)]
+    matrices = {path: _as_matrix(score) for path, score in zip(paths, scores, strict=True)}
+    blocks = _choose_blocks(matrices, settings.block, settings.block_share) if settings.block is not None else {}
+    masks = {}
+    for path, matrix in matrices.items():
+        mask = np.ones(matrix.shape, bool)
+        if settings.block is not None:
+            whole = blocks[path].repeat(settings.block, axis=0).repeat(settings.block, axis=1)
+            mask = whole[: matrix.shape[0], : matrix.shape[1]]
+        if settings.kept is not None:
+            mask = mask & _choose_weights(np.where(mask, matrix, -1.0), settings.kept, settings.of)
+        masks[path] = _as_kernel(mask, tuple(layers[path].kernel.shape))
+    sizes = {path: kernel.numpy().dtype.itemsize for path, kernel in zip(paths, kernels, strict=True)}
+    return Pattern(settings=settings, masks=masks, blocks=blocks, value_bytes=sizes)
+
+
+def unread_channels(model: Any, pattern: Pattern) -> Plan:
+    """The plan without the channels that the pattern leaves unread.
+
+    A channel goes when every weight that reads it, in all layers, is one that the pattern takes away: the pruned model
+    then gives what the masked one gives. Of a group of which nothing is read one channel stays.
+
+    Args:
+        model: that the pattern was found for.
+        pattern: see `find_pattern`.
+    """
+    kept, sizes = {}, {}
+    for group in find_groups(model):
+        readers = [member for member in group.members if member.role == "consumes"]
+        sizes[group.name] = group.size
+        if not group.prunable:
+            continue
+        read = np.zeros(group.size, bool)
+        for member in readers:
+            mask = pattern.masks.get(member.layer) if member.name == "kernel" else None
+            held = member.channels >= 0
+            if mask is None:
+                read[member.channels[held]] = True
+            else:
+                rows = np.moveaxis(mask, member.axis, 0).reshape(mask.shape[member.axis], -1).any(1)
+                read[member.channels[held & rows]] = True
+        if not readers:
+            read[:] = True
+        read[0] |= not read.any()
+        kept[group.name] = np.flatnonzero(read)
+    return Plan(model=architecture_fingerprint(model), sizes=sizes, kept=kept, importance="unread")
+
+
+def save_masks(pattern: Pattern, path: Path | str) -> None:
+    """Write the masks as safetensors: one boolean tensor for each layer's kernel, by the layer's path."""
+    masks = {name: np.ascontiguousarray(mask) for name, mask in pattern.masks.items()}
+    save_file(masks, str(path), metadata={"format": "autoprune masks 1", "note": NO_LATENCY})
+
+
+def _as_matrix(kernel: np.ndarray) -> np.ndarray:
+    """(outputs, inputs x window) of (*window, inputs, outputs): the window of an input lies together."""
+    return np.moveaxis(kernel, (-1, -2), (0, 1)).reshape(kernel.shape[-1], -1)
+
+
+def _as_kernel(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `_as_matrix`."""
+    return np.moveaxis(matrix.reshape(shape[-1], shape[-2], *shape[:-2]), (0, 1), (-1, -2))
+
+
+def _choose_blocks(matrices: Mapping[str, np.ndarray], size: int, share: float) -> dict[str, np.ndarray]:
+    """(block rows, block columns) booleans of each layer: the blocks that stay. Those at the edges may be smaller."""
+    scores, columns = {}, []
+    for number, (path, matrix) in enumerate(matrices.items()):
+        rows, width = (-(-length // size) for length in matrix.shape)
+        padded = np.zeros((rows * size, width * size))
+        padded[: matrix.shape[0], : matrix.shape[1]] = matrix
+        scores[path] = padded.reshape(rows, size, width, size).sum((1, 3))
+        ranked = np.sort(scores[path], axis=1).sum(0)[:-1]  # The highest rank stays.
+        columns += [(score, number, rank, rows) for rank, score in enumerate(ranked)]
+    target = share * sum(found.size for found in scores.values())
+    lost, removed = dict.fromkeys(matrices, 0), 0
+    names = list(matrices)
+    for _, number, _, rows in sorted(columns):
+        if removed + rows / 2 > target:  # The nearest to the share.
+            break
+        removed += rows
+        lost[names[number]] += 1
+    masks = {}
+    for path, found in scores.items():
+        ranks = np.argsort(np.argsort(found, axis=1, kind="stable"), axis=1)
+        masks[path] = ranks >= lost[path]
+    return masks
+
+
+def _choose_weights(matrix: np.ndarray, kept: int, of: int) -> np.ndarray:
+    """The highest `kept` of every `of` weights in a row; the last of a row may be fewer."""
+    rows, length = matrix.shape
+    padded = np.full((rows, -(-length // of) * of), -np.inf)
+    padded[:, :length] = matrix
+    parts = padded.reshape(rows, -1, of)
+    ranks = np.argsort(np.argsort(-parts, axis=-1, kind="stable"), axis=-1)
+    return (ranks < kept).reshape(rows, -1)[:, :length]
