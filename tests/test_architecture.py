@@ -36,6 +36,7 @@ FRAMEWORK_HOMES = {
     "autoprune/cost/measured/cpu.py",
     "autoprune/cost/measured/jax_timing.py",
     "autoprune/cost/measured/attached_tpu_worker.py",
+    "autoprune/evaluation/gated.py",
     "autoprune/evaluation/optional_branches.py",
     "autoprune/evaluation/traced.py",
     "autoprune/layers/tensorflow_tracing.py",

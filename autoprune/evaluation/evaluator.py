@@ -7,21 +7,30 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
 
 from autoprune.cost import CostModel
 from autoprune.data import Dataset
-from autoprune.errors import CostError, ScoringError, future_of
+from autoprune.errors import CostError, ScoringError, SettingsError, future_of
 from autoprune.evaluation.accuracy import Signals, check_fit
 from autoprune.evaluation.contributions import Contribution, measure_contributions
 from autoprune.evaluation.journal import Journal
 from autoprune.evaluation.scoring import Scorer
 from autoprune.evaluation.scoring_pool import Scored, ScoringPool
+from autoprune.models import keras_internals
 from autoprune.planning import Candidate, Planner, SearchSpace
 from autoprune.records import CostReport, Evaluation, Plan
 from autoprune.records.measure import compare_qualities
 from autoprune.settings import EvaluationSettings
 from autoprune.surgery import Surgeon
+
+if TYPE_CHECKING:
+    from autoprune.evaluation.gated import GatedNetwork
+
+WEIGHTS = 0.7  # Share of the training split that weights are trained on where gates are, too.
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +161,32 @@ class Evaluator:
         """
         images = self._data.train.head(count).images
         return measure_contributions(self.model, self.planner.branches, images)
+
+    def relax(self, seed: int) -> "GatedNetwork":
+        """The dense model with a gate for every option, to be trained beside it: see `Relaxation` of the searchers.
+
+        Weights are trained on 70 % of the training split, gates on the other images.
+
+        Args:
+            seed: what the images are divided and ordered by.
+
+        Raises:
+            SettingsError: Keras runs on another backend than TensorFlow, or the model in half precision.
+        """
+        layers = keras_internals.layers_by_path(self.model).values()
+        halves = [layer.name for layer in layers if layer.compute_dtype == "float16"]
+        if keras.backend.backend() != "tensorflow" or halves:
+            got = f"a layer '{halves[0]}' in float16" if halves else f"Keras on {keras.backend.backend()}"
+            raise SettingsError(
+                f"Gates are trained with Keras on TensorFlow, in float32 or bfloat16. Received: {got}. Choose another "
+                "searcher."
+            )
+        from autoprune.evaluation.gated import GatedNetwork  # It imports TensorFlow.
+
+        train = self._data.train
+        order = np.random.default_rng(seed).permutation(len(train))
+        weights, gates = np.split(order, [round(WEIGHTS * len(train))])
+        return GatedNetwork(self.model, self.planner, train.part(weights), train.part(gates), seed)
 
     def _submit(self, plan: Plan) -> Future[CostReport]:
         """Ask for the cost of a plan's model."""

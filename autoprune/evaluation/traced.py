@@ -172,17 +172,9 @@ class TracedNetwork:
         # From where the step has left the kernel of a spectral normalisation.
         trained = [scope.get_current_value(variable) for variable in self._trained]
         gradients = tape.gradient(loss, trained, unconnected_gradients="zero")
-        means, squares = (
-            [beta * old + (1 - beta) * _power(gradient, power) for old, gradient in zip(moment, gradients, strict=True)]
-            for power, beta, moment in zip((1, 2), BETAS, moments, strict=True)
-        )
-        size = rate * tf.sqrt(1 - powers[1]) / (1 - powers[0])
-        moved = [
-            value - size * mean / (tf.sqrt(square) + EPSILON)
-            for value, mean, square in zip(trained, means, squares, strict=True)
-        ]
+        moved, moments = step_of_adam(trained, gradients, moments, rate, powers)
         bound = [v.constraint(value) if v.constraint else value for v, value in zip(self._trained, moved, strict=True)]
-        return bound, [scope.get_current_value(variable) for variable in self._others], [means, squares]
+        return bound, [scope.get_current_value(variable) for variable in self._others], moments
 
 
 @dataclass(frozen=True)
@@ -290,6 +282,30 @@ class OpenWidths:
                 for name, value in open_widths(operation).items():
                     stack.enter_context(keras_internals.overridden(name, {operation: value}))
             yield
+
+
+def step_of_adam(
+    values: Values, gradients: Sequence[Any], moments: Sequence[Values], rate: tf.Tensor, powers: Sequence[tf.Tensor]
+) -> tuple[Values, list[Values]]:
+    """Values a step further, and the moments then.
+
+    Args:
+        values: of variables.
+        gradients: of the loss, for each.
+        moments: means of gradients and of their squares.
+        rate: learning rate.
+        powers: of `BETAS`, to the number of the step.
+    """
+    means, squares = (
+        [beta * old + (1 - beta) * _power(gradient, power) for old, gradient in zip(moment, gradients, strict=True)]
+        for power, beta, moment in zip((1, 2), BETAS, moments, strict=True)
+    )
+    size = rate * tf.sqrt(1 - powers[1]) / (1 - powers[0])
+    moved = [
+        value - size * mean / (tf.sqrt(square) + EPSILON)
+        for value, mean, square in zip(values, means, squares, strict=True)
+    ]
+    return moved, [means, squares]
 
 
 def _power(gradient: tf.Tensor | tf.IndexedSlices, exponent: int) -> tf.Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from autoprune.cost.surrogate import Surrogate
 from autoprune.errors import CostError
 from autoprune.planning import Candidate
@@ -85,6 +87,22 @@ class History(list[Trial]):
         return next((trial for trial in self if trial.evaluation is best), None)
 
 
+class Relaxation(Protocol):
+    """The dense model, trained beside itself with a gate from 0 to 1 for every option but the least of a dimension.
+
+    Gates stand one dimension behind the other, in the order of the options. The gate of a width weighs the channels
+    that it has more than the one before; that of a branch weighs the branch.
+    """
+
+    def train(self, gates: np.ndarray) -> None:
+        """One step of the weights at these (gates,)."""
+        ...
+
+    def slope(self, gates: np.ndarray) -> np.ndarray:
+        """(gates,) gradient of the loss, on images that the weights are not trained on."""
+        ...
+
+
 class Evaluates(Protocol):
     """What makes evaluations: an `Evaluator`, or something like it."""
 
@@ -98,6 +116,10 @@ class Evaluates(Protocol):
 
     def cost(self, candidate: Candidate) -> CostReport:
         """Only its cost."""
+        ...
+
+    def relax(self, seed: int) -> Relaxation:
+        """The dense model with gates, to be trained beside it."""
         ...
 
     def note(self, searcher: str, number: int, evaluation: Evaluation) -> None:
@@ -200,6 +222,14 @@ class BudgetedEvaluator:
             trials.append(trial)
         self._since = time.perf_counter()
         return trials
+
+    def relax(self, seed: int) -> Relaxation:
+        """The dense model with gates, to be trained beside it. Nothing is charged but the time, to the next trial.
+
+        Raises:
+            SettingsError: the backend, or the model, has no gradients.
+        """
+        return self._evaluator.relax(seed)
 
     def evaluate_again(self, trial: Trial) -> None:
         """One more evaluation of a trial's candidate, by another draw, free of charge: for searches that have ended."""

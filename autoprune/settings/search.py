@@ -11,8 +11,8 @@ class SearcherSettings:
     """What proposes plans.
 
     Attributes:
-        name: `rl`, `exact`, `greedy`, `evolution`, `bayes`, `rl_pruner`, `random`, or a rule set by hand: `uniform`,
-            `uniform_skip`, `uniform_width`, `uniform_depth`, `uniform_depth_width`.
+        name: `rl`, `exact`, `greedy`, `evolution`, `bayes`, `rl_pruner`, `dais`, `random`, or a rule set by hand:
+            `uniform`, `uniform_skip`, `uniform_width`, `uniform_depth`, `uniform_depth_width`.
     """
 
     name: str = "rl"

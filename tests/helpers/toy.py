@@ -102,8 +102,29 @@ class ToyEvaluator:
     def cost(self, candidate):
         return evaluate(candidate, self.space).cost
 
+    def relax(self, seed):
+        return ToyRelaxation(self.space)
+
     def note(self, searcher, number, evaluation):
         pass
+
+
+@dataclass
+class ToyRelaxation:
+    """Its loss is what is missing of the accuracy, at the expected keep ratios."""
+
+    space: SearchSpace
+
+    def train(self, gates):
+        pass
+
+    def slope(self, gates):
+        parts = np.split(gates, np.cumsum(self.space.full)[:-1])
+        steps = [np.diff(dimension.options) / dimension.size for dimension in self.space.dimensions]
+        each = zip(self.space.dimensions, parts, steps, strict=True)
+        kept = np.array([dimension.keep_ratios[0] + step @ part for dimension, part, step in each])
+        of_ratios = -4 * np.exp(-4 * kept) / -np.expm1(-4.0) * np.array(WORTH)
+        return np.concatenate([slope * step for slope, step in zip(of_ratios, steps, strict=True)])
 
 
 def problem(budget=BUDGET, *, space=SPACE, anchor=None, reward=None, limits=None):

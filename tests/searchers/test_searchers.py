@@ -87,10 +87,10 @@ def test_another_seed_another_course(name):
 
 
 # Measured over 20 seeds (bayes: 6), each with its worst: greedy 0.000, bayes 0.000 (0.000), evolution 0.008 (0.018),
-# random 0.033 (0.060), rl_pruner 0.003 (0.011); the uniform ones, which have no seed, 0.0776 with or without skipping
-# and rounding down.
+# random 0.033 (0.060), rl_pruner 0.003 (0.011), dais 0.000 (0.000); the uniform ones, which have no seed, 0.0776 with
+# or without skipping and rounding down.
 MOST = {"greedy": (1, 0.001), "bayes": (2, 0.004), "evolution": (20, 0.015), "random": (20, 0.045)}
-MOST |= {"exact": (2, 0.001), "rl_pruner": (20, 0.008)}
+MOST |= {"exact": (2, 0.001), "rl_pruner": (20, 0.008), "dais": (2, 0.001)}
 MOST |= dict.fromkeys(FAMILIES, (1, 0.0777))
 
 
@@ -202,7 +202,7 @@ def test_a_batch_may_be_asked_for_and_told_in_parts():
     assert told == [["0", "1", "2"]]
 
 
-@pytest.mark.parametrize("name", ["uniform", "random", "greedy", "evolution", "bayes", "rl_pruner"])
+@pytest.mark.parametrize("name", ["uniform", "random", "greedy", "evolution", "bayes", "rl_pruner", "dais"])
 @pytest.mark.parametrize("at_a_time", [1, 3])
 def test_however_many_are_asked_for_the_history_is_the_same(name, at_a_time):
     evaluator = toy.budgeted(20, name=name)
