@@ -64,7 +64,7 @@ WALK = {
     "agent=td3 search.evaluations=300": (
         (
             *FEW,
-            "constraints.multiple_of=16",
+            "constraints.multiple_of=4",
             "model.width=0.25",
             "data.dir=fashion",
             "data.reward_size=100",
@@ -296,7 +296,7 @@ def test_the_block_of_python_runs(home):
             search=LimitsSettings(evaluations=2),
             training=TrainingSettings(epochs=1, fine_tune_epochs=1),
             evaluation=EvaluationSettings(tuning_steps=2),
-            constraints=Constraints(multiple_of=32),
+            constraints=Constraints(multiple_of=8),
         )
         model = keras.saving.load_model("my.keras")
         whole = model.count_params()

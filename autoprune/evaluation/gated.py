@@ -37,7 +37,7 @@ class GatedNetwork:
         planner: has its groups, branches and search space.
         weights: images and labels that weights are trained on.
         gates: those that gates are.
-        seed: of the order of the images.
+        seed: seed of the order of the images.
     """
 
     def __init__(self, model: Any, planner: Planner, weights: Split, gates: Split, seed: int) -> None:

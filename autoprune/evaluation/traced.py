@@ -290,8 +290,8 @@ def step_of_adam(
     """Values a step further, and the moments then.
 
     Args:
-        values: of variables.
-        gradients: of the loss, for each.
+        values: values of the variables.
+        gradients: gradients of the loss, one for each variable.
         moments: means of gradients and of their squares.
         rate: learning rate.
         powers: of `BETAS`, to the number of the step.

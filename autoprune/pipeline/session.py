@@ -97,10 +97,10 @@ def load_or_train_dense(settings: SearchSettings, data: Dataset, folder: RunFold
     """The model of the run folder; in a new one, the model that the settings ask for, which is trained if need be.
 
     Args:
-        settings: of a search.
+        settings: settings of the search.
         data: its data.
         folder: the run folder.
-        name: of the training.
+        name: what the training is called.
     """
     if folder.dense.exists():
         return load_model(folder.dense, settings.model)

@@ -23,7 +23,7 @@ def track(settings: Any, folder: RunFolder, command: str) -> Iterator[None]:
     """Tell the trackers that settings ask for of what is done within the block, and of what came of it.
 
     Args:
-        settings: of the command.
+        settings: settings of the command.
         folder: of the run; what goes on there goes on in the run of each tracker.
         command: its name.
 

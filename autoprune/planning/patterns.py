@@ -106,8 +106,8 @@ def find_pattern(model: Any, settings: PatternSettings, *, data: Any = None) -> 
             that the images are of. None: |w|.
 
     Raises:
-        PlanError: no layer can have a pattern; or the data cannot be used.
-        DataError: likewise.
+        PlanError: no layer can have a pattern, or the data do not fit the model.
+        DataError: the data cannot be used.
         ModelError: the model has no graph to follow.
     """
     keras_internals.check_model(model)

@@ -85,7 +85,7 @@ class PruneDistribution:
         Args:
             generator: draws.
             movable: (dimensions,) whether something can be removed; of one dimension at least.
-            spread: of the noise, as a multiple.
+            spread: multiple of the noise.
         """
         noise = generator.normal(size=len(movable)) * generator.uniform(size=len(movable))
         sampled = np.where(movable, np.maximum(self.masses + spread * self._noise * noise, LEAST), 0.0)
@@ -107,7 +107,7 @@ class Sample:
         kept: (dimensions,) shares that are kept, before they are rounded to options; of branches 0 or 1.
         masses: (dimensions,) of the removal.
         reward: by the limits of the stage.
-        score: of its evaluation.
+        score: score of its evaluation.
     """
 
     candidate: Candidate
@@ -123,7 +123,7 @@ class RLPruner:
     Args:
         problem: what is searched for.
         evaluator: evaluates its proposals, and says what candidates cost.
-        seed: of all draws.
+        seed: seed of all draws.
 
     Attributes:
         distribution: what has been learnt.

@@ -92,7 +92,7 @@ class Judge:
         """(n,) losses: the weighted sum of those of the outputs, each the mean over what it has for an example.
 
         Args:
-            labels: of the task.
+            labels: the task's labels.
             joined: outputs.
             told: what `tell` makes of them.
             smoothing: share of a class label that is spread over all classes.

@@ -47,7 +47,7 @@ def gradients_per_batch(
     # Eagerly: nothing is traced for a few batches, and under JAX no buffer of the model is donated to a compiled step.
     probe.compile(recorder, run_eagerly=True, jit_compile=False, auto_scale_loss=False)
     with safe_convolutions(model):
-        for images, labels in _labelled_batches(model, data):
+        for images, labels in _batches_with_labels(model, data):
             probe.train_on_batch(images, labels)
             yield recorder.gradients
 
@@ -96,7 +96,7 @@ def hessian_gradients(
     probe = _make_probe(model, data, temperature)
     totals, batches = [np.zeros_like(gradient) for gradient in gradients], 0
     with safe_convolutions(model):
-        for images, labels in _labelled_batches(model, data):
+        for images, labels in _batches_with_labels(model, data):
             batches += 1
             loss = partial(probe.loss_of, images, keras.ops.convert_to_tensor(labels))
             products = multiply_hessian(loss, variables, gradients)
@@ -128,7 +128,7 @@ def _make_probe(model: Any, data: CalibrationData, temperature: float) -> "_Prob
     return probe
 
 
-def _labelled_batches(model: Any, data: CalibrationData) -> Iterator[tuple[Any, np.ndarray | None]]:
+def _batches_with_labels(model: Any, data: CalibrationData) -> Iterator[tuple[Any, np.ndarray | None]]:
     """Whole batches, unless there is but one.
 
     Raises:

@@ -76,7 +76,7 @@ def explore(
     Args:
         courses: a series each; at least one evaluation did not fail.
         sizes: channels of every group in the dense model, in data-flow order.
-        branches: that may go.
+        branches: the branches that may go.
         finished: models to mark.
         budget: limits to draw, in absolute units.
         measure: how accuracies are told.

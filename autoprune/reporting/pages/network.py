@@ -22,10 +22,10 @@ def draw_network(
 
     Args:
         network: as `network.json`.
-        plan: of the saved model, as JSON.
+        plan: the saved model's plan, as JSON.
         gone: groups that leave with a branch, and with which.
         dense: cost of the dense model.
-        held: that of the saved model.
+        held: cost of the saved model.
     """
     dropped = set(plan["dropped"])
     widths = {name: 0 if group["kept"] is None else len(group["kept"]) for name, group in plan["groups"].items()}

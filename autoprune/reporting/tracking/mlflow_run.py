@@ -28,7 +28,7 @@ class MlflowRun:
     Args:
         settings: where the run is.
         folder: of the run, where the database is if no other place is named.
-        name: of a new run.
+        name: what a new run is called.
         parameters: settings of the run by dotted name.
         known: identifier of a run to go on with.
 

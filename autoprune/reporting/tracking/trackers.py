@@ -38,7 +38,7 @@ class Trackers:
         """Tell one more.
 
         Args:
-            name: of the tracker.
+            name: the name of the tracker.
             begin: goes on with the run of this identifier, or begins one where there is none.
 
         Raises:
@@ -68,7 +68,7 @@ class Trackers:
         """Tell of figures by name, at once: somebody may be looking. What is no finite number is left out.
 
         Args:
-            curve: that they belong to.
+            curve: the curve that the figures belong to.
             step: number of the evaluation, the epoch or the time step.
             figures: scalars by name.
             distributions: shares from 0 to 1 by name, of which there are histograms.

@@ -27,7 +27,7 @@ class WandbRun:
     Args:
         settings: the project, and whether it is online.
         folder: of the run, where W&B's files are.
-        name: of a new run.
+        name: what a new run is called.
         parameters: settings of the run by dotted name.
         known: identifier of a run to go on with. Offline it goes on in files of its own, which `wandb sync` joins.
 
