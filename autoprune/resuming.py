@@ -122,6 +122,7 @@ def open_run(
             yield settings, folder
         except (AutopruneError, OSError):
             about = {folder.settings, folder.origin, folder.lock, path / ".hydra", path / f"{command}.log"}
+            about |= {folder.tracked, path / "mlflow", path / "wandb"}
             if not known and set(path.iterdir()) <= about:
                 # What was refused at once leaves nothing of the run: corrected settings may have the folder.
                 shutil.rmtree(path)

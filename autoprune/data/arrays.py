@@ -63,6 +63,7 @@ def from_batches(
     task: str | TaskSettings | Mapping[str, str] = "classification",
     reward_size: float = 0.2,
     seed: int = 0,
+    classes: Collection[int] | None = None,
 ) -> Dataset:
     """A data set of batches of images and labels, which are read once and kept in memory.
 
@@ -73,12 +74,13 @@ def from_batches(
         task: what the model is to make of the images, see `from_arrays`.
         reward_size: size of the reward split, a number of images or below 1 a share of the training images.
         seed: seed that the reward split is drawn with.
+        classes: class numbers that the network is for, see `from_arrays`.
 
     Raises:
         DataError: a batch is something else, or there is none; or as for `from_arrays`.
     """
     parts = *_gather(train, "training"), *_gather(test, "test")
-    return from_arrays(*parts, task=task, reward_size=reward_size, seed=seed)
+    return from_arrays(*parts, task=task, reward_size=reward_size, seed=seed, classes=classes)
 
 
 def _gather(batches: Any, name: str) -> tuple[np.ndarray, Any]:

@@ -9,7 +9,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from autoprune.cost import CostModel
@@ -171,14 +170,13 @@ class Evaluator:
             seed: what the images are divided and ordered by.
 
         Raises:
-            SettingsError: Keras runs on another backend than TensorFlow, or the model in half precision.
+            SettingsError: the model has layers in half precision.
         """
         layers = keras_internals.layers_by_path(self.model).values()
         halves = [layer.name for layer in layers if layer.compute_dtype == "float16"]
-        if keras.backend.backend() != "tensorflow" or halves:
-            got = f"a layer '{halves[0]}' in float16" if halves else f"Keras on {keras.backend.backend()}"
+        if halves:
             raise SettingsError(
-                f"Gates are trained with Keras on TensorFlow, in float32 or bfloat16. Received: {got}. Choose another "
+                f"Gates are trained in float32 or bfloat16. Received: a layer '{halves[0]}' in float16. Choose another "
                 "searcher."
             )
         from autoprune.evaluation.gated import GatedNetwork  # It imports TensorFlow.

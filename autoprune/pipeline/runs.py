@@ -17,7 +17,7 @@ from autoprune.reporting.run_folder import (
     describe_differences,
     differences,
 )
-from autoprune.settings import SearchSettings, TaskSettings, TrackingSettings
+from autoprune.settings import SearchSettings, TrackingSettings
 
 FORMAT = "autoprune.run"
 VERSION = 1
@@ -103,9 +103,12 @@ def open_run_from_python(
         origin = read_origin(folder, FROM_PYTHON)
         if folder.settings.exists():
             raise FolderError(f"'{folder.path}' holds a run of a command. Give another folder.")
-        # What older runs know nothing of was classification, and tracked by none.
-        older = {"task": dataclasses.asdict(TaskSettings()), "tracking": dataclasses.asdict(TrackingSettings())}
-        known = {**older, **origin["settings"]} if "settings" in origin else asked
+        known = asked
+        if "settings" in origin:
+            # Options that the run knows nothing of had what is the default now.
+            known = dataclasses.asdict(SearchSettings())
+            for name, value in origin["settings"].items():
+                known[name] = {**known[name], **value} if isinstance(known.get(name), dict) else value
         found = differences(known, asked)
         found |= differences(origin.get("files", fingerprints), fingerprints)
         if found.keys() - {"search.evaluations", *_ANY}:

@@ -31,6 +31,8 @@ def track(settings: Any, folder: RunFolder, command: str) -> Iterator[None]:
         SettingsError: a tracker is not installed, or cannot keep the run.
     """
     tracking: TrackingSettings = settings.tracking
+    if getattr(settings, "dry_run", False):  # It trains nothing.
+        tracking = TrackingSettings()
     given = flat(dataclasses.asdict(settings))
     parameters = {name: value for name, value in given if not name.startswith(("tracking.", "resume"))}
     place = folder.path.absolute()

@@ -127,6 +127,14 @@ def find_pattern(model: Any, settings: PatternSettings, *, data: Any = None) -> 
     calibration = as_calibration(data)
     if calibration is not None:
         check_images(model, calibration)
+        if calibration.labels is None:
+            raise PlanError("The saliency of weights needs labels: data=(images, labels). Received images alone.")
+        frozen = [path for path in paths if not any(layers[path].kernel is v for v in model.trainable_variables)]
+        if frozen:
+            raise PlanError(
+                f"The saliency of weights needs gradients, which frozen layers do not have. Received: '{frozen[0]}'. "
+                "Set `trainable = True`, or leave `data` out."
+            )
         lengths = mean_absolute_gradients(model, kernels, calibration)
         scores = [score * length for score, length in zip(scores, lengths, strict=True)]
     matrices = {path: _as_matrix(score) for path, score in zip(paths, scores, strict=True)}

@@ -44,7 +44,7 @@ BATCH = 4  # Plans around the best at a time.
 COMPILED = 64  # At most, before the surrogate predicts.
 
 
-@ask_tell("dais")
+@ask_tell("dais", backend="tensorflow")
 def dais(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposals:
     """Propose what annealed indicators have become, after the anchor, and then plans around the best."""
     space, memory, generator = problem.space, Memory(problem.space, evaluator), np.random.default_rng(seed)

@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+import keras
+
+from autoprune.errors import SettingsError
 from autoprune.registry import Registry
 from autoprune.searchers.budgeted import BudgetedEvaluator, Proposal, Trial
 from autoprune.searchers.policy import Policy
@@ -141,12 +144,13 @@ class AskTellSearcher:
         return bool(asked)
 
 
-def ask_tell(name: str, library: str = "") -> Callable[[ProposalFunction], ProposalFunction]:
+def ask_tell(name: str, library: str = "", backend: str = "") -> Callable[[ProposalFunction], ProposalFunction]:
     """Decorator that enters a generator of proposals among the searchers.
 
     Args:
         name: name of the searcher, its option on the command line.
-        library: that it imports and that only the optional extra `search` installs; empty for none.
+        library: library that it imports and that only the optional extra `search` installs; empty for none.
+        backend: backend that Keras must run on; empty for any.
 
     Raises:
         ValueError: the name is taken.
@@ -155,6 +159,11 @@ def ask_tell(name: str, library: str = "") -> Callable[[ProposalFunction], Propo
     def check(agent: AgentSettings | None = None) -> None:
         if library:
             extra(library, f"searcher={name}", EXTRA)
+        if backend not in ("", keras.backend.backend()):
+            raise SettingsError(
+                f"searcher={name} needs Keras on {backend} (KERAS_BACKEND={backend}). Received: Keras on "
+                f"{keras.backend.backend()}. Choose another searcher."
+            )
 
     def enter(function: ProposalFunction) -> ProposalFunction:
         def build(problem: Problem, evaluator: BudgetedEvaluator, *, seed: int, **of_agents: object) -> AskTellSearcher:

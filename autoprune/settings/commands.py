@@ -203,7 +203,7 @@ class MeasureSettings:
     block_share: float = 0.5
 
     def __post_init__(self) -> None:
-        numbers = re.fullmatch(r"(\d+):(\d+)", self.sparsity or "1:1")
+        numbers = re.fullmatch(r"(\d+):(\d+)", "1:1" if self.sparsity is None else self.sparsity)
         proper = numbers is not None and 1 <= int(numbers[1]) <= int(numbers[2])
         check(proper, "sparsity", "N:M with N from 1 to M, such as 2:4, or null", self.sparsity)
         multiple = int(numbers[2]) if numbers else 1

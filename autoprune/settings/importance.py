@@ -20,11 +20,12 @@ class ImportanceSettings:
             (absolute scale in batch norm), `fpgm` (distance to the other filters: the most replaceable go first),
             `lamp` (squared norm over that of all filters at least as large) or `random` (noise, the control that every
             other criterion must beat); from training images `taylor` (change of the loss without the channel, to first
-            order), `loss` (sum of |weight x gradient|), `loss_biased` (of |weight squared x gradient|), `fisher` (of
-            their squares), `grasp` (what the length of the gradients loses without the channel: those that lengthen
-            them go first), `gradient_norm` (how much that length changes either way), `class_saliency` (`loss` with the
-            absolute gradients of each batch; of the classes of `data.classes`), `activation` (mean absolute
-            activation), `apoz` (share of activations that are not zero) or `hrank` (average rank of the feature maps).
+            order), `loss` (sum of absolute weight times gradient), `loss_biased` (of absolute squared weight times
+            gradient), `fisher` (of their squares), `grasp` (what the length of the gradients loses without the channel:
+            those that lengthen them go first), `gradient_norm` (how much that length changes either way),
+            `class_saliency` (`loss` with the absolute gradients of each batch; of the classes of `data.classes`),
+            `activation` (mean absolute activation), `apoz` (share of activations that are not zero) or `hrank` (average
+            rank of the feature maps).
         reduction: how the scores of the layers that make (or, for activations, read) the channels of one group become
             one: `mean`, `max`, or `first` in data-flow order.
         normalisation: what each layer's scores are divided by before that: their `mean`, `max` or `sum`, or `none`.

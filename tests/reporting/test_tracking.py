@@ -60,6 +60,21 @@ def test_who_goes_on_in_a_run_is_told_what_is_new(tmp_path):
     assert [step for _, step, _ in other.told] == [1, 2, 3]
 
 
+def test_a_run_that_had_finished_is_told_of_its_other_trainings(tmp_path):
+    """With more evaluations another plan may win, and the last evaluation of an agent is another's."""
+    course = [(SEARCH, 1, {"score": 0.1}), (SEARCH, 2, {"score": 0.2}), (TRAINING, 1, {"loss": 0.5})]
+    before, after = Notebook(), Notebook()
+    for tracker, told in ((before, course), (after, [*course[:1], (SEARCH, 2, {"score": 0.3}), course[2]])):
+        trackers = trackers_in(tmp_path)
+        trackers.open("mine", lambda run, tracker=tracker: tracker)
+        for each in told:
+            trackers.add(*each)
+        for curve in (SEARCH, TRAINING):
+            trackers.end(curve)
+        trackers.close("finished")
+    assert after.told == [("search/rl", 2, {"score": 0.3}), ("training/rl", 1, {"loss": 0.5}), ("finished",)]
+
+
 def test_a_tracker_that_fails_is_told_no_more_and_ends_nothing(tmp_path, messages):
     failing, other = Notebook(calls=1), Notebook()
     trackers = trackers_in(tmp_path)

@@ -92,8 +92,9 @@ def rank_channels(context: ImportanceContext, maker: CriterionFactory, floors: M
     rankings = {}
     for name, parts in removed.items():
         ascending = np.concatenate(parts)
-        # A channel that outlasts another is worth as much at least, whatever the round in which each was scored.
-        scores[name][ascending] = np.maximum.accumulate(scores[name][ascending])
+        if rounds > 1:
+            # A channel that outlasts another is worth as much at least, whatever the round in which each was scored.
+            scores[name][ascending] = np.maximum.accumulate(scores[name][ascending])
         rankings[name] = Ranking(scores[name], ascending[::-1])
     return rankings
 

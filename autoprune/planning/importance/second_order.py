@@ -78,6 +78,8 @@ def _on_torch(loss: Callable[[], Any], variables: Sequence[Any], directions: Seq
     import torch
 
     values = [variable.value for variable in variables]
+    if not values:
+        return []
     gradients = torch.autograd.grad(loss(), values, create_graph=True, allow_unused=True)
     parts = [
         (gradient * direction).sum()

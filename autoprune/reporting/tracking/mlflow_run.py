@@ -1,5 +1,6 @@
 """A run of MLflow, by its client: what a program around it logs by `mlflow.log_metric` stays apart."""
 
+import contextlib
 import getpass
 import logging
 import os
@@ -87,7 +88,9 @@ class MlflowRun:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # Another run was quicker.
                 raise
             experiment = self._client.get_experiment_by_name(wanted).experiment_id
-        tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "autoprune"}
+        tags = {"mlflow.source.name": "autoprune"}
+        with contextlib.suppress(KeyError, OSError):  # In a container a user may have no name.
+            tags["mlflow.user"] = getpass.getuser()
         identifier: str = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
         return identifier
 

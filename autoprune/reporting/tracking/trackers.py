@@ -93,6 +93,10 @@ class Trackers:
 
     def close(self, outcome: Outcome) -> None:
         """End the runs of the trackers."""
+        for name in self._open if outcome == "finished" else ():
+            # Who is given more evaluations trains anew, and its last one, of the policy itself, was not the last then.
+            told = self._notes[name]["told"]
+            self._notes[name]["told"] = {curve: step - 1 for curve, step in told.items() if curve.startswith("search/")}
         if self._open:
             write_json(self._path, self._notes)  # Once more: Ctrl-C may have come before the last.
         for name in list(self._open):
