@@ -11,6 +11,7 @@ from keras import layers
 import autoprune
 from autoprune.errors import DataError, ModelError, PlanError
 from autoprune.records import CostReport, Memory, Target
+from autoprune.records.plain import read_json, write_json
 from autoprune.settings import Constraints, EvaluationSettings, SearcherSettings, SearchSettings, TrainingSettings
 
 # Of the public functions, those that take a model.
@@ -98,6 +99,10 @@ def test_each_search_has_a_folder_of_its_own_unless_it_is_to_go_on_in_one(digits
     assert two.report.is_file()
     assert keys(one) == keys(two)
     assert len(repr(one)) < 500
+    # As a version left it that had fewer options.
+    origin = read_json(one.report.parent / "run.json")
+    del origin["settings"]["tracking"], origin["settings"]["importance"]["rounds"]
+    write_json(one.report.parent / "run.json", origin)
     more = autoprune.prune(small(), digits, evaluations=3, folder=one.report.parent, **asked)
     assert more.report == one.report
     assert keys(more)[:2] == keys(one)

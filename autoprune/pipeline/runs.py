@@ -106,7 +106,7 @@ def open_run_from_python(
         known = asked
         if "settings" in origin:
             # Options that the run knows nothing of had what is the default now.
-            known = dataclasses.asdict(SearchSettings())
+            known = {name: value for name, value in dataclasses.asdict(SearchSettings()).items() if name in asked}
             for name, value in origin["settings"].items():
                 known[name] = {**known[name], **value} if isinstance(known.get(name), dict) else value
         found = differences(known, asked)

@@ -9,9 +9,16 @@ from autoprune.errors import SettingsError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.models.outputs import run_joined
 from autoprune.planning import Planner
-from autoprune.searchers import BudgetedEvaluator, build_problem
+from autoprune.searchers import SEARCHERS, BudgetedEvaluator, build_problem
 from autoprune.searchers.dais import ExpectedCost, Indicators, anneal, widest_within
-from autoprune.settings import BudgetSettings, Constraints, EvaluationSettings, LimitsSettings, TrainingSettings
+from autoprune.settings import (
+    AgentSettings,
+    BudgetSettings,
+    Constraints,
+    EvaluationSettings,
+    LimitsSettings,
+    TrainingSettings,
+)
 from autoprune.surgery import Surgeon
 from autoprune.training import train
 from helpers import toy
@@ -130,12 +137,20 @@ def test_what_it_finds_first_is_nearly_the_best_plan():
     assert toy.best_accuracy() - history[1].evaluation.accuracy < 0.002
 
 
-def test_another_backend_is_refused(monkeypatch, tmp_path):
+def test_another_backend_is_refused_before_anything_is_trained(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    model = residual()
+    with pytest.raises(SettingsError, match="dais needs Keras on tensorflow .KERAS_BACKEND.* Received: Keras on jax"):
+        SEARCHERS.get("dais").check(AgentSettings())
+
+
+def test_half_precision_is_refused(tmp_path):
+    layers = keras.layers
+    half = layers.Conv2D(8, 3, dtype="float16", name="half")
+    head = layers.Dense(10, activation="softmax")
+    model = keras.Sequential([keras.Input((8, 8, 1)), half, layers.GlobalAveragePooling2D(), head])
     journal = Journal(tmp_path / "journal.sqlite", {})
     evaluator = Evaluator(model, Planner(model), digits(), cost_model=ChannelTime(), journal=journal)
-    with pytest.raises(SettingsError, match="Keras on TensorFlow, in float32 or bfloat16. Received: Keras on jax"):
+    with pytest.raises(SettingsError, match="a layer 'half' in float16"):
         evaluator.relax(seed=0)
     journal.close()
 
