@@ -5,7 +5,6 @@ them: after batch norm, activation, pooling and sums, so that what counts is wha
 scores of the positions of its input; the settings say how these are normalised and brought together.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,7 @@ from autoprune.layers import LayerKind, exact_kind_of
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning.importance.combining import MemberScores, covers
 from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
-from autoprune.planning.importance.weights import l1
-
-logger = logging.getLogger(__name__)
+from autoprune.planning.importance.weights import or_l1
 
 ops = keras.ops
 
@@ -98,12 +95,5 @@ def _score_activations(context: ImportanceContext, statistic: Statistic) -> Crit
         for name, found in readers.items()
     }
     unread = [group.name for group in context.groups if not covers(group.size, scores[group.name])]
-    if unread:
-        logger.warning(
-            "The importance '%s' cannot be read for %s, as no convolution or dense layer reads the channels: 'l1' "
-            "ranks them instead.",
-            context.settings.name,
-            ", ".join(f"'{name}'" for name in unread),
-        )
-    fallback = l1(context)
-    return lambda g: fallback(g) if g.name in unread else context.combine(g, scores[g.name])
+    reason = "cannot be read for %s, as no convolution or dense layer reads the channels: 'l1' ranks them instead."
+    return or_l1(context, scores, unread, reason)

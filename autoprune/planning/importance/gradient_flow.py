@@ -10,7 +10,6 @@ the setting `reduction` is not used. Frozen layers give no gradients: a group wi
 `l1`, with a warning.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -24,10 +23,8 @@ from autoprune.planning.importance.gradients import (
     mean_absolute_gradients,
     mean_gradients,
 )
-from autoprune.planning.importance.weights import l1
+from autoprune.planning.importance.weights import or_l1
 from autoprune.records import ChannelGroup, Member
-
-logger = logging.getLogger(__name__)
 
 Arrays = list[np.ndarray]  # One for each of some variables.
 
@@ -73,16 +70,12 @@ class _Parameters:
         """The criterion with these scores of the channels, by group, where there are parameters, and `l1` elsewhere."""
         context = self._context
         frozen = [name for name, of_group in self._members.items() if not of_group]
-        if frozen:
-            logger.warning(
-                "The importance '%s' needs gradients, and all layers of %s are frozen: 'l1' ranks their channels "
-                "instead. Set `trainable = True` on the layers to score them.",
-                context.settings.name,
-                ", ".join(f"'{name}'" for name in frozen),
-            )
-        fallback = l1(context)
-        whole = {group.name: MemberScores(np.arange(group.size), scores[group.name]) for group in context.groups}
-        return lambda g: fallback(g) if g.name in frozen else context.combine(g, [whole[g.name]])
+        whole = {group.name: [MemberScores(np.arange(group.size), scores[group.name])] for group in context.groups}
+        reason = (
+            "needs gradients, and all layers of %s are frozen: 'l1' ranks their channels instead. Set `trainable = "
+            "True` on the layers to score them."
+        )
+        return or_l1(context, whole, frozen, reason)
 
 
 @IMPORTANCES.add("taylor")

@@ -4,8 +4,9 @@ A filter is what a kernel holds for one position of its output axis. Each layer 
 gives its filters' scores; the settings say how they are normalised and brought together.
 """
 
+import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from autoprune.planning.importance.combining import MemberScores, covers
 from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
 from autoprune.records import ChannelGroup
+
+logger = logging.getLogger(__name__)
 
 
 def _score_filters(context: ImportanceContext, score: Callable[[np.ndarray, int], np.ndarray]) -> Criterion:
@@ -117,3 +120,20 @@ def random(context: ImportanceContext) -> Criterion:
     Depends on the seed and the group's name alone.
     """
     return lambda group: np.random.default_rng([context.seed, zlib.crc32(group.name.encode())]).random(group.size)
+
+
+def or_l1(
+    context: ImportanceContext, scores: Mapping[str, list[MemberScores]], without: Sequence[str], reason: str
+) -> Criterion:
+    """The criterion that combines the scores of each group by its name, and is `l1` for groups that have none.
+
+    Args:
+        context: the model and its groups.
+        scores: scores of the members of each group.
+        without: names of the groups without scores, which are told in a warning.
+        reason: why they have none, with `%s` in the place of their names.
+    """
+    if without:
+        logger.warning(f"The importance '%s' {reason}", context.settings.name, ", ".join(f"'{n}'" for n in without))
+    fallback = l1(context)
+    return lambda g: fallback(g) if g.name in without else context.combine(g, scores[g.name])
