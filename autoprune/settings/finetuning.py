@@ -42,7 +42,7 @@ class FinetuneSettings:
     model: ModelSettings = field(default_factory=lambda: ModelSettings("file"))
     teacher: str | None = None
     data: DataSettings = field(default_factory=DataSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings, metadata=leave_out("removal"))
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     target: TargetSettings = field(default_factory=TargetSettings)
     evaluation: EvaluationSettings = field(

@@ -56,6 +56,9 @@ class LimitsSettings:
             the reward split. A score ranks plans as they are before fine-tuning, which is not quite how they end.
         project (true or false): bring every proposed plan onto the budget before it is scored, as far as predicted
             costs allow. Null: where branches may go, whose loss leaves much of the budget.
+        stages (steps): in which channels and branches leave a plan that is fine-tuned, each followed by its share of
+            `training.fine_tune_epochs`, as RL-Pruner does it (2024, arXiv 2411.06463). With `training.distillation` the
+            dense model teaches all of them.
         screen (true or false): leave plans unscored that are predicted to miss the budget, where a searcher can propose
             another (`searcher=random`).
     """
@@ -64,9 +67,11 @@ class LimitsSettings:
     batch: int = 1
     finalists: int = 1
     project: bool | None = None
+    stages: int = 1
     screen: bool = False
 
     def __post_init__(self) -> None:
         check(self.evaluations >= 1, "search.evaluations", "1 or more", self.evaluations)
         check(self.batch >= 1, "search.batch", "1 or more", self.batch)
         check(self.finalists >= 1, "search.finalists", "1 or more", self.finalists)
+        check(self.stages >= 1, "search.stages", "1 or more", self.stages)

@@ -8,6 +8,7 @@ from autoprune.settings.checking import check
 
 AUGMENTATIONS = ("none", "shift", "shift_flip", "keras")
 SCHEDULES = ("cosine", "rewinding")
+REMOVALS = ("first", "dpf")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class TrainingSettings:
         schedule: of the learning rate when fine-tuning: `cosine`, or `rewinding`: what training from scratch, with
             `epochs`, `learning_rate` and `warm_up`, had in its last `fine_tune_epochs` (Renda et al., 2020, arXiv
             2003.02389). For a model that was not trained here, set these three to what it was trained with.
+        removal: when channels leave a plan that is fine-tuned: `first`, or `dpf`: as many, chosen anew every 16 steps
+            in three quarters of the fine-tuning, so that those that turn out to be needed come back (Lin et al., 2020,
+            arXiv 2006.07253).
         label_smoothing (probability): that is spread over all classes, from 0 to below 1 (Szegedy et al., 2016, arXiv
             1512.00567); labels alone are smoothed, not a teacher's probabilities.
         early_stop (epochs): without a better accuracy on the reward split, after which training ends; null never ends
@@ -55,6 +59,7 @@ class TrainingSettings:
     augmentation: str = "none"
     augmentation_layers: list[Any] = field(default_factory=list)
     schedule: str = "cosine"
+    removal: str = "first"
     label_smoothing: float = 0.0
     early_stop: int | None = None
 
@@ -69,7 +74,7 @@ class TrainingSettings:
         check(0 <= self.label_smoothing < 1, "training.label_smoothing", "from 0 to below 1", self.label_smoothing)
         patient = self.early_stop is None or self.early_stop >= 1
         check(patient, "training.early_stop", "1 or more epochs, or null", self.early_stop)
-        for option, known in (("augmentation", AUGMENTATIONS), ("schedule", SCHEDULES)):
+        for option, known in (("augmentation", AUGMENTATIONS), ("schedule", SCHEDULES), ("removal", REMOVALS)):
             value = getattr(self, option)
             check(value in known, f"training.{option}", f"one of {', '.join(known)}", value)
         named = (self.augmentation == "keras") == bool(self.augmentation_layers)

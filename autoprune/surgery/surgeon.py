@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 
 from autoprune.errors import PlanError
 from autoprune.graph import find_branches, find_groups
+from autoprune.graph.branches import is_within
 from autoprune.layers import shape_within, update_derived
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
@@ -107,7 +110,7 @@ class Surgeon:
         self._axes = {group.name: [m for m in group.members if not m.is_attribute] for group in self.groups}
         members = [part.members for part in self.groups] + [part.members for part in self.branches]
         self._attributes = {(m.layer, m.name) for of_part in members for m in of_part if m.is_attribute}
-        self._pruned = False
+        self._applied: Plan | None = None  # The plan that the model is pruned by.
 
     def snapshot(self) -> Snapshot:
         """Remember the model as it is now."""
@@ -124,7 +127,7 @@ class Surgeon:
             PlanError: the plan is for another model, keeps impossible indices, drops what cannot go or a gate without
                 its mean, or the model is pruned already.
         """
-        if self._pruned:
+        if self._applied is not None:
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
         self.check(plan)
         keras_internals.collect_state(self.model)
@@ -147,7 +150,7 @@ class Surgeon:
         except BaseException:
             rollback.restore()
             raise
-        self._pruned = bool(changes or dropped)
+        self._applied = plan if changes or dropped else None
         after = self.model.count_params()
         left = self._find_left_alone(plan)
         return SurgeryReport(
@@ -161,6 +164,56 @@ class Surgeon:
             lost_elsewhere=tuple(lost),
         )
 
+    def prune_further(self, plan: Plan, snapshot: Snapshot) -> SurgeryReport:
+        """Go on from the plan that was applied to one that keeps less, with the weights as they were trained since.
+
+        Args:
+            plan: keeps none of the channels, branches and gates that the plan before it took.
+            snapshot: of the model before any surgery.
+
+        Raises:
+            PlanError: as `apply`, or the plan keeps what is gone. The model is as in the snapshot then.
+        """
+        earlier = self._applied
+        if earlier is None:
+            raise PlanError("There is nothing to go on from: no plan is applied. Call `apply` instead.")
+        back = {name for name, kept in plan.kept.items() if not set(kept) <= set(earlier.kept.get(name, ()))}
+        back |= set(earlier.dropped).difference(plan.dropped)
+        if back or earlier.gate_means:
+            raise PlanError(
+                "A plan that goes on keeps a part of what the plan before it kept, which dropped no gate. It would "
+                f"bring back: {', '.join(sorted(back | set(earlier.gate_means)))}."
+            )
+        slices = self.slices(earlier).variables
+        cut = keras_internals.variables_at(self._operations, slices)
+        masks = {id(variable): axes for variable, axes in zip(cut, slices.values(), strict=True)}
+        trained = [(variable, keras_internals.array_of(variable)) for variable in self.model.variables]
+        self.restore(snapshot)
+        for variable, values in trained:
+            axes = masks.get(id(variable), {})
+            whole = np.array(keras_internals.array_of(variable))
+            whole[np.ix_(*(axes.get(axis, np.ones(size, bool)) for axis, size in enumerate(whole.shape)))] = values
+            variable.assign(whole)
+        return self.apply(plan, snapshot)
+
+    def groups_without(self, dropped: Plan) -> list[ChannelGroup]:
+        """The groups of this model once a plan's branches are gone; of their channels none is.
+
+        Args:
+            dropped: keeps all channels.
+        """
+        slices = self.slices(dropped).variables
+        gone = {path for branch in self.branches if branch.name in dropped.dropped for path in branch.operations}
+        found = []
+        for group in self.groups:
+            members = []
+            for member in group.members:
+                mask = slices.get((member.layer, member.name), {}).get(member.axis)
+                if not is_within(member.layer, gone):
+                    members.append(member if mask is None else replace(member, channels=member.channels[mask]))
+            found.append(replace(group, members=tuple(members)))
+        return found
+
     @contextmanager
     def pruning(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
         """The model is pruned within the block and exactly as in the snapshot after it."""
@@ -173,7 +226,7 @@ class Surgeon:
     def restore(self, snapshot: Snapshot) -> None:
         """Put the model back as it was when the snapshot was taken."""
         snapshot.restore()
-        self._pruned = False
+        self._applied = None
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan that is not for this model.

@@ -97,7 +97,7 @@ def _cache_path(settings: SearchSettings, data: Dataset) -> Path:
     """Where a trained architecture is kept."""
     evaluation = {name: getattr(settings.evaluation, name) for name in ("batch_size", "recalibration_images")}
     training = dataclasses.asdict(settings.training)
-    of_fine_tuning = ("fine_tune_epochs", "fine_tune_learning_rate", "schedule")
+    of_fine_tuning = ("fine_tune_epochs", "fine_tune_learning_rate", "schedule", "removal")
     for name in (*of_fine_tuning, "distillation", "temperature", "feature_distillation"):
         training.pop(name)
     # What came later counts where it is used only: models that were kept before stay known.

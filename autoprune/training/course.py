@@ -49,6 +49,26 @@ class TrainingRecord:
         """Whether no epoch was as good as the start, whose weights were kept therefore."""
         return self.epochs > 0 and self.best_epoch == 0
 
+    def followed_by(self, later: "TrainingRecord") -> "TrainingRecord":
+        """This training and another of what came of it, in one record. The first is empty where nothing came before."""
+        if not self.epochs:
+            return later
+        return TrainingRecord(
+            epochs=self.epochs + later.epochs,
+            losses=self.losses + later.losses,
+            accuracies=self.accuracies + later.accuracies,
+            # Where no later epoch was as good as what it began with, that is how this training ended.
+            best_epoch=self.epochs + later.best_epoch,
+            stopped=later.stopped,
+            start=self.start,
+        )
+
+    def going_on(self, on_progress: OnProgress | None) -> OnProgress | None:
+        """What hears of a later training as of the epochs behind these."""
+        if on_progress is None or not self.epochs:
+            return on_progress
+        return lambda done, logs: on_progress(self.epochs + done, logs)
+
 
 @dataclass
 class Position:
@@ -93,6 +113,7 @@ class Course:
         checkpoints: where states are kept, or None.
         start: accuracy on the reward split of the network as it comes, which is kept when no epoch is as good; None
             keeps the best epoch, however good it is.
+        first_epoch: from 1: the first epoch that may be the best.
 
     Attributes:
         network: in training: what a loop runs.
@@ -109,6 +130,8 @@ class Course:
         on_progress: OnProgress | None = None,
         checkpoints: Checkpoints | None = None,
         start: float | None = None,
+        *,
+        first_epoch: int = 1,
     ) -> None:
         self.network = network
         self.position = Position(start=start)
@@ -116,6 +139,7 @@ class Course:
         self.failure: float | None = None
         self._epochs = epochs
         self._early_stop = early_stop
+        self._earlier = first_epoch - 1  # Epochs before it.
         self._on_progress = on_progress
         self._checkpoints = checkpoints
         self._variables: Sequence[Any] = ()
@@ -195,8 +219,9 @@ class Course:
             accuracy = -math.inf
         # The start was judged otherwise than epochs are, and may be rounded otherwise.
         start = position.start
-        rivals = position.accuracies if start is None else [start - 1e-6 * max(1, abs(start)), *position.accuracies]
-        if accuracy >= max(rivals, default=-math.inf):
+        rivals = position.accuracies[self._earlier :]
+        rivals += [] if start is None else [start - 1e-6 * max(1, abs(start))]
+        if position.epoch >= self._earlier and accuracy >= max(rivals, default=-math.inf):
             self._best = self.network.get_weights()
             position.best_epoch = position.epoch + 1
         position.epoch += 1
@@ -204,7 +229,8 @@ class Course:
         position.accuracies.append(accuracy)
         loss, position.step, position.loss = position.loss, 0, 0.0
         self._resumed = Position()
-        waited = position.epoch - 1 - int(np.argmax(position.accuracies))
+        late = position.accuracies[self._earlier :]
+        waited = len(late) - 1 - int(np.argmax(late)) if late else 0
         if self._early_stop is not None and waited >= self._early_stop and position.epoch < self._epochs:
             position.stopped = f"no better accuracy on the reward split for {waited} epochs"
         self._save()

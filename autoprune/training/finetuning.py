@@ -189,6 +189,7 @@ def _restore_best(model: Any, checkpoints: Checkpoints) -> TrainingRecord:
 def _identity(model: Any, data: Dataset, settings: FinetuneSettings) -> dict[str, Any]:
     """What the steps depend on: a checkpoint of others is refused."""
     training = dataclasses.asdict(settings.training)
+    del training["removal"]  # which is over
     if training["feature_distillation"] == 0:
         del training["feature_distillation"]  # which came later: checkpoints that know nothing of it stay known
     return {

@@ -21,6 +21,7 @@ from autoprune.searchers.objective import Objective, best_finished, least_accura
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
+from autoprune.training.feedback import Feedback
 from autoprune.training.fit import carry_out
 from autoprune.training.training import Training, ask_teacher
 
@@ -125,6 +126,9 @@ class Finisher(PlanTrainer):
     ) -> Finished:
         """Prune the model in place, fine-tune and test it. A plan that keeps everything is tested as it is.
 
+        With `search.stages` it is pruned in so many steps, and its epochs are spread over them. With
+        `training.removal=dpf` the channels are chosen as it learns, as many as the plan keeps.
+
         When fine-tuning diverges, or no epoch is as good on the reward split, the model stays as it was pruned, with a
         warning: a search is not lost for that.
 
@@ -145,33 +149,46 @@ class Finisher(PlanTrainer):
         if self._passes is None:  # Compiled once, of the dense model, for all plans of it.
             groups, branches = self._planner.all_groups, self._planner.branches
             self._passes = Passes(model, groups, data.train.images[:8], branches=branches)
-        plan = self._planner.space.plan(self._planner.space.find(evaluation.values))
-        surgery = self._surgeon.apply(plan)
-        pending = self._cost_model.submit(model)
+        space = self._planner.space
+        candidate = space.find(evaluation.values)
+        plan = space.plan(candidate)
         epochs = settings.training.after_pruning if plan.pruned or whole_too else 0
-        if plan.pruned:
-            images = data.train.images[: settings.evaluation.recalibration_images]
-            recalibrate(model, images, settings.evaluation.batch_size)
-        batch_size, run = settings.evaluation.batch_size, self._passes.network_for(plan.pruned)
-        start = accuracy(model, data.reward, batch_size, run) if epochs else None
         seed = settings.seed if seed is None else seed
-        training = Training(
-            model=model,
-            data=data,
-            settings=settings.training,
-            epochs=epochs,
-            learning_rate=None,
-            seed=seed,
-            teacher=teacher,
-            start=start,
+        batch_size, images = (
+            settings.evaluation.batch_size,
+            data.train.images[: settings.evaluation.recalibration_images],
         )
-        pruned_weights = model.get_weights()
-        try:
-            record = carry_out(training, on_progress)
-        except TrainingError as error:
-            logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
-            model.set_weights(pruned_weights)
-            record = TrainingRecord(0, (), (), 0)
+        record = TrainingRecord(0, (), (), 0)
+        if settings.training.removal == "dpf" and plan.pruned and epochs:
+            # Branches and no channels go first, but gates, whose means are folded into weights: once, at the end.
+            gone = tuple(dropped for dropped in plan.dropped if dropped not in plan.gate_means)
+            whole = {group: np.arange(plan.sizes[group]) for group in plan.kept}
+            first = replace(plan, kept=whole, dropped=gone, gate_means={})
+            if gone:
+                self._surgeon.apply(first)
+            feedback = Feedback(model, self._surgeon.groups_without(first), plan)
+            record = self._train(name, epochs, seed, teacher, on_progress, feedback=feedback)
+            plan = feedback.plan
+            surgery = self._surgeon.prune_further(plan, self._snapshot) if gone else self._surgeon.apply(plan)
+            recalibrate(model, images, batch_size)
+            run = self._passes.network_for(plan.pruned)
+            pending = self._cost_model.submit(model)
+        else:
+            # Steps that take nothing, of a plan that keeps nearly all, are none.
+            stages = dict.fromkeys(space.stages(candidate, max(1, min(settings.search.stages, epochs))))
+            taking = [stage for stage in stages if stage != space.full] or [candidate]
+            ends = [epochs * number // len(taking) for number in range(len(taking) + 1)]
+            for number, (stage, share) in enumerate(zip(taking, np.diff(ends).tolist(), strict=True)):
+                plan = space.plan(stage)
+                surgery = self._surgeon.prune_further(plan, self._snapshot) if number else self._surgeon.apply(plan)
+                if plan.pruned:
+                    recalibrate(model, images, batch_size)
+                run = self._passes.network_for(plan.pruned)
+                if stage is taking[-1]:
+                    pending = self._cost_model.submit(model)
+                start = accuracy(model, data.reward, batch_size, run) if share else None
+                progress = record.going_on(on_progress)
+                record = record.followed_by(self._train(name, share, seed, teacher, progress, start=start))
         if record.only_worse:
             logger.warning("%s is shown without fine-tuning. %s", name, worse(record, data.task.measure))
         return Finished(
@@ -185,6 +202,34 @@ class Finisher(PlanTrainer):
             cost=pending.result(),
             weights=model.get_weights(),
         )
+
+    def _train(
+        self,
+        name: str,
+        epochs: int,
+        seed: int,
+        teacher: np.ndarray | None,
+        on_progress: OnProgress | None,
+        **how: Any,
+    ) -> TrainingRecord:
+        """Fine-tune the model as it is pruned now, `how` being more of `Training`; one that diverges is undone."""
+        training = Training(
+            model=self._model,
+            data=self._data,
+            settings=self._settings.training,
+            epochs=epochs,
+            learning_rate=None,
+            seed=seed,
+            teacher=teacher,
+            **how,
+        )
+        before = self._model.get_weights()
+        try:
+            return carry_out(training, on_progress)
+        except TrainingError as error:
+            logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
+            self._model.set_weights(before)
+            return TrainingRecord(0, (), (), 0)
 
     def undo(self) -> None:
         """Make the model the dense one again."""

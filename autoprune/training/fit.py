@@ -95,7 +95,13 @@ def carry_out(
     # A layer's seed is drawn when it is made: two processes that load one file have two.
     renew_seeds(model.variables, np.random.default_rng(training.seed))
     course = Course(
-        training.network(), training.epochs, training.settings.early_stop, on_progress, checkpoints, training.start
+        training.network(),
+        training.epochs,
+        training.settings.early_stop,
+        on_progress,
+        checkpoints,
+        training.start,
+        first_epoch=training.first_epoch,
     )
     try:
         (loop or FitLoop())(training, course)

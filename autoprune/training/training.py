@@ -17,6 +17,7 @@ from autoprune.tasks.heads import Pixels
 from autoprune.tasks.judge import TaskLoss
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder
+from autoprune.training.feedback import Feedback
 from autoprune.training.schedules import Cosine, fine_tuning_schedule
 
 
@@ -36,6 +37,8 @@ class Training:
             behind them; of the images as they are, also where these are changed in training.
         start: accuracy on the reward split of the model as it comes, which is kept when no epoch is as good; None keeps
             the best epoch, however good it is.
+        feedback: chooses the channels that go while the model is trained; None where none do. The best epoch is then
+            one of those after the last choice.
     """
 
     model: Any
@@ -46,6 +49,7 @@ class Training:
     seed: int
     teacher: np.ndarray | None = None
     start: float | None = None
+    feedback: Feedback | None = None
 
     @cached_property
     def judge(self) -> Judge:
@@ -53,11 +57,28 @@ class Training:
         return Judge(self.data.task, self.model)
 
     def network(self) -> Any:
-        """What the steps run: the model, or one of the same variables that gives its features to the loss too.
+        """What the steps run: the model, or one of its variables that gives its features to the loss or masks channels.
 
         Raises:
             ModelError: features are asked for, and the model has none that can be found, or the teacher tells none.
         """
+        network = self._whole_network()
+        return network if self.feedback is None else self.feedback.around(network, self.epochs * self._steps)
+
+    @property
+    def _steps(self) -> int:
+        """In one epoch, short batches too."""
+        return -(-len(self.data.train) // self.settings.batch_size)
+
+    @property
+    def first_epoch(self) -> int:
+        """From 1: the first epoch that may be the best."""
+        if self.feedback is None:
+            return 1
+        return min(-(-self.feedback.settled_after(self.epochs * self._steps) // self._steps) + 1, self.epochs)
+
+    def _whole_network(self) -> Any:
+        """The network with all of its channels."""
         if self.teacher is None or self.settings.feature_distillation == 0:
             return self.judge.network
         size, told = self.judge.tell_size, self.teacher.shape[1]
