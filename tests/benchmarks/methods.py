@@ -1,0 +1,208 @@
+"""Criterion, scope and schedule of pruning by hand, each with each, at equal latency.
+
+    python tests/benchmarks/methods.py
+    python tests/benchmarks/methods.py --model vgg16 --width 0.25 --data cifar10 --data-dir FOLDER --epochs 20
+
+A trained network is pruned to shares of its compiled latency: alike in each group (`local`), or by one threshold on the
+scores of all channels (`global`). The keep ratio is the largest whose plan is fast enough, so that all plans of a share
+cost the same to within one width. Each is then fine-tuned for the same number of epochs: pruned before the first of
+them, in three stages, or with feedback while it learns. It is the experiment of Chen, Franko and Sang (2021, arXiv
+2107.04191), whose own tables are published in part only, with the criteria of later works beside theirs.
+
+Figures are accuracies on the test split: means over seeds, each with a dense network of its own, and standard
+deviations. They are kept in `tests/benchmarks/results/methods_MODEL_DATA.json` as they come; a second call goes on
+where the first one stopped.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
+from autoprune.cost import CostModel, open_cost_model
+from autoprune.data import load_data
+from autoprune.planning import Planner, sample_calibration
+from autoprune.records import CostReport, Evaluation, Plan, Target
+from autoprune.settings import (
+    Constraints,
+    DataSettings,
+    ImportanceSettings,
+    LimitsSettings,
+    ModelSettings,
+    SearchSettings,
+    TrainingSettings,
+)
+from autoprune.surgery import Surgeon
+from autoprune.training.base_model import base_model
+from autoprune.training.finishing import Finisher
+
+CRITERIA = ("l1", "l2", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "random")
+SCOPES = ("local", "global")
+SCHEDULES = {
+    "at once": {},
+    "3 stages": {"search": LimitsSettings(stages=3)},
+    "feedback": {"removal": "dpf"},
+}
+
+
+def main() -> None:
+    arguments = parse()
+    path = Path(arguments.out or Path(__file__).parent / "results" / f"methods_{arguments.model}_{arguments.data}.json")
+    asked = {k: v for k, v in vars(arguments).items() if k not in ("out", "data_dir", "seeds", "criteria", "latencies")}
+    results = json.loads(path.read_text()) if path.exists() else {"arguments": asked, "dense": {}, "cells": {}}
+    if results["arguments"] != asked:
+        raise SystemExit(f"{path} holds results of {results['arguments']}: give another --out")
+    for seed in arguments.seeds:
+        measure(seed, arguments, results, path)
+    print(table(results))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="small_resnet")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--multiple-of", type=int, default=4)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--target", default="tpu_v5e")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--fine-tune-epochs", type=int, default=6)
+    parser.add_argument("--criteria", nargs="+", choices=CRITERIA, default=CRITERIA)
+    parser.add_argument("--latencies", type=float, nargs="+", default=[0.7, 0.5, 0.35])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", default=None)
+    return parser.parse_args()
+
+
+def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], path: Path) -> None:
+    """Fill in the cells of a seed that are missing."""
+    settings = SearchSettings(
+        model=ModelSettings(arguments.model, width=arguments.width),
+        data=DataSettings(arguments.data, dir=arguments.data_dir),
+        training=TrainingSettings(epochs=arguments.epochs, fine_tune_epochs=arguments.fine_tune_epochs),
+        seed=seed,
+    )
+    missing = [
+        cell
+        for cell in itertools.product(arguments.criteria, SCOPES, arguments.latencies, SCHEDULES)
+        if name_of(*cell, seed) not in results["cells"]
+    ]
+    if not missing:
+        return
+    data = load_data(settings.data)
+    model = base_model(settings, data)
+    snapshot = Surgeon(model).snapshot()
+    with closing(open_cost_model(Target(arguments.target, arguments.batch_size))) as cost_model:
+        whole = cost_model.submit(model).result()
+        for (criterion, scope), cells in itertools.groupby(missing, key=lambda cell: cell[:2]):
+            snapshot.restore()
+            importance = ImportanceSettings(criterion)
+            calibration = sample_calibration(data.train, importance.images, seed)
+            constraints = Constraints(arguments.multiple_of, 0.05, depth=False)
+            planner = Planner(model, importance=importance, constraints=constraints, seed=seed, data=calibration)
+            plans = Plans(model, planner, scope, cost_model)
+            for _, _, share, schedule in cells:
+                plan, cost = plans.within(share * whole.latency)
+                how = dict(SCHEDULES[schedule])
+                removal = how.pop("removal", "first")
+                finisher = Finisher(
+                    model,
+                    planner,
+                    data,
+                    cost_model=cost_model,
+                    settings=replace(settings, training=replace(settings.training, removal=removal), **how),
+                )
+                evaluation = Evaluation(
+                    key="", keep_ratios=plan.keep_ratios, widths=plan.widths, accuracy=0.0, cost=cost
+                )
+                done = finisher.finish(criterion, evaluation)
+                finisher.undo()
+                results["cells"][name_of(criterion, scope, share, schedule, seed)] = {
+                    "accuracy": done.test_accuracy,
+                    "latency": cost.latency / whole.latency,
+                    "memory": cost.memory.total / whole.memory.total if whole.memory.total else None,
+                    "parameters": cost.parameters / whole.parameters,
+                }
+                save(results, path)
+                print(
+                    criterion,
+                    scope,
+                    share,
+                    schedule,
+                    seed,
+                    results["cells"][name_of(criterion, scope, share, schedule, seed)],
+                )
+
+
+def name_of(criterion: str, scope: str, share: float, schedule: str, seed: int) -> str:
+    """What a cell is kept by."""
+    return f"{criterion}/{scope}/{share:g}/{schedule}/{seed}"
+
+
+class Plans:
+    """Plans of one criterion and scope, by the latency that they may have."""
+
+    def __init__(self, model: Any, planner: Planner, scope: str, cost_model: CostModel) -> None:
+        self._model, self._planner, self._scope, self._cost_model = model, planner, scope, cost_model
+        self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
+        self._snapshot = self._surgeon.snapshot()
+        self._known: dict[tuple[int, ...], CostReport] = {}
+
+    def within(self, latency: float) -> tuple[Plan, CostReport]:
+        """The plan of the largest keep ratio, in steps of a hundredth, that is as fast."""
+        low, high = 5, 100
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._cost(self._plan(middle)).latency <= latency:
+                low = middle
+            else:
+                high = middle - 1
+        return self._plan(low), self._cost(self._plan(low))
+
+    def _plan(self, hundredths: int) -> Plan:
+        return self._planner.plan(hundredths / 100, ranking=self._scope)
+
+    def _cost(self, plan: Plan) -> CostReport:
+        key = tuple(plan.widths.values())
+        if key not in self._known:
+            with self._surgeon.pruning(plan, self._snapshot):
+                self._known[key] = self._cost_model.submit(self._model).result()
+        return self._known[key]
+
+
+def save(results: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: a row for each criterion and scope, a column for each share of the latency and schedule."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for name, cell in results["cells"].items():
+        criterion, scope, share, schedule, _ = name.split("/")
+        found.setdefault((criterion, scope, share, schedule), []).append(100 * cell["accuracy"])
+    shares = sorted({key[2] for key in found}, key=float, reverse=True)
+    columns = list(itertools.product(shares, SCHEDULES))
+    rows = [["criterion", "scope", *(f"{100 * float(share):g} %, {schedule}" for share, schedule in columns)]]
+    rows += [["---"] * len(rows[0])]
+    for criterion, scope in dict.fromkeys(key[:2] for key in found):
+        rows.append([criterion, scope, *(told(found.get((criterion, scope, *column), [])) for column in columns)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def told(accuracies: Sequence[float]) -> str:
+    """Mean and standard deviation in percent."""
+    if not accuracies:
+        return "-"
+    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    return f"{statistics.mean(accuracies):.1f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
