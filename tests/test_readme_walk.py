@@ -51,7 +51,10 @@ WALK = {
     "python -m autoprune.search": ((*FEW, "constraints.multiple_of=64", "hydra.run.dir=FOLDER"), "pruned.keras"),
     "python -m autoprune.compare latencies=[0.4] seeds=[0,1,2,3,4] "
     "searchers=[uniform,uniform_depth_width,random,greedy,evolution,exact,rl] controls=[] uniform_curve=2": (
-        (*FEW, "constraints.multiple_of=64", "seeds=[0]", "hydra.run.dir=COMPARISON"),
+        (
+            *(*FEW, "constraints.multiple_of=64", "searchers=[uniform,exact,rl]", "seeds=[0]"),
+            "hydra.run.dir=COMPARISON",
+        ),
         "comparison.html",
     ),
     "python -m autoprune.search resume=FOLDER": (("search.evaluations=3",), "report.html"),
@@ -92,8 +95,8 @@ WALK = {
 IN_A_COPY = {
     "python tests/benchmarks/cells.py": (),
     "python tests/benchmarks/cells.py --longer": (),
-    'pytest -m "not slow"': ("tests/test_docstrings.py",),
-    "pytest -n 0": ("tests/test_docstrings.py",),
+    'pytest -m "not slow"': ("tests/test_architecture.py", "-n", "0"),
+    "pytest -n 0": ("tests/test_architecture.py",),
     "pre-commit install": (),
     "python tests/helpers/option_tables.py": (),
     "python tests/benchmarks/tables.py": (),
