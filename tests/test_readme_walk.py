@@ -32,6 +32,7 @@ README = (ROOT / "README.md").read_text()
 PROGRAMS = "python|pip|pytest|tensorboard|autoprune|eval|pre-commit|apt-get|git|ruff|mypy|mlflow|wandb"
 
 pytestmark = [pytest.mark.slow, pytest.mark.compiler, pytest.mark.subprocess]
+long = pytest.mark.long  # Commands whose parts tests/commands look at.
 
 
 def commands_of(page):
@@ -155,6 +156,7 @@ def programs(tmp_path_factory):
 # ------------------------------------------------------------------ the walk, in its order
 
 
+@long
 @pytest.mark.parametrize("line", WALK)
 def test_the_walk(line, home):
     python, flag, module, *options = shlex.split(line)
@@ -174,6 +176,7 @@ def times(paths):
     return {(path, path.stat().st_mtime_ns) for path in paths}
 
 
+@long
 def test_the_end_of_the_walk_is_a_smaller_model_of_ones_own(home):
     """In Keras alone, and as accurate as it was told."""
     mine, pruned = (keras.saving.load_model(home / path) for path in ("my.keras", "A/pruned.keras"))
@@ -186,6 +189,7 @@ def test_the_end_of_the_walk_is_a_smaller_model_of_ones_own(home):
     assert right.mean() == pytest.approx(rows[metrics["kept"]]["test_accuracy"])
 
 
+@long
 def test_tensorboard_shows_the_run(home, programs):
     (line,) = (line for line in OTHERS if line.startswith("tensorboard"))
     words = [*shlex.split(line), "--port", "0"]
@@ -258,6 +262,7 @@ def copy(tmp_path_factory):
     return folder
 
 
+@long
 @pytest.mark.parametrize("line", IN_A_COPY)
 def test_commands_on_the_files_of_autoprune(line, copy, programs):
     if line == "pre-commit install" and not shutil.which("git"):
@@ -287,6 +292,7 @@ def results():
 # ------------------------------------------------------------------ from Python
 
 
+@long
 def test_the_block_of_python_runs(home):
     """In a program of its own that has a model and arrays, as the block takes for granted, and few evaluations."""
     (block,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
