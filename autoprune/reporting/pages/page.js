@@ -6,17 +6,20 @@
   Bokeh.logger.set_level("error");
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  const {Document} = Bokeh.require("document/document");
   const charts = {};
-  const draw = async (place) => {
+  // A chart's models; nothing is drawn of them yet, so what is set here costs no drawing.
+  function make(place) {
     const key = place.dataset.chart;
-    const views = await Bokeh.embed.embed_item({...items[key], target_id: null}, place);
-    const view = [...views.roots][0];
-    charts[key] = {place, view, plot: view.model, kind: key.replace("front-", "")};
-    return charts[key];
-  };
-  // First what can be explored; the charts further down come when the page has been shown.
+    const whole = Document.from_json(items[key].doc);
+    return charts[key] = {place, whole, plot: whole.roots()[0], kind: key.replace("front-", "")};
+  }
+  async function draw(chart) {
+    const views = await Bokeh.embed.add_document_standalone(chart.whole, chart.place);
+    chart.view = [...views.roots][0];
+  }
   const places = [...document.querySelectorAll("[data-chart]")];
-  const fronts = await Promise.all(places.filter((place) => "explorable" in place.dataset).map(draw));
+  const fronts = places.filter((place) => "explorable" in place.dataset).map(make);
 
   // ---- Colours: a renderer is named for the variable of the style sheet that it has its colour from.
   function paint(those) {
@@ -50,7 +53,7 @@
     clearTimeout(waiting);
     waiting = setTimeout(() => {
       for (const [key, {view, place}] of Object.entries(charts)) {
-        if (!place.offsetWidth) continue;
+        if (!view || !place.offsetWidth) continue;
         const picture = document.querySelector(`[data-print="${key}"]`);
         picture.src = view.export("png", true).canvas.toDataURL();
         picture.alt = place.getAttribute("aria-label");
@@ -61,10 +64,11 @@
 
   // ---- Evaluations
   const numbers = (text, kind) => {
-    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    const characters = atob(text), bytes = new Uint8Array(characters.length);
+    for (let place = 0; place < bytes.length; place++) bytes[place] = characters.charCodeAt(place);
     return new kind(bytes.buffer);
   };
-  let columns = null, plans = null, order = [], shown = -1;
+  let columns = null, plans = null, shown = -1;
   const hidden = new Set(), pinned = [];
 
   const renderer = (plot, tag) => plot.renderers.find((one) => one.tags.includes(tag));
@@ -169,6 +173,7 @@
 
   function listen(front) {
     const {plot, place, kind} = front;
+    let order = null;
     plot.on_event("mousemove", ({x, y}) => point(nearest(front, x, y)));
     plot.on_event("mouseleave", () => point(-1));
     // What is shown does not cover what is pointed at.
@@ -180,7 +185,8 @@
     }
     plot.on_event("tap", ({x, y}) => { const row = nearest(front, x, y); point(row); pin(row); });
     place.addEventListener("keydown", (event) => {
-      const rows = order[kind].filter((row) => !hidden.has(columns.of[row]));
+      order ??= [...columns.of.keys()].sort((a, b) => columns[kind][a] - columns[kind][b]);
+      const rows = order.filter((row) => !hidden.has(columns.of[row]));
       const here = rows.indexOf(shown), last = rows.length - 1;
       const steps = {ArrowRight: here + 1, ArrowUp: here + 1, ArrowLeft: here - 1, ArrowDown: here - 1, PageUp: here + 25, PageDown: here - 25, Home: 0, End: last};
       if (event.key in steps) point(rows[Math.max(0, Math.min(last, here < 0 && event.key !== "End" ? 0 : steps[event.key]))] ?? -1);
@@ -209,7 +215,6 @@
 
   if (data && fronts.length) {
     load();
-    for (const {kind} of fronts) order[kind] = [...columns.of.keys()].sort((a, b) => columns[kind][a] - columns[kind][b]);
     fronts.forEach(listen);
     for (const box of document.querySelectorAll("[data-series]")) {
       box.addEventListener("change", () => {
@@ -229,11 +234,18 @@
   matchMedia("print").addEventListener("change", paintAll);
   addEventListener("resize", keepForPrint);
   paint(fronts);
+  for (const front of fronts) {
+    await draw(front);
+    // The first is seen while the next is drawn.
+    await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+  }
   document.documentElement.dataset.ready = "charts";
   if (data && fronts.length && "DecompressionStream" in window) await unpack();
   for (const place of places.filter((place) => !("explorable" in place.dataset))) {
     await new Promise((resolve) => setTimeout(resolve));
-    paint([await draw(place)]);
+    const chart = make(place);
+    paint([chart]);
+    await draw(chart);
   }
   document.documentElement.dataset.ready = "all";
   keepForPrint();
