@@ -5,9 +5,22 @@ A message says what was expected, what came, and what to do next. The commands p
 """
 
 import re
+import zipfile
+import zlib
 from concurrent.futures import Future
 from typing import Any
 
+# Whatever `zipfile`, and what reads the parts, raises over an archive that is damaged or something else.
+CORRUPT_ARCHIVE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    AttributeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _ESCAPE_CODES = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
 

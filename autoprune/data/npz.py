@@ -1,7 +1,6 @@
 """A user's own arrays in a NumPy `.npz` file."""
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ import numpy as np
 
 from autoprune.data.arrays import as_images
 from autoprune.data.splits import DATASETS, Labelled, RawData, fifth_aside
-from autoprune.errors import DataError
+from autoprune.errors import CORRUPT_ARCHIVE, DataError
 from autoprune.settings import DataSettings
 
-# Whatever NumPy, zipfile and zlib raise over a file that is damaged or something else.
-_CORRUPT = (OSError, ValueError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _IMAGES = ("x_train", "x_test")
 _EXPECTED = (
     "Expected arrays x_train, y_train, x_test, y_test, or x and y, of which a fifth becomes the test split. "
@@ -42,7 +39,7 @@ def load(settings: DataSettings) -> RawData:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise DataError(f"There is no file '{path}'. Name an .npz file with data.path=FILE.npz.") from error
-    except _CORRUPT as error:
+    except CORRUPT_ARCHIVE as error:
         raise DataError(f"'{path}' is not an .npz file of plain arrays: {error}") from error
     if set(_IMAGES) <= arrays.keys():
         labels = [_labels(arrays, name) for name in ("y_train", "y_test")]

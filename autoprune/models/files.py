@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import keras
 
-from autoprune.errors import ModelError
+from autoprune.errors import CORRUPT_ARCHIVE, ModelError
 from autoprune.models import keras2
 from autoprune.models.config import import_modules
 from autoprune.settings import ModelSettings
@@ -130,7 +130,7 @@ def _read(path: Path) -> _Contents:
             return _Contents(config, str(version), partial(keras2.load_hdf5, path))
         if head.startswith(b"PK\x03\x04"):
             return _read_archive(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except CORRUPT_ARCHIVE as error:
         raise ModelError(f"'{path}' is damaged, or not whole ({error}). {_AGAIN}") from error
     if not head:
         raise ModelError(f"'{path}' is empty. {_AGAIN}")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
-from autoprune.errors import FolderError, SettingsError
+from autoprune.errors import CORRUPT_ARCHIVE, FolderError, SettingsError
 from autoprune.records.plain import read_json, write_json
 from autoprune.reporting.tracking import Trackers
 from autoprune.settings import from_config
@@ -210,13 +210,15 @@ def read_files(settings: Mapping[str, Any]) -> dict[str, str]:
         for path in map(Path, [named] if isinstance(named, str) else named):
             within = [path / one for one in _READ] + [path / "policy" / one for one in _READ]
             for file in [path] if path.is_file() else within:
-                if zipfile.is_zipfile(file):
+                if not file.is_file():
+                    continue
+                try:
                     with zipfile.ZipFile(file) as archive:
                         sums = {one.filename: one.CRC for one in archive.infolist()}
                     sums.pop("metadata.json", None)  # Has the date: a model that is saved again is still the same.
                     content = json.dumps(sorted(sums.items()))
                     found[str(file)] = hashlib.sha256(content.encode()).hexdigest()[:16]
-                elif file.is_file():
+                except CORRUPT_ARCHIVE:
                     with open(file, "rb") as opened:
                         found[str(file)] = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
     return found

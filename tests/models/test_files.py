@@ -114,7 +114,10 @@ def test_archives_folders_and_weights_that_are_no_model_are_named(tmp_path):
     (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
     model.save(tmp_path / "m.h5")
     (tmp_path / "cut.h5").write_bytes((tmp_path / "m.h5").read_bytes()[:1000])
-    for name in ("cut.keras", "cut.h5"):
+    # A part is packed in a way that there is not.
+    directory = content.index(b"PK\x01\x02")
+    (tmp_path / "packed.keras").write_bytes(content[: directory + 10] + b"\x77\x00" + content[directory + 12 :])
+    for name in ("cut.keras", "cut.h5", "packed.keras"):
         with pytest.raises(ModelError, match=f"{name}' is damaged, or not whole"):
             load_model(tmp_path / name)
 
