@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from autoprune.errors import BudgetError
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.recovery import recalibrate
 from autoprune.evaluation.scoring import Passes
-from autoprune.planning import Planner
+from autoprune.planning import Candidate, Planner
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.records.measure import Measure
 from autoprune.searchers.objective import Objective, best_finished, least_accuracy
@@ -26,6 +28,7 @@ from autoprune.training.fit import carry_out
 from autoprune.training.training import Training, ask_teacher
 
 logger = logging.getLogger(__name__)
+Train = Callable[..., TrainingRecord]  # Of epochs, what hears of them, and more of `Training`.
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,11 @@ class Finisher(PlanTrainer):
     The model is the last finished one when done. Arguments are those of `PlanTrainer`.
     """
 
-    _passes: Passes | None = None
+    @cached_property
+    def _passes(self) -> Passes:
+        """Forward passes of all plans, compiled once, of the dense model."""
+        groups, branches = self._planner.all_groups, self._planner.branches
+        return Passes(self._model, groups, self._data.train.images[:8], branches=branches)
 
     def finish(
         self,
@@ -146,49 +153,15 @@ class Finisher(PlanTrainer):
         self._surgeon.restore(self._snapshot)
         settings, data, model = self._settings, self._data, self._model
         teacher = self.ask_teacher() if settings.training.after_pruning > 0 else None
-        if self._passes is None:  # Compiled once, of the dense model, for all plans of it.
-            groups, branches = self._planner.all_groups, self._planner.branches
-            self._passes = Passes(model, groups, data.train.images[:8], branches=branches)
-        space = self._planner.space
-        candidate = space.find(evaluation.values)
-        plan = space.plan(candidate)
-        epochs = settings.training.after_pruning if plan.pruned or whole_too else 0
-        seed = settings.seed if seed is None else seed
-        batch_size, images = (
-            settings.evaluation.batch_size,
-            data.train.images[: settings.evaluation.recalibration_images],
-        )
-        record = TrainingRecord(0, (), (), 0)
-        if settings.training.removal == "dpf" and plan.pruned and epochs:
-            # Branches and no channels go first, but gates, whose means are folded into weights: once, at the end.
-            gone = tuple(dropped for dropped in plan.dropped if dropped not in plan.gate_means)
-            whole = {group: np.arange(plan.sizes[group]) for group in plan.kept}
-            first = replace(plan, kept=whole, dropped=gone, gate_means={})
-            if gone:
-                self._surgeon.apply(first)
-            feedback = Feedback(model, self._surgeon.groups_without(first), plan)
-            record = self._train(name, epochs, seed, teacher, on_progress, feedback=feedback)
-            plan = feedback.plan
-            surgery = self._surgeon.prune_further(plan, self._snapshot) if gone else self._surgeon.apply(plan)
-            recalibrate(model, images, batch_size)
-            run = self._passes.network_for(plan.pruned)
-            pending = self._cost_model.submit(model)
-        else:
-            # Steps that take nothing, of a plan that keeps nearly all, are none.
-            stages = dict.fromkeys(space.stages(candidate, max(1, min(settings.search.stages, epochs))))
-            taking = [stage for stage in stages if stage != space.full] or [candidate]
-            ends = [epochs * number // len(taking) for number in range(len(taking) + 1)]
-            for number, (stage, share) in enumerate(zip(taking, np.diff(ends).tolist(), strict=True)):
-                plan = space.plan(stage)
-                surgery = self._surgeon.prune_further(plan, self._snapshot) if number else self._surgeon.apply(plan)
-                if plan.pruned:
-                    recalibrate(model, images, batch_size)
-                run = self._passes.network_for(plan.pruned)
-                if stage is taking[-1]:
-                    pending = self._cost_model.submit(model)
-                start = accuracy(model, data.reward, batch_size, run) if share else None
-                progress = record.going_on(on_progress)
-                record = record.followed_by(self._train(name, share, seed, teacher, progress, start=start))
+        passes = self._passes  # While the model is dense.
+        candidate = self._planner.space.find(evaluation.values)
+        pruned = bool(self._planner.space.plan(candidate).pruned)
+        epochs = settings.training.after_pruning if pruned or whole_too else 0
+        train = partial(self._train, name, settings.seed if seed is None else seed, teacher)
+        with_feedback = settings.training.removal == "dpf" and pruned and epochs
+        prune = self._prune_with_feedback if with_feedback else self._prune_in_stages
+        plan, surgery, record, pending = prune(candidate, epochs, train, on_progress)
+        batch_size, run = settings.evaluation.batch_size, passes.network_for(plan.pruned)
         if record.only_worse:
             logger.warning("%s is shown without fine-tuning. %s", name, worse(record, data.task.measure))
         return Finished(
@@ -203,12 +176,62 @@ class Finisher(PlanTrainer):
             weights=model.get_weights(),
         )
 
+    def _prune_in_stages(
+        self, candidate: Candidate, epochs: int, train: Train, on_progress: OnProgress | None
+    ) -> tuple[Plan, SurgeryReport, TrainingRecord, Future[CostReport]]:
+        """Remove what a candidate takes in `search.stages` steps, and train for a share of the epochs after each.
+
+        Returns:
+            The plan, what the last step cut, the whole training, and what the network will turn out to cost.
+        """
+        settings, space, record = self._settings, self._planner.space, TrainingRecord(0, (), (), 0)
+        # Steps that take nothing, of a plan that keeps nearly all, are none.
+        stages = dict.fromkeys(space.stages(candidate, max(1, min(settings.search.stages, epochs))))
+        taking = [stage for stage in stages if stage != space.full] or [candidate]
+        ends = [epochs * number // len(taking) for number in range(len(taking) + 1)]
+        for number, (stage, share) in enumerate(zip(taking, np.diff(ends).tolist(), strict=True)):
+            plan = space.plan(stage)
+            surgery = self._surgeon.prune_further(plan, self._snapshot) if number else self._surgeon.apply(plan)
+            self._recalibrate(plan)
+            if stage is taking[-1]:  # Compiled while it is trained.
+                pending = self._cost_model.submit(self._model)
+            start = None
+            if share:
+                run = self._passes.network_for(plan.pruned)
+                start = accuracy(self._model, self._data.reward, settings.evaluation.batch_size, run)
+            record = record.followed_by(train(share, record.going_on(on_progress), start=start))
+        return plan, surgery, record, pending
+
+    def _prune_with_feedback(
+        self, candidate: Candidate, epochs: int, train: Train, on_progress: OnProgress | None
+    ) -> tuple[Plan, SurgeryReport, TrainingRecord, Future[CostReport]]:
+        """Remove as many channels as a candidate takes, which ones the training says; as `_prune_in_stages`."""
+        plan = self._planner.space.plan(candidate)
+        # Branches and no channels go first, but gates, whose means are folded into weights: once, at the end.
+        gone = tuple(dropped for dropped in plan.dropped if dropped not in plan.gate_means)
+        whole = {group: np.arange(plan.sizes[group]) for group in plan.kept}
+        first = replace(plan, kept=whole, dropped=gone, gate_means={})
+        if gone:
+            self._surgeon.apply(first)
+        feedback = Feedback(self._model, self._surgeon.groups_without(first), plan)
+        record = train(epochs, on_progress, feedback=feedback)
+        plan = feedback.plan
+        surgery = self._surgeon.prune_further(plan, self._snapshot) if gone else self._surgeon.apply(plan)
+        self._recalibrate(plan)
+        return plan, surgery, record, self._cost_model.submit(self._model)
+
+    def _recalibrate(self, plan: Plan) -> None:
+        """Estimate the batch-norm statistics of the model anew, if the plan has taken anything from it."""
+        if plan.pruned:
+            images = self._data.train.images[: self._settings.evaluation.recalibration_images]
+            recalibrate(self._model, images, self._settings.evaluation.batch_size)
+
     def _train(
         self,
         name: str,
-        epochs: int,
         seed: int,
         teacher: np.ndarray | None,
+        epochs: int,
         on_progress: OnProgress | None,
         **how: Any,
     ) -> TrainingRecord:
