@@ -237,6 +237,7 @@
   for (const front of fronts) {
     await draw(front);
     // The first is seen while the next is drawn.
+    if (!front.whole.is_idle) await new Promise((resolve) => front.whole.idle.connect(resolve));
     await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
   }
   document.documentElement.dataset.ready = "charts";
