@@ -24,7 +24,7 @@ def write_tensors(path: Path, description: Mapping[str, Any], tensors: Mapping[s
         tensors: the arrays by name.
 
     Raises:
-        OSError: it cannot be written; what was there before is there still.
+        OSError, SafetensorError: it cannot be written; what was there before is there still.
     """
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
