@@ -4,7 +4,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,15 @@ from autoprune.graph import find_branches, find_groups
 from autoprune.models import zoo
 from autoprune.models.files import load_model
 from autoprune.planning import Planner
-from autoprune.planning.patterns import PatternSettings, find_pattern, save_masks, unread_channels
+from autoprune.planning.gather_scatter import GatherScatterSettings, save_bundles
+from autoprune.planning.patterns import (
+    NO_LATENCY,
+    PatternSettings,
+    bundle_kernels,
+    find_pattern,
+    save_masks,
+    unread_channels,
+)
 from autoprune.records import CostReport, Target, TrainingStepReport
 from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, stage
@@ -142,14 +150,26 @@ def _submit(submit: Callable[..., Future[R]], *arguments: Any) -> Future[R]:
 
 def show_sparsity(model: Any, settings: MeasureSettings, folder: Path) -> None:
     """Print and save what a sparsity pattern would keep of the model, if one is asked for."""
-    if settings.sparsity is None:
+    wanted: PatternSettings | GatherScatterSettings
+    if settings.n_and_m is not None:
+        kept, of = settings.n_and_m
+        wanted = PatternSettings(kept=kept, of=of, block=settings.block, block_share=settings.block_share)
+    elif settings.banks_and_rows is not None:
+        banks, rows = settings.banks_and_rows
+        wanted = GatherScatterSettings(
+            banks=banks, rows=rows, density=settings.density or GatherScatterSettings.density
+        )
+    else:
         return
-    kept, of = map(int, settings.sparsity.split(":"))
-    wanted = PatternSettings(kept=kept, of=of, block=settings.block, block_share=settings.block_share)
     pattern = find_pattern(model, wanted)
-    CONSOLE.print(pattern_table(pattern, unread_channels(model, pattern)))
-    write_json(folder / "sparsity.json", pattern_data(pattern))
+    flops: dict[str, int] = {}
+    with suppress(ModelError):  # Of a model whose input size is not fixed.
+        flops = flops_per_layer(model)
+    CONSOLE.print(pattern_table(pattern, unread_channels(model, pattern), flops))
+    write_json(folder / "sparsity.json", pattern_data(pattern, flops))
     save_masks(pattern, folder / "masks.safetensors")
+    if settings.banks_and_rows is not None:
+        save_bundles(bundle_kernels(model, pattern), folder / "bundles.safetensors", note=NO_LATENCY)
 
 
 def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSettings, folder: Path) -> None:

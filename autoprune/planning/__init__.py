@@ -2,7 +2,7 @@
 
 `importance/` scores channels, `calibration.py` holds the data that some measures need, `space.py` is the search space,
 `ranking.py` shares channels out between groups, `planner.py` puts them together, `plan_file.py` writes and reads plans,
-`patterns.py` looks at sparsity within kernels.
+`patterns.py` looks at sparsity within kernels, `gather_scatter.py` at that of machines that gather.
 """
 
 from autoprune.planning.calibration import CalibrationData

@@ -1,13 +1,13 @@
-"""Sparsity patterns of kernels: what N:M and load-balanced blocks would keep, as analysis and for other hardware.
+"""Sparsity patterns of kernels: what N:M, load-balanced blocks and gather-scatter would keep, for other hardware.
 
 No TPU gains latency from them: its matrix units multiply zeros as they do all else, and it has none for 2:4. What does
 make a TPU faster are blocks that leave an input channel unread altogether: `unread_channels` makes a plan of them,
-which surgery applies. (CRISP: Aggarwal et al., 2023, arXiv 2311.14272.)
+which surgery applies. (CRISP: Aggarwal et al., 2023, arXiv 2311.14272; gather-scatter: `gather_scatter.py`.)
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,16 @@ from autoprune.graph import find_groups
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.calibration import as_calibration, check_images
+from autoprune.planning.gather_scatter import (
+    Bundles,
+    GatherEstimate,
+    GatherScatterSettings,
+    bytes_of_places,
+    choose_balanced,
+    estimate_gathers,
+    quota,
+    to_bundles,
+)
 from autoprune.planning.importance.gradients import mean_absolute_gradients
 from autoprune.records import Plan
 
@@ -29,7 +39,7 @@ _KINDS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.l
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PatternSettings:
-    """Which pattern.
+    """Which pattern of N:M and blocks.
 
     Attributes:
         kept: N of N:M, the weights that stay of every `of` that lie one behind the other; None keeps all.
@@ -64,12 +74,17 @@ class Pattern:
         masks: by the path of every layer that has the pattern, booleans in the shape of its kernel: what stays.
         blocks: by the same paths, booleans (block rows, block columns); none without blocks.
         value_bytes: by the same paths, what one weight takes.
+        estimates: by the same paths, of a gather-scatter pattern what it takes on a machine that gathers; empty for
+            others.
+        left_dense: layers that stay as they are though others of their kind have the pattern, and why.
     """
 
-    settings: PatternSettings
+    settings: PatternSettings | GatherScatterSettings
     masks: Mapping[str, np.ndarray]
     blocks: Mapping[str, np.ndarray]
     value_bytes: Mapping[str, int]
+    estimates: Mapping[str, GatherEstimate] = field(default_factory=dict)
+    left_dense: Mapping[str, str] = field(default_factory=dict)
 
     def density(self, path: str) -> float:
         """Share of the kernel's weights that stays."""
@@ -78,9 +93,13 @@ class Pattern:
     def bytes_needed(self, path: str) -> tuple[int, int]:
         """Bytes of the dense kernel, and of the weights that stay with where they lie.
 
-        A weight of N:M says its place among M, a block which column of its row it stands in.
+        A weight of N:M says its place among M, a block which column of its row it stands in; of gather-scatter they are
+        the arrays of its bundles.
         """
         mask, each = self.masks[path], self.value_bytes[path]
+        if isinstance(self.settings, GatherScatterSettings):
+            place = bytes_of_places(mask.size // mask.shape[-1], self.settings.rows)
+            return mask.size * each, int(mask.sum()) * (each + place)
         bits = 0
         if self.settings.kept is not None:
             bits += int(mask.sum()) * math.ceil(math.log2(self.settings.of))
@@ -90,13 +109,14 @@ class Pattern:
         return mask.size * each, int(mask.sum()) * each + math.ceil(bits / 8)
 
 
-def find_pattern(model: Any, settings: PatternSettings, *, data: Any = None) -> Pattern:
+def find_pattern(model: Any, settings: PatternSettings | GatherScatterSettings, *, data: Any = None) -> Pattern:
     """The weights that a pattern keeps: those of the highest saliency.
 
     A kernel is looked at as the matrix of its outputs by its inputs, (outputs, inputs x window). It is cut into blocks,
     whose scores are the sums over their weights. In each row of blocks the r-th lowest is of rank r; the ranks of all
     layers compete, by the sum over the rows, so that every row of a layer loses as many blocks, and one rank of a layer
-    stays at least. Of what is left, N weights stay of every M in a row.
+    stays at least. Of what is left, N weights stay of every M in a row. Of a gather-scatter pattern as many stay in
+    every bank, see `gather_scatter.py`; a kernel with fewer columns than banks is left dense.
 
     Args:
         model: a built Functional or Sequential model; it is read, not changed. The pattern is for its convolutions
@@ -122,34 +142,61 @@ def find_pattern(model: Any, settings: PatternSettings, *, data: Any = None) -> 
             f"'{model.name}' has {len(layers)} convolutions and dense layers. A pattern leaves the first and the last "
             "alone, and needs one between them."
         )
-    kernels = [layers[path].kernel for path in paths]
-    scores = [np.abs(kernel.numpy().astype(np.float64)) for kernel in kernels]
-    calibration = as_calibration(data)
-    if calibration is not None:
-        check_images(model, calibration)
-        if calibration.labels is None:
-            raise PlanError("The saliency of weights needs labels: data=(images, labels). Received images alone.")
-        frozen = [path for path in paths if not any(layers[path].kernel is v for v in model.trainable_variables)]
-        if frozen:
+    kernels = {path: layers[path].kernel for path in paths}
+    scores = {path: _as_matrix(score) for path, score in _find_saliency(model, kernels, data).items()}
+    left_dense = {}
+    if isinstance(settings, GatherScatterSettings):
+        left_dense = {
+            path: f"{matrix.shape[1]} columns, fewer than {settings.banks} banks"
+            for path, matrix in scores.items()
+            if not quota(settings, settings.rows, matrix.shape[1])
+        }
+        scores = {path: matrix for path, matrix in scores.items() if path not in left_dense}
+        if not scores:
             raise PlanError(
-                f"The saliency of weights needs gradients, which frozen layers do not have. Received: '{frozen[0]}'. "
-                "Set `trainable = True`, or leave `data` out."
+                f"No kernel of '{model.name}' between the first and the last has as many columns (inputs x window) as "
+                f"there are banks. Received: banks={settings.banks}. Ask for fewer."
             )
-        lengths = mean_absolute_gradients(model, kernels, calibration)
-        scores = [score * length for score, length in zip(scores, lengths, strict=True)]
-    matrices = {path: _as_matrix(score) for path, score in zip(paths, scores, strict=True)}
-    blocks = _choose_blocks(matrices, settings.block, settings.block_share) if settings.block is not None else {}
-    masks = {}
-    for path, matrix in matrices.items():
-        mask = np.ones(matrix.shape, bool)
-        if settings.block is not None:
-            whole = blocks[path].repeat(settings.block, axis=0).repeat(settings.block, axis=1)
-            mask = whole[: matrix.shape[0], : matrix.shape[1]]
-        if settings.kept is not None:
-            mask = mask & _choose_weights(np.where(mask, matrix, -1.0), settings.kept, settings.of)
-        masks[path] = _as_kernel(mask, tuple(layers[path].kernel.shape))
-    sizes = {path: kernel.numpy().dtype.itemsize for path, kernel in zip(paths, kernels, strict=True)}
-    return Pattern(settings=settings, masks=masks, blocks=blocks, value_bytes=sizes)
+        blocks: dict[str, np.ndarray] = {}
+        masks = {path: choose_balanced(matrix, settings) for path, matrix in scores.items()}
+        estimates = {path: estimate_gathers(matrix, masks[path], settings) for path, matrix in scores.items()}
+    else:
+        blocks, masks = _choose_blocks_and_weights(scores, settings)
+        estimates = {}
+    return Pattern(
+        settings=settings,
+        masks={path: _as_kernel(mask, tuple(kernels[path].shape)) for path, mask in masks.items()},
+        blocks=blocks,
+        value_bytes={path: kernels[path].numpy().dtype.itemsize for path in masks},
+        estimates=estimates,
+        left_dense=left_dense,
+    )
+
+
+def bundle_kernels(model: Any, pattern: Pattern) -> dict[str, Bundles]:
+    """The weights that a gather-scatter pattern keeps, by the paths of the layers, ready to be saved.
+
+    Args:
+        model: that the pattern was found for.
+        pattern: see `find_pattern`.
+
+    Raises:
+        PlanError: the pattern is another one, or the model's kernels have other shapes.
+    """
+    settings = pattern.settings
+    if not isinstance(settings, GatherScatterSettings):
+        raise PlanError(
+            "Bundles are of gather-scatter patterns. Received: one of N:M and blocks, which has masks alone."
+        )
+    layers = keras_internals.layers_by_path(model)
+    if missing := [path for path in pattern.masks if path not in layers]:
+        raise PlanError(f"'{model.name}' has no layer '{missing[0]}', which the pattern is for.")
+    return {
+        path: to_bundles(
+            _as_matrix(layers[path].kernel.numpy()), _as_matrix(mask), banks=settings.banks, rows=settings.rows
+        )
+        for path, mask in pattern.masks.items()
+    }
 
 
 def unread_channels(model: Any, pattern: Pattern) -> Plan:
@@ -198,6 +245,46 @@ def _as_matrix(kernel: np.ndarray) -> np.ndarray:
 def _as_kernel(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The inverse of `_as_matrix`."""
     return np.moveaxis(matrix.reshape(shape[-1], shape[-2], *shape[:-2]), (0, 1), (-1, -2))
+
+
+def _find_saliency(model: Any, kernels: Mapping[str, Any], data: Any) -> dict[str, np.ndarray]:
+    """|w|, or |w G| where there are data, in the shapes of the kernels."""
+    scores = {path: np.abs(kernel.numpy().astype(np.float64)) for path, kernel in kernels.items()}
+    calibration = as_calibration(data)
+    if calibration is not None:
+        check_images(model, calibration)
+        if calibration.labels is None:
+            raise PlanError("The saliency of weights needs labels: data=(images, labels). Received images alone.")
+        frozen = [path for path, kernel in kernels.items() if not any(kernel is v for v in model.trainable_variables)]
+        if frozen:
+            raise PlanError(
+                f"The saliency of weights needs gradients, which frozen layers do not have. Received: '{frozen[0]}'. "
+                "Set `trainable = True`, or leave `data` out."
+            )
+        lengths = mean_absolute_gradients(model, list(kernels.values()), calibration)
+        scores = {path: scores[path] * length for path, length in zip(kernels, lengths, strict=True)}
+    if wrong := [path for path, score in scores.items() if not np.isfinite(score).all()]:
+        raise PlanError(
+            f"The saliency of weights needs numbers. Received: weights or gradients of '{wrong[0]}' that are none."
+        )
+    return scores
+
+
+def _choose_blocks_and_weights(
+    matrices: Mapping[str, np.ndarray], settings: PatternSettings
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The blocks that stay, none where none are asked for, and in the shapes of the matrices the weights that do."""
+    blocks = _choose_blocks(matrices, settings.block, settings.block_share) if settings.block is not None else {}
+    masks = {}
+    for path, matrix in matrices.items():
+        mask = np.ones(matrix.shape, bool)
+        if settings.block is not None:
+            whole = blocks[path].repeat(settings.block, axis=0).repeat(settings.block, axis=1)
+            mask = whole[: matrix.shape[0], : matrix.shape[1]]
+        if settings.kept is not None:
+            mask = mask & _choose_weights(np.where(mask, matrix, -1.0), settings.kept, settings.of)
+        masks[path] = mask
+    return blocks, masks
 
 
 def _choose_blocks(matrices: Mapping[str, np.ndarray], size: int, share: float) -> dict[str, np.ndarray]:

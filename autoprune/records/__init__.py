@@ -1,5 +1,7 @@
 """The nouns that flow between the stages, as frozen dataclasses: standard library and NumPy only.
 
+`plain.py` writes and reads JSON, `tensors.py` arrays, by safetensors.
+
 `ChannelGroup` comes from `autoprune.graph`, `Plan` from `autoprune.planning`, `SurgeryReport` from
 `autoprune.surgery`, `CostReport` and `TrainingStepReport` from `autoprune.cost`, `Evaluation` from
 `autoprune.evaluation`.

@@ -86,12 +86,8 @@ class SearchSettings(ScoringSettings):
         super().__post_init__()
         check_budget(self.budget, self.reward, several=bool(self.target.also))
         at_once = self.search.stages == 1 or self.training.removal != "dpf"
-        check(
-            at_once,
-            "search.stages",
-            "1 with training.removal=dpf, which removes by steps of its own",
-            self.search.stages,
-        )
+        wanted = "1 with training.removal=dpf, which removes by steps of its own"
+        check(at_once, "search.stages", wanted, self.search.stages)
 
 
 _COMPARED = (
@@ -186,9 +182,11 @@ class MeasureSettings:
         devices (devices): of JAX that share the step, one row for each number, such as `[1,4,16]`; null is one, and a
             slice of four chips.
         optimizer: of the step, by Keras's name, such as `sgd`.
-        sparsity: a pattern of kernels, N:M such as `2:4`, of which it is told what it would keep and take, by the sizes
-            of the weights; null looks at none. TPUs gain no latency from it.
-        block (weights): height and width of blocks that go first in the pattern, as many in every row of blocks, a
+        sparsity: a pattern of kernels, of which it is told what it would keep and take, by the sizes of the weights:
+            N:M such as `2:4`, or gather-scatter for memory of B banks, `gsB` such as `gs16`, or `gsBxR` such as
+            `gs16x4` where R outputs share a bundle of weights; null looks at none. TPUs gain no latency from it.
+        density (share): of the weights that stay with gather-scatter, above 0 and below 1; null is 0.25 of them.
+        block (weights): height and width of blocks that go first in a pattern N:M, as many in every row of blocks, a
             multiple of M; null is none.
         block_share (share): of all blocks that go, from 0 to below 1.
     """
@@ -206,16 +204,40 @@ class MeasureSettings:
     devices: list[int] | None = None
     optimizer: str = "adamw"
     sparsity: str | None = None
+    density: float | None = None
     block: int | None = None
     block_share: float = 0.5
 
     def __post_init__(self) -> None:
-        numbers = re.fullmatch(r"(\d+):(\d+)", "1:1" if self.sparsity is None else self.sparsity)
-        proper = numbers is not None and 1 <= int(numbers[1]) <= int(numbers[2])
-        check(proper, "sparsity", "N:M with N from 1 to M, such as 2:4, or null", self.sparsity)
-        multiple = int(numbers[2]) if numbers else 1
-        fits = self.block is None or (self.sparsity is not None and self.block >= 1 and self.block % multiple == 0)
-        check(fits, "block", "a multiple of M, with sparsity given, or null", self.block)
-        check(0 <= self.block_share < 1, "block_share", "from 0 to below 1", self.block_share)
+        self._check_sparsity()
         check(self.sweep in (None, "uniform"), "sweep", "uniform, or null", self.sweep)
         check(not self.target.also, "target.also", "left empty here; target=all costs on every TPU", self.target.also)
+
+    @property
+    def n_and_m(self) -> tuple[int, int] | None:
+        """N and M of `sparsity=N:M`; None without."""
+        numbers = re.fullmatch(r"(\d{1,9}):(\d{1,9})", self.sparsity or "", re.ASCII)
+        return (int(numbers[1]), int(numbers[2])) if numbers else None
+
+    @property
+    def banks_and_rows(self) -> tuple[int, int] | None:
+        """B and R of `sparsity=gsBxR`, where R is 1 if it is not told; None without."""
+        numbers = re.fullmatch(r"gs(\d{1,9})(?:x(\d{1,9}))?", self.sparsity or "", re.ASCII)
+        return (int(numbers[1]), int(numbers[2] or 1)) if numbers else None
+
+    def _check_sparsity(self) -> None:
+        weights, gathers = self.n_and_m, self.banks_and_rows
+        if gathers is not None:
+            proper = 2 <= gathers[0] <= 256 and 1 <= gathers[1] <= gathers[0]
+        else:
+            proper = self.sparsity is None or (weights is not None and 1 <= weights[0] <= weights[1])
+        wanted = (
+            "N:M with N from 1 to M, such as 2:4, gsB or gsBxR with B from 2 to 256 and R from 1 to B, such as gs16, "
+            "or null"
+        )
+        check(proper, "sparsity", wanted, self.sparsity)
+        fits = self.density is None or (gathers is not None and 0 < self.density < 1)
+        check(fits, "density", "above 0 and below 1, with sparsity=gsB or gsBxR, or null", self.density)
+        fits = self.block is None or (weights is not None and self.block >= 1 and self.block % weights[1] == 0)
+        check(fits, "block", "a multiple of M, with sparsity=N:M, or null", self.block)
+        check(0 <= self.block_share < 1, "block_share", "from 0 to below 1", self.block_share)

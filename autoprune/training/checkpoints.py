@@ -1,18 +1,15 @@
 """States of a training on disk: one safetensors file, which is replaced whole, never a pickle."""
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from autoprune.errors import AutopruneError
+from autoprune.records.tensors import read_tensors, write_tensors
 
 FORMAT = "autoprune.checkpoint"
 VERSION = 2
@@ -63,18 +60,8 @@ class Checkpoints:
         """
         tensors = {f"variable.{number}": array for number, array in enumerate(variables)}
         tensors |= {f"best.{number}": array for number, array in enumerate(best)}
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
         head = {"format": FORMAT, "version": VERSION, "identity": self.identity, "position": dict(position)}
-        head["checksum"] = _digest(head, contiguous)
-        try:
-            save_file(contiguous, partial, {"autoprune": json.dumps(head)})
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())  # a machine that is taken away does not write what it still holds
-            partial.replace(self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_tensors(self.path, head, tensors)
 
     def load(self, variables: Sequence[Any], weights: int) -> Checkpoint | None:
         """Give the variables the values of the newest state; None, and nothing changed, when there is no state.
@@ -123,28 +110,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         CheckpointError: it is damaged, or of another version.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            head = json.loads((file.metadata() or {})["autoprune"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        return read_tensors(path, FORMAT, VERSION)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"The checkpoint '{path}' cannot be read: {type(error).__name__}: {error}. Delete it to begin the training "
-            "anew."
+            f"The checkpoint '{path}' cannot be read: {error}. Delete it to begin the training anew."
         ) from error
-    marks = (head.get("format"), head.get("version")) if isinstance(head, dict) else (None, None)
-    if marks != (FORMAT, VERSION):
-        raise CheckpointError(
-            f"Expected a checkpoint of version {VERSION} in '{path}'. Received: {marks[0]!r} {marks[1]!r}. Delete it "
-            "to begin the training anew."
-        )
-    if head.pop("checksum", None) != _digest(head, tensors):
-        raise CheckpointError(f"The checkpoint '{path}' is damaged. Delete it to begin the training anew.")
-    return head, tensors
-
-
-def _digest(head: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"|{name}|{tensors[name].dtype}|{tensors[name].shape}|".encode())
-        digest.update(tensors[name].tobytes())
-    return digest.hexdigest()

@@ -32,6 +32,8 @@ from autoprune.models.files import load_model, save_model
 from autoprune.pipeline.compare import read_record
 from autoprune.pipeline.runs import read_origin, write_origin
 from autoprune.planning import make_plan
+from autoprune.planning.gather_scatter import GatherScatterSettings, load_bundles, save_bundles
+from autoprune.planning.patterns import bundle_kernels, find_pattern
 from autoprune.planning.plan_file import load_plan, plan_to_json, save_plan
 from autoprune.records import plain
 from autoprune.records.plain import write_json
@@ -119,6 +121,19 @@ def make_checkpoint(folder):
 def load_checkpoint(path):
     head, tensors = read(path)
     return head, sorted(tensors), raw([tensors[name] for name in sorted(tensors)])
+
+
+def make_bundles(folder):
+    model = small_model()
+    pattern = find_pattern(model, GatherScatterSettings(banks=8, rows=2))
+    save_bundles(bundle_kernels(model, pattern), folder / "bundles.safetensors")
+    return folder / "bundles.safetensors"
+
+
+def load_bundle_file(path):
+    bundles = load_bundles(path)
+    shapes = {name: (one.shape, one.rows, one.per_group) for name, one in bundles.items()}
+    return shapes, raw([array for one in bundles.values() for array in (one.values, one.columns, one.offsets)])
 
 
 def make_journal(folder):
@@ -250,6 +265,7 @@ KINDS = {
     "policy": Kind(lambda folder: make_policy(folder) / "policy.json", load_policy_file, is_json=True),
     "policy weights": Kind(lambda folder: make_policy(folder) / "actor.safetensors", load_policy_file),
     "checkpoint": Kind(make_checkpoint, load_checkpoint),
+    "bundles": Kind(make_bundles, load_bundle_file),
     "comparison": Kind(make_comparison, load_comparison, is_json=True),
     "settings": Kind(
         make_settings,

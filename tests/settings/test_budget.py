@@ -148,10 +148,21 @@ def test_measuring_takes_no_further_targets():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sparsity": "5:4"}, "sparsity must be N:M with N from 1 to M, such as 2:4, or null. Received: 5:4"),
+        (
+            {"sparsity": "5:4"},
+            "sparsity must be N:M with N from 1 to M, such as 2:4, gsB or .* null. Received: 5:4",
+        ),
         ({"sparsity": "half"}, "sparsity must be N:M"),
-        ({"sparsity": "2:4", "block": 6}, "block must be a multiple of M, with sparsity given, or null. Received: 6"),
-        ({"block": 8}, "block must be a multiple of M, with sparsity given, or null. Received: 8"),
+        ({"sparsity": "gs1"}, "B from 2 to 256 and R from 1 to B, such as gs16, or null. Received: gs1"),
+        ({"sparsity": "gs512"}, "B from 2 to 256 .* Received: gs512"),
+        ({"sparsity": "gs8x9"}, "R from 1 to B, .* Received: gs8x9"),
+        ({"sparsity": "gs8:4"}, "such as gs16, or null. Received: gs8:4"),
+        ({"sparsity": "gs8", "density": 1.0}, "density must be above 0 and below 1, .* Received: 1.0"),
+        ({"sparsity": "2:4", "density": 0.5}, "with sparsity=gsB or gsBxR, or null. Received: 0.5"),
+        ({"density": 0.5}, "with sparsity=gsB or gsBxR, or null. Received: 0.5"),
+        ({"sparsity": "gs8", "block": 8}, "block must be a multiple of M, with sparsity=N:M, or null. Received: 8"),
+        ({"sparsity": "2:4", "block": 6}, "block must be a multiple of M, with sparsity=N:M, or null. Received: 6"),
+        ({"block": 8}, "block must be a multiple of M, with sparsity=N:M, or null. Received: 8"),
         ({"sparsity": "2:4", "block_share": 1.0}, "block_share must be from 0 to below 1. Received: 1.0"),
     ],
 )
