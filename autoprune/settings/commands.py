@@ -86,7 +86,8 @@ class SearchSettings(ScoringSettings):
         super().__post_init__()
         check_budget(self.budget, self.reward, several=bool(self.target.also))
         at_once = self.search.stages == 1 or self.training.removal != "dpf"
-        check(at_once, "search.stages", "1 with training.removal=dpf, which removes by steps of its own", self.search.stages)
+        wanted = "1 with training.removal=dpf, which removes by steps of its own"
+        check(at_once, "search.stages", wanted, self.search.stages)
 
 
 _COMPARED = (

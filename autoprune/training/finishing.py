@@ -188,7 +188,7 @@ class Finisher(PlanTrainer):
                     pending = self._cost_model.submit(model)
                 start = accuracy(model, data.reward, batch_size, run) if share else None
                 progress = record.going_on(on_progress)
-                record = record.followed_by(self._train(name, share, seed, teacher, progress, start=start))
+                record = record.then(self._train(name, share, seed, teacher, progress, start=start))
         if record.only_worse:
             logger.warning("%s is shown without fine-tuning. %s", name, worse(record, data.task.measure))
         return Finished(
