@@ -137,7 +137,11 @@ def find_pattern(model: Any, settings: PatternSettings, *, data: Any = None) -> 
             )
         lengths = mean_absolute_gradients(model, kernels, calibration)
         scores = [score * length for score, length in zip(scores, lengths, strict=True)]
-    matrices = {path: _as_matrix(score) for path, score in zip(paths, scores, strict=True)}
+    # (outputs, inputs x window) of (*window, inputs, outputs): the window of an input lies together.
+    matrices = {
+        path: np.moveaxis(score, (-1, -2), (0, 1)).reshape(score.shape[-1], -1)
+        for path, score in zip(paths, scores, strict=True)
+    }
     blocks = _choose_blocks(matrices, settings.block, settings.block_share) if settings.block is not None else {}
     masks = {}
     for path, matrix in matrices.items():
@@ -147,7 +151,8 @@ def find_pattern(model: Any, settings: PatternSettings, *, data: Any = None) -> 
             mask = whole[: matrix.shape[0], : matrix.shape[1]]
         if settings.kept is not None:
             mask = mask & _choose_weights(np.where(mask, matrix, -1.0), settings.kept, settings.of)
-        masks[path] = _as_kernel(mask, tuple(layers[path].kernel.shape))
+        *window, entering, leaving = layers[path].kernel.shape
+        masks[path] = np.moveaxis(mask.reshape(leaving, entering, *window), (0, 1), (-1, -2))
     sizes = {path: kernel.numpy().dtype.itemsize for path, kernel in zip(paths, kernels, strict=True)}
     return Pattern(settings=settings, masks=masks, blocks=blocks, value_bytes=sizes)
 
@@ -188,16 +193,6 @@ def save_masks(pattern: Pattern, path: Path | str) -> None:
     """Write the masks as safetensors: one boolean tensor for each layer's kernel, by the layer's path."""
     masks = {name: np.ascontiguousarray(mask) for name, mask in pattern.masks.items()}
     save_file(masks, str(path), metadata={"format": "autoprune masks 1", "note": NO_LATENCY})
-
-
-def _as_matrix(kernel: np.ndarray) -> np.ndarray:
-    """(outputs, inputs x window) of (*window, inputs, outputs): the window of an input lies together."""
-    return np.moveaxis(kernel, (-1, -2), (0, 1)).reshape(kernel.shape[-1], -1)
-
-
-def _as_kernel(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `_as_matrix`."""
-    return np.moveaxis(matrix.reshape(shape[-1], shape[-2], *shape[:-2]), (0, 1), (-1, -2))
 
 
 def _choose_blocks(matrices: Mapping[str, np.ndarray], size: int, share: float) -> dict[str, np.ndarray]:
