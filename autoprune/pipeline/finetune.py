@@ -35,7 +35,7 @@ from autoprune.training.step_check import chip_for, devices_of, does_not_fit, st
 
 
 def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
-    """The whole command: data and model, the steps, the test, the run folder; None for a dry run, of one step compiled.
+    """The whole command: data and model, the steps, the test, the run folder. A dry run compiles a step; it gives None.
 
     Raises:
         AutopruneError: model, plan, data or device cannot be used; the message says which and why.
