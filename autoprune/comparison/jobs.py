@@ -1,9 +1,10 @@
 """Which plans are to be finished, by which recipe and with which seeds; each of them once."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autoprune.comparison.cells import Cell, cells_of
+from autoprune.comparison.cells import cells_of
 from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH, Record, result_name
 from autoprune.comparison.selection import select_finalist
 from autoprune.records import Evaluation
@@ -55,26 +56,19 @@ def scratch_searchers(settings: CompareSettings) -> set[str]:
 def _all_jobs(settings: CompareSettings, record: Record) -> Iterator[Job]:
     yield Job(whose="dense", evaluation=record.required_dense, recipe=AS_IT_IS, seed=None)
     for cell in cells_of(settings):
-        yield from _jobs_of_search(cell, record)
+        # A cell's finalists, and those that stand against the one that was chosen.
+        plans = [(cell.name, evaluation) for evaluation in record.runs[cell.name].finalists]
+        plans += [(f"uniform for {cell.name}", match.evaluation) for match in record.matches.get(cell.name, ())]
+        for seed, (whose, evaluation) in itertools.product(cell.seeds, plans):
+            yield Job(whose=whose, evaluation=evaluation, recipe=FINE_TUNED, seed=seed)
     if "dense" in settings.controls:
         for seed in settings.seeds:
             yield Job(whose="dense, tuned", evaluation=record.required_dense, recipe=FINE_TUNED, seed=seed)
-    for evaluation in record.curve:
-        for seed in settings.seeds:
-            yield Job(whose="uniform curve", evaluation=evaluation, recipe=FINE_TUNED, seed=seed)
+    for evaluation, seed in itertools.product(record.curve, settings.seeds):
+        yield Job(whose="uniform curve", evaluation=evaluation, recipe=FINE_TUNED, seed=seed)
     scratch = scratch_searchers(settings)
     for cell in cells_of(settings):
         for seed in cell.seeds if cell.searcher in scratch else ():
             best = select_finalist(record.runs[cell.name].finalists, seed, settings, record)
             if best is not None:
                 yield Job(whose=f"{cell.name} from scratch", evaluation=best, recipe=FROM_SCRATCH, seed=seed)
-
-
-def _jobs_of_search(cell: Cell, record: Record) -> Iterator[Job]:
-    """A cell's finalists, and those that stand against the one that was chosen."""
-    for seed in cell.seeds:
-        for evaluation in record.runs[cell.name].finalists:
-            yield Job(whose=cell.name, evaluation=evaluation, recipe=FINE_TUNED, seed=seed)
-        for match in record.matches.get(cell.name, ()):
-            whose = f"uniform for {cell.name}"
-            yield Job(whose=whose, evaluation=match.evaluation, recipe=FINE_TUNED, seed=seed)

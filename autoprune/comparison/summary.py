@@ -40,6 +40,13 @@ def summarise(settings: CompareSettings, record: Record) -> Summary:
     for kind in uniform:
         accuracies = [plan.tested.test_accuracy for plan in outcomes if kind_of(plan.budget) == kind]
         corners[kind] = (1.0, min(accuracies, default=dense.test_accuracy))
+    curves: dict[str, dict[str, Curves]] = {budget: {} for budget in settings.budgets}
+    for budget in settings.budgets:
+        for searcher in settings.searchers:
+            runs = [record.runs[name] for name in cell_names(settings, searcher, budget)]
+            best = [statistics.best_so_far(run.rewards) for run in runs]
+            seconds = statistics.mean_over_time(best, [run.seconds for run in runs])
+            curves[budget][searcher] = Curves(statistics.mean_curve(best), seconds)
     return Summary(
         rows=list(_rows(settings, record, outcomes, dense)),
         differences=list(_differences(settings, record, outcomes)),
@@ -50,7 +57,7 @@ def summarise(settings: CompareSettings, record: Record) -> Summary:
         dense_tuned=statistics.student_interval(tuned_accuracies) if tuned_accuracies else None,
         uniform=uniform,
         outcomes=outcomes,
-        curves=_curves(settings, record),
+        curves=curves,
         measure=make_task(settings.task).measure,
     )
 
@@ -234,18 +241,6 @@ def _volumes(
             values = [statistics.hypervolume(points, corner) for points in by_seed.values()]
             volumes[searcher] = statistics.student_interval(values)
     return volumes
-
-
-def _curves(settings: CompareSettings, record: Record) -> dict[str, dict[str, Curves]]:
-    curves: dict[str, dict[str, Curves]] = {budget: {} for budget in settings.budgets}
-    for budget in settings.budgets:
-        for searcher in settings.searchers:
-            names = cell_names(settings, searcher, budget)
-            runs = [record.runs[name] for name in names]
-            best = [statistics.best_so_far(run.rewards) for run in runs]
-            seconds = statistics.mean_over_time(best, [run.seconds for run in runs])
-            curves[budget][searcher] = Curves(statistics.mean_curve(best), seconds)
-    return curves
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -168,13 +168,10 @@ def open_cost_model(
         return MemoizedCostModel(CpuCostModel(target), CostCache(Path(measured)) if measured else None)
     if target.name == "tpu":
         compilations = open_cache(cache)
-
-        def open_reference(described: Target) -> CompilerCostModel:
-            return CompilerCostModel(described, compilations, client, "keras", 1)
-
-        return MemoizedCostModel(
-            AttachedTpuCostModel(target, open_reference), CostCache(Path(measured)) if measured else None
+        attached = AttachedTpuCostModel(
+            target, lambda described: CompilerCostModel(described, compilations, client, "keras", 1)
         )
+        return MemoizedCostModel(attached, CostCache(Path(measured)) if measured else None)
     return MemoizedCostModel(CompilerCostModel(target, open_cache(cache), client, route, processes))
 
 

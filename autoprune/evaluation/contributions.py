@@ -46,11 +46,12 @@ def measure_contributions(
         images: (n, *input shape), as the model takes them.
     """
     found: dict[str, list[np.ndarray]] = defaultdict(list)
-
-    def observe(branch: Branch, *merge: Any) -> None:
-        found[branch.name].append(_compare(branch, *merge))
-
-    observe_merges(model, branches, batches(images, BATCH) if branches else (), observe)
+    observe_merges(
+        model,
+        branches,
+        batches(images, BATCH) if branches else (),
+        lambda branch, *merge: found[branch.name].append(_compare(branch, *merge)),
+    )
     contributions = {}
     with np.errstate(invalid="ignore", over="ignore"):
         for name, parts in found.items():

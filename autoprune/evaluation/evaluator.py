@@ -119,9 +119,16 @@ class Evaluator:
                     cost = future_of(error)
             self._begun[key] = _Begun(plan, draw, self._workers.submit(plan, draw), cost, start)
         for plan in plans:
-            found = self._find(plan, draw)
-            if found is None and (begun := self._begun.get((plan_key(plan), draw))):
-                found = self._wait_for(begun)
+            found, key = self._find(plan, draw), (plan_key(plan), draw)
+            while found is None and key in self._begun:
+                # Whatever else is done by now is in the journal, too.
+                done = {key: self._conclude(one) for key, one in list(self._begun.items()) if one.done}
+                for other in done:
+                    del self._begun[other]
+                found = done.get(key)
+                if found is None:
+                    waiting = [future for one in self._begun.values() for future in one.futures if not future.done()]
+                    wait(waiting, return_when=FIRST_COMPLETED)
             yield found or self._score_here(plan, draw)
 
     def _find(self, plan: Plan, draw: int) -> Evaluation | None:
@@ -212,17 +219,6 @@ class Evaluator:
         except (CostError, ScoringError) as error:
             scored = future_of(error)
         return self._conclude(_Begun(plan, draw, scored, asked[0] if asked else None, start))
-
-    def _wait_for(self, begun: "_Begun") -> Evaluation:
-        """The evaluation of a plan that workers score; what else is done by then is in the journal, too."""
-        while True:
-            found = {key: self._conclude(one) for key, one in list(self._begun.items()) if one.done}
-            for key in found:
-                del self._begun[key]
-            if (mine := found.get((plan_key(begun.plan), begun.draw))) is not None:
-                return mine
-            waiting = [future for one in self._begun.values() for future in one.futures if not future.done()]
-            wait(waiting, return_when=FIRST_COMPLETED)
 
     def _conclude(self, begun: "_Begun") -> Evaluation:
         """The evaluation of a plan once its signals and its cost are known; it is put into the journal."""

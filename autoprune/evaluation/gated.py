@@ -61,7 +61,7 @@ class GatedNetwork:
         self._steps += 1
         powers = [tf.constant(beta**self._steps, "float32") for beta in BETAS]
         trained, others, self._moments = self._train(
-            _tensor(gates), *self._values, self._moments, *self._next(0), powers
+            tf.constant(gates, "float32"), *self._values, self._moments, *self._next(0), powers
         )
         self._values = trained, others
 
@@ -70,11 +70,11 @@ class GatedNetwork:
 
         As in training: moving statistics would lag behind the gates.
         """
-        return np.asarray(self._slope(_tensor(gates), *self._values, *self._next(1)), float)
+        return np.asarray(self._slope(tf.constant(gates, "float32"), *self._values, *self._next(1)), float)
 
     def outputs(self, gates: np.ndarray, images: np.ndarray) -> np.ndarray:
         """(n, ...) joined outputs for (n, *input shape) images, in inference mode."""
-        return np.asarray(self._run(_tensor(gates), *self._values, tf.convert_to_tensor(images)))
+        return np.asarray(self._run(tf.constant(gates, "float32"), *self._values, tf.convert_to_tensor(images)))
 
     def _next(self, which: int) -> tuple[tf.Tensor, tf.Tensor]:
         split, index = self._splits[which], next(self._orders[which])
@@ -163,17 +163,16 @@ class _Gating:
     def holding(self, gates: tf.Tensor, pairs: Sequence[tuple[Any, tf.Tensor]]) -> Iterator[keras.StatelessScope]:
         """Within the block the model runs by these values of its variables, behind the gates."""
         table = tf.concat([tf.ones(1, gates.dtype), gates], 0)
-        gated = [(variable, self._weigh(table, variable, value)) for variable, value in pairs]
+        gated = []
+        for variable, value in pairs:
+            for axis, places in self._axes.get(id(variable), ()):
+                shape = [1] * len(value.shape)
+                shape[axis] = -1
+                value = value * tf.reshape(tf.cast(tf.gather(table, places), value.dtype), shape)
+            gated.append((variable, value))
         runs = {graph: partial(self._run, keras_internals.nodes_of(graph), table) for graph in self._graphs.values()}
         with keras_internals.running(runs if self._operands else {}), keras_internals.stand_in(gated) as scope:
             yield scope
-
-    def _weigh(self, table: tf.Tensor, variable: Any, value: tf.Tensor) -> tf.Tensor:
-        for axis, places in self._axes.get(id(variable), ()):
-            shape = [1] * len(value.shape)
-            shape[axis] = -1
-            value = value * tf.reshape(tf.cast(tf.gather(table, places), value.dtype), shape)
-        return value
 
     def _run(
         self, calls: Sequence[Any], table: tf.Tensor, values: dict[int, tf.Tensor], run_call: keras_internals.RunCall
@@ -196,7 +195,3 @@ def _batches(count: int, generator: np.random.Generator) -> Iterator[np.ndarray]
         order = generator.permutation(count)
         for start in range(0, max(count - BATCH, 0) + 1, BATCH):
             yield np.sort(order[start : start + BATCH])
-
-
-def _tensor(gates: np.ndarray) -> tf.Tensor:
-    return tf.constant(gates, "float32")

@@ -158,6 +158,8 @@ class ScoringPool:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _make_worker(self) -> Worker:
+        # Variables that a worker must have as they are here.
+        environment = {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
         if self.costs:
             target = dataclasses.replace(self._settings.target, processes=1)
             return RayWorker(
@@ -166,12 +168,12 @@ class ScoringPool:
                 opening={**self._opening, "target": dataclasses.asdict(target), "versions": find_versions()},
                 files=self._stored,
                 resources=self._settings.ray.resources,
-                environment=_environment(),
+                environment=environment,
             )
         return ChildProcess(
             MODULE,
             name=NAME,
-            environment=lambda scratch: {**os.environ, **_environment(), "TMPDIR": scratch},
+            environment=lambda scratch: {**os.environ, **environment, "TMPDIR": scratch},
             opening={**self._opening, "folder": str(self._folder)},
         )
 
@@ -209,8 +211,3 @@ class ScoringPool:
         put: Callable[[np.ndarray], Any] = importlib.import_module("ray").put
         _ = self._opening  # which makes them
         return {path.name: put(np.fromfile(path, np.uint8)) for path in sorted(self._folder.iterdir())}
-
-
-def _environment() -> dict[str, str]:
-    """Variables that a worker must have as they are here."""
-    return {"KERAS_BACKEND": keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -193,13 +193,28 @@ class _Folding:
         Raises:
             _CannotFold: saying why not.
         """
-        layer, moved = _maker_before(gate)
-        kind = exact_kind_of(layer)
+        tensor, moved = gate.node.input_tensors[1 - gate.operand], False
+        allowed = {id(gate.node), *map(id, gate.inside)}
+        while True:
+            # What others read is not to be scaled.
+            others = [call for call, _ in gate.walk.readers_of(tensor) if id(call) not in allowed]
+            if others:
+                name = "an output of the model" if others[0] is None else f"'{others[0].operation.name}'"
+                raise _CannotFold(f"{name} reads the same")
+            maker = gate.walk.maker_of(tensor)
+            layer, kind = maker.operation, None if maker.is_input else exact_kind_of(maker.operation)
+            if kind is not None and kind.output_factors(layer):
+                break
+            if kind is None or len(maker.input_tensors) != 1 or not kind.is_homogeneous(layer):
+                raise _CannotFold(f"'{layer.name}' makes it")
+            moved = moved or isinstance(kind, Movement)
+            allowed.add(id(maker))
+            (tensor,) = maker.input_tensors
         numbers = gate.read_numbers(traced)
         # Where numbers repeat, as behind a grouped convolution, their order alone says which is which.
         distinct = len(np.unique(numbers)) == gate.size
         members = []
-        for slot in self._slots(gate, traced, layer, () if kind is None else kind.output_factors(layer)):
+        for slot in self._slots(gate, traced, layer, kind.output_factors(layer)):
             if not np.array_equal(slot.ids, numbers) or (moved and not distinct):
                 raise _CannotFold(f"its channels cannot be followed from '{layer.name}'")
             members.append(Member(slot.layer, slot.name, slot.axis, slot.role, np.arange(gate.size)))
@@ -245,33 +260,6 @@ def _readers_ahead(gate: Gate) -> list[Any]:
                 seen.add(id(call))
                 pending += call.outputs
     return list(readers.values())
-
-
-def _maker_before(gate: Gate) -> tuple[Any, bool]:
-    """The layer that makes what the gate scales and can take a scale of it, and of which nobody else reads anything.
-
-    Returns:
-        The layer, and whether numbers are moved between it and the product.
-
-    Raises:
-        _CannotFold: there is no such layer.
-    """
-    tensor, moved = gate.node.input_tensors[1 - gate.operand], False
-    allowed = {id(gate.node), *map(id, gate.inside)}
-    while True:
-        others = [call for call, _ in gate.walk.readers_of(tensor) if id(call) not in allowed]
-        if others:
-            name = "an output of the model" if others[0] is None else f"'{others[0].operation.name}'"
-            raise _CannotFold(f"{name} reads the same")
-        maker = gate.walk.maker_of(tensor)
-        kind = None if maker.is_input else exact_kind_of(maker.operation)
-        if kind is not None and kind.output_factors(maker.operation):
-            return maker.operation, moved
-        if kind is None or len(maker.input_tensors) != 1 or not kind.is_homogeneous(maker.operation):
-            raise _CannotFold(f"'{maker.operation.name}' makes it")
-        moved = moved or isinstance(kind, Movement)
-        allowed.add(id(maker))
-        (tensor,) = maker.input_tensors
 
 
 def _has_no_space(tensor: Any) -> bool:

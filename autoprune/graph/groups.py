@@ -29,11 +29,7 @@ def find_groups(model: Any) -> tuple[ChannelGroup, ...]:
         >>> [(group.name, group.size) for group in autoprune.find_groups(model) if group.prunable]
         [('first', 16), ('second', 32)]
     """
-    return groups_of(trace(model))
-
-
-def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
-    """The channel groups of a traced model."""
+    traced = trace(model)
     slots, merged, reasons = resolve_slots(traced)
     runs = _split_by_carriers(slots, reasons, int(merged.max(initial=-1)) + 1)
     members = list_members(slots, [order for _, order in runs], merged)

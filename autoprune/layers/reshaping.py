@@ -134,23 +134,20 @@ def _reshape_channels(call: Call) -> Channels | None:
     if moved is not None:
         return moved
     slices = [np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1) for axis in range(elements.ndim)]
-    axis = max(range(elements.ndim), key=lambda axis: _count_pieces(slices[axis]))
+    remaining = []  # For each axis, how many sets of channels there are when those in one slice are coupled.
+    for rows in slices:
+        _, ids = np.unique(rows, return_inverse=True)
+        ids = ids.reshape(rows.shape)
+        first, others = np.repeat(ids[:, 0], rows.shape[1]), ids.reshape(-1)
+        count = int(ids.max()) + 1
+        edges = coo_array((np.ones(len(first), bool), (first, others)), shape=(count, count))
+        remaining.append(int(connected_components(edges, directed=False)[0]))
+    axis = remaining.index(max(remaining))
     first = slices[axis][:, 0]
     for column in slices[axis].T[1:]:
         if not np.array_equal(first, column):
             call.equate(first, column)
     return Channels(axis + 1, first.copy())
-
-
-def _count_pieces(slices: np.ndarray) -> int:
-    """How many sets of channels remain when those in one row are coupled."""
-    _, ids = np.unique(slices, return_inverse=True)
-    ids = ids.reshape(slices.shape)
-    first, others = np.repeat(ids[:, 0], slices.shape[1]), ids.reshape(-1)
-    count = int(ids.max()) + 1
-    edges = coo_array((np.ones(len(first), bool), (first, others)), shape=(count, count))
-    components, _ = connected_components(edges, directed=False)
-    return int(components)
 
 
 @layer_kind(keras.layers.Permute)

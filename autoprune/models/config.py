@@ -2,7 +2,7 @@
 
 A config is changed for the other process, and made into a model again there, with or without weights. Modules of a
 user's own register layers and what is known of them: a process that is started for such a model finds them where this
-one found them, as `list_imported` says.
+one found them, as `layer_modules` says.
 """
 
 import importlib
@@ -87,7 +87,14 @@ def layer_modules(model: Any) -> list[tuple[str, str | None]]:
     These are the modules that a user has named, and those besides Keras in which the classes of the model's layers were
     defined; not those of nested models.
     """
-    own, layers = list_imported(), keras_internals.layers_by_path(model, nested=False).values()
+    # Of those that were imported with a folder not the ones whose files are gone, nor those whose name another module
+    # has by now: that one came without a folder.
+    own = [
+        (name, folder)
+        for name, (folder, file) in _IMPORTED.items()
+        if file is not None and file == _file(name) and Path(file).exists()
+    ]
+    layers = keras_internals.layers_by_path(model, nested=False).values()
     names = {type(layer).__module__ for layer in layers}
     others = names.difference(name for name, _ in own)
     return [*own, *((name, None) for name in sorted(others) if name.split(".")[0] not in ("keras", "__main__"))]
@@ -128,18 +135,6 @@ def import_modules(modules: Iterable[tuple[str, str | None]]) -> None:
         finally:
             sys.path.remove(folder)
         _IMPORTED[name] = (folder, _file(name))
-
-
-def list_imported() -> list[tuple[str, str]]:
-    """The modules that were imported with a folder, and the folder, in their order.
-
-    Not those whose files are gone, nor those whose name another module has by now: that one came without a folder.
-    """
-    return [
-        (name, folder)
-        for name, (folder, file) in _IMPORTED.items()
-        if file is not None and file == _file(name) and Path(file).exists()
-    ]
 
 
 def _file(name: str) -> str | None:

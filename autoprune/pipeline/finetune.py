@@ -13,10 +13,10 @@ from autoprune.errors import SettingsError
 from autoprune.models.files import save_model
 from autoprune.records.plain import write_json
 from autoprune.reporting.console import CONSOLE, training_stage
+from autoprune.reporting.costs import CostRow, training_table
 from autoprune.reporting.curves import Curves
 from autoprune.reporting.finetuning import (
     finetuning_table,
-    step_table,
     step_words,
     verdict,
     write_finetuning,
@@ -35,7 +35,7 @@ from autoprune.training.step_check import chip_for, devices_of, does_not_fit, st
 
 
 def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
-    """The whole command: data and model, the steps, the test, the run folder; None for a dry run.
+    """The whole command: data and model, the steps, the test, the run folder. A dry run compiles a step; it gives None.
 
     Raises:
         AutopruneError: model, plan, data or device cannot be used; the message says which and why.
@@ -48,7 +48,15 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
         check_images(settings, len(data.train))
         model = load_start(settings, data, starting)
         if settings.dry_run:
-            compile_step(model, settings, len(data.train), folder)
+            chip = chip_for(settings)
+            report = step_report(model, settings, chip, devices_of(chip.name, settings.slice))
+            write_json(folder.training_step, dataclasses.asdict(report))
+            row = CostRow(model=model.name, target=report.target.name, answer=report, devices=report.devices)
+            CONSOLE.print(training_table([row]))
+            if not report.fits:
+                raise does_not_fit(report)
+            words = step_words(report, len(data.train), settings.training.after_pruning)
+            CONSOLE.print(f"{words} No step was taken.", highlight=False)
             return None
         curves = Curves(folder.trackers, "training", "fine-tuning")
         with training_stage("fine-tuning", max(settings.training.after_pruning, 1), curves, data.task.measure) as show:
@@ -56,23 +64,6 @@ def run(settings: FinetuneSettings, folder: RunFolder) -> FineTuned | None:
     save_model(model, folder.finetuned)
     write_finetuning(done, settings, time.perf_counter() - start, folder)
     return done
-
-
-def compile_step(model: Any, settings: FinetuneSettings, images: int, folder: RunFolder) -> None:
-    """Compile a step for the target and the slice, and tell what it takes.
-
-    Raises:
-        DoesNotFitError: a step does not fit in a device's memory.
-        CostError: the compiler refuses the step.
-    """
-    chip = chip_for(settings)
-    report = step_report(model, settings, chip, devices_of(chip.name, settings.slice))
-    write_json(folder.training_step, dataclasses.asdict(report))
-    CONSOLE.print(step_table(model, report))
-    if not report.fits:
-        raise does_not_fit(report)
-    words = step_words(report, images, settings.training.after_pruning)
-    CONSOLE.print(f"{words} No step was taken.", highlight=False)
 
 
 def complete_settings(settings: FinetuneSettings, said: Sequence[str]) -> FinetuneSettings:

@@ -7,73 +7,48 @@ reads mean the same for all.
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from autoprune.data import Dataset, load_data
+from autoprune.data import load_data
 from autoprune.envs import ENV_ID
 from autoprune.envs.episode import FEATURES
 from autoprune.pipeline.result import SearchResult
 from autoprune.pipeline.search import run_search
 from autoprune.pipeline.session import load_or_train_dense, searcher_builder, validate_choices
 from autoprune.reporting.run_folder import RunFolder
-from autoprune.searchers import BudgetedEvaluator, Problem
-from autoprune.searchers.policy import Policy, load_policy, save_policy
-from autoprune.searchers.searcher import Log
-from autoprune.settings import ReplaySettings, SearcherSettings, SearchSettings
+from autoprune.searchers.policy import load_policy, save_policy
+from autoprune.settings import ReplaySettings, SearcherSettings
 
 logger = logging.getLogger(__name__)
 
 
 def run(settings: ReplaySettings, folder: RunFolder) -> SearchResult:
-    """The whole command: policy, data and base model, then `replay_model`.
+    """The whole command: policy, data and base model, then a search by the policy, and one from scratch if asked for.
 
     Raises:
         AutopruneError: policy, model, data, target or budget cannot be used; the message says which and why.
     """
     # Imported here: torch takes seconds.
     from autoprune.rl.agents import settings_of
+    from autoprune.rl.transfer import PolicyTransfer
 
     given = None if folder.replayed.exists() else settings.policy
     policy = load_policy(given or folder.replayed, FEATURES, ENV_ID)
     searching = settings.search_settings()
     if settings.replay.evaluations or settings.replay.scratch:
         searching = replace(searching, agent=settings_of(policy, searching.agent))
-    validate_choices(replace(searching, searcher=SearcherSettings("rl")))
+    from_scratch = replace(searching, searcher=SearcherSettings("rl"))
+    validate_choices(from_scratch)
     save_policy(policy, folder.replayed)
     logger.info("policy: %s", describe_policy(policy.record))
     data = load_data(settings.data, settings.model, settings.task)
     model = load_or_train_dense(searching, data, folder)
-    return replay_model(policy, model, data, searching, folder, scratch=settings.replay.scratch)
-
-
-def replay_model(
-    policy: Policy, model: Any, data: Dataset, settings: SearchSettings, folder: RunFolder, *, scratch: bool = False
-) -> SearchResult:
-    """Replay a policy on a model, apply the plan in place, fine-tune, and write the run folder.
-
-    Args:
-        policy: a loaded one.
-        model: a built classifier; it is changed.
-        data: its data.
-        settings: of a search; its evaluations but one go to adapting the policy.
-        folder: the run folder.
-        scratch: also search from scratch with as many evaluations.
-
-    Raises:
-        AutopruneError: as `autoprune.pipeline.search.search_model`.
-    """
-    # Imported here: torch takes seconds.
-    from autoprune.rl.transfer import PolicyTransfer
-
-    settings = replace(settings, searcher=SearcherSettings("replay"))
-
-    def build_transfer(problem: Problem, evaluator: BudgetedEvaluator, *, log: Log | None = None) -> PolicyTransfer:
-        return PolicyTransfer(problem, evaluator, policy, seed=settings.seed, settings=settings.agent, log=log)
-
-    builders = {"rl": searcher_builder(replace(settings, searcher=SearcherSettings("rl")))} if scratch else {}
+    builders = {"rl": searcher_builder(from_scratch)} if settings.replay.scratch else {}
+    builders["replay"] = partial(PolicyTransfer, replayed=policy, seed=searching.seed, settings=searching.agent)
     if not folder.report.exists():  # A replay that had ended keeps what it learnt until there is more.
         save_policy(policy, folder.policy)
-    return run_search(model, data, settings, folder, {**builders, "replay": build_transfer})
+    return run_search(model, data, replace(searching, searcher=SearcherSettings("replay")), folder, builders)
 
 
 def describe_policy(record: Mapping[str, Any]) -> str:

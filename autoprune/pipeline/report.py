@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoprune.errors import FolderError
 from autoprune.reporting.console import CONSOLE
-from autoprune.reporting.pages.build import join_pages, open_saved, page_name, page_of
+from autoprune.reporting.pages.build import join_pages, open_saved, page_of
 from autoprune.reporting.pages.page import Page, write_page
 from autoprune.settings import ReportSettings
 
@@ -26,7 +26,8 @@ def run(settings: ReportSettings, folder: Path) -> Path:
     several = [open_saved(Path(path)) for path in settings.runs]
     page: Page
     if len(several) == 1:
-        page, path = page_of(several[0]), several[0].path / page_name(several[0].command)
+        (one,) = several
+        page, path = page_of(one), one.path / ("comparison.html" if one.command == "compare" else "report.html")
     else:
         page, path = join_pages(several), folder / "report.html"
     write_page(page, path)

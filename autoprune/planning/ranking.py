@@ -1,4 +1,4 @@
-"""How many channels each group keeps when one threshold decides over all groups."""
+"""Candidates from others: of one threshold over all groups, and on the way to another."""
 
 from collections.abc import Mapping
 
@@ -37,3 +37,26 @@ def rank_globally(space: SearchSpace, scores: Mapping[str, np.ndarray], keep_rat
     best = len(owner) - int(np.argmin(distance[::-1]))
     widths = {position: int(options[best]) for (position, _), options in zip(groups, chosen, strict=True)}
     return tuple(widths.get(position, last) for position, last in enumerate(space.full))
+
+
+def stage_removal(space: SearchSpace, candidate: Candidate, count: int) -> list[Candidate]:
+    """The way from keeping everything to a candidate, in steps that each keep a part of what the one before kept.
+
+    Widths fall by even steps of their options. The branches that go leave one after the other in data-flow order,
+    gates last: what takes their means is scaled once.
+
+    Args:
+        space: of the candidates.
+        candidate: the last of them.
+        count: how many there are, 1 or more.
+    """
+    found, full = space.canonical(candidate), np.array(space.full)
+    leaving = [place for place in np.flatnonzero(found < full) if space.dimensions[place].is_branch]
+    without_gates = [place for place in leaving if space.dimensions[place].mean is None]
+    stages = []
+    for stage in range(1, count + 1):
+        options = full - (full - found) * stage // count
+        options[leaving] = full[leaving]
+        options[without_gates[: len(without_gates) * stage // count]] = 0
+        stages.append(space.canonical(options))
+    return [tuple(each.tolist()) for each in (*stages[:-1], found)]

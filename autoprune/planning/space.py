@@ -224,27 +224,6 @@ class SearchSpace:
             found.append(dimension.options.index(value))
         return self._candidate(found)
 
-    def stages(self, candidate: Candidate, count: int) -> list[Candidate]:
-        """The way from keeping everything to a candidate, in steps that each keep a part of what the one before kept.
-
-        Widths fall by even steps of their options. The branches that go leave one after the other in data-flow order,
-        gates last: what takes their means is scaled once.
-
-        Args:
-            candidate: the last of them.
-            count: how many there are, 1 or more.
-        """
-        found, full = self.canonical(candidate), np.array(self.full)
-        leaving = [d for d in np.flatnonzero(found < full) if self.dimensions[d].is_branch]
-        without_gates = [d for d in leaving if self.dimensions[d].mean is None]
-        stages = []
-        for stage in range(1, count + 1):
-            options = full - (full - found) * stage // count
-            options[leaving] = full[leaving]
-            options[without_gates[: len(without_gates) * stage // count]] = 0
-            stages.append(self._candidate(options))
-        return [*stages[:-1], tuple(found.tolist())]
-
     def values(self, candidates: Candidate | Sequence[Candidate] | np.ndarray) -> np.ndarray:
         """(..., dimensions) What each dimension keeps, of candidates (..., dimensions)."""
         return self._table[np.arange(len(self)), np.asarray(candidates, int)]

@@ -210,12 +210,8 @@ def notes(rows: Sequence[CostRow[Any]]) -> list[str]:
         if row.failed:
             where = f"{row.model} on {row.target}" + (f" x {row.devices}" if row.devices else "")
             places[str(row.answer)].append(where)
-    return [f"{', '.join(where)}: {shorten(words)}" for words, where in places.items()]
-
-
-def shorten(words: str, length: int = 700) -> str:
-    """The beginning of what the compiler says, which may be pages; the JSON has all of it."""
-    return words if len(words) <= length else f"{words[:length]} ..."
+    # Of what the compiler says, which may be pages, the beginning: the JSON has all of it.
+    return [f"{', '.join(where)}: {words[:700]}{' ...' * (len(words) > 700)}" for words, where in places.items()]
 
 
 def _failure(row: CostRow[Any], figures: Sequence[str]) -> list[str]:

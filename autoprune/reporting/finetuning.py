@@ -1,11 +1,9 @@
 """A fine-tuning as figures, a table and sentences."""
 
 import dataclasses
-from typing import Any
 
 from autoprune.records import TrainingStepReport
 from autoprune.records.plain import write_json
-from autoprune.reporting.costs import CostRow, training_table
 from autoprune.reporting.fitting import Column, FittingTable
 from autoprune.reporting.pages.page import write_page
 from autoprune.reporting.pages.saved import Saved, library_versions
@@ -113,8 +111,3 @@ def step_words(report: TrainingStepReport, images: int, epochs: int) -> str:
         f"{seconds(epochs * steps * report.latency)} on {chips}, beside reading the images, the exchange between chips "
         "and judging: a compiler estimate, not a measurement."
     )
-
-
-def step_table(model: Any, report: TrainingStepReport) -> FittingTable:
-    """The step's figures for the terminal."""
-    return training_table([CostRow(model=model.name, target=report.target.name, answer=report, devices=report.devices)])

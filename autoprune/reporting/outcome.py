@@ -159,16 +159,6 @@ def cautions(finished: Sequence[Finished], kept: Finished, data: Dataset, before
     return found
 
 
-def describe_origin(outcome: Outcome) -> str:
-    """A sentence on how the saved plan was come upon; empty where the name of its searcher says it all."""
-    name = outcome.kept.name
-    for trial in outcome.histories.get(name, ()):
-        if trial.evaluation.key == outcome.kept.evaluation.key:
-            by = "" if trial.source == name else f", by {trial.source}"
-            return f" It was evaluation {trial.number} of {len(outcome.histories[name])}{by}."
-    return ""
-
-
 def verdict(outcome: Outcome) -> str:
     """One sentence: what is in the saved model, and how the search compares with the best plan that is set by hand.
 
@@ -180,7 +170,12 @@ def verdict(outcome: Outcome) -> str:
     best = max(hand_set, key=lambda done: done.reward_accuracy, default=None)
     dense = outcome.finished[0]
     kept = outcome.kept
-    found = describe_origin(outcome)
+    found = ""
+    for trial in outcome.histories.get(kept.name, ()):
+        if trial.evaluation.key == kept.evaluation.key:
+            by = "" if trial.source == kept.name else f", by {trial.source}"
+            found = f" It was evaluation {trial.number} of {len(outcome.histories[kept.name])}{by}."
+            break
     if without := describe_dropped(kept, dense, outcome.branches):
         found += f" It is {without}."
     if kept.training.only_worse:

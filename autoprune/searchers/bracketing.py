@@ -7,7 +7,7 @@ nearly the same: where two plans are well over the budget, those between them ar
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 # How far over the budget, as a share of it, the costed plans on both sides must be for those between to be left out;
 # more than nine plans between them need as much more as their square root. In the uniform plans that were all costed
@@ -39,24 +39,18 @@ def find_widest(count: int, overrun: Overrun, observe: Callable[[int], None] | N
             able.remove(number)
         else:
             costed[number] = excess
-        gaps = _gaps(able, costed)
+        known = sorted(costed)
+        best = next((number for number in known if costed[number] <= 0), None)
+        if not able or best == able[0]:
+            gaps = []
+        elif able[0] not in costed or able[-1] not in costed:
+            gaps = [[number for number in able if number not in costed]]
+        else:
+            gaps = []
+            for wide, narrow in itertools.pairwise(known):
+                between = [number for number in able if wide < number < narrow and (best is None or narrow <= best)]
+                if between and min(costed[wide], costed[narrow]) <= MARGIN * max(math.sqrt(len(between)) / 3, 1):
+                    gaps.append(between)
         if observe is not None:
             observe(sum(map(len, gaps)))
     return min((number for number, excess in costed.items() if excess <= 0), default=None)
-
-
-def _gaps(able: Sequence[int], costed: Mapping[int, float]) -> list[list[int]]:
-    """The plans that may still have to be costed: those between two neighbours that are, from wide to narrow."""
-    known = sorted(costed)
-    best = next((number for number in known if costed[number] <= 0), None)
-    if not able or best == able[0]:
-        return []
-    if able[0] not in costed or able[-1] not in costed:
-        return [[number for number in able if number not in costed]]
-    wider = [(wide, narrow) for wide, narrow in itertools.pairwise(known) if best is None or narrow <= best]
-    gaps = []
-    for wide, narrow in wider:
-        between = [number for number in able if wide < number < narrow]
-        if between and min(costed[wide], costed[narrow]) <= MARGIN * max(math.sqrt(len(between)) / 3, 1):
-            gaps.append(between)
-    return gaps

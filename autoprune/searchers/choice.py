@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm
 
 from autoprune.records import Evaluation
-from autoprune.searchers.budgeted import BudgetedEvaluator, Trial
+from autoprune.searchers.budgeted import BudgetedEvaluator
 from autoprune.searchers.objective import DISTINCT
 from autoprune.searchers.reward_model import RewardModel
 
@@ -38,16 +38,7 @@ def find_finalists(
     if hand_set or len(able) < 2:
         return objective.finalists(history.evaluations, count, 0.0)
     trials = list(able.values())
-    worth = dict(zip(able, _tell_apart(evaluator, trials, again), strict=True))
-    return objective.finalists(
-        [trial.evaluation for trial in trials], count, DISTINCT, worth=lambda evaluation: worth[evaluation.key]
-    )
-
-
-def _tell_apart(evaluator: BudgetedEvaluator, trials: list[Trial], again: int) -> np.ndarray:
-    """(trials,) What each is expected to be paid, once the leading ones are told apart as far as they can be."""
-    model = RewardModel(evaluator)
-    candidates = np.array([trial.candidate for trial in trials])
+    model, candidates = RewardModel(evaluator), np.array([trial.candidate for trial in trials])
     while True:
         model.learn()
         predictions = model.predict(candidates)
@@ -59,9 +50,13 @@ def _tell_apart(evaluator: BudgetedEvaluator, trials: list[Trial], again: int) -
         scores = {number: len(evaluator.again.get(trials[number].candidate, ())) for number in leading}
         least = min(leading, key=scores.__getitem__)
         if len(leading) == 1 or scores[least] >= again:
-            counts = [len(found) for found in evaluator.again.values()]
-            if counts:
-                words = "told apart" if len(leading) == 1 else f"{len(leading)} of them stay level"
-                logger.info("%d leading plans were scored again, %d times in all: %s", len(counts), sum(counts), words)
-            return means
+            break
         evaluator.evaluate_again(trials[least])
+    counts = [len(found) for found in evaluator.again.values()]
+    if counts:
+        words = "told apart" if len(leading) == 1 else f"{len(leading)} of them stay level"
+        logger.info("%d leading plans were scored again, %d times in all: %s", len(counts), sum(counts), words)
+    worth = dict(zip(able, means, strict=True))
+    return objective.finalists(
+        [trial.evaluation for trial in trials], count, DISTINCT, worth=lambda evaluation: worth[evaluation.key]
+    )

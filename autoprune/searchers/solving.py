@@ -98,7 +98,8 @@ class Solver:
 
     def _choose_first(self, candidates: np.ndarray, *, informative: bool) -> Candidate:
         """Of candidates that are predicted to use the budget and not to miss it the first, or that of most doubt."""
-        predictions, known = self._reward_model.predict(candidates), self._list_evaluated() | self._underway
+        predictions = self._reward_model.predict(candidates)
+        known = {trial.candidate for trial in self._evaluator.history} | self._underway
         # New ones before known ones, whatever else they are.
         seen = np.array([tuple(candidate) in known for candidate in candidates.tolist()])
         unsure = predictions.deviations / max(float(predictions.deviations.max()), 1e-9)
@@ -118,9 +119,6 @@ class Solver:
     def _project(self, candidates: np.ndarray) -> np.ndarray:
         """(m, dimensions) Candidates brought onto the budget, roughly: single changes use up what is left."""
         return self._evaluator.projector.project_all(candidates, every=4)
-
-    def _list_evaluated(self) -> set[Candidate]:
-        return {trial.candidate for trial in self._evaluator.history}
 
     def solve(
         self, proposed: np.ndarray | None = None, *, count: int = 1, explore: bool = True
@@ -259,7 +257,7 @@ class Solver:
 
     def _of_new(self, candidates: np.ndarray, worth: np.ndarray) -> np.ndarray:
         """(m,) Their worth, but nothing where one is evaluated, or over the budget by the compiler."""
-        known = self._list_evaluated() | self._over | self._underway
+        known = {trial.candidate for trial in self._evaluator.history} | self._over | self._underway
         return np.where([tuple(candidate) not in known for candidate in candidates.tolist()], worth, -np.inf)
 
     def _value(self, predictions: Predictions, *, explore: bool) -> np.ndarray:

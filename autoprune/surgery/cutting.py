@@ -6,7 +6,7 @@ optimiser's state. Branches leave the graph. `surgeon.py` says in which order.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,28 @@ def slices_for(groups: Iterable[ChannelGroup], plan: Plan, branches: Iterable[Br
             table = slices.values if kind == "per_channel" else slices.variables
             table.setdefault((layer, name), {})[axis] = mask
     return slices
+
+
+def groups_without(groups: Iterable[ChannelGroup], branches: Iterable[Branch], plan: Plan) -> list[ChannelGroup]:
+    """The groups as a model has them once a plan's branches are gone, which takes none of their channels.
+
+    Args:
+        groups: of the whole model.
+        branches: likewise.
+        plan: keeps all channels.
+    """
+    groups, branches = list(groups), list(branches)
+    slices = slices_for(groups, plan, branches).variables
+    gone = {path for branch in branches if branch.name in plan.dropped for path in branch.operations}
+    found = []
+    for group in groups:
+        members = []
+        for member in group.members:
+            mask = slices.get((member.layer, member.name), {}).get(member.axis)
+            if not is_within(member.layer, gone):
+                members.append(member if mask is None else replace(member, channels=member.channels[mask]))
+        found.append(replace(group, members=tuple(members)))
+    return found
 
 
 def cut_variables(operations: Mapping[str, Any], slices: Slices) -> tuple[list[VariableChange], dict[int, Masks]]:

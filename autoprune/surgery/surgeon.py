@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -10,7 +9,6 @@ import numpy as np
 
 from autoprune.errors import PlanError
 from autoprune.graph import find_branches, find_groups
-from autoprune.graph.branches import is_within
 from autoprune.layers import shape_within, update_derived
 from autoprune.models import keras_internals
 from autoprune.models.fingerprint import architecture_fingerprint
@@ -195,24 +193,6 @@ class Surgeon:
             whole[np.ix_(*(axes.get(axis, np.ones(size, bool)) for axis, size in enumerate(whole.shape)))] = values
             variable.assign(whole)
         return self.apply(plan, snapshot)
-
-    def groups_without(self, dropped: Plan) -> list[ChannelGroup]:
-        """The groups of this model once a plan's branches are gone; of their channels none is.
-
-        Args:
-            dropped: keeps all channels.
-        """
-        slices = self.slices(dropped).variables
-        gone = {path for branch in self.branches if branch.name in dropped.dropped for path in branch.operations}
-        found = []
-        for group in self.groups:
-            members = []
-            for member in group.members:
-                mask = slices.get((member.layer, member.name), {}).get(member.axis)
-                if not is_within(member.layer, gone):
-                    members.append(member if mask is None else replace(member, channels=member.channels[mask]))
-            found.append(replace(group, members=tuple(members)))
-        return found
 
     @contextmanager
     def pruning(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:

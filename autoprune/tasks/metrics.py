@@ -110,25 +110,22 @@ def find_metric(asked: Any, head: Head | None, lower_is_better: bool | None) -> 
             f"'{kind}' takes one-hot labels, and labels here are class numbers: choose the one whose name begins with "
             "sparse, such as sparse_categorical_accuracy."
         )
-    return _describe(metric, lower_is_better), lambda count: _fresh(metric)
-
-
-def _describe(metric: Any, lower_is_better: bool | None) -> Measure:
     own_name = metric.name if isinstance(metric, keras.metrics.Metric) else getattr(metric, "__name__", "")
-    name, kind = str(own_name or type(metric).__name__), type(metric).__name__.lower()
+    name = str(own_name or type(metric).__name__)
     # Keras numbers metrics that are made without a name.
     unnumbered = re.sub(r"_\d+$", "", name)
-    name = unnumbered if unnumbered.replace("_", "") == kind else name
-    kind = f"{name} {type(metric).__name__} {getattr(getattr(metric, '_fn', None), '__name__', '')}".lower()
+    name = unnumbered if unnumbered.replace("_", "") == type(metric).__name__.lower() else name
+    names = f"{name} {type(metric).__name__} {getattr(getattr(metric, '_fn', None), '__name__', '')}".lower()
     if lower_is_better is None:
-        if not any(word in kind for word in (*_LOWER, *_HIGHER)):
+        if not any(word in names for word in (*_LOWER, *_HIGHER)):
             raise SettingsError(
                 f"It is not known whether a lower '{name}' is better. Say task.lower_is_better=true or false; from "
                 "Python lower_is_better=True or False beside the quality."
             )
-        lower_is_better = any(word in kind for word in _LOWER)
-    is_share = not lower_is_better and isinstance(metric, keras.metrics.Metric) and any(w in kind for w in _SHARES)
-    return Measure(name=name.replace("_", " "), lower_is_better=lower_is_better, is_share=is_share)
+        lower_is_better = any(word in names for word in _LOWER)
+    is_share = not lower_is_better and isinstance(metric, keras.metrics.Metric) and any(w in names for w in _SHARES)
+    measure = Measure(name=name.replace("_", " "), lower_is_better=lower_is_better, is_share=is_share)
+    return measure, lambda count: _fresh(metric)
 
 
 def _fresh(metric: Any) -> keras.metrics.Metric:

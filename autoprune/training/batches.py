@@ -108,8 +108,8 @@ class InOrder(keras.utils.PyDataset):
             return images, targets
         missing = self._batch_size - len(targets)
         weights = np.r_[np.ones(len(targets), np.float32), np.zeros(missing, np.float32)]
-        return _fill(images, missing), _fill(targets, missing), weights
-
-
-def _fill(array: np.ndarray, missing: int) -> np.ndarray:
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+        if missing:
+            images, targets = (
+                np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for array in (images, targets)
+            )
+        return images, targets, weights

@@ -49,7 +49,7 @@ class TrainingRecord:
         """Whether no epoch was as good as the start, whose weights were kept therefore."""
         return self.epochs > 0 and self.best_epoch == 0
 
-    def followed_by(self, later: "TrainingRecord") -> "TrainingRecord":
+    def then(self, later: "TrainingRecord") -> "TrainingRecord":
         """This training and another of what came of it, in one record. The first is empty where nothing came before."""
         if not self.epochs:
             return later

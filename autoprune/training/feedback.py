@@ -18,7 +18,7 @@ from autoprune.models import keras_internals
 from autoprune.records import ChannelGroup, Plan
 
 EVERY = 16  # Steps between two choices of the channels, as in the paper.
-_SETTLED = 0.75  # Share of the steps after which the choice stays: the second of two steps of the learning rate.
+_LAST_CHOICE = 0.75  # Share of the steps after which the choice stays: the second of two steps of the learning rate.
 
 
 class Feedback:
@@ -36,14 +36,14 @@ class Feedback:
         self._groups = [g for g in groups if len(plan.kept.get(g.name, ())) < g.size and g.name in plan.kept]
         self._network: MaskedNetwork | None = None
 
-    def settled_after(self, steps: int) -> int:
+    def last_choice(self, steps: int) -> int:
         """After how many of all steps the channels are chosen for good."""
-        return math.ceil(_SETTLED * steps)
+        return math.ceil(_LAST_CHOICE * steps)
 
     def around(self, network: Any, steps: int) -> "MaskedNetwork":
         """What is trained in the place of a network of the model's variables, for so many steps in all."""
         widths = {group.name: len(self._plan.kept[group.name]) for group in self._groups}
-        self._network = MaskedNetwork(self._model, network, self._groups, widths, self.settled_after(steps))
+        self._network = MaskedNetwork(self._model, network, self._groups, widths, self.last_choice(steps))
         return self._network
 
     @property
@@ -51,7 +51,7 @@ class Feedback:
         """The plan, with the channels that were chosen last. Before there were any, its own."""
         if self._network is None:
             return self._plan
-        return replace(self._plan, kept={**self._plan.kept, **self._network.kept()})
+        return replace(self._plan, kept={**self._plan.kept, **self._network.remaining_channels()})
 
 
 class MaskedNetwork(keras.Model):
@@ -65,15 +65,15 @@ class MaskedNetwork(keras.Model):
         network: the model, or another of its variables, in the same order.
         groups: those that lose channels.
         widths: by name, channels that stay in the end, 1 or more.
-        settled: number of steps after which the masks change no more.
+        last_choice: number of steps after which the masks change no more.
     """
 
     def __init__(
-        self, model: Any, network: Any, groups: Sequence[ChannelGroup], widths: Mapping[str, int], settled: int
+        self, model: Any, network: Any, groups: Sequence[ChannelGroup], widths: Mapping[str, int], last_choice: int
     ) -> None:
         super().__init__(name="masked_network", dtype="float32")
         self.network = network
-        self._groups, self._widths, self._settled = list(groups), dict(widths), max(settled, 1)
+        self._groups, self._widths, self._last_choice = list(groups), dict(widths), max(last_choice, 1)
         self._step = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name="step")
         self._masks = {
             group.name: self.add_weight(shape=(group.size,), initializer="ones", trainable=False, name=f"mask_{number}")
@@ -106,7 +106,7 @@ class MaskedNetwork(keras.Model):
             self.add_loss(loss)
         return outputs
 
-    def kept(self) -> dict[str, np.ndarray]:
+    def remaining_channels(self) -> dict[str, np.ndarray]:
         """By group, the sorted channels that are not masked."""
         return {name: np.flatnonzero(keras.ops.convert_to_numpy(mask)) for name, mask in self._masks.items()}
 
@@ -127,9 +127,9 @@ class MaskedNetwork(keras.Model):
         The share that goes rises as s(t) = 1 - (1 - t / end)^3 (Zhu & Gupta, 2017, arXiv 1710.01878).
         """
         step = self._step.value
-        share = keras.ops.minimum(keras.ops.cast(step, "float32") / self._settled, 1.0)
+        share = keras.ops.minimum(keras.ops.cast(step, "float32") / self._last_choice, 1.0)
         gone = 1.0 - (1.0 - share) ** 3
-        due = (step <= self._settled) & ((step % EVERY == 0) | (step == self._settled))
+        due = (step <= self._last_choice) & ((step % EVERY == 0) | (step == self._last_choice))
         for group in self._groups:
             squares = keras.ops.zeros(group.size + 1)
             for variable, axis, channels in self._readers[group.name]:

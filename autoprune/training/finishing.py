@@ -17,11 +17,13 @@ from autoprune.evaluation.accuracy import accuracy
 from autoprune.evaluation.recovery import recalibrate
 from autoprune.evaluation.scoring import Passes
 from autoprune.planning import Candidate, Planner
+from autoprune.planning.ranking import stage_removal
 from autoprune.records import CostReport, Evaluation, Plan, SurgeryReport
 from autoprune.records.measure import Measure
 from autoprune.searchers.objective import Objective, best_finished, least_accuracy
 from autoprune.settings import SearchSettings
 from autoprune.surgery import Surgeon
+from autoprune.surgery.cutting import groups_without
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
 from autoprune.training.feedback import Feedback
 from autoprune.training.fit import carry_out
@@ -186,7 +188,7 @@ class Finisher(PlanTrainer):
         """
         settings, space, record = self._settings, self._planner.space, TrainingRecord(0, (), (), 0)
         # Steps that take nothing, of a plan that keeps nearly all, are none.
-        stages = dict.fromkeys(space.stages(candidate, max(1, min(settings.search.stages, epochs))))
+        stages = dict.fromkeys(stage_removal(space, candidate, max(1, min(settings.search.stages, epochs))))
         taking = [stage for stage in stages if stage != space.full] or [candidate]
         ends = [epochs * number // len(taking) for number in range(len(taking) + 1)]
         for number, (stage, share) in enumerate(zip(taking, np.diff(ends).tolist(), strict=True)):
@@ -199,7 +201,7 @@ class Finisher(PlanTrainer):
             if share:
                 run = self._passes.network_for(plan.pruned)
                 start = accuracy(self._model, self._data.reward, settings.evaluation.batch_size, run)
-            record = record.followed_by(train(share, record.going_on(on_progress), start=start))
+            record = record.then(train(share, record.going_on(on_progress), start=start))
         return plan, surgery, record, pending
 
     def _prune_with_feedback(
@@ -213,7 +215,7 @@ class Finisher(PlanTrainer):
         first = replace(plan, kept=whole, dropped=gone, gate_means={})
         if gone:
             self._surgeon.apply(first)
-        feedback = Feedback(self._model, self._surgeon.groups_without(first), plan)
+        feedback = Feedback(self._model, groups_without(self._surgeon.groups, self._surgeon.branches, first), plan)
         record = train(epochs, on_progress, feedback=feedback)
         plan = feedback.plan
         surgery = self._surgeon.prune_further(plan, self._snapshot) if gone else self._surgeon.apply(plan)

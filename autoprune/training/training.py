@@ -62,7 +62,17 @@ class Training:
         Raises:
             ModelError: features are asked for, and the model has none that can be found, or the teacher tells none.
         """
-        network = self._whole_network()
+        if self.teacher is None or self.settings.feature_distillation == 0:
+            network = self.judge.network
+        else:
+            size, told = self.judge.tell_size, self.teacher.shape[1]
+            if told <= size:
+                raise ModelError(
+                    f"training.feature_distillation needs a teacher's features behind its {size} logarithms of "
+                    f"probabilities. Received: {told} numbers for each image. Make the teacher's array with "
+                    "autoprune.models.feature_distilling.teachings."
+                )
+            network = WithFeatures(self.model)
         return network if self.feedback is None else self.feedback.around(network, self.epochs * self._steps)
 
     @property
@@ -75,20 +85,7 @@ class Training:
         """From 1: the first epoch that may be the best."""
         if self.feedback is None:
             return 1
-        return min(-(-self.feedback.settled_after(self.epochs * self._steps) // self._steps) + 1, self.epochs)
-
-    def _whole_network(self) -> Any:
-        """The network with all of its channels."""
-        if self.teacher is None or self.settings.feature_distillation == 0:
-            return self.judge.network
-        size, told = self.judge.tell_size, self.teacher.shape[1]
-        if told <= size:
-            raise ModelError(
-                f"training.feature_distillation needs a teacher's features behind its {size} logarithms of "
-                f"probabilities. Received: {told} numbers for each image. Make the teacher's array with "
-                "autoprune.models.feature_distilling.teachings."
-            )
-        return WithFeatures(self.model)
+        return min(-(-self.feedback.last_choice(self.epochs * self._steps) // self._steps) + 1, self.epochs)
 
     @property
     def peak(self) -> float:

@@ -27,7 +27,8 @@ from typing import Any
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.data import load_data
-from autoprune.planning import Planner, sample_calibration
+from autoprune.planning import Planner
+from autoprune.planning.calibration import sample_calibration
 from autoprune.records import CostReport, Evaluation, Plan, Target
 from autoprune.settings import (
     Constraints,

@@ -47,12 +47,12 @@ def batch(count=16, seed=0):
 def test_a_step_takes_the_gradient_at_the_mask_and_changes_the_weights_without_it():
     model = linear_net()
     images, targets = batch()
-    network = masked(model, steps=4)  # settled after three
+    network = masked(model, steps=4)  # the last choice is after three
     network.fit(images, targets, batch_size=16, epochs=3, verbose=0, shuffle=False)
     before = [weight.astype("float64") for weight in model.get_weights()]
     network.fit(images, targets, batch_size=16, epochs=1, verbose=0, shuffle=False)
     mask = np.zeros(CHANNELS)
-    mask[network.kept()["a"]] = 1
+    mask[network.remaining_channels()["a"]] = 1
     assert mask.sum() == CHANNELS / 2
     last = before[1] * mask[:, None]
     wrong = 2 * (images @ before[0] @ last - targets) / targets.size
@@ -73,7 +73,7 @@ def test_the_schedule_begins_with_all_and_ends_with_what_the_plan_keeps(at_once)
 
     class Count(keras.callbacks.Callback):
         def on_train_batch_end(self, step, logs=None):
-            counts.append(len(network.kept()["a"]))
+            counts.append(len(network.remaining_channels()["a"]))
 
     network.fit(images, targets, batch_size=4, verbose=0, shuffle=False, callbacks=[Count()])
     assert len(counts) == 5 * EVERY / at_once
@@ -99,7 +99,7 @@ def test_a_channel_that_is_needed_comes_back():
 
     class Look(keras.callbacks.Callback):
         def on_train_batch_end(self, step, logs=None):
-            kept.append(set(network.kept()["a"].tolist()))
+            kept.append(set(network.remaining_channels()["a"].tolist()))
 
     network.fit(images, targets, batch_size=16, verbose=0, shuffle=False, callbacks=[Look()])
     assert len(kept[EVERY] & {0, 1, 2, 3}) < 4

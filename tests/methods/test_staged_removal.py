@@ -10,6 +10,7 @@ from autoprune.cost import open_cost_model
 from autoprune.errors import PlanError, SettingsError
 from autoprune.models import zoo
 from autoprune.planning import Planner
+from autoprune.planning.ranking import stage_removal
 from autoprune.records import Evaluation, Target
 from autoprune.settings import Constraints, LimitsSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
@@ -29,7 +30,7 @@ def test_each_stage_keeps_a_part_of_the_one_before():
     generator = np.random.default_rng(0)
     for count in (1, 2, 3, 5):
         candidate = space.random(generator, 0.5)
-        stages = space.stages(candidate, count)
+        stages = stage_removal(space, candidate, count)
         assert len(stages) == count
         assert stages[-1] == space.find(space.plan(candidate).widths | dict.fromkeys(space.plan(candidate).dropped, 0))
         plans = [space.plan(space.full), *map(space.plan, stages)]
@@ -41,7 +42,7 @@ def test_each_stage_keeps_a_part_of_the_one_before():
 def test_widths_fall_evenly():
     space = Planner(residual_net(), constraints=FINE).space
     candidate = space.nearest(0.4)
-    widths = np.array([space.values(stage) for stage in [space.full, *space.stages(candidate, 3)]])
+    widths = np.array([space.values(stage) for stage in [space.full, *stage_removal(space, candidate, 3)]])
     steps = -np.diff(widths, axis=0)
     assert (np.ptp(steps, axis=0) <= 1).all()
 
@@ -50,7 +51,7 @@ def test_going_on_keeps_the_weights_of_now_and_the_way_back():
     """As if the plan had been applied to a dense model with the weights of now."""
     model, twin = residual_net(), residual_net()
     planner = Planner(model, constraints=FINE)
-    first, last = (planner.space.plan(stage) for stage in planner.space.stages(planner.space.nearest(0.4), 2))
+    first, last = (planner.space.plan(stage) for stage in stage_removal(planner.space, planner.space.nearest(0.4), 2))
     surgeon, other = Surgeon(model), Surgeon(twin)
     snapshot, dense = surgeon.snapshot(), model.get_weights()
     # The dense twin learns what its pruned sister learns, where she has it.

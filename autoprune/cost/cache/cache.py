@@ -102,8 +102,21 @@ class CostCache:
         for _ in range(2):
             if self._file is None:
                 return
+            database = self._file.database
             try:
-                self._transact(self._file.database, entries)
+                try:
+                    database.execute("BEGIN IMMEDIATE")
+                    database.executemany("INSERT OR REPLACE INTO costs VALUES (?, ?, ?)", entries)
+                    used = [(when, key) for key, when in self._used.items()]
+                    database.executemany("UPDATE costs SET used = ? WHERE key = ?", used)
+                    while cache_file.bytes_used(database) > self._limit:
+                        cache_file.drop_oldest(database)
+                    database.execute("COMMIT")
+                    self._used.clear()
+                finally:
+                    # Some failures have already ended the transaction.
+                    if database.in_transaction:
+                        database.execute("ROLLBACK")
             except sqlite3.Error as error:
                 # Damage found while writing: the result goes to the new file.
                 if self._start_anew(error):
@@ -111,20 +124,6 @@ class CostCache:
                 self._paused_until = time.monotonic() + _PAUSE_SECONDS
                 self._say("write", f"could not be written ({error}); new compilations are not remembered meanwhile")
             return
-
-    def _transact(self, database: sqlite3.Connection, entries: list[tuple[str, float, bytes]]) -> None:
-        try:
-            database.execute("BEGIN IMMEDIATE")
-            database.executemany("INSERT OR REPLACE INTO costs VALUES (?, ?, ?)", entries)
-            database.executemany("UPDATE costs SET used = ? WHERE key = ?", [(t, k) for k, t in self._used.items()])
-            while cache_file.bytes_used(database) > self._limit:
-                cache_file.drop_oldest(database)
-            database.execute("COMMIT")
-            self._used.clear()
-        finally:
-            # Some failures have already ended the transaction.
-            if database.in_transaction:
-                database.execute("ROLLBACK")
 
     def _start_anew(self, error: sqlite3.Error) -> bool:
         """After damage that shows only in use: whether the file was set aside and another one is in its place."""

@@ -104,7 +104,8 @@ def set_aside(path: Path, inode: int | None, error: Exception) -> None:
 
 def bytes_used(database: sqlite3.Connection) -> int:
     """Bytes of the file that hold something."""
-    size, pages, free = (_pragma(database, name) for name in ("page_size", "page_count", "freelist_count"))
+    names = ("page_size", "page_count", "freelist_count")
+    size, pages, free = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
     return size * (pages - free)
 
 
@@ -177,13 +178,10 @@ def _check(database: sqlite3.Connection) -> None:
         sqlite3.DatabaseError: it is not a cost cache of this version, or not a database.
     """
     try:
-        marks = tuple(_pragma(database, name) for name in ("application_id", "user_version"))
+        names = ("application_id", "user_version")
+        marks = tuple(database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         empty = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     except UnicodeDecodeError as error:  # Of what SQLite says of a damaged schema, which it quotes.
         raise _ForeignFileError(f"its schema is damaged: {error}") from error
     if marks != (_APPLICATION_ID, SCHEMA_VERSION) and not (empty and marks == (0, 0)):
         raise _ForeignFileError("it is not a cost cache of this version")
-
-
-def _pragma(database: sqlite3.Connection, name: str) -> int:
-    return database.execute(f"PRAGMA {name}").fetchone()[0]

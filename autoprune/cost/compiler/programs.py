@@ -70,11 +70,11 @@ def hlo_program(request: dict[str, Any]) -> Program:
         request: `hlo` (serialised HLO module, base64), `arguments` and `outputs` (pairs of shape and dtype), `state`
             (how many of the arguments come before the inputs), `paths`.
     """
-
-    def to_shapes(described: list[Any]) -> list[jax.ShapeDtypeStruct]:
-        return [jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for shape, dtype in described]
-
-    arguments, outputs, count = to_shapes(request["arguments"]), to_shapes(request["outputs"]), request["state"]
+    arguments, outputs = (
+        [jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for shape, dtype in request[name]]
+        for name in ("arguments", "outputs")
+    )
+    count = request["state"]
 
     def template(*_: Any) -> list[jax.Array]:
         return [jnp.zeros(output.shape, output.dtype) for output in outputs]

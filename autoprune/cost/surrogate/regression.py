@@ -59,7 +59,22 @@ def fit(features: np.ndarray, kinds: Sequence[int], values: np.ndarray, choice: 
         return Fit(empty, np.zeros(len(values)), np.ones(features.shape[1]), mean, choice or _INITIAL)
     target = (values - mean) / spread
     kind_of_each = np.asarray(kinds)
-    choice = choice or _choose_scales(features, kind_of_each, target)
+    if not choice:
+        errors: dict[tuple[float, ...], float] = {}
+
+        def error(candidate: tuple[float, ...]) -> float:
+            if candidate not in errors:
+                weights, diagonal = _solve(features / _scales(kind_of_each, candidate), target, candidate[-1])
+                errors[candidate] = float(np.mean((weights / diagonal) ** 2))
+            return errors[candidate]
+
+        # One kind after the other, twice over, the value of least leave-one-out error.
+        choice = _INITIAL
+        present = [kind for kind in SCALES if (kind_of_each == kind).any()]
+        for _, position in itertools.product(range(2), [*present, len(SCALES)]):
+            options = SCALES.get(position, NOISES)
+            tried = [(*choice[:position], option, *choice[position + 1 :]) for option in options]
+            choice = min(tried, key=error)
     scales = _scales(kind_of_each, choice)
     weights = _solve(features / scales, target, choice[-1])[0]
     return Fit(features / scales, weights * spread, scales, mean, choice)
@@ -69,25 +84,6 @@ def _scales(kinds: np.ndarray, choice: tuple[float, ...]) -> np.ndarray:
     """Those of near features count relative to a layer's own."""
     relative = np.array([1.0, choice[1], choice[2] / choice[0], choice[3] / choice[0]])
     return choice[0] * relative[kinds]
-
-
-def _choose_scales(features: np.ndarray, kinds: np.ndarray, target: np.ndarray) -> tuple[float, ...]:
-    """One kind after the other, twice over, the value of least leave-one-out error."""
-    choice: tuple[float, ...] = _INITIAL
-    errors: dict[tuple[float, ...], float] = {}
-
-    def error(candidate: tuple[float, ...]) -> float:
-        if candidate not in errors:
-            weights, diagonal = _solve(features / _scales(kinds, candidate), target, candidate[-1])
-            errors[candidate] = float(np.mean((weights / diagonal) ** 2))
-        return errors[candidate]
-
-    present = [kind for kind in SCALES if (kinds == kind).any()]
-    for _, position in itertools.product(range(2), [*present, len(SCALES)]):
-        options = SCALES.get(position, NOISES)
-        tried = [(*choice[:position], option, *choice[position + 1 :]) for option in options]
-        choice = min(tried, key=error)
-    return choice
 
 
 def _solve(points: np.ndarray, target: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:

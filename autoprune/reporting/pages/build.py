@@ -35,11 +35,6 @@ _SIGNS = (
 _SEARCHES = [command for command, make in _PAGES.items() if make is search_page]
 
 
-def page_name(command: str) -> str:
-    """The file that a command's page has in its folder."""
-    return "comparison.html" if command == "compare" else "report.html"
-
-
 def open_saved(path: Path) -> Saved:
     """A run folder of which there can be a page.
 

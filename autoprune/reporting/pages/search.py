@@ -131,8 +131,8 @@ class SearchRun:
             for row in self.rows
         ]
 
-    def evaluation_parts(self) -> tuple[list[Part], dict[str, Any]]:
-        """The fronts, and the data of the page's script."""
+    def evaluation_parts(self, data: dict[str, Any]) -> list[Part]:
+        """The fronts; what the page's script needs of them is added to its data."""
         if self.dense is None:
             raise ValueError("the dense model is not among the evaluations")
         # The searcher that the run is about has the first colours.
@@ -140,7 +140,9 @@ class SearchRun:
         courses = [Course(name=name, evaluations=self.courses[name], dense=self.dense) for name in names]
         sizes, branches = dimensions_of([self])
         places = {name: number for number, name in enumerate(names)}
-        return explore(courses, sizes, branches, self.list_finished(places), self.budget, self.measure)
+        parts, found = explore(courses, sizes, branches, self.list_finished(places), self.budget, self.measure)
+        data.update(found)
+        return parts
 
 
 def dimensions_of(runs: Sequence[SearchRun]) -> tuple[dict[str, int], list[str]]:
@@ -164,17 +166,11 @@ def search_page(saved: Saved) -> Page:
     """The page of a search, or of a replay."""
     run = SearchRun(saved)
     data: dict[str, Any] = {}
-
-    def evaluations() -> list[Part]:
-        parts, found = run.evaluation_parts()
-        data.update(found)
-        return parts
-
     metrics, kept = run.metrics, run.kept
     sections = saved.sections(
         [
             ("result", "Result", lambda: [Table.of(result_table(run.rows))] if run.rows else []),
-            ("evaluations", "Every evaluation", evaluations),
+            ("evaluations", "Every evaluation", lambda: run.evaluation_parts(data)),
             ("network", "The network, before and after", lambda: _network_parts(run)),
             ("curves", "Best so far", lambda: _curve_parts(run)),
             ("importance", "Importance, and the cut", lambda: _importance_parts(run)),

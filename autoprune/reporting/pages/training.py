@@ -1,6 +1,6 @@
 """The page of a fine-tuning, from its run folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from autoprune.records import CostReport
@@ -99,8 +99,12 @@ def _measure(metrics: Mapping[str, Any]) -> Measure:
 def _curve_parts(curves: Mapping[str, Any], measure: Measure) -> list[Part]:
     """Accuracy on the reward split and training loss, by epoch; epoch 0 is the model as it came."""
     best = curves["best_epoch"]
-    accuracies = [(epoch, measure.draw(value)) for epoch, value in _pair(curves["epochs"], curves["reward_accuracies"])]
-    losses = _pair(curves["epochs"], curves["losses"])
+    by_epoch = (
+        [(epoch, value) for epoch, value in zip(curves["epochs"], curves[name], strict=True) if value is not None]
+        for name in ("reward_accuracies", "losses")
+    )
+    qualities, losses = by_epoch
+    accuracies = [(epoch, measure.draw(value)) for epoch, value in qualities]
     accuracy = figures.new_figure("epoch", measure.label("on the reward split"))
     figures.add_line(accuracy, 0, accuracies)
     figures.add_limit(accuracy, best, "height", "kept", before=2 * best > accuracies[-1][0])
@@ -121,7 +125,3 @@ def _curve_parts(curves: Mapping[str, Any], measure: Measure) -> list[Part]:
         told = f"Training loss by epoch: from {losses[0][1]:.3f} to {losses[-1][1]:.3f}."
         charts.append(Chart(key="loss", figure=loss, title="Loss", summary=told))
     return [Group(parts=charts)]
-
-
-def _pair(epochs: Sequence[int], values: Sequence[float | None]) -> list[tuple[int, float]]:
-    return [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]

@@ -62,10 +62,18 @@ class MlflowRun:
             place.mkdir(exist_ok=True)
             uri, artifacts = f"sqlite:///{place}/mlflow.db", (place / "artifacts").as_uri()
         try:
+            from mlflow.entities import Param, RunTag
+
             self._client = self._mlflow.MlflowClient(tracking_uri=uri)
             self.run_id = self._find(known) or self._begin(settings, artifacts, name)
             self._client.update_run(self.run_id, status="RUNNING")
-            self._set_parameters(parameters)
+            # Settings that are given anew to a run that goes on become tags: a parameter keeps its value.
+            told = {_key(name): str(value) for name, value in parameters.items()}
+            there = self._client.get_run(self.run_id).data.params
+            for names in _portions([name for name in told if name not in there]):
+                self._client.log_batch(self.run_id, params=[Param(name, told[name]) for name in names])
+            for names in _portions([name for name in told if there.get(name, told[name]) != told[name]]):
+                self._client.log_batch(self.run_id, tags=[RunTag(name, told[name]) for name in names])
         except Exception as error:
             raise SettingsError(f"MLflow cannot keep the run: {words_of(error, 400)}") from error
 
@@ -93,17 +101,6 @@ class MlflowRun:
             tags["mlflow.user"] = getpass.getuser()
         identifier: str = self._client.create_run(experiment, run_name=name, tags=tags).info.run_id
         return identifier
-
-    def _set_parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Log settings; those that are given anew to a run that goes on become tags: a parameter keeps its value."""
-        from mlflow.entities import Param, RunTag
-
-        known = self._client.get_run(self.run_id).data.params
-        told = {_key(name): str(value) for name, value in parameters.items()}
-        for names in _portions([name for name in told if name not in known]):
-            self._client.log_batch(self.run_id, params=[Param(name, told[name]) for name in names])
-        for names in _portions([name for name in told if known.get(name, told[name]) != told[name]]):
-            self._client.log_batch(self.run_id, tags=[RunTag(name, told[name]) for name in names])
 
     def add(
         self, curve: Curve, step: int, figures: Mapping[str, float], distributions: Mapping[str, Sequence[float]]
