@@ -45,7 +45,8 @@ from autoprune.searchers.hand_set import DEPTH_RULE, WIDTH_RULE, is_hand_set
 from autoprune.searchers.infeasible import nothing_found
 from autoprune.searchers.policy import save_policy, training_record
 from autoprune.settings import BudgetSettings, SearcherSettings, SearchSettings
-from autoprune.training.finishing import Finisher, finish_all
+from autoprune.training.choosing import finish_all
+from autoprune.training.finishing import Finisher
 
 logger = logging.getLogger(__name__)
 

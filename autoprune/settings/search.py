@@ -56,9 +56,9 @@ class LimitsSettings:
             the reward split. A score ranks plans as they are before fine-tuning, which is not quite how they end.
         project (true or false): bring every proposed plan onto the budget before it is scored, as far as predicted
             costs allow. Null: where branches may go, whose loss leaves much of the budget.
-        stages (steps): in which channels and branches leave a plan that is fine-tuned, each followed by its share of
-            `training.fine_tune_epochs`, as RL-Pruner does it (2024, arXiv 2411.06463). With `training.distillation` the
-            dense model teaches all of them.
+        stages (stages): in which channels and branches leave, each followed by its share of the epochs after pruning
+            with a learning rate that rises and falls, as RL-Pruner does it (2024, arXiv 2411.06463); at most as many as
+            there are epochs. With `training.distillation` the dense model teaches in all of them.
         screen (true or false): leave plans unscored that are predicted to miss the budget, where a searcher can propose
             another (`searcher=random`).
     """

@@ -37,9 +37,9 @@ class TrainingSettings:
         schedule: of the learning rate when fine-tuning: `cosine`, or `rewinding`: what training from scratch, with
             `epochs`, `learning_rate` and `warm_up`, had in its last `fine_tune_epochs` (Renda et al., 2020, arXiv
             2003.02389). For a model that was not trained here, set these three to what it was trained with.
-        removal: when channels leave a plan that is fine-tuned: `first`, or `dpf`: as many, chosen anew every 16 steps
-            in three quarters of the fine-tuning, so that those that turn out to be needed come back (Lin et al., 2020,
-            arXiv 2006.07253).
+        removal: when the channels that a plan takes leave: `first`, or `dpf`: as many, chosen anew every 16 steps in
+            the first three quarters of the epochs after pruning, so that those that turn out to be needed come back
+            (Lin et al., 2020, arXiv 2006.07253).
         label_smoothing (probability): that is spread over all classes, from 0 to below 1 (Szegedy et al., 2016, arXiv
             1512.00567); labels alone are smoothed, not a teacher's probabilities.
         early_stop (epochs): without a better accuracy on the reward split, after which training ends; null never ends

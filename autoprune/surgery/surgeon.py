@@ -91,6 +91,9 @@ class Surgeon:
         groups: its channel groups, if they are known already.
         fingerprint: its architecture's fingerprint, if that is known already.
 
+    Attributes:
+        applied: the plan that the model is pruned by, or None.
+
     Raises:
         ModelError: the model has no graph to follow.
     """
@@ -108,7 +111,7 @@ class Surgeon:
         self._axes = {group.name: [m for m in group.members if not m.is_attribute] for group in self.groups}
         members = [part.members for part in self.groups] + [part.members for part in self.branches]
         self._attributes = {(m.layer, m.name) for of_part in members for m in of_part if m.is_attribute}
-        self._applied: Plan | None = None  # The plan that the model is pruned by.
+        self.applied: Plan | None = None
 
     def snapshot(self) -> Snapshot:
         """Remember the model as it is now."""
@@ -125,7 +128,7 @@ class Surgeon:
             PlanError: the plan is for another model, keeps impossible indices, drops what cannot go or a gate without
                 its mean, or the model is pruned already.
         """
-        if self._applied is not None:
+        if self.applied is not None:
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
         self.check(plan)
         keras_internals.collect_state(self.model)
@@ -148,7 +151,7 @@ class Surgeon:
         except BaseException:
             rollback.restore()
             raise
-        self._applied = plan if changes or dropped else None
+        self.applied = plan if changes or dropped else None
         after = self.model.count_params()
         left = self._find_left_alone(plan)
         return SurgeryReport(
@@ -170,9 +173,10 @@ class Surgeon:
             snapshot: of the model before any surgery.
 
         Raises:
-            PlanError: as `apply`, or the plan keeps what is gone. The model is as in the snapshot then.
+            PlanError: the plan keeps what is gone, and the model stays as it is; or as `apply`, and it is as in the
+                snapshot.
         """
-        earlier = self._applied
+        earlier = self.applied
         if earlier is None:
             raise PlanError("There is nothing to go on from: no plan is applied. Call `apply` instead.")
         back = {name for name, kept in plan.kept.items() if not set(kept) <= set(earlier.kept.get(name, ()))}
@@ -192,7 +196,11 @@ class Surgeon:
             whole = np.array(keras_internals.array_of(variable))
             whole[np.ix_(*(axes.get(axis, np.ones(size, bool)) for axis, size in enumerate(whole.shape)))] = values
             variable.assign(whole)
-        return self.apply(plan, snapshot)
+        try:
+            return self.apply(plan, snapshot)
+        except PlanError:
+            self.restore(snapshot)
+            raise
 
     @contextmanager
     def pruning(self, plan: Plan, snapshot: Snapshot) -> Iterator[SurgeryReport]:
@@ -206,7 +214,7 @@ class Surgeon:
     def restore(self, snapshot: Snapshot) -> None:
         """Put the model back as it was when the snapshot was taken."""
         snapshot.restore()
-        self._applied = None
+        self.applied = None
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan that is not for this model.

@@ -49,25 +49,31 @@ class TrainingRecord:
         """Whether no epoch was as good as the start, whose weights were kept therefore."""
         return self.epochs > 0 and self.best_epoch == 0
 
-    def then(self, later: "TrainingRecord") -> "TrainingRecord":
-        """This training and another of what came of it, in one record. The first is empty where nothing came before."""
+    def append(self, later: "TrainingRecord") -> "TrainingRecord":
+        """This training and one that went on from its end, as one. Of an empty one it is the other."""
         if not self.epochs:
             return later
+        # Where no later epoch was as good as this training's end, that end was kept.
+        best_epoch = self.epochs + later.best_epoch if later.best_epoch else self.best_epoch
         return TrainingRecord(
             epochs=self.epochs + later.epochs,
             losses=self.losses + later.losses,
             accuracies=self.accuracies + later.accuracies,
-            # Where no later epoch was as good as what it began with, that is how this training ended.
-            best_epoch=self.epochs + later.best_epoch,
-            stopped=later.stopped,
+            best_epoch=best_epoch,
+            stopped="; ".join(filter(None, (self.stopped, later.stopped))),
             start=self.start,
         )
 
-    def going_on(self, on_progress: OnProgress | None) -> OnProgress | None:
-        """What hears of a later training as of the epochs behind these."""
+    def shift_progress(self, on_progress: OnProgress | None) -> OnProgress | None:
+        """What hears of a later training as of the epochs behind these, but not of its start, which is their end."""
         if on_progress is None or not self.epochs:
             return on_progress
-        return lambda done, logs: on_progress(self.epochs + done, logs)
+
+        def shifted(done: float, logs: dict[str, float]) -> None:
+            if done:
+                on_progress(self.epochs + done, logs)
+
+        return shifted
 
 
 @dataclass

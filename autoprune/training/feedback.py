@@ -1,12 +1,12 @@
 """Pruning with feedback: channels go while the network learns, and those that turn out to be needed come back.
 
-Lin et al., 2020 (arXiv 2006.07253), for whole channels. Masked are the weights that read a channel, which takes it from
-the network exactly, whatever lies between. The gradient that is taken there changes the weights as they are without the
-mask, so that what reads a masked channel goes on learning: where the channel is needed it grows, and the channel comes
-back. Which ones are masked is chosen anew every few steps, by the length of what reads them. At the end they go.
+Lin et al., 2020 (arXiv 2006.07253), for whole channels. Masked are the weights that read a channel. The gradient taken
+there changes the weights as they are without the mask, so that what reads a masked channel goes on learning: where the
+channel is needed it grows, and the channel comes back. Which ones are masked is chosen anew every few steps, by the
+length of what reads them. In the end they are removed, which changes nothing where channels are normalised one by one,
+as in batch norm; layers that normalise them together then have other statistics.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,6 @@ from autoprune.models import keras_internals
 from autoprune.records import ChannelGroup, Plan
 
 EVERY = 16  # Steps between two choices of the channels, as in the paper.
-_LAST_CHOICE = 0.75  # Share of the steps after which the choice stays: the second of two steps of the learning rate.
 
 
 class Feedback:
@@ -36,22 +35,21 @@ class Feedback:
         self._groups = [g for g in groups if len(plan.kept.get(g.name, ())) < g.size and g.name in plan.kept]
         self._network: MaskedNetwork | None = None
 
-    def last_choice(self, steps: int) -> int:
-        """After how many of all steps the channels are chosen for good."""
-        return math.ceil(_LAST_CHOICE * steps)
-
-    def around(self, network: Any, steps: int) -> "MaskedNetwork":
-        """What is trained in the place of a network of the model's variables, for so many steps in all."""
+    def make_network(self, network: Any, steps: int) -> "MaskedNetwork":
+        """What is trained in the place of a network of the model's variables, for so many steps."""
         widths = {group.name: len(self._plan.kept[group.name]) for group in self._groups}
-        self._network = MaskedNetwork(self._model, network, self._groups, widths, self.last_choice(steps))
+        self._network = MaskedNetwork(self._model, network, self._groups, widths, steps)
         return self._network
 
     @property
     def plan(self) -> Plan:
-        """The plan, with the channels that were chosen last. Before there were any, its own."""
-        if self._network is None:
-            return self._plan
-        return replace(self._plan, kept={**self._plan.kept, **self._network.remaining_channels()})
+        """The plan, with the channels that training has chosen; with its own until the training has ended."""
+        chosen = {} if self._network is None else self._network.remaining_channels()
+        kept = {
+            name: chosen[name] if len(chosen.get(name, ())) == len(kept) else kept
+            for name, kept in self._plan.kept.items()
+        }
+        return replace(self._plan, kept=kept)
 
 
 class MaskedNetwork(keras.Model):
@@ -65,17 +63,21 @@ class MaskedNetwork(keras.Model):
         network: the model, or another of its variables, in the same order.
         groups: those that lose channels.
         widths: by name, channels that stay in the end, 1 or more.
-        last_choice: number of steps after which the masks change no more.
+        steps: in all. The last choice, of as many channels as stay, is made in the last of them.
+
+    Attributes:
+        masks: by group, (channels,) 1 for those that are there and 0 for those that are masked.
     """
 
     def __init__(
-        self, model: Any, network: Any, groups: Sequence[ChannelGroup], widths: Mapping[str, int], last_choice: int
+        self, model: Any, network: Any, groups: Sequence[ChannelGroup], widths: Mapping[str, int], steps: int
     ) -> None:
         super().__init__(name="masked_network", dtype="float32")
         self.network = network
-        self._groups, self._widths, self._last_choice = list(groups), dict(widths), max(last_choice, 1)
+        network.built = True  # It has all of its variables, and may not have been called yet.
+        self._groups, self._widths, self._last = list(groups), dict(widths), max(steps, 1) - 1
         self._step = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name="step")
-        self._masks = {
+        self.masks = {
             group.name: self.add_weight(shape=(group.size,), initializer="ones", trainable=False, name=f"mask_{number}")
             for number, group in enumerate(self._groups)
         }
@@ -102,19 +104,21 @@ class MaskedNetwork(keras.Model):
             for variable, value in zip(others, after, strict=True):
                 if id(variable) not in self._axes:  # a frozen kernel
                     variable.assign(value)
-        for loss in losses:
+        # Those of the weights are losses of this model too: they are its own.
+        regularised = sum(variable.regularizer is not None for variable in self.network.trainable_variables)
+        for loss in losses[: len(losses) - regularised]:
             self.add_loss(loss)
         return outputs
 
     def remaining_channels(self) -> dict[str, np.ndarray]:
         """By group, the sorted channels that are not masked."""
-        return {name: np.flatnonzero(keras.ops.convert_to_numpy(mask)) for name, mask in self._masks.items()}
+        return {name: np.flatnonzero(keras.ops.convert_to_numpy(mask)) for name, mask in self.masks.items()}
 
     def _mask(self, variable: Any) -> Any:
         """The value of a variable at the masks, with the gradient that it would have without."""
         value = masked = variable.value
         for name, axis, channels in self._axes.get(id(variable), ()):
-            mask = keras.ops.concatenate([self._masks[name].value, keras.ops.ones(1)])
+            mask = keras.ops.concatenate([self.masks[name].value, keras.ops.ones(1)])
             along = [1] * len(value.shape)
             along[axis] = -1
             factor = keras.ops.reshape(keras.ops.take(mask, channels), along)
@@ -126,20 +130,19 @@ class MaskedNetwork(keras.Model):
 
         The share that goes rises as s(t) = 1 - (1 - t / end)^3 (Zhu & Gupta, 2017, arXiv 1710.01878).
         """
-        step = self._step.value
-        share = keras.ops.minimum(keras.ops.cast(step, "float32") / self._last_choice, 1.0)
+        step, last = self._step.value, self._last
+        share = keras.ops.minimum(keras.ops.cast(step, "float32") / max(last, 1), 1.0) if last else 1.0
         gone = 1.0 - (1.0 - share) ** 3
-        due = (step <= self._last_choice) & ((step % EVERY == 0) | (step == self._last_choice))
+        due = (step <= last) & ((step % EVERY == 0) | (step == last))
         for group in self._groups:
             squares = keras.ops.zeros(group.size + 1)
             for variable, axis, channels in self._readers[group.name]:
                 others = [place for place in range(len(variable.shape)) if place != axis]
                 each = keras.ops.sum(keras.ops.square(keras.ops.cast(variable.value, "float32")), axis=others)
-                owners = np.eye(group.size + 1, dtype=np.float32)[channels]
-                squares = squares + keras.ops.matmul(each, owners)
+                squares = squares + keras.ops.segment_sum(each, channels, num_segments=group.size + 1)
             rank = keras.ops.argsort(keras.ops.argsort(-squares[:-1]))
             leaving = keras.ops.round(gone * (group.size - self._widths[group.name]))
             chosen = keras.ops.cast(keras.ops.cast(rank, "float32") < group.size - leaving, "float32")
-            mask = self._masks[group.name]
+            mask = self.masks[group.name]
             mask.assign(keras.ops.where(due, chosen, mask.value))
         self._step.assign(step + 1)

@@ -37,8 +37,7 @@ class Training:
             behind them; of the images as they are, also where these are changed in training.
         start: accuracy on the reward split of the model as it comes, which is kept when no epoch is as good; None keeps
             the best epoch, however good it is.
-        feedback: chooses the channels that go while the model is trained; None where none do. The best epoch is then
-            one of those after the last choice.
+        feedback: chooses channels while the model is trained; None chooses none. With it the last epoch is kept.
     """
 
     model: Any
@@ -73,19 +72,14 @@ class Training:
                     "autoprune.models.feature_distilling.teachings."
                 )
             network = WithFeatures(self.model)
-        return network if self.feedback is None else self.feedback.around(network, self.epochs * self._steps)
-
-    @property
-    def _steps(self) -> int:
-        """In one epoch, short batches too."""
-        return -(-len(self.data.train) // self.settings.batch_size)
+        if self.feedback is None:
+            return network
+        return self.feedback.make_network(network, self.epochs * -(-len(self.data.train) // self.settings.batch_size))
 
     @property
     def first_epoch(self) -> int:
         """From 1: the first epoch that may be the best."""
-        if self.feedback is None:
-            return 1
-        return min(-(-self.feedback.last_choice(self.epochs * self._steps) // self._steps) + 1, self.epochs)
+        return 1 if self.feedback is None else self.epochs
 
     @property
     def peak(self) -> float:

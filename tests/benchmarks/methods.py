@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parse()
     path = Path(arguments.out or Path(__file__).parent / "results" / f"methods_{arguments.model}_{arguments.data}.json")
     asked = {k: v for k, v in vars(arguments).items() if k not in ("out", "data_dir", "seeds", "criteria", "latencies")}
-    results = json.loads(path.read_text()) if path.exists() else {"arguments": asked, "dense": {}, "cells": {}}
+    results = json.loads(path.read_text()) if path.exists() else {"arguments": asked, "cells": {}}
     if results["arguments"] != asked:
         raise SystemExit(f"{path} holds results of {results['arguments']}: give another --out")
     for seed in arguments.seeds:

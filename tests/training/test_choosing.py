@@ -11,7 +11,7 @@ from autoprune.planning import Planner
 from autoprune.records import Budget, Evaluation
 from autoprune.searchers import Objective
 from autoprune.settings import Constraints, RewardSettings
-from autoprune.training.finishing import finish_all
+from autoprune.training.choosing import finish_all
 from helpers import toy
 
 
