@@ -418,7 +418,10 @@ _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks resnet56 --plans 240\n"
     "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
 )
-_FAULTS = "pytest -n 0 tests/faults --faults 20 --faults-seed 0 --faults-out tests/benchmarks/results/faults.json"
+_FAULTS = (
+    'pytest -n 0 tests/faults -m "long or not long" --faults 20 --faults-seed 0 '
+    "--faults-out tests/benchmarks/results/faults.json"
+)
 _SPEED = "python tests/benchmarks/search_speed.py --plans 8"
 _BREAKDOWN = "python tests/benchmarks/breakdown.py --searchers random greedy evolution td3 dyna_ppo --evaluations 20"
 _TRACED = "python tests/benchmarks/traced.py\npython tests/benchmarks/traced.py --drops --networks resnet20"

@@ -99,7 +99,7 @@ def check_evaluations(place, expected):
             assert (evaluation["score"], evaluation["cost"]["latency"]) == known[evaluation["key"]]
 
 
-@pytest.mark.parametrize("ray", [False, True])
+@pytest.mark.parametrize("ray", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_search_that_is_killed_again_and_again_finds_the_same(
     whole, request, make_place, faults, moments, count, ray
 ):
@@ -164,6 +164,7 @@ def test_a_search_whose_children_are_killed_goes_on(whole, make_place, faults, m
         place.check_clean()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["actor", "node"])
 def test_a_search_whose_actors_are_lost_goes_on(whole, cluster, make_place, faults, moments, count, what):
     (expected, *_), seconds, costs = whole
