@@ -12,6 +12,7 @@ import keras
 
 from autoprune.errors import UnknownNameError
 from autoprune.models import applications
+from autoprune.models.networks import experts
 from autoprune.registry import Registry, suggestion
 
 layers = keras.layers
@@ -43,8 +44,8 @@ def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, w
     """An untrained model.
 
     Args:
-        name: a registered architecture: `small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`, `resnet20`,
-            `resnet56`, `vgg16`, `mobilenet_v2`; or a network of `keras.applications`, such as `ResNet50`.
+        name: a registered architecture: `small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`, `small_moe`,
+            `resnet20`, `resnet56`, `vgg16`, `mobilenet_v2`; or a network of `keras.applications`, such as `ResNet50`.
         input_shape: shape of one image, or None for what the network is known for.
         classes: number of classes, or None likewise.
         width: factor on every layer's number of channels, in the zoo.
@@ -118,6 +119,7 @@ def _residual_network(
 
 
 # Three residual blocks: six groups, 1.2 million parameters.
+_enter("small_moe", (8, 8, 1), experts.small_moe)
 _enter("small_resnet", (8, 8, 1), partial(_residual_network, "small_resnet", (64, 128, 256), 1))
 # He et al., 2016 (arXiv 1512.03385), with convolutional shortcuts.
 for _name, _blocks in {"resnet20": 3, "resnet56": 9}.items():

@@ -9,6 +9,7 @@ from autoprune.settings.fields import read_by, unread_by
 _NORMALISATIONS = ("mean", "max", "sum", "none")
 _OF_GRADIENTS = ("taylor", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "class_saliency")
 _OF_ACTIVATIONS = ("activation", "apoz", "hrank")
+_OF_IMAGES = (*_OF_GRADIENTS, *_OF_ACTIVATIONS, "expert_usage")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class ImportanceSettings:
             gradient), `fisher` (of their squares), `grasp` (what the length of the gradients loses without the channel:
             those that lengthen them go first), `gradient_norm` (how much that length changes either way),
             `class_saliency` (`loss` with the absolute gradients of each batch; of the classes of `data.classes`),
-            `activation` (mean absolute activation), `apoz` (share of activations that are not zero) or `hrank` (average
-            rank of the feature maps).
+            `activation` (mean absolute activation), `apoz` (share of activations that are not zero), `hrank` (average
+            rank of the feature maps) or `expert_usage` (mean gate of the experts of a mixture; other channels by `l2`).
         reduction: how the scores of the layers that make (or, for activations, read) the channels of one group become
             one: `mean`, `max`, or `first` in data-flow order.
         normalisation: what each layer's scores are divided by before that: their `mean`, `max` or `sum`, or `none`.
@@ -39,7 +40,7 @@ class ImportanceSettings:
     name: str = "l1"
     reduction: str = field(default="mean", metadata=unread_by("random", *_OF_GRADIENTS))
     normalisation: str = field(default="mean", metadata=unread_by("random"))
-    images: int = field(default=256, metadata=read_by(*_OF_GRADIENTS, *_OF_ACTIVATIONS))
+    images: int = field(default=256, metadata=read_by(*_OF_IMAGES))
     temperature: float = field(default=200.0, metadata=read_by("grasp"))
     # The distances of `fpgm` would be those to the filters that are away, too.
     rounds: int = field(default=1, metadata=unread_by("random", "fpgm"))

@@ -26,6 +26,7 @@ DATA_DRIVEN = [
     "grasp",
     "gradient_norm",
     "class_saliency",
+    "expert_usage",
 ]
 
 

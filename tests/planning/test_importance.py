@@ -18,7 +18,7 @@ from helpers.topologies import TOPOLOGIES, head, images_for, made
 
 OF_GRADIENTS = {"taylor", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "class_saliency"}
 SIGNED = {"grasp"}
-DATA_DRIVEN = {*OF_GRADIENTS, "activation", "apoz", "hrank"}
+DATA_DRIVEN = {*OF_GRADIENTS, "activation", "apoz", "hrank", "expert_usage"}
 
 
 def raw(name):

@@ -1,0 +1,1 @@
+"""Layers that works of the literature bring with them, and networks of these."""

@@ -1,0 +1,57 @@
+"""How much the experts of a mixture are used by the images at hand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from autoprune.models.activation_hooks import observe_inputs
+from autoprune.models.networks.experts import MixtureOfExperts
+from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
+from autoprune.planning.importance.weights import l2
+from autoprune.records import ChannelGroup
+
+
+@IMPORTANCES.add("expert_usage")
+def expert_usage(context: ImportanceContext) -> Criterion:
+    """Mean gate of an expert over images and positions; `l2` for groups that are none of experts.
+
+    UNCURL-style (Sarkar et al., 2024, arXiv 2409.01483): experts go by what a task's own images use. The paper's
+    formula is not public.
+    """
+    data, fallback = context.calibration(), l2(context)
+    mixtures = {path: layer for path, layer in context.layers.items() if isinstance(layer, MixtureOfExperts)}
+    usage = measure_usage(context.model, mixtures, (images for images, _ in data.batches()))
+
+    def criterion(group: ChannelGroup) -> np.ndarray:
+        used = np.zeros(group.size)
+        routers = [m for m in group.members if m.layer in mixtures and (m.name, m.role) == ("router", "produces")]
+        if not routers:
+            return fallback(group)
+        for member in routers:
+            positions = member.channels >= 0
+            used[member.channels[positions]] += usage[member.layer][positions]
+        return used / len(routers)
+
+    return criterion
+
+
+def measure_usage(model: Any, mixtures: Mapping[str, MixtureOfExperts], batches: Any) -> dict[str, np.ndarray]:
+    """(experts,) mean gates of each mixture by its path, over all positions of all images.
+
+    Args:
+        model: a built model.
+        mixtures: layers of it.
+        batches: inputs as the model takes them, one batch after the other.
+    """
+    sums: dict[int, np.ndarray] = {}
+    counts: dict[int, int] = {}
+
+    def observe(layer: Any, x: Any) -> None:
+        gates = keras.ops.convert_to_numpy(layer.route(keras.ops.reshape(x, (-1, x.shape[-1])))).astype(np.float64)
+        sums[id(layer)] = sums.get(id(layer), 0) + gates.sum(1)
+        counts[id(layer)] = counts.get(id(layer), 0) + gates.shape[1]
+
+    observe_inputs(model, mixtures.values(), batches, observe)
+    return {path: sums[id(layer)] / counts[id(layer)] for path, layer in mixtures.items()}
