@@ -18,7 +18,8 @@ from helpers.topologies import TOPOLOGIES, head, images_for, made
 
 OF_GRADIENTS = {"taylor", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "class_saliency"}
 SIGNED = {"grasp"}
-DATA_DRIVEN = {*OF_GRADIENTS, "activation", "apoz", "hrank", "expert_usage"}
+OF_ACTIVATIONS = {"activation", "apoz", "hrank"}
+DATA_DRIVEN = {*OF_GRADIENTS, *OF_ACTIVATIONS, "expert_usage"}
 
 
 def raw(name):
@@ -170,7 +171,7 @@ def test_channels_first_is_read_along_its_own_axis():
     np.testing.assert_allclose(scores_of(model, raw("activation"), data=data), 2 * kernel, rtol=1e-6)
 
 
-@pytest.mark.parametrize("importance", sorted(DATA_DRIVEN - OF_GRADIENTS))
+@pytest.mark.parametrize("importance", sorted(OF_ACTIVATIONS))
 def test_groups_that_nothing_reads_fall_back_to_l1_and_say_so_once(importance, messages, monkeypatch):
     monkeypatch.setattr(exact_kind_of(layers.Dense(1)), "input_variable", "")
     model = made("residual")  # Its last group is read by a dense layer alone.
@@ -180,6 +181,14 @@ def test_groups_that_nothing_reads_fall_back_to_l1_and_say_so_once(importance, m
     assert not np.allclose(scores["stem"], reference["stem"])
     assert f"'{importance}' cannot be read for 'shortcut', as no" in messages()
     assert messages().count("ranks them instead") == 1
+
+
+def test_without_experts_the_use_of_them_says_that_it_ranks_as_l2(messages):
+    model = made("residual")
+    scores = Planner(model, importance="expert_usage", data=some_data(model)).scores
+    for name, expected in Planner(model, importance="l2").scores.items():
+        np.testing.assert_array_equal(scores[name], expected)
+    assert "'expert_usage' finds no mixture of experts" in messages()
 
 
 # ------------------------------------------------------------------ known answers, from gradients

@@ -64,7 +64,9 @@ class MixtureOfExperts(keras.layers.Layer):
             # Where all are chosen the first is chosen again.
             highest = numbers == ops.expand_dims(ops.cast(ops.argmax(left, axis=0), "int32"), 0)
             left, chosen = ops.where(highest, -np.inf, left), ops.logical_or(highest, chosen)
-        return ops.softmax(ops.where(chosen, logits, -np.inf), axis=0)
+        # Keras warns of a softmax over one expert.
+        odds = ops.exp(ops.where(chosen, logits - ops.max(logits, axis=0), -np.inf))
+        return odds / ops.sum(odds, axis=0)
 
     def call(self, x: Any) -> Any:
         """(*positions, units) of (*positions, features)."""

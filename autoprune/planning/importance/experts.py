@@ -1,5 +1,6 @@
 """How much the experts of a mixture are used by the images at hand."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from autoprune.planning.importance.context import IMPORTANCES, Criterion, Import
 from autoprune.planning.importance.weights import l2
 from autoprune.records import ChannelGroup
 
+logger = logging.getLogger(__name__)
+
 
 @IMPORTANCES.add("expert_usage")
 def expert_usage(context: ImportanceContext) -> Criterion:
@@ -22,6 +25,10 @@ def expert_usage(context: ImportanceContext) -> Criterion:
     """
     data, fallback = context.calibration(), l2(context)
     mixtures = {path: layer for path, layer in context.layers.items() if isinstance(layer, MixtureOfExperts)}
+    if not mixtures:
+        logger.warning(
+            "The importance 'expert_usage' finds no mixture of experts in this model: 'l2' ranks its channels."
+        )
     usage = measure_usage(context.model, mixtures, (images for images, _ in data.batches()))
 
     def criterion(group: ChannelGroup) -> np.ndarray:
