@@ -26,9 +26,7 @@ def expert_usage(context: ImportanceContext) -> Criterion:
     data, fallback = context.calibration(), l2(context)
     mixtures = {path: layer for path, layer in context.layers.items() if isinstance(layer, MixtureOfExperts)}
     if not mixtures:
-        logger.warning(
-            "The importance 'expert_usage' finds no mixture of experts in this model: 'l2' ranks its channels."
-        )
+        logger.warning("The importance 'expert_usage' finds no mixture of experts in the model: 'l2' ranks it.")
     usage = measure_usage(context.model, mixtures, (images for images, _ in data.batches()))
 
     def criterion(group: ChannelGroup) -> np.ndarray:
