@@ -17,6 +17,7 @@ from autoprune.training import train
 from autoprune.training.base_model import settle
 from autoprune.training.course import OnProgress, TrainingError
 from autoprune.training.finishing import PlanTrainer
+from autoprune.training.hyper_search import reparameterize
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,14 @@ class ScratchTrainer(PlanTrainer):
         settings, data = self._settings, self._data
         batch_size = settings.evaluation.batch_size
         teacher = self.ask_teacher()
-        with self._surgeon.pruning(
-            self._planner.space.plan(self._planner.space.find(evaluation.values)), self._snapshot
-        ):
+        self.find_scales()
+        plan = self._planner.space.plan(self._planner.space.find(evaluation.values))
+        with self._surgeon.pruning(plan, self._snapshot):
             pending = self._cost_model.submit(self._model)
             network = reinitialise(self._model, seed)
+        scales = self.scales_of(plan)
+        if scales is not None:
+            reparameterize(network, scales, seed)
         epochs = 0
         try:
             record = train(
@@ -71,6 +75,7 @@ class ScratchTrainer(PlanTrainer):
                 seed=seed,
                 on_progress=on_progress,
                 teacher=teacher,
+                scales=scales,
             )
             epochs = record.epochs
         except TrainingError as error:

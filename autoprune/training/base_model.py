@@ -18,6 +18,7 @@ from autoprune.settings import FinetuneSettings, SearchSettings, TaskSettings
 from autoprune.settings.places import user_cache_folder
 from autoprune.training.course import OnProgress
 from autoprune.training.fit import train
+from autoprune.training.hyper_search import find_scales, reparameterize
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,10 @@ logger = logging.getLogger(__name__)
 RECIPE = 3
 # What only says how files are loaded.
 _OF_FILES = ("modules", "modules_from", "safe_mode")
-_OPTIONAL: tuple[tuple[str, Any], ...] = (("augmentation_layers", []), ("label_smoothing", 0.0), ("early_stop", None))
+_OPTIONAL: tuple[tuple[str, Any], ...] = (
+    *(("augmentation_layers", []), ("label_smoothing", 0.0), ("early_stop", None)),
+    *(("optimizer", "adamw"), ("hyper_search_epochs", 0)),
+)
 
 
 def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress | None = None) -> Any:
@@ -66,6 +70,9 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     model = build_model(chosen, shape, classes)
     check_fit(model, data)
     training = settings.training
+    scales = find_scales(model, data, training, settings.seed)
+    if scales is not None:
+        reparameterize(model, scales, settings.seed)
     train(
         model,
         data,
@@ -74,6 +81,7 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
         learning_rate=training.learning_rate,
         seed=settings.seed,
         on_progress=on_progress,
+        scales=scales,
     )
     settle(model, data, settings)
     try:
