@@ -17,8 +17,9 @@ from autoprune.models.files import load_model, save_model
 from autoprune.settings import FinetuneSettings, SearchSettings, TaskSettings
 from autoprune.settings.places import user_cache_folder
 from autoprune.training.course import OnProgress
-from autoprune.training.fit import train
+from autoprune.training.fit import carry_out
 from autoprune.training.hyper_search import find_scales, reparameterize
+from autoprune.training.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -73,16 +74,16 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     scales = find_scales(model, data, training, settings.seed)
     if scales is not None:
         reparameterize(model, scales, settings.seed)
-    train(
-        model,
-        data,
-        training,
+    course = Training(
+        model=model,
+        data=data,
+        settings=training,
         epochs=training.epochs,
         learning_rate=training.learning_rate,
         seed=settings.seed,
-        on_progress=on_progress,
         scales=scales,
     )
+    carry_out(course, on_progress)
     settle(model, data, settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

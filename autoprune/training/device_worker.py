@@ -66,8 +66,8 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
     Args:
         request: `config` (of the model to train, see `in_precision`), `model` (a `.keras` file with its weights),
             `modules` (that its layers come from), `model_settings`, `data`, `task` and `training` (settings),
-            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `scales` (as `scales_to_json` or None), `start` (as for `Training`),
-            `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
+            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `scales` (of `scales_to_json`,
+            or None), `start` (as for `Training`), `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
         devices: the devices that share the batches.
         tell: sends an event; called with the progress of the training.
     """

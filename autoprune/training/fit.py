@@ -16,7 +16,6 @@ from autoprune.training.augmentation import renew_seeds
 from autoprune.training.batches import Batches
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.course import Course, OnProgress, TrainingError, TrainingRecord
-from autoprune.training.reparameterization import Scales
 from autoprune.training.training import Training
 
 # Runs the steps of a training, from where its course is to the end.
@@ -33,7 +32,6 @@ def train(
     seed: int,
     on_progress: OnProgress | None = None,
     teacher: np.ndarray | None = None,
-    scales: Scales | None = None,
 ) -> TrainingRecord:
     """Train in place, and keep the weights of the epoch that is best on the reward split (never the test split).
 
@@ -49,7 +47,6 @@ def train(
         on_progress: called after each step with the epochs done, a whole number after the last step of one, and the
             logs, which hold `val_accuracy` after whole epochs only.
         teacher: what another model says of the training images, to learn from it too, as for `Training`.
-        scales: of the branches of `settings.optimizer`, as for `Training`.
 
     Raises:
         DataError: the images cannot be changed as the settings ask for.
@@ -67,7 +64,6 @@ def train(
             learning_rate=learning_rate,
             seed=seed,
             teacher=teacher,
-            scales=scales,
         ),
         on_progress,
     )

@@ -1,7 +1,7 @@
 """The search of the scales by which branches are added, see `reparameterization.py`, and kernels to begin with.
 
-The same network is trained with its branches and with scales that are trained too; of what it has learnt only the scales
-are kept (Hyper-Search; Ding et al., 2022, arXiv 2205.15242).
+The same network is trained with its branches and with scales that are trained too; of what it has learnt, only the
+scales are kept (Hyper-Search; Ding et al., 2022, arXiv 2205.15242).
 """
 
 import logging
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from autoprune.cost.cache import cache_key
 from autoprune.data import Dataset
@@ -121,8 +120,8 @@ def find_scales(model: Any, data: Dataset, settings: TrainingSettings, seed: int
     scales = {}
     for name, before in constant.items():
         layer = network.get_layer(name)
-        found = (keras.ops.convert_to_numpy(scale) for scale in (layer.scale3x3, layer.scale1x1))
-        scales[name] = KernelScales(*found, before.identity, before.inputs)
+        conv3x3, conv1x1 = (keras.ops.convert_to_numpy(scale) for scale in (layer.scale3x3, layer.scale1x1))
+        scales[name] = KernelScales(conv3x3, conv1x1, before.identity, before.inputs)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, scales_to_json(scales))

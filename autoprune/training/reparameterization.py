@@ -8,8 +8,8 @@ with constant scales s and t for each output channel and a trained factor a, whi
 there where the input has as many channels, and positions, as the output. Trained by SGD it stays, step by step, equal
 to one 3x3 convolution whose gradient is multiplied, element by element, by
 
-    s_c^2 + t_c^2 + 1   where output channel c reads its own input channel at the centre, if there is an identity branch,
-    s_c^2 + t_c^2       elsewhere at the centre,
+    s_c^2 + t_c^2 + 1   at the centre, where an output channel c reads itself by an identity branch,
+    s_c^2 + t_c^2       at the centre elsewhere,
     s_c^2               beside the centre.
 
 The knowledge that is in the architecture of such blocks is in the optimiser then, and the network stays plain. What is
