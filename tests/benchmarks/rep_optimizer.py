@@ -1,12 +1,13 @@
 """Plain SGD against RepOptimizer's SGD, of a plain network and of what pruning leaves of it, at equal epochs.
 
     python tests/benchmarks/rep_optimizer.py
-    python tests/benchmarks/rep_optimizer.py --data cifar10 --data-dir FOLDER --epochs 60 --hyper-search-epochs 20
+    python tests/benchmarks/rep_optimizer.py --data cifar10 --epochs 60 --latencies 0.6 0.45
 
 VGG-16 is trained from new weights, pruned to shares of its compiled latency, alike in each group, and fine-tuned, all
 with one optimiser: `sgd`, `rep_sgd` with searched scales, `rep_sgd` with constant ones (`rep_sgd_constant`), and `sgd`
 with the epochs of the search of scales on top (`sgd_longer`). The learning rate is the optimiser's own best of several,
-by the reward split: multipliers make steps longer, and a longer step is no merit of theirs. Labels alone teach.
+by the reward split: multipliers make steps longer, and a longer step is no merit of theirs. Labels alone teach. On
+8x8 images seven tenths of the latency are there whatever the widths are: shares are small ones by default.
 
 Figures are accuracies on the test split: means over seeds and standard deviations. They are kept in
 `tests/benchmarks/results/rep_optimizer_DATA.json` as they come; a second call goes on where the first one stopped.
@@ -68,14 +69,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", default=None)
     parser.add_argument("--train-size", type=int, default=None)
     parser.add_argument("--target", default="tpu_v5e")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--fine-tune-epochs", type=int, default=6)
     parser.add_argument("--hyper-search-epochs", type=int, default=6)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
-    parser.add_argument("--latencies", type=float, nargs="+", default=[0.7, 0.5])
+    parser.add_argument("--latencies", type=float, nargs="+", default=[0.85, 0.75])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", default=None)
     return parser.parse_args()
