@@ -98,7 +98,9 @@ def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> 
     scales = find_scales(whole, data, settings.training, settings.seed)
     if scales is not None:
         if plan is not None:
-            scales = keep_channels(scales, Surgeon(whole).slices(plan))
+            surgeon = Surgeon(whole)
+            surgeon.check(plan)
+            scales = keep_channels(scales, surgeon.slices(plan))
         write_json(files.scales, scales_to_json(scales))
     if plan is not None:
         if settings.plan:

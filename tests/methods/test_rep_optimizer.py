@@ -12,9 +12,18 @@ from keras import layers, ops
 from autoprune.cost import open_cost_model
 from autoprune.errors import ModelError, SettingsError
 from autoprune.models import zoo
+from autoprune.models.files import save_model
 from autoprune.planning import Planner, make_plan
+from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Target
-from autoprune.settings import Constraints, SearchSettings, TrainingSettings
+from autoprune.settings import (
+    Constraints,
+    DataSettings,
+    FinetuneSettings,
+    ModelSettings,
+    SearchSettings,
+    TrainingSettings,
+)
 from autoprune.surgery import Surgeon, apply_plan
 from autoprune.training.finishing import Finisher
 from autoprune.training.hyper_search import find_scales, reparameterize
@@ -26,6 +35,7 @@ from autoprune.training.reparameterization import (
     constant_scales,
     keep_channels,
 )
+from autoprune.training.starting import StartFiles, load_start
 from autoprune.training.training import Training
 
 WIDTHS = (6, 6, 8)  # The second has an identity branch.
@@ -399,3 +409,24 @@ def test_finishing_takes_what_is_left_of_the_dense_scales(digits, removal, monke
     for name, of in dense.items():
         index = (..., *np.ix_(reads[name], done.plan.kept[name]))
         np.testing.assert_array_equal(made[-1][f"{name}/kernel"], of.multiplier(2)[index])
+
+
+def test_fine_tuning_of_files_begins_with_what_a_plan_leaves_of_the_scales(digits, tmp_path):
+    model = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.125)
+    plan = make_plan(model, 0.5, multiple_of=1)
+    save_model(model, tmp_path / "dense.keras")
+    save_plan(plan, tmp_path / "chosen.json")
+    settings = FinetuneSettings(
+        model=ModelSettings("file", path=str(tmp_path / "dense.keras")),
+        plan=str(tmp_path / "chosen.json"),
+        data=DataSettings(reward_size=0.25),
+        training=TrainingSettings(optimizer="rep_sgd", distillation=0.0),
+    )
+    files = StartFiles(tmp_path)
+    pruned = load_start(settings, digits, files)
+    found, dense = files.read_scales(), constant_scales(model)
+    for before, name in zip([None, *dense], dense, strict=False):
+        assert found[name].shape == tuple(pruned.get_layer(name).kernel.shape)
+        reads = np.arange(1) if before is None else plan.kept[before]
+        wanted = dense[name].multiplier(2)[(..., *np.ix_(reads, plan.kept[name]))]
+        np.testing.assert_array_equal(found[name].multiplier(2), wanted)
