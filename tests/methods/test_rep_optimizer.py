@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from autoprune.comparison.controls import ScratchTrainer
 from autoprune.cost import open_cost_model
 from autoprune.errors import ModelError, SettingsError
 from autoprune.models import zoo
@@ -376,7 +377,7 @@ def test_finishing_takes_what_is_left_of_the_dense_scales(digits, removal, monke
     model = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.125)
     epochs = 4 if removal == "dpf" else 2
     recipe = TrainingSettings(
-        optimizer="rep_sgd", fine_tune_learning_rate=0.05, fine_tune_epochs=epochs, removal=removal
+        optimizer="rep_sgd", epochs=1, fine_tune_learning_rate=0.05, fine_tune_epochs=epochs, removal=removal
     )
     dense = constant_scales(model)
     reparameterize(model, dense, seed=0)
@@ -393,22 +394,22 @@ def test_finishing_takes_what_is_left_of_the_dense_scales(digits, removal, monke
             made.append(dict(zip((v.path for v in variables), values(self.multipliers), strict=True)))
 
     monkeypatch.setattr("autoprune.training.reparameterization.RepSGD", Spy)
-    finisher = Finisher(
-        model,
-        planner,
-        digits,
-        cost_model=open_cost_model(Target("cpu", 8)),
-        settings=SearchSettings(training=recipe),
-    )
+    parts = {"cost_model": open_cost_model(Target("cpu", 8)), "settings": SearchSettings(training=recipe)}
+    finisher = Finisher(model, planner, digits, **parts)
     done = finisher.finish("rl", evaluation)
     assert done.training.epochs == done.training.best_epoch == epochs
     assert done.reward_accuracy > 0.3
     reads = {"conv1_1": np.arange(1)}
     for before, after in zip(list(dense), list(dense)[1:], strict=False):
         reads[after] = done.plan.kept[before]
-    for name, of in dense.items():
-        index = (..., *np.ix_(reads[name], done.plan.kept[name]))
-        np.testing.assert_array_equal(made[-1][f"{name}/kernel"], of.multiplier(2)[index])
+    if removal == "first":  # New weights have them too.
+        finisher.undo()
+        ScratchTrainer(model, planner, digits, **parts).finish("rl", evaluation, seed=0)
+        assert len(made) == 2
+    for multipliers in made if removal == "first" else made[-1:]:
+        for name, of in dense.items():
+            index = (..., *np.ix_(reads[name], done.plan.kept[name]))
+            np.testing.assert_array_equal(multipliers[f"{name}/kernel"], of.multiplier(2)[index])
 
 
 def test_fine_tuning_of_files_begins_with_what_a_plan_leaves_of_the_scales(digits, tmp_path):
