@@ -13,10 +13,12 @@ from autoprune.comparison.record import FROM_SCRATCH, PlanResult
 from autoprune.evaluation.accuracy import accuracy
 from autoprune.models import keras_internals
 from autoprune.records import Evaluation
-from autoprune.training import train
 from autoprune.training.base_model import settle
 from autoprune.training.course import OnProgress, TrainingError
 from autoprune.training.finishing import PlanTrainer
+from autoprune.training.fit import carry_out
+from autoprune.training.hyper_search import reparameterize
+from autoprune.training.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -55,24 +57,27 @@ class ScratchTrainer(PlanTrainer):
         settings, data = self._settings, self._data
         batch_size = settings.evaluation.batch_size
         teacher = self.ask_teacher()
-        with self._surgeon.pruning(
-            self._planner.space.plan(self._planner.space.find(evaluation.values)), self._snapshot
-        ):
+        self.find_scales()
+        plan = self._planner.space.plan(self._planner.space.find(evaluation.values))
+        with self._surgeon.pruning(plan, self._snapshot):
             pending = self._cost_model.submit(self._model)
             network = reinitialise(self._model, seed)
+        scales = self.scales_of(plan)
+        if scales is not None:
+            reparameterize(network, scales, seed)
         epochs = 0
         try:
-            record = train(
-                network,
-                data,
-                settings.training,
+            training = Training(
+                model=network,
+                data=data,
+                settings=settings.training,
                 epochs=self.epochs,
                 learning_rate=settings.training.learning_rate,
                 seed=seed,
-                on_progress=on_progress,
                 teacher=teacher,
+                scales=scales,
             )
-            epochs = record.epochs
+            epochs = carry_out(training, on_progress).epochs
         except TrainingError as error:
             logger.warning("%s: training from scratch diverged. %s", name, error)
         settle(network, data, settings)

@@ -128,7 +128,8 @@ def open_session(
     Raises:
         DataError: the data do not fit the model, or no result with them says anything.
         JournalError: the run folder belongs to another search.
-        ModelError: features are to be distilled, and the model has none that can be found.
+        ModelError: features are to be distilled, and the model has none that can be found; or `training.optimizer` is
+            for 3x3 convolutions, and it has none.
         TargetError: the target cannot be used here.
     """
     check_fit(model, data)

@@ -9,6 +9,7 @@ from autoprune.settings.checking import check
 AUGMENTATIONS = ("none", "shift", "shift_flip", "keras")
 SCHEDULES = ("cosine", "rewinding")
 REMOVALS = ("first", "dpf")
+OPTIMIZERS = ("adamw", "sgd", "rep_sgd", "rep_adamw")
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,13 @@ class TrainingSettings:
         batch_size (images): per step.
         learning_rate (per step): peak of the cosine schedule when training from scratch.
         fine_tune_learning_rate (per step): peak when fine-tuning.
-        weight_decay (factor): decoupled weight decay of AdamW.
+        weight_decay (factor): of the optimiser: decoupled for AdamW, part of the gradient for SGD.
         warm_up (share): of the steps, in which the learning rate rises.
+        optimizer: `adamw`; `sgd`, with Nesterov momentum of 0.9; or `rep_sgd` and `rep_adamw`, the same as if every 3x3
+            convolution were a block of branches, for plain networks such as VGG (RepOptimizers; Ding et al., 2022,
+            arXiv 2205.15242). SGD takes higher learning rates: the recipes `sgd` and `rep_sgd` have some.
+        hyper_search_epochs (epochs): in which `rep_sgd` and `rep_adamw` search the scales of their branches first, with
+            a network of the same architecture; 0 takes constant ones.
         distillation (weight): of the dense model's probabilities beside the labels when fine-tuning, from 0, for none,
             to 1.
         temperature (factor): of those probabilities; the larger, the more the small ones count.
@@ -53,6 +59,8 @@ class TrainingSettings:
     fine_tune_learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     warm_up: float = 0.1
+    optimizer: str = "adamw"
+    hyper_search_epochs: int = 0
     distillation: float = 0.5
     temperature: float = 2.0
     feature_distillation: float = 0.0
@@ -74,9 +82,16 @@ class TrainingSettings:
         check(0 <= self.label_smoothing < 1, "training.label_smoothing", "from 0 to below 1", self.label_smoothing)
         patient = self.early_stop is None or self.early_stop >= 1
         check(patient, "training.early_stop", "1 or more epochs, or null", self.early_stop)
-        for option, known in (("augmentation", AUGMENTATIONS), ("schedule", SCHEDULES), ("removal", REMOVALS)):
+        for option, known in (
+            *(("augmentation", AUGMENTATIONS), ("schedule", SCHEDULES)),
+            *(("removal", REMOVALS), ("optimizer", OPTIMIZERS)),
+        ):
             value = getattr(self, option)
             check(value in known, f"training.{option}", f"one of {', '.join(known)}", value)
+        searches = self.hyper_search_epochs
+        wanted = "0 or more, and 0 unless training.optimizer is rep_sgd or rep_adamw"
+        has_scales = self.optimizer.startswith("rep_")
+        check(searches == 0 or (searches > 0 and has_scales), "training.hyper_search_epochs", wanted, searches)
         named = (self.augmentation == "keras") == bool(self.augmentation_layers)
         wanted = "given with training.augmentation=keras, and only then"
         check(named, "training.augmentation_layers", wanted, self.augmentation_layers)

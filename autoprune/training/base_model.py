@@ -18,7 +18,9 @@ from autoprune.models.files import load_model, save_model
 from autoprune.settings import FinetuneSettings, SearchSettings, TaskSettings
 from autoprune.settings.places import user_cache_folder
 from autoprune.training.course import OnProgress
-from autoprune.training.fit import train
+from autoprune.training.fit import carry_out
+from autoprune.training.hyper_search import find_scales, reparameterize
+from autoprune.training.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,10 @@ logger = logging.getLogger(__name__)
 RECIPE = 3
 # What only says how files are loaded.
 _OF_FILES = ("modules", "modules_from", "safe_mode")
-_OPTIONAL: tuple[tuple[str, Any], ...] = (("augmentation_layers", []), ("label_smoothing", 0.0), ("early_stop", None))
+_OPTIONAL: tuple[tuple[str, Any], ...] = (
+    *(("augmentation_layers", []), ("label_smoothing", 0.0), ("early_stop", None)),
+    *(("optimizer", "adamw"), ("hyper_search_epochs", 0)),
+)
 
 
 def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress | None = None) -> Any:
@@ -68,15 +73,19 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     model = build_model(chosen, shape, classes)
     check_fit(model, data)
     training = settings.training
-    train(
-        model,
-        data,
-        training,
+    scales = find_scales(model, data, training, settings.seed)
+    if scales is not None:
+        reparameterize(model, scales, settings.seed)
+    course = Training(
+        model=model,
+        data=data,
+        settings=training,
         epochs=training.epochs,
         learning_rate=training.learning_rate,
         seed=settings.seed,
-        on_progress=on_progress,
+        scales=scales,
     )
+    carry_out(course, on_progress)
     settle(model, data, settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from autoprune.models.files import load_model
 from autoprune.settings import DataSettings, ModelSettings, TaskSettings, TrainingSettings
 from autoprune.training.checkpoints import Checkpoints
 from autoprune.training.fit import Loop, carry_out
+from autoprune.training.reparameterization import scales_from_json
 from autoprune.training.step_check import split_batch
 from autoprune.training.training import Training
 
@@ -65,8 +66,8 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
     Args:
         request: `config` (of the model to train, see `in_precision`), `model` (a `.keras` file with its weights),
             `modules` (that its layers come from), `model_settings`, `data`, `task` and `training` (settings),
-            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `start` (as for `Training`),
-            `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
+            `steps_per_execution`, `epochs`, `seed`, `teacher` (a `.npy` file or None), `scales` (of `scales_to_json`,
+            or None), `start` (as for `Training`), `checkpoint` (a file), `identity` and `every` (as for `Checkpoints`).
         devices: the devices that share the batches.
         tell: sends an event; called with the progress of the training.
     """
@@ -76,6 +77,7 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
     model_settings = ModelSettings(**request["model_settings"])
     data = load_data(DataSettings(**request["data"]), model_settings, TaskSettings(**request["task"]))
     teacher = request["teacher"] and np.load(request["teacher"], mmap_mode="r", allow_pickle=False)
+    scales = request["scales"]
     checkpoints = Checkpoints(request["checkpoint"], request["identity"], request["every"])
     with devices.scope():
         model = rebuild(request["config"], request["modules"])
@@ -89,6 +91,7 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
             seed=request["seed"],
             teacher=teacher,
             start=request["start"],
+            scales=scales and scales_from_json(scales),
         )
         record = carry_out(
             training,

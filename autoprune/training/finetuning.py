@@ -19,6 +19,7 @@ from autoprune.models.fingerprint import weights_fingerprint
 from autoprune.planning.plan_file import load_plan
 from autoprune.records import CostReport, Target
 from autoprune.records.measure import ACCURACY, Measure
+from autoprune.records.plain import read_json
 from autoprune.settings import FinetuneSettings
 from autoprune.settings.runtime import ON_TPU
 from autoprune.training.base_model import settle
@@ -102,6 +103,7 @@ def fine_tune(
                 learning_rate=None,
                 seed=settings.seed,
                 teacher=files.read_teacher(),
+                scales=files.read_scales(),
                 start=before,
             )
             record = carry_out(training, on_progress, checkpoints)
@@ -156,6 +158,7 @@ def _train_on_tpu(
         "seed": settings.seed,
         "start": start,
         "teacher": str(files.teacher) if files.teacher.exists() else None,
+        "scales": read_json(files.scales) if files.scales.exists() else None,
         "modules": layer_modules(model),
         "checkpoint": str(checkpoints.path),
         "identity": checkpoints.identity,
@@ -190,8 +193,10 @@ def _identity(model: Any, data: Dataset, settings: FinetuneSettings) -> dict[str
     """What the steps depend on: a checkpoint of others is refused."""
     training = dataclasses.asdict(settings.training)
     del training["removal"]  # which is over
-    if training["feature_distillation"] == 0:
-        del training["feature_distillation"]  # which came later: checkpoints that know nothing of it stay known
+    # What came later counts where it is used only: checkpoints that know nothing of it stay known.
+    for name, unused in (("feature_distillation", 0), ("optimizer", "adamw"), ("hyper_search_epochs", 0)):
+        if training[name] == unused:
+            del training[name]
     return {
         **({} if data.task.classifies else {"task": data.task.describe()}),
         "model": weights_fingerprint(model),

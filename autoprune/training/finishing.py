@@ -23,6 +23,8 @@ from autoprune.surgery.cutting import groups_without
 from autoprune.training.course import OnProgress, TrainingError, TrainingRecord
 from autoprune.training.feedback import Feedback
 from autoprune.training.fit import carry_out
+from autoprune.training.hyper_search import find_scales
+from autoprune.training.reparameterization import Scales, keep_channels
 from autoprune.training.training import Training, ask_teacher
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class PlanTrainer:
         self._surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
         self._snapshot = self._surgeon.snapshot()
         self._teacher: np.ndarray | None = None
+        self._scales: Scales | None = None
 
     def ask_teacher(self) -> np.ndarray | None:
         """What the model, which has to be the dense one, says of the training images; None without distillation."""
@@ -107,6 +110,18 @@ class PlanTrainer:
             batch_size, features = self._settings.evaluation.batch_size, training.feature_distillation > 0
             self._teacher = ask_teacher(self._model, self._data, batch_size, features=features)
         return self._teacher
+
+    def find_scales(self) -> None:
+        """Get the scales of the model, which has to be the dense one, for an optimiser that needs some."""
+        if self._scales is None:
+            settings = self._settings
+            self._scales = find_scales(self._model, self._data, settings.training, settings.seed)
+
+    def scales_of(self, plan: Plan | None) -> Scales | None:
+        """What is left of these scales by a plan, None being one that keeps all; None if there are no scales."""
+        if self._scales is None or plan is None:
+            return self._scales
+        return keep_channels(self._scales, self._surgeon.slices(plan))
 
 
 class Finisher(PlanTrainer):
@@ -157,6 +172,8 @@ class Finisher(PlanTrainer):
         candidate = self._planner.space.find(evaluation.values)
         whole = self._planner.space.plan(candidate)
         epochs = settings.training.after_pruning if whole.pruned or whole_too else 0
+        if epochs:
+            self.find_scales()
         narrower = any(len(kept) < whole.sizes[group] for group, kept in whole.kept.items())
         train = partial(self._train, name, settings.seed if seed is None else seed, teacher)
         if settings.training.removal == "dpf" and epochs and narrower:
@@ -230,6 +247,7 @@ class Finisher(PlanTrainer):
             learning_rate=None,
             seed=seed,
             teacher=teacher,
+            scales=self.scales_of(self._surgeon.applied),
             **how,
         )
         before = self._model.get_weights()

@@ -1,4 +1,4 @@
-"""Trains a classifier: AdamW, warm-up and cosine, the best epoch by the reward split. Steps are Keras's `fit`."""
+"""Trains a classifier: optimiser, warm-up and cosine, the best epoch by the reward split. Steps are Keras's `fit`."""
 
 import math
 from collections.abc import Callable
@@ -50,7 +50,8 @@ def train(
 
     Raises:
         DataError: the images cannot be changed as the settings ask for.
-        ModelError: `settings.feature_distillation` is given, and the model has no features that can be found.
+        ModelError: `settings.feature_distillation` is given, and the model has no features that can be found; or
+            `settings.optimizer` is for 3x3 convolutions, and it has none.
         TrainingError: the loss became infinite or not a number. The weights are those of the best epoch before, or
             those that the model came with.
     """

@@ -17,8 +17,11 @@ from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import load_plan, save_plan
 from autoprune.records import Plan
+from autoprune.records.plain import read_json, write_json
 from autoprune.settings import FinetuneSettings
-from autoprune.surgery import apply_plan
+from autoprune.surgery import Surgeon, apply_plan
+from autoprune.training.hyper_search import find_scales
+from autoprune.training.reparameterization import Scales, keep_channels, scales_from_json, scales_to_json
 from autoprune.training.training import ask_teacher, check_recipe
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,17 @@ class StartFiles:
         """The plan that the model was pruned by."""
         return self.folder / "plan.json"
 
+    @property
+    def scales(self) -> Path:
+        """Scales of the model's branches, see `find_scales`."""
+        return self.folder / "scales.json"
+
+    def read_scales(self) -> Scales | None:
+        """The scales; None for an optimiser that needs none."""
+        if not self.scales.exists():
+            return None
+        return scales_from_json(read_json(self.scales))
+
     def read_teacher(self) -> np.ndarray | None:
         """What the teacher says, read from the file as it is needed; None without a teacher."""
         return np.load(self.teacher, mmap_mode="r", allow_pickle=False) if self.teacher.exists() else None
@@ -65,7 +79,7 @@ def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> 
     """
     if files.model.exists():
         return load_model(files.model, settings.model)
-    model, plan, teacher = _load(settings)
+    model, plan, teacher, whole = _load(settings)
     # Before anything is computed: what does not fit is told at once.
     check_fit(model, data)
     for caution in data_cautions(model, data):
@@ -81,6 +95,13 @@ def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> 
         os.replace(partial, files.teacher)  # which appears whole or not at all
     elif settings.training.needs_teacher:
         logger.info("there is no teacher: the labels alone are learnt from")
+    scales = find_scales(whole, data, settings.training, settings.seed)
+    if scales is not None:
+        if plan is not None:
+            surgeon = Surgeon(whole)
+            surgeon.check(plan)
+            scales = keep_channels(scales, surgeon.slices(plan))
+        write_json(files.scales, scales_to_json(scales))
     if plan is not None:
         if settings.plan:
             apply_plan(model, plan)
@@ -91,8 +112,11 @@ def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> 
     return model
 
 
-def _load(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]:
-    """The model, its plan, and what teaches it, if anything does: the dense model, or another one that is named."""
+def _load(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None, Any]:
+    """The model, its plan, what teaches it, if anything does, and the model without the plan.
+
+    The dense model teaches, or another one that is named.
+    """
     teaches = settings.training.needs_teacher
     if not settings.run:
         model = load_model(settings.model.path, settings.model)
@@ -100,7 +124,7 @@ def _load(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]:
             logger.warning("the teacher is not asked: training.distillation and training.feature_distillation are 0")
         plan = load_plan(settings.plan) if settings.plan else None
         path = settings.teacher or (settings.model.path if plan is not None else None)
-        return model, plan, load_model(path, settings.model) if teaches and path else None
+        return model, plan, load_model(path, settings.model) if teaches and path else None, model
     folder = Path(settings.run)
     for name in ("pruned.keras", "dense.keras", "plan.json"):
         if not (folder / name).exists():
@@ -111,4 +135,4 @@ def _load(settings: FinetuneSettings) -> tuple[Any, Plan | None, Any | None]:
     plan, dense = load_plan(folder / "plan.json"), load_model(folder / "dense.keras", settings.model)
     if plan.model != architecture_fingerprint(dense):
         raise PlanError(f"The plan of the run '{folder}' is not for its dense.keras: one of them was changed since.")
-    return load_model(folder / "pruned.keras", settings.model), plan, dense if teaches else None
+    return load_model(folder / "pruned.keras", settings.model), plan, dense if teaches else None, dense

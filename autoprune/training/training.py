@@ -18,6 +18,7 @@ from autoprune.tasks.judge import TaskLoss
 from autoprune.training.augmentation import change_for
 from autoprune.training.batches import Batches, InOrder
 from autoprune.training.feedback import Feedback
+from autoprune.training.reparameterization import REPARAMETERIZED, Scales, constant_scales, make_optimizer
 from autoprune.training.schedules import Cosine, fine_tuning_schedule
 
 
@@ -38,6 +39,8 @@ class Training:
         start: accuracy on the reward split of the model as it comes, which is kept when no epoch is as good; None keeps
             the best epoch, however good it is.
         feedback: chooses channels while the model is trained; None chooses none. With it the last epoch is kept.
+        scales: of the branches that `settings.optimizer` trains as if they were there, by layer; None takes constant
+            ones, of the model as it is.
     """
 
     model: Any
@@ -49,6 +52,7 @@ class Training:
     teacher: np.ndarray | None = None
     start: float | None = None
     feedback: Feedback | None = None
+    scales: Scales | None = None
 
     @cached_property
     def judge(self) -> Judge:
@@ -128,25 +132,34 @@ class Training:
         return self.judge.metric(taught=self.teacher is not None)
 
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
-        """AdamW with its schedule.
+        """What `settings.optimizer` names, with its schedule.
 
         Args:
             steps: number of steps in one epoch.
+
+        Raises:
+            ModelError: the optimiser is for 3x3 convolutions, and the model has none.
         """
-        settings = self.settings
+        settings, by_path = self.settings, None
         if self.learning_rate is None:
             schedule = fine_tuning_schedule(settings, self.epochs, steps)
         else:
             schedule = Cosine(self.learning_rate, self.epochs * steps, settings.warm_up)
-        return keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
+        if settings.optimizer in REPARAMETERIZED:
+            scales = constant_scales(self.model) if self.scales is None else self.scales
+            # Without layers that have left with a branch.
+            layers = {layer.name: layer for layer in self.model.layers}
+            by_path = {layers[name].kernel.path: found for name, found in scales.items() if name in layers}
+        return make_optimizer(settings.optimizer, schedule, settings.weight_decay, by_path)
 
 
 def check_recipe(model: Any, data: Dataset, settings: TrainingSettings) -> None:
     """Refuse a recipe that does not suit a model and its data, before anything is computed.
 
     Raises:
-        ModelError: features are to be distilled, and the model has none that can be found.
-        SettingsError: they are, of a model that is no classifier; or images are to be changed where masks are not.
+        ModelError: features are to be distilled, and the model has none that can be found; or its optimiser is for 3x3
+            convolutions, and it has none.
+        SettingsError: features are, of a model that is no classifier; or images are to be changed where masks are not.
     """
     if settings.feature_distillation > 0:
         if not data.task.names_classes:
@@ -155,6 +168,8 @@ def check_recipe(model: Any, data: Dataset, settings: TrainingSettings) -> None:
                 f"training.distillation teaches task={data.task.name} too."
             )
         WithFeatures(model)
+    if settings.optimizer in REPARAMETERIZED:
+        constant_scales(model)
     if any(head.loss is not None for head in data.task.heads):
         few = data.train.head(2)
         try:
