@@ -9,6 +9,7 @@ that `LayerKind.channels` writes into.
 from autoprune.layers import (  # noqa: F401 - importing a module of kinds registers them
     attention,
     elementwise,
+    flows,
     kernels,
     merging,
     normalization,
