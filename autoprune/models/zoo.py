@@ -214,7 +214,7 @@ def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
     return _classifier(image, x, classes, "small_densenet")
 
 
-@partial(_enter, "mar_scf", (8, 8, 1))
+@partial(_enter, "mar_scf", (8, 8, 1), task="density")
 def _mar_scf(shape: tuple[int, ...], classes: int, width: float) -> Any:
     """mAR-SCF: a normalising flow of two levels with two couplings each, 32 hidden channels. Gives (n, 1) log-density.
 
