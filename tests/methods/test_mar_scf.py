@@ -225,7 +225,7 @@ def test_what_is_no_flow_is_refused():
 
 @pytest.mark.slow
 def test_half_of_the_hidden_channels_are_enough_and_noise_decoded_looks_like_digits():
-    """Chosen by `importance=loss`. The norms of the filters choose worse: with `l1` 8 % more bits are left."""
+    """Chosen by `importance=loss`: of three seeds 1 to 3 % more bits than dense. By `l1` it was 6 to 18 % more."""
     data = load_data(DataSettings(reward_size=0.25), task=TaskSettings("density", metric="bits_per_dimension"))
     recipe, images = TrainingSettings(batch_size=32), data.test.images[:]
     keras.utils.set_random_seed(0)

@@ -176,7 +176,7 @@ def encode(model: Any, images: Any) -> tuple[list[Any], Any]:
     state, latents = ops.convert_to_tensor(images), []
     for layer in _list_layers(model):
         if isinstance(layer, _ChannelPrior):
-            state, latent = layer.encode(state)  # type: ignore[attr-defined]
+            state, latent = layer.encode(state)
             latents.append(latent)
         else:
             change = layer(state)
