@@ -78,8 +78,11 @@ class Dequantize(keras.Layer):
         """Noise of each pixel that depends on all pixels of the image."""
         shape = grey.shape[1:]
         positions = np.arange(math.prod(shape), dtype=np.int64).reshape(1, *shape)
-        image = ops.sum(_mix(grey + (positions * self.levels).astype(np.int32)), axis=(1, 2, 3), keepdims=True)
-        spread = (positions * 0x9E3779B9).astype(np.int32)  # 2^32 over the golden ratio, as in Weyl sequences
+        places = ops.convert_to_tensor((positions * self.levels).astype(np.int32))
+        image = ops.sum(_mix(grey + places), axis=(1, 2, 3), keepdims=True)
+        spread = ops.convert_to_tensor(
+            (positions * 0x9E3779B9).astype(np.int32)
+        )  # 2^32 over the golden ratio, as in Weyl sequences
         bits = ops.bitwise_and(ops.right_shift(_mix(_mix(image) + spread), 32 - _NOISE_BITS), (1 << _NOISE_BITS) - 1)
         return (ops.cast(bits, "float32") + 0.5) / (1 << _NOISE_BITS)
 
