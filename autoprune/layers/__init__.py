@@ -10,6 +10,7 @@ from autoprune.layers import (  # noqa: F401 - importing a module of kinds regis
     attention,
     elementwise,
     experts,
+    flows,
     kernels,
     merging,
     normalization,

@@ -1,8 +1,9 @@
-"""Named model builders: small classifiers that train on a laptop, and the networks that papers compare.
+"""Named model builders: small classifiers that train on a laptop, the networks that papers compare, and a flow.
 
 Layers have fixed names, so that a plan made in one process fits the model built in another.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +11,9 @@ from typing import Any
 
 import keras
 
-from autoprune.errors import UnknownNameError
+from autoprune.errors import ModelError, UnknownNameError
 from autoprune.models import applications
-from autoprune.models.networks import experts
+from autoprune.models.networks import experts, flow_priors, flows
 from autoprune.registry import Registry, suggestion
 
 layers = keras.layers
@@ -45,13 +46,14 @@ def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, w
 
     Args:
         name: a registered architecture: `small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`, `small_moe`,
-            `resnet20`, `resnet56`, `vgg16`, `mobilenet_v2`; or a network of `keras.applications`, such as `ResNet50`.
+            `resnet20`, `resnet56`, `vgg16`, `mobilenet_v2`, `mar_scf`; or a network of `keras.applications`, such as
+            `ResNet50`.
         input_shape: shape of one image, or None for what the network is known for.
-        classes: number of classes, or None likewise.
-        width: factor on every layer's number of channels, in the zoo.
+        classes: number of classes, or None likewise; a flow has none.
+        width: factor on every layer's number of channels, in the zoo; of a flow on hidden channels of its couplings.
 
     Raises:
-        ModelError: a network of `keras.applications` does not take such images.
+        ModelError: the network does not take such images.
         UnknownNameError: there is no such architecture.
     """
     check_known(name)
@@ -119,7 +121,6 @@ def _residual_network(
 
 
 # Three residual blocks: six groups, 1.2 million parameters.
-_enter("small_moe", (8, 8, 1), experts.small_moe)
 _enter("small_resnet", (8, 8, 1), partial(_residual_network, "small_resnet", (64, 128, 256), 1))
 # He et al., 2016 (arXiv 1512.03385), with convolutional shortcuts.
 for _name, _blocks in {"resnet20": 3, "resnet56": 9}.items():
@@ -212,3 +213,44 @@ def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
             new = _conv_bn(x, _scale(channels, width), f"block{block}_conv{number}")
             x = layers.Concatenate(name=f"block{block}_concat{number}")([x, new])
     return _classifier(image, x, classes, "small_densenet")
+
+
+@partial(_enter, "small_moe", (8, 8, 1))
+def _small_moe(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """Two convolutions, then two residual mixtures of eight experts at every pixel, of which two are chosen.
+
+    There are eight experts at any width.
+    """
+    image = keras.Input(shape, name="image")
+    channels = _scale(64, width)
+    x = _conv_bn(_conv_bn(image, _scale(32, width), "stem"), channels, "reduction", stride=2)
+    for number in (1, 2):
+        inner = layers.BatchNormalization(momentum=0.9, name=f"block{number}_bn")(x)
+        inner = experts.MixtureOfExperts(8, 4 * channels, channels, name=f"block{number}_experts")(inner)
+        x = layers.Add(name=f"block{number}_add")([x, inner])
+    return _classifier(image, x, classes, "small_moe")
+
+
+@partial(_enter, "mar_scf", (8, 8, 1), task="density")
+def _mar_scf(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """mAR-SCF: a normalising flow of two levels with two couplings each, 32 hidden channels. Gives (n, 1) log-density.
+
+    Mahajan et al., 2020, arXiv 2004.03891, who have three levels of 32 couplings with 512 channels, and priors of three
+    layers with 32 where these have one with 8. Nats per dimension; images have 17 grey values when they are 8x8x1, as
+    scikit-learn's digits are, and 256 otherwise.
+    """
+    if len(shape) != 3 or any(size is None or size % 4 for size in shape[:2]):
+        raise ModelError(f"mar_scf halves height and width twice: both must be multiples of 4. Received: {shape}")
+    image = keras.Input(shape, name="image")
+    x = flows.Dequantize(17 if shape == (8, 8, 1) else 256, name="dequantize")(image)
+    hidden = _scale(32, width)
+    for level in (1, 2):
+        x = flows.Squeeze(name=f"level{level}_squeeze")(x)
+        for step in (1, 2):
+            name = f"level{level}_step{step}"
+            x = flows.ActNorm(name=f"{name}_actnorm")(x)
+            x = flows.InvertibleConvolution(seed=2 * level + step, name=f"{name}_rotation")(x)
+            x = layers.Add(name=f"{name}_add")([x, flows.AffineCoupling((hidden, hidden), name=f"{name}_coupling")(x)])
+        if level == 1:
+            x = flow_priors.AutoregressiveSplit(8, name="level1_split")(x)
+    return keras.Model(image, flow_priors.AutoregressivePrior(math.prod(shape), 8, name="prior")(x), name="mar_scf")

@@ -7,6 +7,7 @@ from keras import layers, ops
 from autoprune.cost.flops import count_flops, flops_per_layer
 from autoprune.layers import kind_of, list_kinds
 from autoprune.models import keras_internals, zoo
+from autoprune.models.networks import flow_priors, flows
 from autoprune.models.networks.experts import MixtureOfExperts
 from helpers.topologies import TOPOLOGIES, made
 
@@ -29,6 +30,15 @@ CASES = {
     "spectral": ((6, 6, 3), layers.SpectralNormalization(layers.Conv2D(5, 3)), 2 * 16 * 9 * 3 * 5),
     "experts": ((6, 5), MixtureOfExperts(4, 7, 3), 2 * 6 * 4 * (5 + 5 * 7 + 7 * 3)),
     "pooling": ((6, 6, 3), layers.MaxPooling2D(), 0),
+    # Of a state's channels the last is the log-density.
+    "coupling": ((4, 6, 9), flows.AffineCoupling((5, 7)), 2 * 24 * (9 * 4 * 5 + 5 * 7 + 9 * 7 * 8)),
+    "rotation": ((4, 6, 9), flows.InvertibleConvolution(), 2 * 24 * 8 * 8),
+    "split": (
+        (4, 6, 9),
+        flow_priors.AutoregressiveSplit(3),
+        2 * 24 * (9 * 4 * 4 + 4 * (9 * (1 + 4 + 3) * 12 + 3 * 2)),
+    ),
+    "prior": ((4, 6, 9), flow_priors.AutoregressivePrior(192, 3), 2 * 24 * 8 * (9 * (1 + 3) * 12 + 3 * 2)),
 }
 
 

@@ -1,4 +1,4 @@
-"""A sparse mixture of experts, and a small classifier with two of them."""
+"""Sparse mixtures of experts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -93,26 +93,3 @@ class MixtureOfExperts(keras.layers.Layer):
             "top_k": self.top_k,
             "activation": keras.activations.serialize(self.activation),
         }
-
-
-def small_moe(shape: tuple[int, ...], classes: int, width: float) -> Any:
-    """Two convolutions, then two residual mixtures of eight experts at every pixel, of which two are chosen.
-
-    Args:
-        shape: of one image.
-        classes: number of classes.
-        width: factor on channels and on the width of experts; there are eight experts at any width.
-    """
-    layers = keras.layers
-    channels = [max(1, round(count * width)) for count in (32, 64)]
-    image = x = keras.Input(shape, name="image")
-    for number, count in enumerate(channels, start=1):
-        x = layers.Conv2D(count, 3, strides=number, padding="same", use_bias=False, name=f"conv{number}")(x)
-        # A momentum of 0.99 needs hundreds of steps to forget its start; small data sets do not have them.
-        x = layers.ReLU(name=f"conv{number}_relu")(layers.BatchNormalization(momentum=0.9, name=f"conv{number}_bn")(x))
-    for number in (1, 2):
-        inner = layers.BatchNormalization(momentum=0.9, name=f"block{number}_bn")(x)
-        inner = MixtureOfExperts(8, 4 * channels[-1], channels[-1], name=f"block{number}_experts")(inner)
-        x = layers.Add(name=f"block{number}_add")([x, inner])
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(image, layers.Dense(classes, activation="softmax", name="classifier")(x), name="small_moe")
