@@ -12,6 +12,7 @@ import keras
 
 from autoprune.errors import UnknownNameError
 from autoprune.models import applications
+from autoprune.models.networks.ode import ODEBlock
 from autoprune.registry import Registry, suggestion
 
 layers = keras.layers
@@ -42,7 +43,7 @@ def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, w
 
     Args:
         name: a registered architecture: `small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`, `resnet20`,
-            `resnet56`, `vgg16`, `mobilenet_v2`; or a network of `keras.applications`, such as `ResNet50`.
+            `resnet56`, `vgg16`, `mobilenet_v2`, `ode_classifier`; or a network of `keras.applications`, such as `ResNet50`.
         input_shape: shape of one image, or None for what the network is known for.
         classes: number of classes, or None likewise.
         width: factor on every layer's number of channels, in the zoo.
@@ -203,3 +204,10 @@ def _small_densenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
             new = _conv_bn(x, _scale(channels, width), f"block{block}_conv{number}")
             x = layers.Concatenate(name=f"block{block}_concat{number}")([x, new])
     return _classifier(image, x, classes, "small_densenet")
+
+
+@partial(_enter, "ode_classifier", (2,))
+def _ode_classifier(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """A neural ODE on the input itself, of 64 hidden units: the toy of Sparse Flows (2021, arXiv 2106.12718)."""
+    point = keras.Input(shape, name="point")
+    return _classifier(point, ODEBlock((_scale(64, width),), name="ode")(point), classes, "ode_classifier")

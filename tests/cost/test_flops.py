@@ -7,6 +7,7 @@ from keras import layers, ops
 from autoprune.cost.flops import count_flops, flops_per_layer
 from autoprune.layers import kind_of, list_kinds
 from autoprune.models import keras_internals, zoo
+from autoprune.models.networks.ode import ODEBlock
 from helpers.topologies import TOPOLOGIES, made
 
 CASES = {
@@ -26,6 +27,12 @@ CASES = {
     "separable": ((6, 6, 3), layers.SeparableConv2D(5, 3), 2 * 16 * (9 * 3 + 3 * 5)),
     "every frame": ((7, 6, 6, 3), layers.TimeDistributed(layers.Conv2D(5, 3)), 7 * 2 * 16 * 9 * 3 * 5),
     "spectral": ((6, 6, 3), layers.SpectralNormalization(layers.Conv2D(5, 3)), 2 * 16 * 9 * 3 * 5),
+    "ode": ((5, 3), ODEBlock((8, 7), steps=6), 5 * 4 * 6 * 2 * (3 * 8 + 8 * 7 + 7 * 3)),
+    "ode with log-density": (
+        (3,),
+        ODEBlock((8, 7), steps=6, log_density=True),
+        4 * 6 * 2 * (2 * 8 + 8 * 7 + 7 * 2 + 2 * 8 * 7 + 7 * 2),
+    ),
     "pooling": ((6, 6, 3), layers.MaxPooling2D(), 0),
 }
 
