@@ -29,7 +29,8 @@ def from_arrays(
         x_train: (n, *input shape) images as the model takes them.
         y_train: by the task: (n,) class numbers from 0 or booleans, or (n, classes) one-hot; for `segmentation` masks
             (n, height, width) of class numbers; for `multi_label` (n, labels) zeros and ones; for `regression` (n, ...)
-            numbers; for several outputs a mapping with the labels of each by the output's name.
+            numbers; for `density` anything as long; for several outputs a mapping with the labels of each by the
+            output's name.
         x_test: likewise, for the final report alone.
         y_test: labels of the test images.
         task: what the model is to make of them: a name, settings, or for several outputs a mapping from each output's

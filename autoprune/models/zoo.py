@@ -28,11 +28,13 @@ class Architecture:
         build: makes it.
         input_shape: shape of one image that the network is known for.
         classes: its number of classes.
+        task: what it is for, see `TaskSettings.name`.
     """
 
     build: Builder
     input_shape: tuple[int, ...]
     classes: int = 10
+    task: str = "classification"
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("model")
@@ -70,9 +72,14 @@ def check_known(name: str) -> None:
         raise UnknownNameError(f"There is no {ARCHITECTURES.kind} '{name}'. {suggestion(name, known)}")
 
 
-def _enter(name: str, input_shape: tuple[int, ...], build: Builder) -> Builder:
+def task_of(name: str) -> str:
+    """What a known architecture is for, see `TaskSettings.name`."""
+    return ARCHITECTURES.get(name).task if name in ARCHITECTURES else "classification"
+
+
+def _enter(name: str, input_shape: tuple[int, ...], build: Builder, task: str = "classification") -> Builder:
     """Enter a builder in the table of architectures."""
-    ARCHITECTURES.add(name)(Architecture(build, input_shape))
+    ARCHITECTURES.add(name)(Architecture(build, input_shape, task=task))
     return build
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from autoprune.settings.checking import check
 
 # Kinds of a single output.
-OUTPUT_TASKS = ("classification", "segmentation", "multi_label", "regression")
+OUTPUT_TASKS = ("classification", "segmentation", "multi_label", "regression", "density")
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,16 @@ class TaskSettings:
 
     Attributes:
         name: `classification` (one class of each image), `segmentation` (one class of each pixel), `multi_label` (yes
-            or no to each of several labels), `regression` (numbers), or `outputs` for a model of several outputs.
+            or no to each of several labels), `regression` (numbers), `density` (how probable an example is, without
+            labels), or `outputs` for a model of several outputs.
         metric: the measure of quality. Null is `accuracy` of classification, `mean_iou` of segmentation, `macro_f1` of
-            labels, `mae` of regression and `loss` of several outputs; besides these `pixel_accuracy`,
-            `label_accuracy`, `auc`, `rmse`, `r2`, and any metric of Keras by its name.
+            labels, `mae` of regression, `nats` of densities and `loss` of several outputs; besides these
+            `pixel_accuracy`, `label_accuracy`, `auc`, `rmse`, `r2`, `bits_per_dimension`, and any metric of Keras by
+            its name.
         lower_is_better (true or false): whether a smaller figure of the metric is the better one; null is what is
             known of it.
-        loss: of training, by Keras's name, such as `huber`; null is cross-entropy, or the mean square for numbers.
+        loss: of training, by Keras's name, such as `huber`; null is cross-entropy, the mean square for numbers, the
+            negative logarithm of a density.
         outputs (tasks): of a model of several outputs the task of each, by the output's name.
         losses (losses): of several outputs, by the output's name; the usual one where it is left out.
         weights (weights): of the losses of several outputs, by the output's name; 1 where it is left out.
@@ -53,6 +56,7 @@ class TaskSettings:
                 check(output in outputs, f"task.{name}", "given for outputs in task.outputs", output)
         for output, weight in (self.weights or {}).items():
             check(weight > 0, f"task.weights.{output}", "above 0", weight)
+        check(self.loss is None or self.name != "density", "task.loss", "null with task=density", self.loss)
         check(self.loss is None or not several, "task.loss", "task.losses where there are several outputs", self.loss)
         named = self.metric_output is None or self.metric_output in outputs
         check(named, "task.metric_output", "null, or one of task.outputs", self.metric_output)

@@ -10,6 +10,7 @@ import keras
 from autoprune.errors import SettingsError, words_of
 from autoprune.records.measure import Measure
 from autoprune.registry import suggestion
+from autoprune.tasks.density import Density, bits_per_dimension, nats
 from autoprune.tasks.heads import Classes, Head, Labels, Pixels, Values
 
 # Makes a metric of Keras's, of the number of classes or labels that an output tells apart.
@@ -65,8 +66,24 @@ _KNOWN: Mapping[str, _Known] = {
         lambda count: keras.metrics.RootMeanSquaredError(),
     ),
     "r2": _Known(Measure(name="R²", is_share=False), (Values,), lambda count: keras.metrics.R2Score()),
+    "nats": _Known(
+        Measure(name="nats", lower_is_better=True, is_share=False),
+        (Density,),
+        lambda count: keras.metrics.MeanMetricWrapper(nats, name="nats"),
+    ),
+    "bits_per_dimension": _Known(
+        Measure(name="bits per dimension", lower_is_better=True, is_share=False),
+        (Density,),
+        lambda count: keras.metrics.MeanMetricWrapper(bits_per_dimension, name="bits_per_dimension"),
+    ),
 }
-_DEFAULTS: Mapping[type[Head], str] = {Classes: "accuracy", Pixels: "mean_iou", Labels: "macro_f1", Values: "mae"}
+_DEFAULTS: Mapping[type[Head], str] = {
+    Classes: "accuracy",
+    Pixels: "mean_iou",
+    Labels: "macro_f1",
+    Values: "mae",
+    Density: "nats",
+}
 # Of Keras's metrics, by what their names hold.
 _LOWER = ("error", "crossentropy", "entropy", "divergence", "hinge", "poisson", "logcosh", "log_cosh", "loss")
 _SHARES = ("accuracy", "iou", "auc", "f1", "fbeta", "precision", "recall", "specificity", "sensitivity")

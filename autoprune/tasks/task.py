@@ -14,6 +14,7 @@ from autoprune.models import keras_internals
 from autoprune.models.outputs import flatten
 from autoprune.records.measure import ACCURACY, Measure
 from autoprune.settings.task import TaskSettings
+from autoprune.tasks.density import Density
 from autoprune.tasks.heads import Classes, Head, Labels, Pixels, Values
 from autoprune.tasks.metrics import MakeMetric, find_metric, make_accuracy
 from autoprune.tasks.own_losses import as_loss, identify
@@ -207,6 +208,7 @@ def make_task(settings: TaskSettings) -> Task:
         "segmentation": Pixels,
         "multi_label": Labels,
         "regression": Values,
+        "density": Density,
     }
     several = settings.name == "outputs"
     heads = []

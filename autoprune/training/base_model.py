@@ -12,6 +12,7 @@ from autoprune.data import Dataset
 from autoprune.errors import ModelError
 from autoprune.evaluation.accuracy import accuracy, check_fit
 from autoprune.evaluation.recovery import recalibrate
+from autoprune.models import zoo
 from autoprune.models.building import build_model, is_ready
 from autoprune.models.files import load_model, save_model
 from autoprune.settings import FinetuneSettings, SearchSettings, TaskSettings
@@ -45,9 +46,10 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
         if not chosen.path:
             raise ModelError("model=file needs model.path=FILE.keras.")
         return load_model(chosen.path, chosen)
-    if not data.task.names_classes:
+    task = zoo.task_of(chosen.name)
+    if data.task.name != task:
         raise ModelError(
-            f"model={chosen.name} is a classifier, and task={data.task.name} asks for another network. Give one of "
+            f"model={chosen.name} is for task={task}, and task={data.task.name} asks for another network. Give one of "
             "your own: model=file model.path=FILE.keras."
         )
     shape, classes = tuple(chosen.input_shape or data.input_shape), chosen.classes or data.classes
