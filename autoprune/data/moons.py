@@ -20,8 +20,5 @@ def load(settings: DataSettings) -> RawData:
         points.astype(np.float32), classes.astype(np.int64), test_size=0.2, random_state=0, stratify=classes
     )
     mean, deviation = train.mean(0), train.std(0)
-    return RawData(
-        Labelled((train - mean) / deviation, train_classes),
-        Labelled((test - mean) / deviation, test_classes),
-        classes=2,
-    )
+    train, test = ((some - mean) / deviation for some in (train, test))
+    return RawData(Labelled(train, train_classes), Labelled(test, test_classes), classes=2)

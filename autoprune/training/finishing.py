@@ -134,8 +134,8 @@ class Finisher(PlanTrainer):
 
         With `search.stages` it is pruned in so many stages, and its epochs are spread over them; with `search.cascade`
         each stage chooses anew which channels go, and has all epochs, and a plan that has no more to lose is trained as
-        long as the others. With `training.removal=dpf` channels, as many as the plan keeps, are chosen in the first three quarters of them, and
-        the others are removed then.
+        long as the others. With `training.removal=dpf` channels, as many as the plan keeps, are chosen in the first
+        three quarters of them, and the others are removed then.
 
         When fine-tuning diverges, or no epoch after the last cut is as good on the reward split, the model stays as it
         was pruned, with a warning: a search is not lost for that.

@@ -4,6 +4,7 @@ Chen et al., 2018 (arXiv 1806.07366), with a solver of fixed steps, through whic
 operations whatever the input, and one graph for all of them.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,11 +80,13 @@ class ODEBlock(keras.layers.Layer):
         if state < 1:
             raise ValueError(f"The state of an ODE has a known number of channels, 1 or more. Received: {input_shape}")
         sizes = (state, *self.hidden, state)
-        for number, shape in enumerate(zip(sizes, sizes[1:], strict=False)):
-            vectors = ("bias", "time") if self.time_dependent else ("bias",)
-            setattr(self, f"kernel_{number}", self.add_weight(shape=shape, name=f"kernel_{number}"))
-            for name in vectors:
-                weight = self.add_weight(shape=shape[1:], initializer="zeros", name=f"{name}_{number}")
+        for number, shape in enumerate(itertools.pairwise(sizes)):
+            # As dense layers of PyTorch: with biases of zero f would be odd, and stay so on data as symmetric.
+            reach = shape[0] ** -0.5
+            made = {"kernel": shape, "bias": shape[1:]} | ({"time": shape[1:]} if self.time_dependent else {})
+            for name, size in made.items():
+                start = keras.initializers.RandomUniform(-reach, reach)
+                weight = self.add_weight(shape=size, initializer=start, name=f"{name}_{number}")
                 setattr(self, f"{name}_{number}", weight)
 
     def dynamics(self, state: Any, time: float = 0.0) -> tuple[Any, Any]:
