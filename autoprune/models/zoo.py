@@ -3,12 +3,11 @@
 Layers have fixed names, so that a plan made in one process fits the model built in another.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-import math
 
 import keras
 
@@ -47,8 +46,8 @@ def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, w
 
     Args:
         name: a registered architecture: `small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`, `resnet20`,
-            `resnet56`, `vgg16`, `mobilenet_v2`, `ode_classifier`, `ffjord`; or a network of `keras.applications`, such as
-            `ResNet50`.
+            `resnet56`, `vgg16`, `mobilenet_v2`, `ode_classifier`, `ffjord`; or a network of
+            `keras.applications`, such as `ResNet50`.
         input_shape: shape of one image, or None for what the network is known for.
         classes: number of classes, or None likewise.
         width: factor on every layer's number of channels, in the zoo.
@@ -232,8 +231,7 @@ def _ffjord(shape: tuple[int, ...], classes: int, width: float) -> Any:
     """
     point = keras.Input(shape, name="point")
     x = keras.ops.pad(point, [(0, 0)] * len(shape) + [(0, 1)])
-    block = ODEBlock((_scale(64, width),) * 2, log_density=True, time_dependent=True, name="ode")
-    x = block(x)
+    x = ODEBlock((_scale(64, width),) * 2, log_density=True, time_dependent=True, name="ode")(x)
     normal = -0.5 * keras.ops.square(x[..., :-1]) - 0.5 * math.log(2 * math.pi)
     axes = list(range(1, len(shape) + 1))
     log_density = keras.ops.sum(keras.ops.sum(normal, axis=-1, keepdims=True) + x[..., -1:], axis=axes)
