@@ -90,16 +90,17 @@ def test_the_trace_is_that_of_a_numerical_jacobian(activation):
     block = ODEBlock((7, 6), activation=activation, log_density=True, time_dependent=True)
     block.build((None, 4))
     randomise(block)
-    weights = [weight.astype("float64") for weight in block.get_weights()]
-    twin = ODEBlock((7, 6), activation=activation, time_dependent=True, dtype="float64")
-    twin.build((None, 3))
-    twin.set_weights(weights)
-    z = np.random.default_rng(1).normal(size=(5, 3))
-    slopes, trace = block.dynamics(z.astype("float32"), 0.3)
+    for weight in block.trainable_variables:
+        weight.assign(2 * weight)  # Slopes of a sigmoid are small: traces are to be far above what is tolerated.
+    z, step = np.random.default_rng(1).normal(size=(5, 3)).astype("float32"), 2e-3
+    slopes, trace = block.dynamics(z, 0.3)
     numerical = np.zeros((5, 1))
     for axis in range(3):
-        ends = [keras.ops.convert_to_numpy(twin.dynamics(z + s * 1e-5 * np.eye(3)[axis], 0.3)[0]) for s in (1, -1)]
-        numerical[:, 0] += (ends[0] - ends[1])[:, axis] / 2e-5
+        # In float32, as JAX has it: a step that is neither lost in rounding nor in what is nonlinear.
+        near = [z + sign * step * np.eye(3, dtype="float32")[axis] for sign in (1, -1)]
+        after, before = (keras.ops.convert_to_numpy(block.dynamics(point, 0.3)[0])[:, axis] for point in near)
+        numerical[:, 0] += (after - before) / (2 * step)
+    assert np.abs(numerical).max() > 0.1
     np.testing.assert_allclose(keras.ops.convert_to_numpy(trace), numerical, atol=1e-3)
     assert keras.ops.shape(slopes) == (5, 3)
 
@@ -244,7 +245,9 @@ def test_each_stage_chooses_by_the_weights_of_then():
     np.testing.assert_array_equal(kernel.numpy(), [[9, 8], [9, 8]])
 
 
-def test_a_cascade_has_stages():
+def test_a_cascade_has_stages_and_all_epochs_in_each():
+    assert LimitsSettings(stages=3, cascade=True).count_epochs(5) == 15
+    assert LimitsSettings(stages=3).count_epochs(5) == 5
     with pytest.raises(SettingsError, match=r"search.cascade must be false, or given with search.stages"):
         LimitsSettings(cascade=True)
 
