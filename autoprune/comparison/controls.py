@@ -37,7 +37,8 @@ class ScratchTrainer(PlanTrainer):
     @property
     def epochs(self) -> int:
         """Of the training."""
-        return self._settings.training.epochs + self._settings.training.after_pruning
+        training = self._settings.training
+        return training.epochs + self._settings.search.count_epochs(training.after_pruning)
 
     def finish(self, name: str, evaluation: Evaluation, seed: int, on_progress: OnProgress | None = None) -> PlanResult:
         """Train the network of a plan, and test it.

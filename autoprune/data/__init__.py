@@ -5,7 +5,7 @@ the training images, with a seed; the test split is what the data set calls test
 final report reads it.
 """
 
-from autoprune.data import cifar, digits, fashion_mnist, image_folder, npz, tfds  # noqa: F401 - importing a loader enters it
+from autoprune.data import cifar, digits, fashion_mnist, image_folder, moons, npz, tfds  # noqa: F401 - importing a loader enters it
 from autoprune.data.arrays import from_arrays, from_batches
 from autoprune.data.splits import Dataset, Split, load_data
 from autoprune.data.streaming import LazyImages

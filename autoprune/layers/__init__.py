@@ -14,6 +14,7 @@ from autoprune.layers import (  # noqa: F401 - importing a module of kinds regis
     kernels,
     merging,
     normalization,
+    ode,
     reshaping,
     slicing,
     spatial,

@@ -14,6 +14,7 @@ import keras
 from autoprune.errors import ModelError, UnknownNameError
 from autoprune.models import applications
 from autoprune.models.networks import experts, flow_priors, flows
+from autoprune.models.networks.ode import ODEBlock
 from autoprune.registry import Registry, suggestion
 
 layers = keras.layers
@@ -46,8 +47,8 @@ def build(name: str, input_shape: tuple[int, ...] | None, classes: int | None, w
 
     Args:
         name: a registered architecture: `small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`, `small_moe`,
-            `resnet20`, `resnet56`, `vgg16`, `mobilenet_v2`, `mar_scf`; or a network of `keras.applications`, such as
-            `ResNet50`.
+            `resnet20`, `resnet56`, `vgg16`, `mobilenet_v2`, `mar_scf`, `ode_classifier`, `ffjord`; or a network of
+            `keras.applications`, such as `ResNet50`.
         input_shape: shape of one image, or None for what the network is known for.
         classes: number of classes, or None likewise; a flow has none.
         width: factor on every layer's number of channels, in the zoo; of a flow on hidden channels of its couplings.
@@ -254,3 +255,26 @@ def _mar_scf(shape: tuple[int, ...], classes: int, width: float) -> Any:
         if level == 1:
             x = flow_priors.AutoregressiveSplit(8, name="level1_split")(x)
     return keras.Model(image, flow_priors.AutoregressivePrior(math.prod(shape), 8, name="prior")(x), name="mar_scf")
+
+
+@partial(_enter, "ode_classifier", (2,))
+def _ode_classifier(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """A neural ODE on the input itself, of 64 hidden units: the toy of Sparse Flows (2021, arXiv 2106.12718)."""
+    point = keras.Input(shape, name="point")
+    return _classifier(point, ODEBlock((_scale(64, width),), name="ode")(point), classes, "ode_classifier")
+
+
+@partial(_enter, "ffjord", (2,), task="density")
+def _ffjord(shape: tuple[int, ...], classes: int, width: float) -> Any:
+    """A continuous normalising flow onto a standard normal, by an ODE of two hidden layers of 64 and the time.
+
+    After Grathwohl et al., 2019 (arXiv 1810.01367), with the exact trace of the dynamics and steps of fixed length. It
+    gives (n, 1) log-densities in nats; there are no classes.
+    """
+    point = keras.Input(shape, name="point")
+    x = keras.ops.pad(point, [(0, 0)] * len(shape) + [(0, 1)])
+    x = ODEBlock((_scale(64, width),) * 2, log_density=True, time_dependent=True, name="ode")(x)
+    normal = -0.5 * keras.ops.square(x[..., :-1]) - 0.5 * math.log(2 * math.pi)
+    axes = list(range(1, len(shape) + 1))
+    log_density = keras.ops.sum(keras.ops.sum(normal, axis=-1, keepdims=True) + x[..., -1:], axis=axes)
+    return keras.Model(point, keras.ops.expand_dims(log_density, -1), name="ffjord")

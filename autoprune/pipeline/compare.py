@@ -225,7 +225,8 @@ def _finish(
         with stage(name, len(jobs), "plans") as shown:
             for number, job in enumerate(jobs):
                 anew, title = job.recipe == FROM_SCRATCH, f"{job.whose}, seed {job.seed}"
-                epochs = trainer.epochs if anew else max(settings.training.after_pruning, 1)
+                tuned = settings.search.count_epochs(settings.training.after_pruning)
+                epochs = trainer.epochs if anew else max(tuned, 1)
 
                 def show(
                     done: float, logs: Mapping[str, float], title: str = title, n: int = number, of: int = epochs

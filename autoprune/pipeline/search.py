@@ -120,7 +120,7 @@ def run_search(
             record = training_record(settings, [model.name], session.cost_model.target)
             policy = replace(searcher.policy, record=record)
         finisher = Finisher(model, session.planner, data, cost_model=session.cost_model, settings=settings)
-        epochs = max(settings.training.after_pruning, 1)
+        epochs = max(settings.search.count_epochs(settings.training.after_pruning), 1)
         finished, kept = finish_all(
             finisher,
             problem.objective,

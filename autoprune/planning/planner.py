@@ -88,8 +88,8 @@ class Planner:
         keras_internals.collect_state(model)
         calibration = as_calibration(data)
         widths = {group.name: tuple(legal_widths(group.size, self.constraints, group.unit)) for group in self.groups}
-        context = ImportanceContext(model, self.groups, settings, calibration, seed)
-        rankings = rank_channels(context, maker, {name: legal[0] for name, legal in widths.items()})
+        self._context = ImportanceContext(model, self.groups, settings, calibration, seed)
+        rankings = rank_channels(self._context, maker, {name: legal[0] for name, legal in widths.items()})
         means = measure_gate_means(model, [branch for branch in self.branches if branch.kind == "gate"], calibration)
         self.scores = {name: ranking.scores for name, ranking in rankings.items()}
         self.parts = _order_parts(self.groups, self.branches)
@@ -115,6 +115,28 @@ class Planner:
                 sizes,
             )
         self._shapes = _shapes(model, self.groups)
+
+    def choose_again(self, plan: Plan, earlier: Plan) -> Plan:
+        """A plan as wide as another, of channels that are chosen by the importance that they have by now.
+
+        Args:
+            plan: says how many channels stay, in no group more than `earlier`.
+            earlier: what the model is pruned by, and was trained since.
+
+        Returns:
+            The plan, for the dense model, which keeps a part of what `earlier` keeps.
+        """
+        now = {group.name: group for group in find_groups(self._context.model) if group.prunable}
+        groups = tuple(now[name] for name, kept in earlier.kept.items() if name in now and now[name].size == len(kept))
+        context = dataclasses.replace(self._context, groups=groups)
+        widths = {group.name: len(plan.kept[group.name]) for group in groups}
+        rankings = rank_channels(context, IMPORTANCES.get(self.importance), widths)
+        kept = {
+            name: earlier.kept[name] if len(earlier.kept[name]) == len(own) else own for name, own in plan.kept.items()
+        }
+        for name, width in widths.items():
+            kept[name] = earlier.kept[name][np.sort(rankings[name].order[:width])]
+        return dataclasses.replace(plan, kept=kept)
 
     def restrict(self, allowed: Mapping[str, Sequence[int]]) -> None:
         """Allow groups these widths only, of those that they have, and the dense one."""

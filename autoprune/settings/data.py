@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from autoprune.settings.checking import check, check_seed
 from autoprune.settings.fields import read_by
 
-_KNOWN_DATA = ("digits", "fashion_mnist", "cifar10", "cifar100", "npz", "image_folder", "tfds")
+_KNOWN_DATA = ("digits", "fashion_mnist", "cifar10", "cifar100", "moons", "npz", "image_folder", "tfds")
 # Which data sets read an option.
 _READERS = {
     "path": ("npz",),
@@ -19,7 +19,8 @@ class DataSettings:
     """Which data, and how they are split.
 
     Attributes:
-        name: a registered data set: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `npz`, `image_folder`, `tfds`.
+        name: a registered data set: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `moons`, `npz`, `image_folder`,
+            `tfds`.
         dir (folder): with the files of the data set: the four gzipped IDX files of `fashion_mnist`, the binary version
             of `cifar10` and `cifar100` (`cifar-10-batches-bin`, `cifar-100-binary`), the images of `image_folder`, the
             data sets of `tfds`. Null: Keras finds or downloads them, `tfds` looks in its own folder.

@@ -14,8 +14,8 @@ class ModelSettings:
 
     Attributes:
         name: an architecture of the zoo (`small_resnet`, `plain_cnn`, `small_mobilenet`, `small_densenet`,
-            `small_moe`, `resnet20`, `resnet56`, `vgg16`, `mobilenet_v2`, `mar_scf`), a network of `keras.applications`
-            by its name there (`ResNet50`), or `file`.
+            `small_moe`, `resnet20`, `resnet56`, `vgg16`, `mobilenet_v2`, `mar_scf`, `ode_classifier`, `ffjord`), a
+            network of `keras.applications` by its name there (`ResNet50`), or `file`.
         path (file): the `.keras` file, or an HDF5 file of a whole model; `measure` also takes a list of files.
         width (factor): on the number of channels of every layer of an architecture of the zoo.
         input_shape (pixels): height, width and channels of one image; null is the data's, or without data what the

@@ -77,7 +77,9 @@ class LearnSettings(ScoringSettings):
     latencies: list[float] = field(default_factory=lambda: [0.6])
     memories: list[float] = field(default_factory=list)
     agent: AgentSettings = field(default_factory=lambda: AgentSettings("dyna_ppo"))
-    search: LimitsSettings = field(default_factory=LimitsSettings, metadata=leave_out("finalists", "stages", "screen"))
+    search: LimitsSettings = field(
+        default_factory=LimitsSettings, metadata=leave_out("finalists", "stages", "cascade", "screen")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -59,6 +59,10 @@ class LimitsSettings:
         stages (stages): in which channels and branches leave, each followed by its share of the epochs after pruning
             with a learning rate that rises and falls, as RL-Pruner does it (2024, arXiv 2411.06463); at most as many as
             there are epochs. With `training.distillation` the dense model teaches in all of them.
+        cascade (true or false): in each of the stages choose the channels that go anew, by `importance` of the weights
+            as they are by then, and give each all of the epochs after pruning, with the learning rate from the start
+            of its schedule (Liebenwein et al., 2021, arXiv 2106.12718). With `training.schedule=rewinding` and as many
+            epochs after pruning as `training.epochs` it is the schedule of training from scratch.
         screen (true or false): leave plans unscored that are predicted to miss the budget, where a searcher can propose
             another (`searcher=random`).
     """
@@ -68,6 +72,7 @@ class LimitsSettings:
     finalists: int = 1
     project: bool | None = None
     stages: int = 1
+    cascade: bool = False
     screen: bool = False
 
     def __post_init__(self) -> None:
@@ -75,3 +80,9 @@ class LimitsSettings:
         check(self.batch >= 1, "search.batch", "1 or more", self.batch)
         check(self.finalists >= 1, "search.finalists", "1 or more", self.finalists)
         check(self.stages >= 1, "search.stages", "1 or more", self.stages)
+        staged = not self.cascade or self.stages > 1
+        check(staged, "search.cascade", "false, or given with search.stages of 2 or more", self.cascade)
+
+    def count_epochs(self, after_pruning: int) -> int:
+        """Epochs of fine-tuning in all stages, of the number that `training` gives."""
+        return self.stages * after_pruning if self.cascade else after_pruning

@@ -147,9 +147,10 @@ class Finisher(PlanTrainer):
     ) -> Finished:
         """Prune the model in place, fine-tune and test it. A plan that keeps everything is tested as it is.
 
-        With `search.stages` it is pruned in so many stages, and its epochs are spread over them. With
-        `training.removal=dpf` channels, as many as the plan keeps, are chosen in the first three quarters of them, and
-        the others are removed then.
+        With `search.stages` it is pruned in so many stages, and its epochs are spread over them; with `search.cascade`
+        each stage chooses anew which channels go, and has all epochs, and a plan that has no more to lose is trained as
+        long as the others. With `training.removal=dpf` channels, as many as the plan keeps, are chosen in the first
+        three quarters of them, and the others are removed then.
 
         When fine-tuning diverges, or no epoch after the last cut is as good on the reward split, the model stays as it
         was pruned, with a warning: a search is not lost for that.
@@ -174,26 +175,32 @@ class Finisher(PlanTrainer):
         epochs = settings.training.after_pruning if whole.pruned or whole_too else 0
         if epochs:
             self.find_scales()
+        cascade = settings.search.cascade
         narrower = any(len(kept) < whole.sizes[group] for group, kept in whole.kept.items())
         train = partial(self._train, name, settings.seed if seed is None else seed, teacher)
         if settings.training.removal == "dpf" and epochs and narrower:
             plan, record = self._choose_channels(whole, epochs, train, on_progress)
-            taking, before = [plan], self._surgeon.applied
+            taking, before, cascade = [plan], self._surgeon.applied, False
         else:
             record, before = TrainingRecord(0, (), (), 0), None
-            stages = stage_removal(self._planner.space, candidate, max(1, min(settings.search.stages, epochs)))
-            # Steps that take nothing, of a plan that keeps nearly all, are none.
-            some = [stage for stage in dict.fromkeys(stages) if stage != self._planner.space.full]
+            most = epochs if not cascade else settings.search.stages if epochs else 1
+            some = stage_removal(self._planner.space, candidate, max(1, min(settings.search.stages, most)))
+            if not cascade:
+                # Steps that take nothing, of a plan that keeps nearly all, are none.
+                some = [stage for stage in dict.fromkeys(some) if stage != self._planner.space.full]
             taking = [self._planner.space.plan(stage) for stage in some or [candidate]]
         ends = np.linspace(record.epochs, max(epochs, record.epochs), len(taking) + 1).astype(int)
-        for plan, share in zip(taking, np.diff(ends).tolist(), strict=True):
+        shares = [epochs] * len(taking) if cascade else np.diff(ends).tolist()
+        for number, (plan, share) in enumerate(zip(taking, shares, strict=True), start=1):
+            if cascade and before is not None:
+                plan = self._planner.choose_again(plan, before)
             surgery = self._surgeon.apply(plan) if before is None else self._surgeon.prune_further(plan, self._snapshot)
             before = plan
             run = passes.network_for(plan.pruned)
             if plan.pruned:
                 images = data.train.images[: settings.evaluation.recalibration_images]
                 recalibrate(model, images, settings.evaluation.batch_size)
-            if plan is taking[-1]:  # Compiled while it is trained.
+            if number == len(taking):  # Compiled while it is trained.
                 pending = self._cost_model.submit(model)
             start = accuracy(model, data.reward, settings.evaluation.batch_size, run) if share else None
             record = record.append(train(share, record.shift_progress(on_progress), start=start))

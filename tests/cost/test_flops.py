@@ -9,6 +9,7 @@ from autoprune.layers import kind_of, list_kinds
 from autoprune.models import keras_internals, zoo
 from autoprune.models.networks import flow_priors, flows
 from autoprune.models.networks.experts import MixtureOfExperts
+from autoprune.models.networks.ode import ODEBlock
 from helpers.topologies import TOPOLOGIES, made
 
 CASES = {
@@ -29,6 +30,12 @@ CASES = {
     "every frame": ((7, 6, 6, 3), layers.TimeDistributed(layers.Conv2D(5, 3)), 7 * 2 * 16 * 9 * 3 * 5),
     "spectral": ((6, 6, 3), layers.SpectralNormalization(layers.Conv2D(5, 3)), 2 * 16 * 9 * 3 * 5),
     "experts": ((6, 5), MixtureOfExperts(4, 7, 3), 2 * 6 * 4 * (5 + 5 * 7 + 7 * 3)),
+    "ode": ((5, 3), ODEBlock((8, 7), steps=6), 5 * 4 * 6 * 2 * (3 * 8 + 8 * 7 + 7 * 3)),
+    "ode with log-density": (
+        (3,),
+        ODEBlock((8, 7), steps=6, log_density=True),
+        4 * 6 * 2 * (2 * 8 + 8 * 7 + 7 * 2 + 2 * 8 * 7 + 7 * 2),
+    ),
     "pooling": ((6, 6, 3), layers.MaxPooling2D(), 0),
     # Of a state's channels the last is the log-density.
     "coupling": ((4, 6, 9), flows.AffineCoupling((5, 7)), 2 * 24 * (9 * 4 * 5 + 5 * 7 + 9 * 7 * 8)),
