@@ -13,7 +13,6 @@ Means over seeds, each with a network of its own, and latencies by the TPU compi
 
 import argparse
 import json
-import statistics
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from autoprune.training.base_model import base_model
 
 FACTORS = (1, 2, 4, 8)
 MIXTURES = ("block1_experts", "block2_experts")
-WITHIN = 0.01  # Of the dense network's accuracy.
 
 
 def main() -> None:
@@ -53,7 +51,6 @@ def main() -> None:
     for seed in arguments.seeds:
         if any(f"{name}/{FACTORS[-1]}/{seed}" not in results["cells"] for name in ("expert_usage", "random")):
             measure(seed, arguments, results)
-    print(table(results["cells"]))
 
 
 def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -94,34 +91,6 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any]) -
 def right(model: Any, data: Dataset) -> float:
     """Share of the test images whose class is named."""
     return accuracy(model, data.test, 128)
-
-
-def table(cells: dict[str, dict[str, float]]) -> str:
-    """Markdown: a row for each factor, then the largest that costs no more than a point."""
-    found: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for name, cell in cells.items():
-        importance, factor, _ = name.split("/")
-        found.setdefault((importance, int(factor)), []).append(cell)
-
-    def mean(importance: str, factor: int, what: str) -> float:
-        return statistics.mean(cell[what] for cell in found[importance, factor])
-
-    rows = [
-        "| experts | latency | by use, at once | trained | by chance, at once | trained |",
-        "|---|---|---|---|---|---|",
-    ]
-    dense = mean("expert_usage", 1, "latency")
-    for factor in FACTORS:
-        figures = [
-            f"{mean(name, factor, what):.1%}" for name in ("expert_usage", "random") for what in ("at once", "trained")
-        ]
-        share = mean("expert_usage", factor, "latency") / dense
-        rows.append(f"| {8 // factor} | {share:.0%} | {' | '.join(figures)} |")
-    for importance, told in (("expert_usage", "use"), ("random", "chance")):
-        least = mean(importance, 1, "trained") - WITHIN
-        good = [factor for factor in FACTORS if mean(importance, factor, "trained") >= least]
-        rows.append(f"\nThreshold by {told}: factor {max(good)}.")
-    return "\n".join(rows)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ with the epochs of the search of scales on top (`sgd_longer`). The learning rate
 by the reward split: multipliers make steps longer, and a longer step is no merit of theirs. Labels alone teach. On
 8x8 images seven tenths of the latency are there whatever the widths are: shares are small ones by default.
 
-Figures are accuracies on the test split: means over seeds and standard deviations. They are kept in
+Figures are accuracies on the test split. They are kept in
 `tests/benchmarks/results/rep_optimizer_DATA.json` as they come; a second call goes on where the first one stopped.
 """
 
 import argparse
 import itertools
 import json
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,6 @@ def main() -> None:
                 results["cells"],
                 lambda: path.write_text(json.dumps(results, indent=1) + "\n"),
             )
-    print(table(results["cells"]))
 
 
 def parse() -> argparse.Namespace:
@@ -148,36 +146,6 @@ def plan_within(latency: float, model: Any, planner: Planner, cost_model: CostMo
         if cost.latency <= latency:
             return plan, cost
     raise SystemExit(f"{latency * 1e6:.1f} us cannot be reached: keeping 5 % takes {cost.latency * 1e6:.1f} us")
-
-
-def table(cells: dict[str, dict[str, float]]) -> str:
-    """Markdown: a row for each optimiser, at its best learning rate, and a column for each share of the latency."""
-    found: dict[tuple[str, str, str], list[dict[str, float]]] = {}
-    for key, cell in cells.items():
-        name, rate, share, _ = key.split("/")
-        found.setdefault((name, share, rate), []).append(cell)
-    shares = sorted({share for _, share, _ in found}, key=lambda share: -1.0 if share == DENSE else 1 - float(share))
-    titles = [DENSE if share == DENSE else f"{100 * float(share):g} % of the latency" for share in shares]
-    rows = [["optimizer", *titles], ["---"] * (len(shares) + 1)]
-    for name in (name for name in OPTIMIZERS if any(name == key[0] for key in found)):
-        row = [f"`{name}`"]
-        for share in shares:
-            rates = [
-                (rate, of) for (of_name, of_share, rate), of in found.items() if (of_name, of_share) == (name, share)
-            ]
-            if not rates:
-                row.append("-")
-                continue
-            rate, best = max(rates, key=lambda pair: statistics.mean(cell["reward"] for cell in pair[1]))
-            row.append(f"{told([100 * cell['test'] for cell in best])} (rate {rate})")
-        rows.append(row)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def told(accuracies: Sequence[float]) -> str:
-    """Mean and standard deviation in percent."""
-    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    return f"{statistics.mean(accuracies):.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -367,6 +367,8 @@ def _single() -> list[Section]:
             "python tests/benchmarks/feature_distilling.py",
             feature_distilling,
         ),
+        ("Experts that a task needs", "experts.json", "python tests/benchmarks/experts.py", experts),
+        ("Plain SGD beside RepSGD", "rep_optimizer_digits.json", _REP_OPTIMIZER, rep_optimizer),
         ("How well costs are predicted", "surrogate.json", "python tests/benchmarks/surrogate.py", surrogate),
         ("How well costs are predicted where branches go", "surrogate_drops.json", _DROPS, surrogate_drops),
         (
@@ -417,6 +419,9 @@ _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks resnet20 --plans 280\n"
     "python tests/benchmarks/surrogate.py --drops --networks resnet56 --plans 240\n"
     "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
+)
+_REP_OPTIMIZER = (
+    "python tests/benchmarks/rep_optimizer.py --optimizers sgd rep_sgd --learning-rates 0.02 0.05 --latencies 0.75"
 )
 _FAULTS = (
     'pytest -n 0 tests/faults -m "long or not long" --faults 20 --faults-seed 0 '
@@ -603,6 +608,68 @@ def score_noise(found: Json) -> str:
             ),
         ]
     return "\n\n".join(parts)
+
+
+def experts(found: Json) -> str:
+    cells: dict[tuple[str, int], list[Json]] = {}
+    for name, cell in found["cells"].items():
+        importance, factor, _ = name.split("/")
+        cells.setdefault((importance, int(factor)), []).append(cell)
+    factors = sorted({factor for _, factor in cells})
+
+    def mean(importance: str, factor: int, what: str) -> float:
+        return statistics.mean(cell[what] for cell in cells[importance, factor])
+
+    rows = [
+        [
+            8 // factor,
+            percent(mean("expert_usage", factor, "latency") / mean("expert_usage", 1, "latency"), 0),
+            *(
+                percent(mean(importance, factor, what))
+                for importance in ("expert_usage", "random")
+                for what in ("at once", "trained")
+            ),
+        ]
+        for factor in factors
+    ]
+    told, seeds = found["arguments"], len(cells["expert_usage", 1])
+    thresholds = []
+    for importance, by in (("expert_usage", "use"), ("random", "chance")):
+        least = mean(importance, 1, "trained") - 0.01
+        within = [factor for factor in factors if mean(importance, factor, "trained") >= least]
+        thresholds.append(f"{max(within)} by {by}")
+    first = (
+        f"Accuracy on test images of the classes {', '.join(map(str, told['classes']))}, mean of {seeds} networks that "
+        f"learnt all ten for {told['epochs']} epochs; trained: for {told['fine_tune_epochs']} more on these classes. "
+        f"Latency on a v5e, batch 128. Within a point of all eight experts, trained: factor {', '.join(thresholds)}."
+    )
+    heads = ["experts", "latency", "by use, at once", "trained", "by chance, at once", "trained"]
+    return f"{first}\n\n{table(heads, rows)}"
+
+
+def rep_optimizer(found: Json) -> str:
+    cells: dict[tuple[str, str], dict[str, list[Json]]] = {}
+    for name, cell in found["cells"].items():
+        optimizer, rate, share, _ = name.split("/")
+        cells.setdefault((optimizer, share), {}).setdefault(rate, []).append(cell)
+    shares = sorted({share for _, share in cells}, key=lambda share: 1.0 if share == "dense" else float(share))[::-1]
+    rows = []
+    for optimizer in dict.fromkeys(name for name, _ in cells):
+        row = [f"`{optimizer}`"]
+        for share in shares:
+            of_rate = cells[optimizer, share]
+            rate = max(of_rate, key=lambda rate: statistics.mean(cell["reward"] for cell in of_rate[rate]))
+            tests = [cell["test"] for cell in of_rate[rate]]
+            row.append(f"{100 * statistics.mean(tests):.1f} ± {100 * statistics.stdev(tests):.1f} %, rate {rate}")
+        rows.append(row)
+    told = found["arguments"]
+    first = (
+        f"Accuracy on test images of {told['data']}, VGG-16 of width {told['width']:g}, {told['epochs']} epochs and "
+        f"{told['fine_tune_epochs']} after pruning; mean and standard deviation over seeds, at the learning rate that "
+        "is best on the reward split."
+    )
+    titles = ["dense" if share == "dense" else f"{100 * float(share):g} % of the latency" for share in shares]
+    return f"{first}\n\n{table(['optimiser', *titles], rows)}"
 
 
 def gates(found: Json) -> str:
