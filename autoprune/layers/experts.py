@@ -20,7 +20,6 @@ class Experts(LayerKind):
     """
 
     input_variable = "kernel_in"
-    attributes_in_call = ("experts", "hidden", "units")
 
     def channels(self, call: Call) -> Channels | None:
         """Router and first kernel read the last axis of the input, the second kernel makes that of the output."""
@@ -29,8 +28,11 @@ class Experts(LayerKind):
         for name, axis in (("router", 0), ("kernel_in", 1)):
             consume(call, name, axis, entering)
         experts = call.bind("router", 1, "produces")
-        for name in ("kernel_in", "bias_in", "kernel_out", "bias_out"):
+        for name in ("kernel_in", "bias_in"):
             call.bind(name, 0, "follows", experts)
+        # Without these an expert answers nothing: what weighs or masks channels where they are read does it here.
+        for name in ("kernel_out", "bias_out"):
+            call.bind(name, 0, "consumes", experts)
         call.bind_attribute("experts", experts)
         hidden = call.bind("kernel_in", 2, "produces")
         call.bind("bias_in", 1, "follows", hidden)

@@ -124,18 +124,28 @@ class Planner:
             earlier: what the model is pruned by, and was trained since.
 
         Returns:
-            The plan, for the dense model, which keeps a part of what `earlier` keeps.
+            The plan, for the dense model, which keeps a part of what `earlier` keeps. Where a group cannot be told from
+            another as large, its channels are chosen by the importance that they had.
         """
-        now = {group.name: group for group in find_groups(self._context.model) if group.prunable}
-        groups = tuple(now[name] for name, kept in earlier.kept.items() if name in now and now[name].size == len(kept))
-        context = dataclasses.replace(self._context, groups=groups)
-        widths = {group.name: len(plan.kept[group.name]) for group in groups}
+        now = [(_makers(group), group) for group in find_groups(self._context.model) if group.prunable]
+        # Groups have other names where the layer that began them has left with a branch.
+        left: dict[str, ChannelGroup] = {}
+        for group in self.groups:
+            if group.name in plan.kept and len(plan.kept[group.name]) < len(earlier.kept[group.name]):
+                size, makers = len(earlier.kept[group.name]), _makers(group)
+                found = [other for of_other, other in now if other.size == size and of_other and of_other <= makers]
+                # Parts of one tensor can be as large as each other: which is which cannot be told.
+                if len(found) == 1:
+                    left[group.name] = found[0]
+        context = dataclasses.replace(self._context, groups=tuple(left.values()))
+        widths = {group.name: len(plan.kept[name]) for name, group in left.items()}
         rankings = rank_channels(context, IMPORTANCES.get(self.importance), widths)
-        kept = {
-            name: earlier.kept[name] if len(earlier.kept[name]) == len(own) else own for name, own in plan.kept.items()
-        }
-        for name, width in widths.items():
-            kept[name] = earlier.kept[name][np.sort(rankings[name].order[:width])]
+        kept = {}
+        for name, own in plan.kept.items():
+            had = earlier.kept[name]
+            scores = rankings[left[name].name].scores if name in left else self.scores[name][had]
+            best = np.argsort(-scores, kind="stable")[: len(own)]
+            kept[name] = had[np.sort(best)]
         return dataclasses.replace(plan, kept=kept)
 
     def restrict(self, allowed: Mapping[str, Sequence[int]]) -> None:
@@ -311,6 +321,11 @@ def _order_parts(groups: Sequence[ChannelGroup], branches: Sequence[Branch]) -> 
         *(((begin, 0, -len(b.operations)), b) for begin, b in zip(begins, branches, strict=True)),
     ]
     return tuple(part for _, part in sorted(keyed, key=lambda pair: pair[0]))
+
+
+def _makers(group: ChannelGroup) -> set[tuple[str, str, int]]:
+    """The axes that make channels of a group, by layer and variable."""
+    return {(member.layer, member.name, member.axis) for member in group.members if member.role == "produces"}
 
 
 def _shapes(model: Any, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], tuple[Any, tuple[int, ...]]]:

@@ -10,6 +10,9 @@ _NORMALISATIONS = ("mean", "max", "sum", "none")
 _OF_GRADIENTS = ("taylor", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "class_saliency")
 _OF_ACTIVATIONS = ("activation", "apoz", "hrank")
 _OF_IMAGES = (*_OF_GRADIENTS, *_OF_ACTIVATIONS, "expert_usage")
+# Channels that are away are set to zero between rounds: `fpgm` would measure the distances to them too, and experts
+# whose router is zero are still chosen.
+_IN_ONE_ROUND = ("random", "fpgm", "expert_usage")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,7 @@ class ImportanceSettings:
     normalisation: str = field(default="mean", metadata=unread_by("random"))
     images: int = field(default=256, metadata=read_by(*_OF_IMAGES))
     temperature: float = field(default=200.0, metadata=read_by("grasp"))
-    # The distances of `fpgm` would be those to the filters that are away, too.
-    rounds: int = field(default=1, metadata=unread_by("random", "fpgm"))
+    rounds: int = field(default=1, metadata=unread_by(*_IN_ONE_ROUND))
 
     def __post_init__(self) -> None:
         for name, known in (("reduction", ("mean", "max", "first")), ("normalisation", _NORMALISATIONS)):
@@ -51,5 +53,5 @@ class ImportanceSettings:
             check(value in known, f"importance.{name}", f"one of {', '.join(known)}", value)
         check(self.images >= 1, "importance.images", "1 or more", self.images)
         check(0 < self.temperature < math.inf, "importance.temperature", "above 0", self.temperature)
-        enough = self.rounds >= 1 and (self.rounds == 1 or self.name not in ("random", "fpgm"))
-        check(enough, "importance.rounds", "1 or more, and 1 with random and fpgm", self.rounds)
+        enough = self.rounds >= 1 and (self.rounds == 1 or self.name not in _IN_ONE_ROUND)
+        check(enough, "importance.rounds", f"1 or more, and 1 with {', '.join(_IN_ONE_ROUND)}", self.rounds)

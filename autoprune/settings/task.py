@@ -54,6 +54,8 @@ class TaskSettings:
         for name in ("losses", "weights"):
             for output in getattr(self, name) or ():
                 check(output in outputs, f"task.{name}", "given for outputs in task.outputs", output)
+        for output, loss in (self.losses or {}).items():
+            check(outputs[output] != "density", f"task.losses.{output}", "left out for a density", loss)
         for output, weight in (self.weights or {}).items():
             check(weight > 0, f"task.weights.{output}", "above 0", weight)
         check(self.loss is None or self.name != "density", "task.loss", "null with task=density", self.loss)

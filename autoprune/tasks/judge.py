@@ -310,7 +310,7 @@ def complain_of_outputs(task: Task, model: Any) -> str:
         return (
             f"'{model.name}' has the outputs {', '.join(names)}, and task={task.name} is for one. Say what each is "
             f"for: task=outputs task.outputs={{{': ..., '.join(names)}: ...}} with classification, segmentation, "
-            "multi_label or regression."
+            "multi_label, regression or density."
         )
     lacking = sorted(set(names) - {head.name for head in task.heads})
     if lacking:

@@ -54,8 +54,8 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
     task = zoo.task_of(chosen.name)
     if data.task.name != task:
         raise ModelError(
-            f"model={chosen.name} is for task={task}, and task={data.task.name} asks for another network. Give one of "
-            "your own: model=file model.path=FILE.keras."
+            f"model={chosen.name} is for task={task}. Received: task={data.task.name}. Set task={task}, or give a "
+            "network of your own: model=file model.path=FILE.keras."
         )
     shape, classes = tuple(chosen.input_shape or data.input_shape), chosen.classes or data.classes
     if is_ready(chosen, classes):

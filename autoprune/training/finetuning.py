@@ -146,8 +146,13 @@ def _train_on_tpu(
     if settings.training.after_pruning == 0:
         return TrainingRecord(0, (), (), 0)
     runtime = settings.runtime
+    precision = runtime.precision or "float32"  # on a TPU there is always one
+    tasks = (settings.task.name, *(settings.task.outputs or {}).values())
+    if precision != "float32" and "density" in tasks:
+        logger.warning("densities are trained in float32: in half precision the sums of their logarithms mean nothing")
+        precision = "float32"
     request = {
-        "config": in_precision(model, runtime.precision or "float32"),  # on a TPU there is always one
+        "config": in_precision(model, precision),
         "model": str(files.model),
         "model_settings": dataclasses.asdict(settings.model),
         "data": dataclasses.asdict(settings.data),

@@ -121,7 +121,9 @@ class PlanTrainer:
         """What is left of these scales by a plan, None being one that keeps all; None if there are no scales."""
         if self._scales is None or plan is None:
             return self._scales
-        return keep_channels(self._scales, self._surgeon.slices(plan))
+        gone = {layer for branch in self._planner.branches if branch.name in plan.dropped for layer in branch.layers}
+        stays = {name: found for name, found in self._scales.items() if name not in gone}
+        return keep_channels(stays, self._surgeon.slices(plan))
 
 
 class Finisher(PlanTrainer):
@@ -194,7 +196,9 @@ class Finisher(PlanTrainer):
         for number, (plan, share) in enumerate(zip(taking, shares, strict=True), start=1):
             if cascade and before is not None:
                 plan = self._planner.choose_again(plan, before)
-            surgery = self._surgeon.apply(plan) if before is None else self._surgeon.prune_further(plan, self._snapshot)
+            # A stage before may have taken nothing.
+            going_on = self._surgeon.applied is not None
+            surgery = self._surgeon.prune_further(plan, self._snapshot) if going_on else self._surgeon.apply(plan)
             before = plan
             run = passes.network_for(plan.pruned)
             if plan.pruned:

@@ -4,12 +4,14 @@ The same network is trained with its branches and with scales that are trained t
 scales are kept (Hyper-Search; Ding et al., 2022, arXiv 2205.15242).
 """
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from autoprune.cost.cache import cache_key
 from autoprune.data import Dataset
@@ -112,16 +114,16 @@ def find_scales(model: Any, data: Dataset, settings: TrainingSettings, seed: int
     network = _add_branches(model, constant, seed)
     recipe = replace(settings, optimizer=settings.optimizer.removeprefix("rep_"), hyper_search_epochs=0)
     epochs, rate = settings.hyper_search_epochs, settings.learning_rate
+    scales = dict(constant)
     try:
         train(network, data, recipe, epochs=epochs, learning_rate=rate, seed=seed)
     except TrainingError as error:
         logger.warning("scales are constant ones: the search of them diverged. %s", error)
-        return constant
-    scales = {}
-    for name, before in constant.items():
-        layer = network.get_layer(name)
-        conv3x3, conv1x1 = (keras.ops.convert_to_numpy(scale) for scale in (layer.scale3x3, layer.scale1x1))
-        scales[name] = KernelScales(conv3x3, conv1x1, before.identity, before.inputs)
+    else:
+        for name, before in constant.items():
+            layer = network.get_layer(name)
+            conv3x3, conv1x1 = (keras.ops.convert_to_numpy(scale) for scale in (layer.scale3x3, layer.scale1x1))
+            scales[name] = KernelScales(conv3x3, conv1x1, before.identity, before.inputs)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, scales_to_json(scales))
@@ -159,7 +161,8 @@ def reparameterize(model: Any, scales: Scales, seed: int) -> None:
         scales: of its kernels.
         seed: of the kernels of the 1x1 branches.
     """
-    keras.utils.set_random_seed(seed)
+    # Another seed than that of the 3x3 kernels, which these would be copies of.
+    keras.utils.set_random_seed(int(np.random.default_rng([seed, 1]).integers(2**31)))
     for name, of_kernel in scales.items():
         layer = model.get_layer(name)
         conv1x1 = layer.kernel_initializer.clone()((1, 1, *of_kernel.shape[2:]), dtype="float32")
@@ -173,7 +176,8 @@ def _cache_path(model: Any, data: Dataset, settings: TrainingSettings, seed: int
     recipe = {name: getattr(settings, name) for name in (*names, "label_smoothing", "early_stop", "optimizer")}
     key = cache_key(
         model=architecture_fingerprint(model),
-        layers=[layer.name for layer in model.layers],
+        # Names, initialisers and penalties are none of the fingerprint's.
+        config=json.dumps(model.get_config(), sort_keys=True, default=str),
         data=data.fingerprint(),
         task=data.task.describe(),
         epochs=settings.hyper_search_epochs,

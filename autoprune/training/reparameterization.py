@@ -129,7 +129,7 @@ def has_identity(layer: Any) -> bool:
 def constant_scales(model: Any) -> Scales:
     """The scales that a search of them begins with: sqrt(2 / l) for both branches of the l-th convolution of its stage.
 
-    A stage is what follows each other with outputs of the same height and width.
+    A stage begins with the network, and where outputs have another height or width than those before.
 
     Args:
         model: built; of nested models, no layers are looked at.

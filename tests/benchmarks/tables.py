@@ -660,7 +660,8 @@ def rep_optimizer(found: Json) -> str:
             of_rate = cells[optimizer, share]
             rate = max(of_rate, key=lambda rate: statistics.mean(cell["reward"] for cell in of_rate[rate]))
             tests = [cell["test"] for cell in of_rate[rate]]
-            row.append(f"{100 * statistics.mean(tests):.1f} ± {100 * statistics.stdev(tests):.1f} %, rate {rate}")
+            spread = f" ± {100 * statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
+            row.append(f"{100 * statistics.mean(tests):.1f}{spread} %, rate {rate}")
         rows.append(row)
     told = found["arguments"]
     first = (

@@ -307,7 +307,7 @@ def test_scales_begin_with_the_depth_in_the_stage():
     ]
 
 
-def test_hyper_search_moves_the_scales_of_every_convolution(digits):
+def test_hyper_search_moves_the_scales_of_every_convolution(digits, monkeypatch):
     keras.utils.set_random_seed(0)
     model = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.125)
     before = model.get_weights()
@@ -321,9 +321,41 @@ def test_hyper_search_moves_the_scales_of_every_convolution(digits):
             assert np.abs(found - first).mean() > 1e-3
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
+    monkeypatch.setattr("autoprune.training.hyper_search.train", None)
     again = find_scales(model, digits, recipe, seed=5)  # from the cache
     for name, of in scales.items():
         np.testing.assert_array_equal(again[name].multiplier(2), of.multiplier(2))
+
+
+def test_layers_that_leave_with_a_branch_have_no_scales_left(digits):
+    model = zoo.build("small_resnet", (8, 8, 1), 10, width=0.125)
+    planner = Planner(model, constraints=Constraints(multiple_of=1))
+    settings = SearchSettings(training=TrainingSettings(optimizer="rep_sgd"))
+    trainer = ScratchTrainer(model, planner, digits, cost_model=open_cost_model(Target("cpu", 8)), settings=settings)
+    trainer.find_scales()
+    branch = next(branch for branch in planner.branches if "stage2_block1_conv2" in branch.layers)
+    scales = trainer.scales_of(planner.plan({branch.name: 0}))
+    gone = {"stage2_block1_conv1", "stage2_block1_conv2"}
+    assert gone <= set(trainer.scales_of(None))
+    assert set(scales) == set(trainer.scales_of(None)) - gone
+    apply_plan(model, planner.plan({branch.name: 0}))
+    reparameterize(model, scales, seed=0)
+
+
+def test_branches_begin_apart():
+    """Also where the network itself was drawn with the same seed."""
+    keras.utils.set_random_seed(0)
+    model = zoo.build("plain_cnn", (8, 8, 1), 10, width=0.25)
+    before = {name: model.get_layer(name).kernel.numpy() for name in constant_scales(model)}
+    scales = constant_scales(model)
+    reparameterize(model, scales, seed=0)
+    for name, of in scales.items():
+        if before[name].shape[2] == 1:
+            continue
+        ones = of.merge(np.zeros(of.shape), np.zeros((1, 1, *of.shape[2:])))[1, 1]
+        drawn = model.get_layer(name).kernel.numpy()[1, 1] - of.conv3x3 * before[name][1, 1] - ones
+        for row, column in np.ndindex(3, 3):
+            assert abs(np.corrcoef(drawn.ravel(), before[name][row, column].ravel())[0, 1]) < 0.3
 
 
 def test_kernels_begin_as_the_branches_merged(digits):

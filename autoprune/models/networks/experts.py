@@ -41,7 +41,7 @@ class MixtureOfExperts(keras.layers.Layer):
         """Make the router (features, experts) and the stacked kernels (experts, from, to) and biases."""
         features = input_shape[-1]
         sizes = (("in", features, self.hidden), ("out", self.hidden, self.units))
-        self.router = self.add_weight(name="router", shape=(features, self.experts))
+        self.router = self.add_weight(name="router", shape=(features, self.experts), autocast=False)
         for name, fan_in, fan_out in sizes:
             # As for a dense layer: the axis of experts is neither fan-in nor fan-out.
             limit = (6 / (fan_in + fan_out)) ** 0.5
@@ -57,7 +57,7 @@ class MixtureOfExperts(keras.layers.Layer):
         Args:
             x: (positions, features).
         """
-        logits = ops.einsum("pf,fe->ep", ops.cast(x, "float32"), ops.cast(self.router, "float32"))
+        logits = ops.einsum("pf,fe->ep", ops.cast(x, "float32"), self.router)
         numbers = ops.expand_dims(ops.arange(ops.shape(logits)[0], dtype="int32"), -1)
         left, chosen = logits, ops.zeros_like(logits, "bool")
         for _ in range(self.top_k):

@@ -68,7 +68,7 @@ class ODEBlock(keras.layers.Layer):
         if not self.hidden or min(self.hidden) < 1 or steps < 1:
             raise ValueError(f"An ODE block has hidden units and steps, 1 or more. Received: {hidden}, {steps}")
         known = keras.activations.serialize(self.activation)
-        if log_density and known not in _DERIVATIVES:
+        if log_density and not (isinstance(known, str) and known in _DERIVATIVES):
             raise ValueError(
                 f"The trace of the dynamics needs the derivative of their activation: one of "
                 f"{', '.join(_DERIVATIVES)}. Received: {activation!r}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.models.networks.experts import MixtureOfExperts
+from autoprune.planning.importance.combining import MemberScores
 from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
 from autoprune.planning.importance.weights import l2
 from autoprune.records import ChannelGroup
@@ -30,14 +31,10 @@ def expert_usage(context: ImportanceContext) -> Criterion:
     usage = measure_usage(context.model, mixtures, (images for images, _ in data.batches()))
 
     def criterion(group: ChannelGroup) -> np.ndarray:
-        used = np.zeros(group.size)
         routers = [m for m in group.members if m.layer in mixtures and (m.name, m.role) == ("router", "produces")]
         if not routers:
             return fallback(group)
-        for member in routers:
-            positions = member.channels >= 0
-            used[member.channels[positions]] += usage[member.layer][positions]
-        return used / len(routers)
+        return context.combine(group, [MemberScores(m.channels, usage[m.layer]) for m in routers])
 
     return criterion
 
