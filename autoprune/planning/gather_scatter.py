@@ -60,7 +60,7 @@ class GatherEstimate:
     feed.
 
     Attributes:
-        dense_steps: of the dense kernel.
+        dense_steps: that read every column of the dense kernel.
         steps: of the pattern, one for each bundle.
         unbalanced_steps: of as many weights, the most salient wherever they lie: of every R outputs, those of the bank
             that is read most often.
@@ -216,7 +216,7 @@ def to_bundles(matrix: np.ndarray, mask: np.ndarray, *, banks: int, rows: int = 
     Args:
         matrix: (outputs, columns), the kernel.
         mask: what stays of it, as many weights in every bank of `rows` outputs.
-        banks: of the memory.
+        banks: number of memory banks, which columns take in turn.
         rows: outputs that share bundles.
 
     Raises:
@@ -270,7 +270,7 @@ def save_bundles(bundles: Mapping[str, Bundles], path: Path | str, *, note: str 
 
     Args:
         bundles: by the paths of the layers.
-        path: of the file.
+        path: the file, which is replaced as a whole.
         note: for people who look into the file.
     """
     kernels: dict[str, dict[str, Any]] = {}

@@ -46,7 +46,7 @@ def stage_removal(space: SearchSpace, candidate: Candidate, count: int) -> list[
     gates last: what takes their means is scaled once.
 
     Args:
-        space: of the candidates.
+        space: that the candidates are of, with its branches and gates.
         candidate: the last of them.
         count: how many there are, 1 or more.
     """

@@ -43,9 +43,9 @@ def read_tensors(path: Path, format_name: str, version: int) -> tuple[dict[str, 
     """The description and the arrays by name, as `write_tensors` was given them.
 
     Args:
-        path: of the file.
+        path: the file to read.
         format_name: that the description has to name.
-        version: likewise.
+        version: that the description has to have.
 
     Raises:
         OSError: the file cannot be read.

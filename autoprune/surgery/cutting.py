@@ -82,8 +82,8 @@ def groups_without(groups: Iterable[ChannelGroup], branches: Iterable[Branch], p
     """The groups as a model has them once a plan's branches are gone, which takes none of their channels.
 
     Args:
-        groups: of the whole model.
-        branches: likewise.
+        groups: those of the model with all of its branches.
+        branches: those of the same model.
         plan: keeps all channels.
     """
     groups, branches = list(groups), list(branches)

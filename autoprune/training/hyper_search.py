@@ -158,7 +158,7 @@ def reparameterize(model: Any, scales: Scales, seed: int) -> None:
 
     Args:
         model: built, with new weights.
-        scales: of its kernels.
+        scales: by the names of its layers.
         seed: of the kernels of the 1x1 branches.
     """
     # Another seed than that of the 3x3 kernels, which these would be copies of.

@@ -159,7 +159,7 @@ def keep_channels(scales: Scales, slices: Slices) -> Scales:
     """The scales of a model that has been pruned.
 
     Args:
-        scales: of the dense model.
+        scales: by the names of the dense model's layers.
         slices: what stays, as `Surgeon.slices` gives it.
     """
     kept = {}

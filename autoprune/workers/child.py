@@ -66,7 +66,7 @@ class ChildProcess:
         recycle_after: answers after which a child is replaced.
 
     Attributes:
-        name: as given.
+        name: what messages call the process.
         settled: whether the running child has answered before, so that its memory is no longer to come.
     """
 

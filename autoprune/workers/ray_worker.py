@@ -127,7 +127,7 @@ class RayWorker:
         environment: variables of its process.
 
     Attributes:
-        name: as given.
+        name: what messages call the worker.
         settled: always: it takes no memory of this machine that is counted.
     """
 

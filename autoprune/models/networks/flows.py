@@ -55,7 +55,7 @@ class Dequantize(keras.Layer):
 
     Args:
         levels: number of grey values, 2 or more.
-        seed: of the noise in training.
+        seed: of the noise that is drawn in training; None draws one.
     """
 
     def __init__(self, levels: int, seed: int | None = None, **options: Any) -> None:
@@ -164,7 +164,7 @@ class InvertibleConvolution(keras.Layer):
     the diagonal, U an upper one with zeros there; the signs are fixed too. It begins with a random rotation.
 
     Args:
-        seed: of that rotation.
+        seed: of the rotation that it begins with.
     """
 
     def __init__(self, seed: int = 0, **options: Any) -> None:

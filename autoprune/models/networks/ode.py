@@ -38,7 +38,7 @@ class ODEBlock(keras.layers.Layer):
 
     Args:
         hidden: units of each hidden layer of f, at least one.
-        steps: of the solver.
+        steps: of equal length that the solver takes, 1 or more.
         activation: of the hidden layers; with `log_density` one of `elu`, `linear`, `sigmoid`, `silu`, `softplus` and
             `tanh`, whose derivatives are known here.
         log_density: whether the last channel is the log-density accumulated so far.

@@ -29,7 +29,7 @@ class Saved:
         path: the folder.
 
     Attributes:
-        path: as given.
+        path: the folder of the run.
         missing: what a page lacks, a sentence each.
         command: what made the folder, such as `search`; empty if that is not known.
         settings: the settings of the run as plain data; empty if they cannot be read.

@@ -33,7 +33,7 @@ class SearchRun:
         saved: its folder.
 
     Attributes:
-        saved: as given.
+        saved: the folder that all of it is read from.
         metrics: the figures of one that has ended, else empty.
         network: layers, groups, branches, importance; None if that is not saved.
         rows: of the result table, the dense model first; empty for one that has not ended.
