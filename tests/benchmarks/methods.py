@@ -9,16 +9,13 @@ cost the same to within one width. Each is then fine-tuned for the same number o
 them, in three stages, or with feedback while it learns. It is the experiment of Chen, Franko and Sang (2021, arXiv
 2107.04191), whose own tables are published in part only, with the criteria of later works beside theirs.
 
-Figures are accuracies on the test split: means over seeds, each with a dense network of its own, and standard
-deviations. They are kept in `tests/benchmarks/results/methods_MODEL_DATA.json` as they come; a second call goes on
-where the first one stopped.
+Figures are accuracies on the test split, of a dense network of its own for each seed. They are kept in
+`tests/benchmarks/results/methods_MODEL_DATA.json` as they come; a second call goes on where the first one stopped.
 """
 
 import argparse
 import itertools
 import json
-import statistics
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +58,6 @@ def main() -> None:
         raise SystemExit(f"{path} holds results of {results['arguments']}: give another --out")
     for seed in arguments.seeds:
         measure(seed, arguments, results, path)
-    print(table(results))
 
 
 def parse() -> argparse.Namespace:
@@ -182,29 +178,6 @@ class Plans:
 
 def save(results: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def table(results: dict[str, Any]) -> str:
-    """Markdown: a row for each criterion and scope, a column for each share of the latency and schedule."""
-    found: dict[tuple[str, ...], list[float]] = {}
-    for name, cell in results["cells"].items():
-        criterion, scope, share, schedule, _ = name.split("/")
-        found.setdefault((criterion, scope, share, schedule), []).append(100 * cell["accuracy"])
-    shares = sorted({key[2] for key in found}, key=float, reverse=True)
-    columns = list(itertools.product(shares, SCHEDULES))
-    rows = [["criterion", "scope", *(f"{100 * float(share):g} %, {schedule}" for share, schedule in columns)]]
-    rows += [["---"] * len(rows[0])]
-    for criterion, scope in dict.fromkeys(key[:2] for key in found):
-        rows.append([criterion, scope, *(told(found.get((criterion, scope, *column), [])) for column in columns)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def told(accuracies: Sequence[float]) -> str:
-    """Mean and standard deviation in percent."""
-    if not accuracies:
-        return "-"
-    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    return f"{statistics.mean(accuracies):.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -367,6 +367,7 @@ def _single() -> list[Section]:
             "python tests/benchmarks/feature_distilling.py",
             feature_distilling,
         ),
+        ("Criterion, scope and schedule", "methods_small_resnet_digits.json", _METHODS, methods),
         ("Experts that a task needs", "experts.json", "python tests/benchmarks/experts.py", experts),
         ("Plain SGD beside RepSGD", "rep_optimizer_digits.json", _REP_OPTIMIZER, rep_optimizer),
         ("How well costs are predicted", "surrogate.json", "python tests/benchmarks/surrogate.py", surrogate),
@@ -420,6 +421,7 @@ _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks resnet56 --plans 240\n"
     "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
 )
+_METHODS = "python tests/benchmarks/methods.py --criteria l2 --latencies 0.7"
 _REP_OPTIMIZER = (
     "python tests/benchmarks/rep_optimizer.py --optimizers sgd rep_sgd --learning-rates 0.02 0.05 --latencies 0.75"
 )
@@ -608,6 +610,32 @@ def score_noise(found: Json) -> str:
             ),
         ]
     return "\n\n".join(parts)
+
+
+def methods(found: Json) -> str:
+    cells: dict[tuple[str, str, str], dict[str, list[Json]]] = {}
+    for name, cell in found["cells"].items():
+        criterion, scope, share, schedule, _ = name.split("/")
+        cells.setdefault((criterion, scope, share), {}).setdefault(schedule, []).append(cell)
+    schedules = list(dict.fromkeys(schedule for of in cells.values() for schedule in of))
+    rows = []
+    for (criterion, scope, share), of in cells.items():
+        every = [cell for of_schedule in of.values() for cell in of_schedule]
+        sizes = (percent(statistics.mean(cell[what] for cell in every), 0) for what in ("memory", "parameters"))
+        row = [criterion, scope, percent(float(share), 0), *sizes]
+        for schedule in schedules:
+            tests = [100 * cell["accuracy"] for cell in of.get(schedule, ())]
+            spread = f" ± {statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
+            row.append(f"{statistics.mean(tests):.1f}{spread} %" if tests else "-")
+        rows.append(row)
+    told = found["arguments"]
+    first = (
+        f"Accuracy on test images of {told['data']}, `{told['model']}` trained for {told['epochs']} epochs, pruned to "
+        f"a share of its latency on a `{told['target']}`, batch {told['batch_size']}, and trained for "
+        f"{told['fine_tune_epochs']} more; mean and standard deviation over seeds. Local: as much of each group; "
+        "global: by one threshold."
+    )
+    return f"{first}\n\n{table(['criterion', 'scope', 'latency', 'memory', 'parameters', *schedules], rows)}"
 
 
 def experts(found: Json) -> str:
