@@ -77,7 +77,7 @@ def quality_words(row: ResultRow, dense: ResultRow) -> str:
     measure = row.measure
     if not measure.is_share:
         here, there = measure.tell(row.test_accuracy), measure.tell(dense.test_accuracy)
-        return f"with a {measure.name} of {here}, where the dense network has {there}"
+        return f"with {measure.name} {here}, where the dense network has {there}"
     points = 100 * (row.test_accuracy - dense.test_accuracy)
     if abs(points) < _POINTS:
         return "as accurate as the dense network"
