@@ -117,11 +117,11 @@ def test_a_plan_in_stages_ends_as_the_same_plan(digits, messages):
     np.testing.assert_array_equal(model.predict(images, verbose=0), before)
     # Chosen anew in each stage, with all epochs in each; so too where a stage, or every one, takes nothing.
     finisher.undo()
-    limits = LimitsSettings(stages=3, cascade=True)
+    limits = LimitsSettings(stages=2, cascade=True)
     settings = SearchSettings(training=TrainingSettings(fine_tune_epochs=1), search=limits)
     cascade = Finisher(model, planner, digits, cost_model=open_cost_model(Target("cpu", 8)), settings=settings)
     done = cascade.finish("rl", evaluation)
-    assert done.training.epochs == 3
+    assert done.training.epochs == 2
     assert (done.plan.widths, done.plan.dropped) == (plan.widths, (branch,))
     assert done.reward_accuracy > 0.9
     for ratios in ({planner.groups[0].name: (planner.groups[0].size - 1) / planner.groups[0].size}, {}):
@@ -129,7 +129,7 @@ def test_a_plan_in_stages_ends_as_the_same_plan(digits, messages):
         few = planner.plan(ratios or 1.0)
         evaluation = Evaluation(key="", keep_ratios=few.keep_ratios, widths=few.widths, accuracy=0.5, cost=None)
         done = cascade.finish("rl", evaluation, whole_too=True)
-        assert done.training.epochs == 3
+        assert done.training.epochs == 2
         assert done.plan.widths == few.widths
     cascade.undo()
 

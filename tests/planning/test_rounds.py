@@ -65,7 +65,7 @@ def test_channels_of_later_rounds_score_no_less_and_widths_are_nested():
         assert set(kept) <= set(wide.kept[name])
 
 
-@pytest.mark.parametrize("importance", sorted(set(IMPORTANCES) - {"random", "fpgm"}))
+@pytest.mark.parametrize("importance", sorted(set(IMPORTANCES) - {"random", "fpgm", "expert_usage"}))
 def test_every_importance_is_scored_in_rounds_and_leaves_the_model_as_it_was(importance):
     model = made("residual")
     before = [variable.numpy().tobytes() for variable in model.variables]
@@ -93,7 +93,7 @@ def test_an_interruption_between_rounds_leaves_the_model_as_it_was(monkeypatch):
     assert [variable.numpy().tobytes() for variable in model.variables] == before
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("l1", 0), ("random", 2), ("fpgm", 3)])
+@pytest.mark.parametrize(("name", "rounds"), [("l1", 0), ("random", 2), ("fpgm", 3), ("expert_usage", 2)])
 def test_impossible_numbers_of_rounds_are_refused(name, rounds):
     with pytest.raises(SettingsError, match=f"importance.rounds must be 1 or more.*Received: {rounds}"):
         ImportanceSettings(name, rounds=rounds)
