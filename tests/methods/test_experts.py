@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoprune.cost import open_cost_model
-from autoprune.data import load_data
+from autoprune.data import Split, load_data
 from autoprune.graph import find_branches, find_groups
 from autoprune.models import zoo
 from autoprune.models.networks.experts import MixtureOfExperts
@@ -134,6 +134,19 @@ def test_feedback_keeps_the_experts_whose_answers_weigh_most():
         getattr(layer, name).assign(value)
     network.fit(images_for(model, 8), np.arange(8) % 3, epochs=2, batch_size=8, verbose=0)
     np.testing.assert_array_equal(feedback.plan.kept["moe"], [1, 3, 4, 6])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="gates are trained by TensorFlow")
+def test_the_loss_falls_and_rises_with_the_gates_of_experts():
+    from autoprune.evaluation.gated import GatedNetwork
+
+    model = mixture()
+    planner = Planner(model, constraints=Constraints(multiple_of=1, depth=False))
+    split = Split(images_for(model, 32), np.arange(32) % 3)
+    counts = dict(zip(planner.space.names, planner.space.full, strict=True))
+    slopes = GatedNetwork(model, planner, split, split, seed=0).slope(np.ones(sum(counts.values()), "float32"))
+    before = sum(counts[name] for name in list(counts)[: list(counts).index("moe")])
+    assert np.abs(slopes[before : before + counts["moe"]]).min() > 0
 
 
 def test_the_experts_of_the_small_network_are_dimensions():
