@@ -88,6 +88,9 @@ class SearchSettings(ScoringSettings):
         at_once = self.search.stages == 1 or self.training.removal != "dpf"
         wanted = "1 with training.removal=dpf, which removes by steps of its own"
         check(at_once, "search.stages", wanted, self.search.stages)
+        only_removed = self.search.stages == 1 and self.training.removal != "dpf"
+        wanted = "1 or more with search.stages or training.removal=dpf, which remove while the model is trained"
+        check(only_removed or self.training.after_pruning > 0, "training.fine_tune_epochs", wanted, 0)
 
 
 _COMPARED = (

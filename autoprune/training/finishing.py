@@ -207,7 +207,7 @@ class Finisher(PlanTrainer):
             if number == len(taking):  # Compiled while it is trained.
                 pending = self._cost_model.submit(model)
             start = accuracy(model, data.reward, settings.evaluation.batch_size, run) if share else None
-            record = record.append(train(share, record.shift_progress(on_progress), start=start))
+            record = record.append(train(share, record.shift_progress(on_progress), start=start, before=record.epochs))
         batch_size = settings.evaluation.batch_size
         if record.only_worse:
             logger.warning("%s is shown without fine-tuning. %s", name, worse(record, data.task.measure))
@@ -247,26 +247,30 @@ class Finisher(PlanTrainer):
         teacher: np.ndarray | None,
         epochs: int,
         on_progress: OnProgress | None,
+        before: int = 0,
         **how: Any,
     ) -> TrainingRecord:
-        """Fine-tune the model as it is now, `how` being more of `Training`; what diverges is undone."""
+        """Fine-tune the model as it is now, `how` being more of `Training`; what diverges is undone.
+
+        Epochs that were `before`, of an earlier stage, saw the images in other orders.
+        """
         training = Training(
             model=self._model,
             data=self._data,
             settings=self._settings.training,
             epochs=epochs,
             learning_rate=None,
-            seed=seed,
+            seed=int(np.random.default_rng([seed, before]).integers(2**31)) if before else seed,
             teacher=teacher,
             scales=self.scales_of(self._surgeon.applied),
             **how,
         )
-        before = self._model.get_weights()
+        weights = self._model.get_weights()
         try:
             return carry_out(training, on_progress)
         except TrainingError as error:
             logger.warning("%s is shown without fine-tuning, which diverged. %s", name, error)
-            self._model.set_weights(before)
+            self._model.set_weights(weights)
             return TrainingRecord(0, (), (), 0)
 
     def undo(self) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.data import load_data
+from autoprune.evaluation.accuracy import accuracy
 from autoprune.planning import Planner
 from autoprune.planning.calibration import sample_calibration
 from autoprune.records import CostReport, Evaluation, Plan, Target
@@ -42,17 +43,20 @@ from autoprune.training.finishing import Finisher
 
 CRITERIA = ("l1", "l2", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "random")
 SCOPES = ("local", "global")
+# When channels leave, and in how many stages.
 SCHEDULES = {
-    "at once": {},
-    "3 stages": {"search": LimitsSettings(stages=3)},
-    "feedback": {"removal": "dpf"},
+    "at once": ("first", LimitsSettings()),
+    "3 stages": ("first", LimitsSettings(stages=3)),
+    "feedback": ("dpf", LimitsSettings()),
 }
+# Options that tell which cells are measured and not how.
+WHICH = ("out", "data_dir", "seeds", "criteria", "schedules", "latencies")
 
 
 def main() -> None:
     arguments = parse()
     path = Path(arguments.out or Path(__file__).parent / "results" / f"methods_{arguments.model}_{arguments.data}.json")
-    asked = {k: v for k, v in vars(arguments).items() if k not in ("out", "data_dir", "seeds", "criteria", "latencies")}
+    asked = {k: v for k, v in vars(arguments).items() if k not in WHICH}
     results = json.loads(path.read_text()) if path.exists() else {"arguments": asked, "cells": {}}
     if results["arguments"] != asked:
         raise SystemExit(f"{path} holds results of {results['arguments']}: give another --out")
@@ -67,11 +71,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--multiple-of", type=int, default=4)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--train-size", type=int, default=None, help="images that train; all of them by default")
+    parser.add_argument("--reward-size", type=float, default=0.2, help="images or share that an epoch is chosen by")
+    parser.add_argument("--augmentation", default="none")
     parser.add_argument("--target", default="tpu_v5e")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--fine-tune-epochs", type=int, default=6)
     parser.add_argument("--criteria", nargs="+", choices=CRITERIA, default=CRITERIA)
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
     parser.add_argument("--latencies", type=float, nargs="+", default=[0.7, 0.6, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", default=None)
@@ -82,13 +90,22 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
     """Fill in the cells of a seed that are missing."""
     settings = SearchSettings(
         model=ModelSettings(arguments.model, width=arguments.width),
-        data=DataSettings(arguments.data, dir=arguments.data_dir),
-        training=TrainingSettings(epochs=arguments.epochs, fine_tune_epochs=arguments.fine_tune_epochs),
+        data=DataSettings(
+            arguments.data,
+            dir=arguments.data_dir,
+            train_size=arguments.train_size,
+            reward_size=arguments.reward_size,
+        ),
+        training=TrainingSettings(
+            epochs=arguments.epochs,
+            fine_tune_epochs=arguments.fine_tune_epochs,
+            augmentation=arguments.augmentation,
+        ),
         seed=seed,
     )
     missing = [
         cell
-        for cell in itertools.product(arguments.criteria, SCOPES, arguments.latencies, SCHEDULES)
+        for cell in itertools.product(arguments.criteria, SCOPES, arguments.latencies, arguments.schedules)
         if name_of(*cell, seed) not in results["cells"]
     ]
     if not missing:
@@ -98,6 +115,7 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
     snapshot = Surgeon(model).snapshot()
     with closing(open_cost_model(Target(arguments.target, arguments.batch_size))) as cost_model:
         whole = cost_model.submit(model).result()
+        results["cells"][f"dense/{seed}"] = {"accuracy": accuracy(model, data.test, 256), "latency": whole.latency}
         for (criterion, scope), cells in itertools.groupby(missing, key=lambda cell: cell[:2]):
             snapshot.restore()
             importance = ImportanceSettings(criterion)
@@ -105,37 +123,33 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
             constraints = Constraints(arguments.multiple_of, 0.05, depth=False)
             planner = Planner(model, importance=importance, constraints=constraints, seed=seed, data=calibration)
             plans = Plans(model, planner, scope, cost_model)
-            for _, _, share, schedule in cells:
-                plan, cost = plans.within(share * whole.latency)
-                how = dict(SCHEDULES[schedule])
-                removal = how.pop("removal", "first")
-                finisher = Finisher(
+            finishers = {
+                schedule: Finisher(
                     model,
                     planner,
                     data,
                     cost_model=cost_model,
-                    settings=replace(settings, training=replace(settings.training, removal=removal), **how),
+                    settings=replace(settings, training=replace(settings.training, removal=removal), search=limits),
                 )
+                for schedule, (removal, limits) in SCHEDULES.items()
+            }
+            for _, _, share, schedule in cells:
+                plan, cost = plans.within(share * whole.latency)
                 evaluation = Evaluation(
                     key="", keep_ratios=plan.keep_ratios, widths=plan.widths, accuracy=0.0, cost=cost
                 )
-                done = finisher.finish(criterion, evaluation)
-                finisher.undo()
+                done = finishers[schedule].finish(criterion, evaluation)
+                snapshot.restore()
                 results["cells"][name_of(criterion, scope, share, schedule, seed)] = {
                     "accuracy": done.test_accuracy,
+                    "start": done.training.start,
                     "latency": cost.latency / whole.latency,
                     "memory": cost.memory.total / whole.memory.total if whole.memory.total else None,
                     "parameters": cost.parameters / whole.parameters,
+                    "widths": dict(plan.widths),
                 }
                 save(results, path)
-                print(
-                    criterion,
-                    scope,
-                    share,
-                    schedule,
-                    seed,
-                    results["cells"][name_of(criterion, scope, share, schedule, seed)],
-                )
+                print(name_of(criterion, scope, share, schedule, seed), f"{done.test_accuracy:.4f}", flush=True)
 
 
 def name_of(criterion: str, scope: str, share: float, schedule: str, seed: int) -> str:

@@ -14,8 +14,9 @@ from autoprune.planning.ranking import stage_removal
 from autoprune.records import Evaluation, Target
 from autoprune.settings import Constraints, LimitsSettings, SearchSettings, TrainingSettings
 from autoprune.surgery import Surgeon
-from autoprune.training import train
+from autoprune.training import finishing, train
 from autoprune.training.finishing import Finisher
+from autoprune.training.fit import carry_out
 
 FINE = Constraints(multiple_of=1)
 
@@ -90,7 +91,7 @@ def test_what_is_gone_does_not_come_back():
 
 
 @pytest.mark.slow
-def test_a_plan_in_stages_ends_as_the_same_plan(digits, messages):
+def test_a_plan_in_stages_ends_as_the_same_plan(digits, messages, monkeypatch):
     model = residual_net()
     train(model, digits, TrainingSettings(), epochs=3, learning_rate=3e-3, seed=0)
     planner = Planner(model, constraints=FINE)
@@ -101,8 +102,16 @@ def test_a_plan_in_stages_ends_as_the_same_plan(digits, messages):
     )
     settings = SearchSettings(training=TrainingSettings(fine_tune_epochs=4), search=LimitsSettings(stages=3))
     finisher = Finisher(model, planner, digits, cost_model=open_cost_model(Target("cpu", 8)), settings=settings)
-    epochs = []
+    epochs, seeds = [], []
+
+    def carry_out_noted(training, on_progress):
+        seeds.append(training.seed)
+        return carry_out(training, on_progress)
+
+    monkeypatch.setattr(finishing, "carry_out", carry_out_noted)
     done = finisher.finish("rl", evaluation, lambda epoch, logs: epochs.append(epoch))
+    # Each stage sees the images in an order of its own.
+    assert len(set(seeds)) == len(seeds) == 3
     assert done.training.epochs == len(done.training.losses) == len(done.training.accuracies) == 4
     assert epochs == sorted(set(epochs))
     assert epochs[-1] == 4
@@ -139,3 +148,6 @@ def test_stages_are_one_or_more_and_no_part_of_feedback():
         LimitsSettings(stages=0)
     with pytest.raises(SettingsError, match=r"search.stages must be 1 with training.removal=dpf"):
         SearchSettings(search=LimitsSettings(stages=2), training=TrainingSettings(removal="dpf"))
+    for search, removal in ((LimitsSettings(stages=2), "first"), (LimitsSettings(), "dpf")):
+        with pytest.raises(SettingsError, match=r"training.fine_tune_epochs must be 1 or more with search.stages"):
+            SearchSettings(search=search, training=TrainingSettings(fine_tune_epochs=0, removal=removal))
