@@ -2,12 +2,16 @@
 
     python tests/benchmarks/methods.py
     python tests/benchmarks/methods.py --model vgg16 --width 0.25 --data cifar10 --data-dir FOLDER --epochs 20
+    python tests/benchmarks/methods.py --model vgg16 ... --chips tpu_v2 tpu_v6e
 
 A trained network is pruned to shares of its compiled latency: alike in each group (`local`), or by one threshold on the
 scores of all channels (`global`). The keep ratio is the largest whose plan is fast enough, so that all plans of a share
 cost the same to within one width. Each is then fine-tuned for the same number of epochs: pruned before the first of
 them, in three stages, or with feedback while it learns. It is the experiment of Chen, Franko and Sang (2021, arXiv
 2107.04191), whose own tables are published in part only, with the criteria of later works beside theirs.
+
+With `--chips` nothing is trained: the networks of the cells that are there, of the criteria and shares asked for, are
+compiled for other chips.
 
 Figures are accuracies on the test split, of a dense network of its own for each seed. They are kept in
 `tests/benchmarks/results/methods_MODEL_DATA.json` as they come; a second call goes on where the first one stopped.
@@ -23,8 +27,10 @@ from typing import Any
 
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
+from autoprune.cost.chips import CHIPS
 from autoprune.data import load_data
 from autoprune.evaluation.accuracy import accuracy
+from autoprune.models.building import build_model
 from autoprune.planning import Planner
 from autoprune.planning.calibration import sample_calibration
 from autoprune.records import CostReport, Evaluation, Plan, Target
@@ -50,7 +56,7 @@ SCHEDULES = {
     "feedback": ("dpf", LimitsSettings()),
 }
 # Options that tell which cells are measured and not how.
-WHICH = ("out", "data_dir", "seeds", "criteria", "schedules", "latencies")
+WHICH = ("out", "data_dir", "seeds", "criteria", "schedules", "latencies", "chips")
 
 
 def main() -> None:
@@ -60,6 +66,9 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {"arguments": asked, "cells": {}}
     if results["arguments"] != asked:
         raise SystemExit(f"{path} holds results of {results['arguments']}: give another --out")
+    if arguments.chips:
+        compile_elsewhere(arguments, results, path)
+        return
     for seed in arguments.seeds:
         measure(seed, arguments, results, path)
 
@@ -82,6 +91,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
     parser.add_argument("--latencies", type=float, nargs="+", default=[0.7, 0.6, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--chips", nargs="+", choices=CHIPS, default=[], metavar="CHIP")
     parser.add_argument("--out", default=None)
     return parser.parse_args()
 
@@ -150,6 +160,31 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
                 }
                 save(results, path)
                 print(name_of(criterion, scope, share, schedule, seed), f"{done.test_accuracy:.4f}", flush=True)
+
+
+def compile_elsewhere(arguments: argparse.Namespace, results: dict[str, Any], path: Path) -> None:
+    """Fill in what the networks of cells cost on other chips."""
+    data = load_data(DataSettings(arguments.data, dir=arguments.data_dir))
+    model = build_model(ModelSettings(arguments.model, width=arguments.width), data.input_shape, data.classes)
+    planner = Planner(model, constraints=Constraints(arguments.multiple_of, 0.05, depth=False))
+    surgeon = Surgeon(model, planner.all_groups, planner.fingerprint)
+    snapshot = surgeon.snapshot()
+    networks = {"dense": planner.space.full}
+    for cell in itertools.product(
+        arguments.criteria, SCOPES, arguments.latencies, arguments.schedules, arguments.seeds
+    ):
+        if found := results["cells"].get(name_of(*cell)):
+            networks[name_of(*cell)] = planner.space.find(found["widths"])
+    for chip in arguments.chips:
+        costs = results.setdefault("chips", {}).setdefault(chip, {})
+        with closing(open_cost_model(Target(chip, arguments.batch_size))) as cost_model:
+            for name, candidate in networks.items():
+                if name not in costs:
+                    with surgeon.pruning(planner.space.plan(candidate), snapshot):
+                        cost = cost_model.submit(model).result()
+                    costs[name] = {"latency": cost.latency, "memory": cost.memory.total}
+                    save(results, path)
+        print(chip, f"{len(costs)} networks", flush=True)
 
 
 def name_of(criterion: str, scope: str, share: float, schedule: str, seed: int) -> str:
