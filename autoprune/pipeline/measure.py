@@ -1,5 +1,6 @@
 """What a model costs on one target, or on every TPU generation."""
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ from autoprune.reporting.pages.costs import measure_page
 from autoprune.reporting.pages.page import write_page
 from autoprune.reporting.pages.saved import Saved
 from autoprune.reporting.patterns import pattern_data, pattern_table
-from autoprune.reporting.sweep import plot_sweep, sweep_data, sweep_table
+from autoprune.reporting.sweep import plot_sweep, sweep_table
 from autoprune.settings import MeasureSettings, ModelSettings, TargetSettings
 
 R = TypeVar("R", bound=CostReport | TrainingStepReport)
@@ -180,7 +181,7 @@ def sweep(model: Any, cost_models: Sequence[CostModel], settings: MeasureSetting
     with stage("sweep", len({1.0, *settings.keep_ratios}), "plans compiled") as shown:
         rows = uniform_sweep(model, cost_models, settings.keep_ratios, planner, lambda done: shown.advance(done, ""))
     CONSOLE.print(sweep_table(model.name, rows))
-    write_json(folder / "sweep.json", sweep_data(rows))
+    write_json(folder / "sweep.json", [dataclasses.asdict(row) for row in rows])
     plot_sweep(model.name, rows, folder / "sweep.png")
 
 

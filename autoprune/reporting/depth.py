@@ -1,8 +1,7 @@
 """Which branches results are without, and what share of the latency each branch holds in every result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from autoprune.cost.shares import share_of
 from autoprune.graph.branches import is_within
@@ -26,10 +25,6 @@ class BranchRow:
     layers: int
     latency: Mapping[str, float | None]
     gone: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain data."""
-        return asdict(self)
 
     def cells(self) -> list[str]:
         """For each result what share of its latency the branch holds, or that it is gone."""

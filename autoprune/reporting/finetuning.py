@@ -66,9 +66,9 @@ def verdict(done: FineTuned) -> str:
     ).strip()
 
 
-def rows(done: FineTuned) -> list[tuple[str, str]]:
-    """Figures by name."""
-    found = [
+def finetuning_table(done: FineTuned) -> FittingTable:
+    """The figures for the terminal."""
+    rows = [
         ("reward accuracy before", done.measure.tell(done.before)),
         ("reward accuracy after", done.measure.tell(done.after)),
         ("test accuracy, taken once", done.measure.tell(done.test_accuracy)),
@@ -76,20 +76,15 @@ def rows(done: FineTuned) -> list[tuple[str, str]]:
         ("parameters", f"{done.model.count_params():,}"),
     ]
     if done.dropped:
-        found.append(("without", ", ".join(done.dropped)))
+        rows.append(("without", ", ".join(done.dropped)))
     if done.cost is not None:
         target = done.cost.target
         where = f"per batch of {target.batch_size} on {target.name}, {target.dtype}: {done.cost.kind}"
-        found.append(("latency", f"{seconds(done.cost.latency)} {where}"))
+        rows.append(("latency", f"{seconds(done.cost.latency)} {where}"))
         if done.cost.memory.total:
-            found.append(("HBM", byte_count(done.cost.memory.total)))
-    return found
-
-
-def finetuning_table(done: FineTuned) -> FittingTable:
-    """The figures for the terminal."""
+            rows.append(("HBM", byte_count(done.cost.memory.total)))
     table = FittingTable((Column("", kind="prose"), Column("", kind="prose")), headed=False)
-    for name, figure in rows(done):
+    for name, figure in rows:
         table.add_row(name, figure)
     return table
 

@@ -94,7 +94,7 @@ def result_rows(
 def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
     """Write `metrics.json` and, from what is saved, `report.html`."""
     rows = result_rows(outcome.finished, outcome.branches, outcome.measure)
-    of_branches = branch_rows(outcome.finished, outcome.branches)
+    branches = branch_rows(outcome.finished, outcome.branches)
     metrics = {
         "format": FORMAT,
         "version": VERSION,
@@ -103,8 +103,8 @@ def write_outcome(outcome: Outcome, folder: RunFolder) -> None:
         "budget": dataclasses.asdict(outcome.problem.budget),
         "anchor": outcome.problem.anchor,
         "measure": dataclasses.asdict(outcome.measure),
-        "rows": [row.to_json() for row in rows],
-        "branches": [row.to_json() for row in of_branches],
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "branches": [dataclasses.asdict(row) for row in branches],
         "kept": outcome.kept.name,
         "cautions": list(outcome.cautions),
         "plans": {done.name: plan_to_json(done.plan) for done in outcome.finished},

@@ -1,10 +1,8 @@
-"""A sweep over uniform keep ratios, as a table, a plot and plain data."""
+"""A sweep over uniform keep ratios, as a table and a plot."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -56,11 +54,6 @@ def _slower(rows: Sequence[SweepRow], number: int) -> list[bool]:
         found.append(latency > fastest)
         fastest = min(fastest, latency)
     return found
-
-
-def sweep_data(rows: Sequence[SweepRow]) -> list[dict[str, Any]]:
-    """The rows as JSON."""
-    return [dataclasses.asdict(row) for row in rows]
 
 
 def plot_sweep(model: str, rows: Sequence[SweepRow], path: Path) -> None:

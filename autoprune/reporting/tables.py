@@ -1,8 +1,7 @@
 """Figures as tables: for the terminal, and as plain rows for HTML and JSON."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from autoprune.records import Budget, CostReport, Evaluation
 from autoprune.records.measure import ACCURACY, Measure
@@ -33,10 +32,6 @@ class ResultRow:
     keep_ratio: float
     branches: tuple[int, int] | None = None
     measure: Measure = ACCURACY
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as plain data."""
-        return asdict(self)
 
 
 COLUMNS = (

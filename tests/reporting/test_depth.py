@@ -11,7 +11,7 @@ from autoprune.models import zoo
 from autoprune.planning import make_plan
 from autoprune.records import Memory
 from autoprune.reporting.depth import branch_rows, describe_dropped, gone_branches, gone_groups
-from autoprune.reporting.finetuning import rows
+from autoprune.reporting.finetuning import finetuning_table
 from autoprune.reporting.outcome import result_rows
 from autoprune.reporting.tables import result_columns
 from autoprune.surgery import apply_plan
@@ -101,8 +101,8 @@ def test_the_result_table_counts_branches_and_channels_that_are_left(finished, b
 def test_a_fine_tuning_tells_what_its_plan_is_without(model):
     record = TrainingRecord(1, (1.0,), (0.9,), 1)
     done = FineTuned(model, record, 0.8, 0.9, 0.9, None, "", ("stage1_block1", "stage2_block1"))
-    assert ("without", "stage1_block1, stage2_block1") in rows(done)
-    assert "without" not in dict(rows(replace(done, dropped=())))
+    assert ("without", "stage1_block1, stage2_block1") in finetuning_table(done).rows
+    assert "without" not in dict(finetuning_table(replace(done, dropped=())).rows)
 
 
 def test_groups_are_gone_with_their_branch(model, finished, branches):

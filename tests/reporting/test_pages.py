@@ -19,7 +19,6 @@ from autoprune.reporting.costs import CostRow
 from autoprune.reporting.pages.build import join_pages, open_saved, page_of
 from autoprune.reporting.pages.headline import headline, speed_words
 from autoprune.reporting.pages.page import render
-from autoprune.reporting.sweep import sweep_data
 from autoprune.reporting.tables import ResultRow
 from autoprune.settings import LearnSettings
 from helpers import toy
@@ -303,7 +302,7 @@ def test_a_measurement_shows_what_was_asked_for(tmp_path):
     write_json(tmp_path / "costs.json", [one.to_json() for one in rows])
     dense, half = (toy.evaluation_of(ratio).cost for ratio in (1.0, 0.5))
     sweep = [SweepRow(1.0, 1.0, (dense,)), SweepRow(0.5, 0.5, (half,))]
-    write_json(tmp_path / "sweep.json", sweep_data(sweep))
+    write_json(tmp_path / "sweep.json", [dataclasses.asdict(row) for row in sweep])
     html = render(page_of(open_saved(tmp_path)))
     page = Reader(html)
     assert "net takes 1.00 s per batch on a TPU v5e at batch 8: compiler estimate." in page.text
