@@ -10,7 +10,7 @@ from autoprune.records import Evaluation
 from autoprune.searchers import BudgetedEvaluator
 from autoprune.searchers.choice import find_finalists
 from autoprune.searchers.hand_set import is_hand_set
-from autoprune.settings import CompareSettings, SearchSettings
+from autoprune.settings import CompareSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,6 @@ class Cell:
     def name(self) -> str:
         """Under which its evaluations are noted, such as `rl@0.5/0`."""
         return f"{self.searcher}@{self.budget}" + ("" if self.seed is None else f"/{self.seed}")
-
-    def settings(self, settings: CompareSettings) -> SearchSettings:
-        """Those of the search."""
-        return settings.search_settings(self.searcher, self.budget, self.seeds[0])
 
 
 def cells_of(settings: CompareSettings) -> Iterator[Cell]:

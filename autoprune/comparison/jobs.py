@@ -1,7 +1,6 @@
 """Which plans are to be finished, by which recipe and with which seeds; each of them once."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoprune.comparison.cells import cells_of
@@ -39,8 +38,26 @@ def jobs_of(settings: CompareSettings, record: Record) -> list[Job]:
 
     What depends on the choice among finalists is there once these are finished.
     """
+    jobs = [Job(whose="dense", evaluation=record.required_dense, recipe=AS_IT_IS, seed=None)]
+    for cell in cells_of(settings):
+        # A cell's finalists, and those that stand against the one that was chosen.
+        plans = [(cell.name, evaluation) for evaluation in record.runs[cell.name].finalists]
+        plans += [(f"uniform for {cell.name}", match.evaluation) for match in record.matches.get(cell.name, ())]
+        for seed, (whose, evaluation) in itertools.product(cell.seeds, plans):
+            jobs.append(Job(whose=whose, evaluation=evaluation, recipe=FINE_TUNED, seed=seed))
+    if "dense" in settings.controls:
+        for seed in settings.seeds:
+            jobs.append(Job(whose="dense, tuned", evaluation=record.required_dense, recipe=FINE_TUNED, seed=seed))
+    for evaluation, seed in itertools.product(record.curve, settings.seeds):
+        jobs.append(Job(whose="uniform curve", evaluation=evaluation, recipe=FINE_TUNED, seed=seed))
+    scratch = scratch_searchers(settings)
+    for cell in cells_of(settings):
+        for seed in cell.seeds if cell.searcher in scratch else ():
+            best = select_finalist(record.runs[cell.name].finalists, seed, settings, record)
+            if best is not None:
+                jobs.append(Job(whose=f"{cell.name} from scratch", evaluation=best, recipe=FROM_SCRATCH, seed=seed))
     by_name: dict[str, Job] = {}
-    for job in _all_jobs(settings, record):
+    for job in jobs:
         by_name.setdefault(job.name, job)
     return list(by_name.values())
 
@@ -51,24 +68,3 @@ def scratch_searchers(settings: CompareSettings) -> set[str]:
     if "scratch" in settings.controls:
         named |= {searcher for searcher in settings.searchers if not is_hand_set(searcher)}
     return named
-
-
-def _all_jobs(settings: CompareSettings, record: Record) -> Iterator[Job]:
-    yield Job(whose="dense", evaluation=record.required_dense, recipe=AS_IT_IS, seed=None)
-    for cell in cells_of(settings):
-        # A cell's finalists, and those that stand against the one that was chosen.
-        plans = [(cell.name, evaluation) for evaluation in record.runs[cell.name].finalists]
-        plans += [(f"uniform for {cell.name}", match.evaluation) for match in record.matches.get(cell.name, ())]
-        for seed, (whose, evaluation) in itertools.product(cell.seeds, plans):
-            yield Job(whose=whose, evaluation=evaluation, recipe=FINE_TUNED, seed=seed)
-    if "dense" in settings.controls:
-        for seed in settings.seeds:
-            yield Job(whose="dense, tuned", evaluation=record.required_dense, recipe=FINE_TUNED, seed=seed)
-    for evaluation, seed in itertools.product(record.curve, settings.seeds):
-        yield Job(whose="uniform curve", evaluation=evaluation, recipe=FINE_TUNED, seed=seed)
-    scratch = scratch_searchers(settings)
-    for cell in cells_of(settings):
-        for seed in cell.seeds if cell.searcher in scratch else ():
-            best = select_finalist(record.runs[cell.name].finalists, seed, settings, record)
-            if best is not None:
-                yield Job(whose=f"{cell.name} from scratch", evaluation=best, recipe=FROM_SCRATCH, seed=seed)

@@ -104,6 +104,7 @@ class Record:
         taught_by: hand-set rules whose costs every search knows from the beginning.
         tested: every finished plan, by name.
         seconds: wall time of all earlier processes together.
+        conclusions: what follows from all of it, as plain data; None until the comparison has ended.
 
     Raises:
         JournalError: what was stored is of another format or version, or malformed.
@@ -175,19 +176,9 @@ class Record:
             }
         )
 
-    def add_run(self, name: str, run: Run) -> None:
-        """Keep what a cell's search came to."""
-        self.runs[name] = run
-        self.save()
-
     def add_tested(self, tested: PlanResult) -> None:
         """Keep a finished plan."""
         self.tested[tested.name] = tested
-        self.save()
-
-    def conclude(self, conclusions: Mapping[str, Any]) -> None:
-        """Add what follows from it; the comparison has ended."""
-        self.conclusions = conclusions
         self.save()
 
     def find(self, key: str, recipe: str, seed: int | None) -> PlanResult | None:

@@ -85,7 +85,8 @@ def run(settings: CompareSettings, folder: RunFolder) -> Summary:
             record.seconds = before + time.perf_counter() - start
             record.save()
         cautions = [*session.cautions, *chance_caution(dense.accuracy, data.reward, data.classes)]
-        record.conclude({**summary.to_json(), "cautions": cautions, "versions": library_versions()})
+        record.conclusions = {**summary.to_json(), "cautions": cautions, "versions": library_versions()}
+        record.save()
     write_page(comparison_page(Saved(folder.path)), folder.comparison_report)
     return summary
 
@@ -174,14 +175,15 @@ def _search(
         if cell.name in record.runs:
             guards[cell.budget].remember(session.evaluator.journal.course(cell.name))
             continue
-        problem, of_cell = problems[cell.budget], cell.settings(settings)
+        problem, of_cell = problems[cell.budget], settings.search_settings(cell.searcher, cell.budget, cell.seeds[0])
         _, evaluator = run_searcher(
             cell.name, searcher_builder(of_cell), problem, session, of_cell, guards[cell.budget]
         )
         done = Run.of(evaluator, settings.search.finalists, hand_set=is_hand_set(cell.searcher))
         if not done.finalists:
             logger.warning("%s found no plan that may be a result in %d evaluations", cell.name, len(done.keys))
-        record.add_run(cell.name, done)
+        record.runs[cell.name] = done
+        record.save()
     if not any(record.runs[cell.name].finalists for cell in cells_of(settings)):
         told = []
         for budget, problem in problems.items():

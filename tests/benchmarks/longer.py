@@ -54,7 +54,8 @@ def main() -> None:
         record.add_tested(tested)
         print(f"{number} of {len(jobs)}: {tested.name} {tested.test_accuracy:.2%}", flush=True)
     summary = summarise(settings, record)
-    record.conclude(summary.to_json())
+    record.conclusions = summary.to_json()
+    record.save()
     for table in comparison_tables(settings, summary):
         CONSOLE.print(table)
     for sentence in verdicts(settings, summary):

@@ -95,7 +95,9 @@ def test_cells_are_all_searchers_with_all_seeds_and_hand_set_ones_once():
 
 def test_cells_have_their_own_settings():
     settings = replace(SETTINGS, searchers=["uniform", "rl", "rl:ppo"], seeds=[7])
-    uniform, rl, ppo = (cell.settings(settings) for cell in cells_of(settings))
+    uniform, rl, ppo = (
+        settings.search_settings(cell.searcher, cell.budget, cell.seeds[0]) for cell in cells_of(settings)
+    )
     assert (uniform.searcher.name, uniform.seed, uniform.budget.latency) == ("uniform", 7, 0.5)
     assert (rl.searcher.name, rl.agent.name) == ("rl", "dyna_ppo")
     assert (ppo.searcher.name, ppo.agent.name) == ("rl", "ppo")

@@ -186,7 +186,7 @@ def make_comparison(folder):
     record = Record({"settings": {"searchers": ["random"]}}, lambda data: write_json(path, data))
     record.dense = EVALUATIONS[0]
     record.curve = list(EVALUATIONS[1:4])
-    record.add_run("random-0", Run.of(SEARCHED, 2))
+    record.runs["random-0"] = Run.of(SEARCHED, 2)
     for seed in range(3):
         record.add_tested(
             PlanResult(
