@@ -38,17 +38,15 @@ class Interval:
     count: int
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval: only then is there a difference to speak of."""
-        return self.excludes(0.0)
-
-    @property
     def half(self) -> float | None:
         """Half its width, in the unit of the values; None with fewer than two."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     def excludes(self, value: float) -> bool:
-        """Whether a value lies outside the interval, and the interval has a width."""
+        """Whether a value lies outside the interval, and the interval has a width.
+
+        Only where that of a difference excludes zero is there a difference to speak of.
+        """
         if self.low is None or self.high is None or self.high - self.low <= 1e-9 * max(abs(self.low), abs(self.high)):
             return False
         return self.low > value or self.high < value
@@ -112,15 +110,10 @@ def mean_curve(curves: Sequence[Sequence[float | None]]) -> list[tuple[int, floa
     Returns:
         Pairs of evaluations, from 1, and the mean.
     """
-    return [(number, sum(values) / len(values)) for number, values in _gather_values(curves)]
+    return [(number, sum(values) / len(values)) for number, values in gather_values(curves)]
 
 
-def spread_curve(curves: Sequence[Sequence[float | None]]) -> list[tuple[int, float, float]]:
-    """The least and the largest of the same, by evaluations."""
-    return [(number, min(values), max(values)) for number, values in _gather_values(curves)]
-
-
-def _gather_values(curves: Sequence[Sequence[float | None]]) -> Iterator[tuple[int, list[float]]]:
+def gather_values(curves: Sequence[Sequence[float | None]]) -> Iterator[tuple[int, list[float]]]:
     """What all curves have reached after so many evaluations, from where all of them have a value."""
     if not curves or not all(curves):
         return

@@ -32,7 +32,7 @@ def summarise(settings: CompareSettings, record: Record) -> Summary:
     """Draw the conclusions of a comparison in which everything was finished."""
     outcomes = list(_outcomes(settings, record))
     dense = record.require(record.required_dense.key, AS_IT_IS, None)
-    uniform = {kind: _uniform_points(settings, record, kind) for kind in _kinds(settings)}
+    uniform = {kind: _uniform_points(settings, record, kind) for kind in dict.fromkeys(map(kind_of, settings.budgets))}
     tuned = [record.find(record.required_dense.key, FINE_TUNED, seed) for seed in settings.seeds]
     tuned_accuracies = [done.test_accuracy for done in tuned if done is not None]
     # The worst of both: the dense model's cost, and the least accuracy of any searched plan.
@@ -60,10 +60,6 @@ def summarise(settings: CompareSettings, record: Record) -> Summary:
         curves=curves,
         measure=make_task(settings.task).measure,
     )
-
-
-def _kinds(settings: CompareSettings) -> list[str]:
-    return list(dict.fromkeys(kind_of(budget) for budget in settings.budgets))
 
 
 def _outcomes(settings: CompareSettings, record: Record) -> Iterator[SearchOutcome]:
@@ -97,7 +93,7 @@ def _of(outcomes: Sequence[SearchOutcome], searcher: str, budgets: Sequence[str]
 
 def _spans(settings: CompareSettings) -> Iterator[tuple[str, str, list[str]]]:
     """Each budget by itself, then all of a kind where there are several: name, kind, budgets."""
-    for kind in _kinds(settings):
+    for kind in dict.fromkeys(map(kind_of, settings.budgets)):
         budgets = [budget for budget in settings.budgets if kind_of(budget) == kind]
         for budget in budgets:
             yield budget, kind, [budget]

@@ -117,7 +117,7 @@ def _differences(settings: CompareSettings, summary: Summary) -> TextTable:
             told = measure.tell_difference(interval.mean)
             if interval.half is not None:
                 told += f" ± {100 * interval.half:.2f}" if measure.is_share else f" ± {interval.half:.3g}"
-            told += "*" if interval.excludes_zero else ""
+            told += "*" if interval.excludes(0) else ""
             cells.append(told + (f" ({interval.count})" if interval.count < count else ""))
         rows.append((_budget(budget, kind), searcher, str(count), *cells))
     points = ", in points" * measure.is_share
@@ -194,7 +194,7 @@ def _verdict(item: Difference, ratio: CostRatio | None, measure: Measure) -> str
         return f"{where} in one pair: too few for an interval."
     ends = [measure.tell_difference(end) for end in (interval.low, interval.high)][:: measure.sign]
     told = f"{where} (95 % {ends[0]} to {ends[1]}, n = {interval.count})"
-    if not interval.excludes_zero:
+    if not interval.excludes(0):
         told += ": no difference beyond chance."
     else:
         told += ": more accurate." if interval.mean > 0 else ": less accurate."

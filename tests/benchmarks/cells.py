@@ -176,7 +176,7 @@ def over_cells(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def told(interval: Mapping[str, Any]) -> int:
     """1 or -1 where the difference is beyond chance, else 0."""
     known = Interval(mean=interval["mean"], low=interval["low"], high=interval["high"], count=interval["n"])
-    return int(np.sign(known.mean)) if known.excludes_zero else 0
+    return int(np.sign(known.mean)) if known.excludes(0) else 0
 
 
 def cell_table(cells: Sequence[Mapping[str, Any]]) -> str:

@@ -55,17 +55,17 @@ def test_interval_is_that_of_scipy(values):
 
 def test_one_value_has_no_interval_and_none_has_no_mean():
     assert student_interval([0.5]) == Interval(mean=0.5, low=None, high=None, count=1)
-    assert not student_interval([0.5]).excludes_zero
+    assert not student_interval([0.5]).excludes(0)
     assert student_interval([0.5]).to_json() == {"mean": 0.5, "low": None, "high": None, "n": 1}
     with pytest.raises(ValueError, match="at least one value"):
         student_interval([])
 
 
 def test_only_an_interval_without_zero_tells_a_difference():
-    assert student_interval([1.0, 1.1, 0.9]).excludes_zero
-    assert student_interval([-1.0, -1.1, -0.9]).excludes_zero
-    assert not student_interval([1.0, -0.1, 0.2]).excludes_zero
-    assert not student_interval([0.0, 0.0]).excludes_zero
+    assert student_interval([1.0, 1.1, 0.9]).excludes(0)
+    assert student_interval([-1.0, -1.1, -0.9]).excludes(0)
+    assert not student_interval([1.0, -0.1, 0.2]).excludes(0)
+    assert not student_interval([0.0, 0.0]).excludes(0)
 
 
 @pytest.mark.parametrize("first", [(0.9, 0.8), (0.9444, 0.9417), (1 / 3, 2 / 3)])
@@ -74,7 +74,7 @@ def test_equal_differences_tell_nothing_of_their_spread(first):
     second = [value - 1 / 360 for value in first]
     interval = interval_of_pairs(first, second)
     assert interval.mean == pytest.approx(1 / 360)
-    assert not interval.excludes_zero
+    assert not interval.excludes(0)
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=8))

@@ -10,7 +10,7 @@ from autoprune.comparison import Record, Summary, summarise
 from autoprune.comparison.cells import cell_names
 from autoprune.comparison.conclusions import UNIFORM
 from autoprune.comparison.matching import LATENCY, kind_of
-from autoprune.comparison.statistics import best_so_far, mean_curve, pareto_front, spread_curve, student_interval
+from autoprune.comparison.statistics import best_so_far, gather_values, mean_curve, pareto_front, student_interval
 from autoprune.comparison.summary import references_of
 from autoprune.records.measure import Measure
 from autoprune.reporting.comparison import text_tables, verdicts
@@ -86,7 +86,7 @@ def compare_words(summary: Summary) -> str:
         points = f"{item.searcher} by {f'{100 * mean:.1f} points' if measure.is_share else f'{mean:.3g}'}"
         if item.interval.low is None:
             few.append(item.searcher)
-        elif not item.interval.excludes_zero:
+        elif not item.interval.excludes(0):
             level.append(item.searcher)
         else:
             (ahead if item.interval.mean > 0 else behind).append(points)
@@ -230,7 +230,8 @@ def _curve_parts(settings: CompareSettings, record: Record) -> list[Part]:
             names = cell_names(settings, searcher, budget)
             best = [best_so_far(record.runs[name].rewards) for name in names if name in record.runs]
             if points := mean_curve(best):
-                figures.add_steps(plot, number, points, spread_curve(best) if len(best) > 1 else ())
+                spread = [(count, min(values), max(values)) for count, values in gather_values(best)]
+                figures.add_steps(plot, number, points, spread if len(best) > 1 else ())
                 ends.append(f"{searcher} {points[-1][1]:.3f}")
         if ends:
             charts.append(
