@@ -1,7 +1,6 @@
 """A comparison as tables and sentences. Nothing is called a difference whose interval contains none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from autoprune.comparison import Summary
 from autoprune.comparison.conclusions import ALL, UNIFORM, CostRatio, Difference
@@ -18,40 +17,7 @@ NONE = "-"
 _DROPPED = "without"  # The header of names of branches.
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextTable:
-    """A table as text, for the terminal and the page alike.
-
-    Attributes:
-        title: above it.
-        columns: their headers, each with its rank, as `Column.rank`.
-        rows: cells of each row, as many as there are columns.
-        caption: what the figures are.
-    """
-
-    title: str
-    columns: Mapping[str, int]
-    rows: Sequence[tuple[str, ...]]
-    caption: str
-
-
 def comparison_tables(settings: CompareSettings, summary: Summary) -> list[FittingTable]:
-    """The tables for the terminal."""
-    tables = []
-    for text in text_tables(settings, summary):
-        columns = [
-            Column(header, rank, "prose" if header == _DROPPED else "word" if number < 2 else "figure")
-            for number, (header, rank) in enumerate(text.columns.items())
-        ]
-        table = FittingTable(columns, title=text.title, caption=text.caption)
-        for number, row in enumerate(text.rows):
-            ends = number + 1 < len(text.rows) and text.rows[number + 1][0] != row[0]
-            table.add_row(*row, end_section=ends)
-        tables.append(table)
-    return tables
-
-
-def text_tables(settings: CompareSettings, summary: Summary) -> list[TextTable]:
     """Results, dropped branches, differences, and costs at equal accuracy."""
     tables = [_results(summary)]
     if any(row.dropped for row in summary.rows):
@@ -64,12 +30,24 @@ def text_tables(settings: CompareSettings, summary: Summary) -> list[TextTable]:
             "Branches that the plans of the table above are without; in brackets how many of the plans, if not all."
         )
         columns = {"budget": 0, "searcher": 0, "n": 1, _DROPPED: 0}
-        tables.append(TextTable(title="Dropped branches", columns=columns, rows=rows, caption=caption))
+        tables.append(_make_table("Dropped branches", columns, rows, caption))
     tables.append(_differences(settings, summary))
     return [*tables, _costs(summary)] if summary.ratios or summary.volumes else tables
 
 
-def _results(summary: Summary) -> TextTable:
+def _make_table(title: str, headers: Mapping[str, int], rows: Sequence[tuple[str, ...]], caption: str) -> FittingTable:
+    """A table of columns with these headers and ranks; rows of the same first cell stand together."""
+    columns = [
+        Column(header, rank, "prose" if header == _DROPPED else "word" if number < 2 else "figure")
+        for number, (header, rank) in enumerate(headers.items())
+    ]
+    table = FittingTable(columns, title=title, caption=caption)
+    for number, row in enumerate(rows):
+        table.add_row(*row, end_section=number + 1 < len(rows) and rows[number + 1][0] != row[0])
+    return table
+
+
+def _results(summary: Summary) -> FittingTable:
     rows, measure = [], summary.measure
     for row in summary.rows:
         unmatched = f"{row.unmatched} unmatched" if row.unmatched else NONE
@@ -96,10 +74,10 @@ def _results(summary: Summary) -> TextTable:
     )
     columns = {"budget": 0, "searcher": 0, "n": 6, f"test {measure.name}": 0, "score": 4, "latency": 0, "memory": 3}
     columns |= {"uniform as fast": 2, "its cost": 5, "of FLOPs'": 7}
-    return TextTable(title="After fine-tuning", columns=columns, rows=rows, caption=caption)
+    return _make_table("After fine-tuning", columns, rows, caption)
 
 
-def _differences(settings: CompareSettings, summary: Summary) -> TextTable:
+def _differences(settings: CompareSettings, summary: Summary) -> FittingTable:
     references, measure = references_of(settings), summary.measure
     found = {(item.kind, item.budget, item.searcher, item.reference): item for item in summary.differences}
     rows = []
@@ -129,10 +107,10 @@ def _differences(settings: CompareSettings, summary: Summary) -> TextTable:
     )
     columns = {"budget": 0, "searcher": 0, "n": len(references)}
     columns |= {f"over {reference}": rank for rank, reference in enumerate(references)}  # The first one stays.
-    return TextTable(title="Differences", columns=columns, rows=rows, caption=caption)
+    return _make_table("Differences", columns, rows, caption)
 
 
-def _costs(summary: Summary) -> TextTable:
+def _costs(summary: Summary) -> FittingTable:
     measure = summary.measure
     cells = {
         (item.kind, item.budget, item.searcher): [
@@ -160,7 +138,7 @@ def _costs(summary: Summary) -> TextTable:
         f"of a searcher's plans at all budgets, against the reference point {corners}."
     )
     columns = {"budget": 0, "searcher": 0, "n": 3, "uniform / searched": 0, "beyond the curve": 2, "hypervolume": 1}
-    return TextTable(title="Cost at equal accuracy", columns=columns, rows=rows, caption=caption)
+    return _make_table("Cost at equal accuracy", columns, rows, caption)
 
 
 def verdicts(settings: CompareSettings, summary: Summary) -> list[str]:

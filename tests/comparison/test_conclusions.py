@@ -13,7 +13,7 @@ from autoprune.comparison.matching import HandSetPlan, Match, curve_plans, match
 from autoprune.comparison.record import AS_IT_IS, FINE_TUNED, FROM_SCRATCH
 from autoprune.errors import JournalError
 from autoprune.records.plain import from_plain
-from autoprune.reporting.comparison import comparison_tables, text_tables, verdicts
+from autoprune.reporting.comparison import comparison_tables, verdicts
 from autoprune.settings import CompareSettings
 from helpers import toy
 
@@ -284,21 +284,21 @@ def test_a_searcher_that_found_nothing_has_no_row_and_is_told_of():
     summary = summarise(SETTINGS, record)
     assert {row.searcher for row in summary.rows} == {"uniform", "rl"}
     assert "random found no plan within any budget." in verdicts(SETTINGS, summary)
-    assert text_tables(SETTINGS, summary)
+    assert comparison_tables(SETTINGS, summary)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 128])
 def test_tables_fit_the_terminal(summary, width):
     """One line for each row, and none of them cut."""
-    for table, text in zip(comparison_tables(SETTINGS, summary), text_tables(SETTINGS, summary), strict=True):
+    for table in comparison_tables(SETTINGS, summary):
         stream = io.StringIO()
         Console(file=stream, width=width, force_terminal=True, color_system=None).print(table)
         lines = stream.getvalue().splitlines()
         assert max(map(len, lines)) <= width
         rows = [line for line in lines if line.startswith("│")]
-        assert len(rows) == len(text.rows)
+        assert len(rows) == len(table.rows)
         assert not any("…" in row for row in rows)
-        for row, cells in zip(rows, text.rows, strict=True):
+        for row, cells in zip(rows, table.rows, strict=True):
             assert all(cell in row for cell in cells[:2])
 
 
@@ -308,7 +308,7 @@ def test_branches_that_plans_are_without_have_a_table():
         record.runs[name] = ran(name, replace(BEST, dropped=dropped))
     finish(record)
     summary = summarise(SETTINGS, record)
-    _, table, *_ = text_tables(SETTINGS, summary)
+    _, table, *_ = comparison_tables(SETTINGS, summary)
     cells = {row[1]: row for row in table.rows}
     assert cells["rl"] == ("latency 0.5", "rl", "3", "b1, b2 (1 of 3)")
     assert cells["uniform"][-1] == "-"
@@ -350,17 +350,19 @@ def test_one_seed_gives_no_interval_and_no_verdict():
     finish(record, settings)
     summary = summarise(settings, record)
     assert all("in one pair: too few for an interval" in sentence for sentence in verdicts(settings, summary))
-    assert not any("*" in cell for table in text_tables(settings, summary) for row in table.rows for cell in row)
+    assert not any("*" in cell for table in comparison_tables(settings, summary) for row in table.rows for cell in row)
 
 
 def test_tables_hold_the_figures(summary):
-    results, differences, costs = text_tables(SETTINGS, summary)
-    cells = {row[1]: dict(zip(results.columns, row, strict=True)) for row in results.rows}
+    results, differences, costs = comparison_tables(SETTINGS, summary)
+    headers = [column.header for column in results.columns]
+    cells = {row[1]: dict(zip(headers, row, strict=True)) for row in results.rows}
     assert cells["rl"]["budget"] == "latency 0.5"
     assert cells["rl"]["test accuracy"].startswith(f"{100 * (BEST.accuracy + 0.001):.2f} ± ")
     assert cells["rl"]["latency"] == f"{BEST.cost.latency:.1%}"
     assert cells["uniform"]["uniform as fast"] == "-"
-    rl = dict(zip(differences.columns, next(row for row in differences.rows if row[1] == "rl"), strict=True))
+    headers = [column.header for column in differences.columns]
+    rl = dict(zip(headers, next(row for row in differences.rows if row[1] == "rl"), strict=True))
     assert rl["over hand-set uniform"].endswith("*")
     assert rl["over from scratch"].startswith("+1.10")
     assert "n pairs" in differences.caption

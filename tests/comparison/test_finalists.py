@@ -9,7 +9,7 @@ from autoprune.comparison.jobs import jobs_of
 from autoprune.comparison.matching import HandSetPlan, match_hand_set
 from autoprune.comparison.record import AS_IT_IS, FROM_SCRATCH
 from autoprune.comparison.selection import most_accurate, select_finalist
-from autoprune.reporting.comparison import text_tables
+from autoprune.reporting.comparison import comparison_tables
 from autoprune.settings import CompareSettings, LimitsSettings, RewardSettings
 from helpers import toy
 
@@ -115,13 +115,17 @@ def test_above_an_accuracy_floor_too_the_most_accurate_hand_set_plan_stands_agai
     assert [plan.uniform.key for plan in found] == [UNIFORM[0].key, UNIFORM[1].key]
 
 
+def headers(table):
+    return [column.header for column in table.columns]
+
+
 def test_what_the_choice_was_worth_is_told():
     summary = summarise(SETTINGS, whole())
     (gain,) = [d for d in summary.differences if (d.searcher, d.reference) == ("rl", "its highest score")]
     assert gain.interval.mean == pytest.approx(((0.86 - 0.80) + (0.84 - 0.90)) / 2)
-    assert "over its highest score" in text_tables(SETTINGS, summary)[1].columns
+    assert "over its highest score" in headers(comparison_tables(SETTINGS, summary)[1])
     alone = replace(SETTINGS, search=LimitsSettings(finalists=1))
-    assert "over its highest score" not in text_tables(alone, summarise(alone, whole()))[1].columns
+    assert "over its highest score" not in headers(comparison_tables(alone, summarise(alone, whole()))[1])
 
 
 def test_only_what_was_chosen_is_trained_from_scratch():

@@ -13,7 +13,7 @@ from autoprune.comparison.matching import LATENCY, kind_of
 from autoprune.comparison.statistics import best_so_far, gather_values, mean_curve, pareto_front, student_interval
 from autoprune.comparison.summary import references_of
 from autoprune.records.measure import Measure
-from autoprune.reporting.comparison import text_tables, verdicts
+from autoprune.reporting.comparison import comparison_tables, verdicts
 from autoprune.reporting.pages import figures
 from autoprune.reporting.pages.evaluations import capital, time_unit
 from autoprune.reporting.pages.headline import device_words
@@ -49,14 +49,14 @@ def comparison_page(saved: Saved) -> Page:
         if summary is not None:
             headline = compare_words(summary)
             lead = [*verdicts(settings, summary), *lead]
-            tables = text_tables(settings, summary)
+            results, first, *others = comparison_tables(settings, summary)
             makers = [
-                ("results", tables[0].title, lambda: _table_parts(tables[:1])),
+                ("results", results.title or "", lambda: [Table.of(results, title="")]),
                 ("accuracy", f"Test {summary.measure.name} against cost", lambda: _accuracy_parts(settings, summary)),
                 (
                     "differences",
                     "Differences",
-                    lambda: [*_difference_parts(settings, summary), *_table_parts(tables[1:])],
+                    lambda: [*_difference_parts(settings, summary), Table.of(first, title=""), *map(Table.of, others)],
                 ),
                 *makers,
             ]
@@ -105,14 +105,6 @@ def compare_words(summary: Summary) -> str:
 def _list(words: Sequence[str]) -> str:
     words = list(dict.fromkeys(words))
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-
-
-def _table_parts(tables: Sequence[Any]) -> list[Part]:
-    """Tables that the terminal shows too; the first one's title is the section's."""
-    return [
-        Table(columns=list(table.columns), rows=table.rows, caption=table.caption, title=table.title if number else "")
-        for number, table in enumerate(tables)
-    ]
 
 
 def _series(settings: CompareSettings) -> dict[str, int]:
