@@ -1,8 +1,7 @@
 """The sentence at the head of a search's page: what came of it, no more than its figures bear."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from autoprune.records import CostReport
 from autoprune.records.measure import ACCURACY
@@ -143,9 +142,3 @@ def large_figures(dense: ResultRow, held: ResultRow, images: int | None) -> list
     figures.append(Figure(value=value, name=name, note=note))
     note = f"{whole.parameters:,} \u2192 {cost.parameters:,}"
     return [*figures, Figure(value=f"{cost.parameters / whole.parameters:.0%}", name="parameters", note=note)]
-
-
-def what_is_limited(budget: Mapping[str, Any]) -> str:
-    """What a budget limits, as `headline` takes it."""
-    named = [name for name in ("latency", "memory") if budget.get(name) is not None]
-    return "both" if len(named) == 2 else named[0] if named else ""

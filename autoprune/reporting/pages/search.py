@@ -12,7 +12,7 @@ from autoprune.records.plain import from_plain
 from autoprune.reporting.depth import BranchRow
 from autoprune.reporting.pages import figures
 from autoprune.reporting.pages.evaluations import Course, FinishedPoint, explore, time_unit
-from autoprune.reporting.pages.headline import chance_words, headline, large_figures, what_is_limited
+from autoprune.reporting.pages.headline import chance_words, headline, large_figures
 from autoprune.reporting.pages.network import draw_importance, draw_network, list_frozen
 from autoprune.reporting.pages.page import Chart, Page, Part, Table, Text
 from autoprune.reporting.pages.saved import Saved
@@ -102,20 +102,19 @@ class SearchRun:
         """The row that the saved model is."""
         return next((row for row in self.rows[1:] if row.name == self.metrics.get("kept")), None)
 
-    def key_of(self, name: str) -> str:
-        """What the finished plan of a row keeps, as text that is equal for equal plans."""
-        plan = self.metrics["plans"].get(name, {})
-        return repr((plan.get("groups"), plan.get("dropped")))
-
     def sentence(self) -> str:
         """The headline."""
         kept = self.kept
         if kept is None:
             done = sum(map(len, self.courses.values()))
             return f"This search has not ended: {done:,} evaluations so far." if done else "This search has no result."
-        by_hand = [self.key_of(row.name) for row in self.rows[1:] if is_hand_set(row.name)]
-        same = self.searcher in {row.name for row in self.rows} and self.key_of(self.searcher) in by_hand
-        limits = what_is_limited(self.metrics["budget"])
+        plans = {row.name: self.metrics["plans"].get(row.name, {}) for row in self.rows}
+        # As text, which is equal for equal plans.
+        keys = {name: repr((plan.get("groups"), plan.get("dropped"))) for name, plan in plans.items()}
+        by_hand = [keys[row.name] for row in self.rows[1:] if is_hand_set(row.name)]
+        same = self.searcher in keys and keys[self.searcher] in by_hand
+        limited = [name for name in ("latency", "memory") if self.metrics["budget"].get(name) is not None]
+        limits = "both" if len(limited) == 2 else "".join(limited)
         return headline(self.rows, kept.name, self.searcher, same_plan=same, limits=limits)
 
     def list_finished(self, places: Mapping[str, int]) -> list[FinishedPoint]:
