@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from autoprune.data.fitting import fit_images, preparation_for
-from autoprune.data.streaming import ImageSource, LazyImages, part
+from autoprune.data.streaming import ImageSource, LazyImages
 from autoprune.errors import DataError
 from autoprune.registry import Registry
 from autoprune.settings import DataSettings, ModelSettings, TaskSettings
@@ -45,7 +45,8 @@ class Split:
 
     def part(self, index: slice | np.ndarray) -> "Split":
         """Some of the images, by a slice or an integer array; none is read for that."""
-        return Split(part(self.images, index), self.labels[index], self.task)
+        images = self.images.part(index) if isinstance(self.images, LazyImages) else self.images[index]
+        return Split(images, self.labels[index], self.task)
 
 
 @dataclass(frozen=True, eq=False)

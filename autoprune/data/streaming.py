@@ -51,9 +51,11 @@ class LazyImages:
     Attributes:
         shape: (n, height, width, channels).
         dtype: float32.
+        ndim: 4.
     """
 
     dtype = np.dtype(np.float32)
+    ndim = 4
 
     def __init__(self, source: ImageSource, preparation: Preparation, rows: np.ndarray | None = None) -> None:
         self._source = source
@@ -64,11 +66,6 @@ class LazyImages:
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
-    def ndim(self) -> int:
-        """4."""
-        return len(self.shape)
-
     def __getitem__(self, index: Any) -> np.ndarray:
         """Read images: by a slice or an integer array (k, height, width, channels), by a number one image.
 
@@ -76,8 +73,22 @@ class LazyImages:
             DataError: an image cannot be read.
             IndexError: there is no such image.
         """
-        rows = self._rows[index]
-        return self._read(rows[np.newaxis])[0] if rows.ndim == 0 else self._read(rows)
+        chosen = self._rows[index]
+        rows = np.atleast_1d(chosen)
+        found = np.empty((len(rows), *self.shape[1:]), np.float32)
+
+        def read(place: int) -> None:
+            found[place] = self._preparation.fit(self._source.pixels(int(rows[place])))
+
+        if self._source.threads > 1 and len(rows) > 1:
+            with ThreadPoolExecutor(self._source.threads) as pool:
+                for _ in pool.map(read, range(len(rows))):
+                    pass
+        else:
+            for place in range(len(rows)):
+                read(place)
+        images = self._preparation.scale(found)
+        return images[0] if chosen.ndim == 0 else images
 
     def part(self, index: Any) -> "LazyImages":
         """Some of the images, by a slice or an integer array; none is read."""
@@ -99,21 +110,6 @@ class LazyImages:
         raise TypeError(
             f"{len(self)} images are read as they are needed, and not all at once. Take some of them: images[:100]"
         )
-
-    def _read(self, rows: np.ndarray) -> np.ndarray:
-        found = np.empty((len(rows), *self.shape[1:]), np.float32)
-
-        def read(place: int) -> None:
-            found[place] = self._preparation.fit(self._source.pixels(int(rows[place])))
-
-        if self._source.threads > 1 and len(rows) > 1:
-            with ThreadPoolExecutor(self._source.threads) as pool:
-                for _ in pool.map(read, range(len(rows))):
-                    pass
-        else:
-            for place in range(len(rows)):
-                read(place)
-        return self._preparation.scale(found)
 
 
 class ArraySource:
@@ -142,8 +138,3 @@ class ArraySource:
     def pixels(self, number: int) -> np.ndarray:
         """One image, white as 255."""
         return self._images[number] * self._factor
-
-
-def part(images: np.ndarray | LazyImages, index: Any) -> np.ndarray | LazyImages:
-    """Some of the images, by a slice or an integer array, without reading those that are read as needed."""
-    return images.part(index) if isinstance(images, LazyImages) else images[index]

@@ -35,9 +35,9 @@ def folder(tmp_path_factory):
 def numbers_read(monkeypatch):
     """The numbers of the images that were read, and how many each reading was asked for."""
     read, asked = [], []
-    pixels, of_rows = FileSource.pixels, LazyImages._read
+    pixels, scale = FileSource.pixels, Preparation.scale
     monkeypatch.setattr(FileSource, "pixels", lambda self, number: (read.append(number), pixels(self, number))[1])
-    monkeypatch.setattr(LazyImages, "_read", lambda self, rows: (asked.append(len(rows)), of_rows(self, rows))[1])
+    monkeypatch.setattr(Preparation, "scale", lambda self, batch: (asked.append(len(batch)), scale(self, batch))[1])
     return read, asked
 
 
