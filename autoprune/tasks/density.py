@@ -36,10 +36,6 @@ class Density(Head):
         """(n,) negative log-likelihoods; smoothing is for classes."""
         return -told
 
-    def distillation_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
-        """(n,) squared differences of log-densities; a temperature is for probabilities."""
-        return keras.ops.square(told - teacher)
-
     def surprise(self, labels: np.ndarray, told: np.ndarray) -> np.ndarray:
         """(n,) log(1 + 1 / density): a density has no upper bound, and what it is turned into here has one."""
         return np.logaddexp(0, -told)

@@ -82,8 +82,11 @@ class Head:
         raise NotImplementedError
 
     def distillation_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
-        """(n, ...) losses of telling something else than a teacher does, softened: tensors."""
-        raise NotImplementedError
+        """(n, ...) losses of telling something else than a teacher does: tensors.
+
+        Of probabilities they are softened by the temperature; here they are squared differences.
+        """
+        return keras.ops.square(told - teacher)
 
     def surprise(self, labels: np.ndarray, told: np.ndarray) -> np.ndarray:
         """(n,) losses whose exponential, with its sign turned, lies between 0 and 1: float64 arrays."""
@@ -328,10 +331,6 @@ class Values(Head):
     def own_losses(self, labels: Any, told: Any, smoothing: float = 0.0) -> Any:
         """(n, ...) squared errors; smoothing is for classes."""
         return keras.ops.square(told - keras.ops.cast(labels, "float32"))
-
-    def distillation_losses(self, teacher: Any, told: Any, temperature: float) -> Any:
-        """(n, ...) squared differences; a temperature is for probabilities."""
-        return keras.ops.square(told - teacher)
 
     def surprise(self, labels: np.ndarray, told: np.ndarray) -> np.ndarray:
         """(n,) mean squared errors over the variance of the training labels: 1 for who tells their means."""

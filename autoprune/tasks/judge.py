@@ -28,6 +28,7 @@ class Judge:
 
     Attributes:
         heads: the task's, in the order of the model's outputs.
+        even_odds: what a single number of a classifier is at even odds.
 
     Raises:
         DataError: it has other outputs.
@@ -46,6 +47,7 @@ class Judge:
         self._places = [task.heads.index(head) for head in self.heads]
         self._shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
         self._raw = [gives_logits(model, number, head.activation) for number, head in enumerate(self.heads)]
+        self.even_odds = 0.0 if self._raw[0] else 0.5
 
     @property
     def network(self) -> Any:
@@ -145,7 +147,7 @@ class Judge:
         """
         if self.task.classifies and not taught:
             if self._shapes[0][-1] == 1:
-                return keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if self._raw[0] else 0.5)
+                return keras.metrics.BinaryAccuracy("accuracy", threshold=self.even_odds)
             return keras.metrics.SparseCategoricalAccuracy("accuracy")
         return TaskMetric(self, taught=taught)
 
@@ -217,11 +219,6 @@ class Judge:
     def classifier_outputs(self) -> int:
         """How many numbers a classifier gives for an example."""
         return self._shapes[0][-1] or 1
-
-    @property
-    def even_odds(self) -> float:
-        """What a single number of a classifier is at even odds."""
-        return 0.0 if self._raw[0] else 0.5
 
 
 def add_teacher(labels: np.ndarray, teacher: np.ndarray) -> np.ndarray:
