@@ -1,6 +1,7 @@
 """A small named table: refuses duplicates, suggests near names."""
 
 import difflib
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -63,14 +64,9 @@ class Registry(Generic[T]):
         Raises:
             ValueError: `name` is taken.
         """
-
-        def enter(entry: T) -> T:
-            if name in self:
-                raise ValueError(f"{self.kind} '{name}' is registered twice")
-            self._entries[name] = entry
-            return entry
-
-        return enter
+        if name in self:
+            raise ValueError(f"{self.kind} '{name}' is registered twice")
+        return functools.partial(self._entries.setdefault, name)
 
     def add_lazily(self, name: str, place: str) -> None:
         """Enter what is imported when it is first asked for.
