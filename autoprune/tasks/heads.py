@@ -207,11 +207,6 @@ class Pixels(Classes):
             raise DataError(f"Masks are class numbers from 0. Received: {masks.min()}")
         return masks
 
-    def own_losses(self, labels: Any, told: Any, smoothing: float = 0.0) -> Any:
-        """(n, ...) cross-entropies; those of pixels that do not count are 0, and the others as much larger."""
-        losses = super().own_losses(labels, told, smoothing)
-        return losses if self.ignored is None else self.leave_out(losses, labels)
-
     def leave_out(self, losses: Any, labels: Any) -> Any:
         """Losses of pixels, those that do not count as 0 and the others as much larger.
 

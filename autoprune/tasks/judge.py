@@ -106,8 +106,8 @@ class Judge:
                 losses = head.own_losses(truth, said, smoothing)
             else:
                 losses = head.loss(head.shape_labels(truth, output, head.loss.name), output)
-                if isinstance(head, Pixels) and head.ignored is not None:
-                    losses = head.leave_out(losses, truth)
+            if isinstance(head, Pixels) and head.ignored is not None:
+                losses = head.leave_out(losses, truth)
             terms.append(head.weight * _mean(losses))
         return sum(terms[1:], terms[0])
 
