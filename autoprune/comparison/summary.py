@@ -1,7 +1,8 @@
 """From what a comparison has done to what may be concluded; every figure is after fine-tuning, on the test split."""
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from autoprune.comparison import statistics
 from autoprune.comparison.cells import cell_names, cells_of
@@ -149,37 +150,25 @@ def references_of(settings: CompareSettings) -> list[str]:
 
 
 def _differences(settings: CompareSettings, record: Record, outcomes: Sequence[SearchOutcome]) -> Iterator[Difference]:
-    for budget, kind, budgets in _spans(settings):
-        for searcher in settings.searchers:
-            for reference in references_of(settings):
-                of = _reference(reference, record, outcomes)
-                plans = _of(outcomes, searcher, budgets)
-                pairs = [
-                    (plan.tested.test_accuracy, other.test_accuracy)
-                    for plan in plans
-                    if searcher != reference and (other := of(plan)) is not None
-                ]
-                if pairs:
-                    interval = statistics.interval_of_pairs(*zip(*pairs, strict=True))
-                    yield Difference(
-                        searcher=searcher, reference=reference, budget=budget, kind=kind, interval=interval
-                    )
-
-
-def _reference(
-    name: str, record: Record, outcomes: Sequence[SearchOutcome]
-) -> Callable[[SearchOutcome], PlanResult | None]:
-    """From a searched plan to what it is compared with."""
-    if name == UNIFORM:
-        return lambda plan: plan.uniform
-    if name == SCRATCH:
-        return lambda plan: plan.scratch
-    if name == HIGHEST_SCORE:
-        return lambda plan: plan.first
-    if name == DENSE:
-        return lambda plan: record.find(record.required_dense.key, FINE_TUNED, plan.seed)
-    theirs = {(plan.budget, plan.seed): plan.tested for plan in outcomes if plan.searcher == name}
-    return lambda plan: theirs.get((plan.budget, plan.seed))
+    searched = {(plan.searcher, plan.budget, plan.seed): plan.tested for plan in outcomes}
+    for (budget, kind, budgets), searcher, reference in itertools.product(
+        _spans(settings), settings.searchers, references_of(settings)
+    ):
+        pairs = []
+        for plan in _of(outcomes, searcher, budgets) if searcher != reference else ():
+            controls = {
+                UNIFORM: plan.uniform,
+                SCRATCH: plan.scratch,
+                DENSE: record.find(record.required_dense.key, FINE_TUNED, plan.seed),
+                HIGHEST_SCORE: plan.first,
+            }
+            # Any other reference is a searcher.
+            other = controls.get(reference, searched.get((reference, plan.budget, plan.seed)))
+            if other is not None:
+                pairs.append((plan.tested.test_accuracy, other.test_accuracy))
+        if pairs:
+            interval = statistics.interval_of_pairs(*zip(*pairs, strict=True))
+            yield Difference(searcher=searcher, reference=reference, budget=budget, kind=kind, interval=interval)
 
 
 def _uniform_points(settings: CompareSettings, record: Record, kind: str) -> dict[int, list[Point]]:
