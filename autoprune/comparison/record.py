@@ -88,7 +88,7 @@ def result_name(key: str, recipe: str, seed: int | None) -> str:
 
 
 class Record:
-    """Everything that a comparison has done, written anew whenever something was added.
+    """Everything that a comparison has done. Whoever changes something saves it: all of it is written anew.
 
     Args:
         about: settings, target and whatever else says what is compared; plain data.
