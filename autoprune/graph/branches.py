@@ -7,7 +7,7 @@ every reader is in the branch already.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -84,7 +84,7 @@ def find_branches(model: Any, groups: Sequence[ChannelGroup] | None = None) -> t
 class _Site:
     """An operand of a merge that owns layers.
 
-    `owned` are the operations that leave with it, by path; `layers` those paths of them that are layers.
+    `owned` are the operations that leave with it, by path; `layers` the paths of those of them that are layers.
     """
 
     node: Any
@@ -93,14 +93,11 @@ class _Site:
     path: str
     call: int
     owned: dict[str, Any]
+    layers: list[str]
     reason: str
     gate: Gate | None
     name: str = ""
-    layers: list[str] = field(default_factory=list)
     folds: tuple[Member, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.layers = [path for path, operation in self.owned.items() if isinstance(operation, keras.Layer)]
 
     @property
     def key(self) -> Operand:
@@ -196,24 +193,27 @@ def _list_sites(model: Any) -> Iterator[_Site]:
             for operand in operands:
                 inside = walk.calls_within(node, operand)
                 ids = {id(call) for call in inside}
-                site = _Site(
+                owned = {
+                    prefix + call.operation.name: call.operation
+                    for call in inside
+                    if homes[id(call.operation)] == 1 and all(id(c) in ids for c in calls[id(call.operation)])
+                }
+                layers = [path for path, operation in owned.items() if isinstance(operation, keras.Layer)]
+                if not layers:
+                    continue
+                yield _Site(
                     node=node,
                     operand=operand,
                     merge=merge,
                     path=prefix + node.operation.name,
                     call=calls[id(node.operation)].index(node),
-                    owned={
-                        prefix + call.operation.name: call.operation
-                        for call in inside
-                        if homes[id(call.operation)] == 1 and all(id(c) in ids for c in calls[id(call.operation)])
-                    },
+                    owned=owned,
+                    layers=layers,
                     reason=_refusal(node, operand, merge, inside, () if prefix else named),
                     gate=Gate(node=node, operand=operand, inside=inside, walk=walk, prefix=prefix)
                     if merge.kind == "product"
                     else None,
                 )
-                if site.layers:
-                    yield site
 
 
 def _refusal(node: Any, operand: int, merge: Merge, inside: Sequence[Any], named: Sequence[Any]) -> str:

@@ -50,14 +50,9 @@ class Gate:
         return id(self.node), self.operand
 
     @property
-    def axis(self) -> int:
-        """The axis along which it scales, counted from 0 with the batch axis included."""
-        return int(np.argmax(self.node.input_tensors[self.operand].shape[1:])) + 1
-
-    @property
     def size(self) -> int:
-        """How many channels it scales."""
-        return self.node.input_tensors[self.operand].shape[self.axis]
+        """How many channels it scales: it has no other axis, besides the batch, that is longer than 1."""
+        return max(self.node.input_tensors[self.operand].shape[1:])
 
     def read_numbers(self, traced: Trace) -> np.ndarray:
         """(size,) The numbers of the channels that it scales.
@@ -66,7 +61,8 @@ class Gate:
             _CannotFold: they lie on another axis, or are not known.
         """
         found = next((call.channels[1 - self.operand] for call in traced.calls if call.node is self.node), None)
-        if found is None or (found.axis, len(found.ids)) != (self.axis, self.size):
+        axis = 1 + int(np.argmax(self.node.input_tensors[self.operand].shape[1:]))
+        if found is None or (found.axis, len(found.ids)) != (axis, self.size):
             raise _CannotFold(f"the channels that enter '{self.node.operation.name}' cannot be followed")
         return found.ids
 

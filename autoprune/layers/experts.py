@@ -50,7 +50,3 @@ class Experts(LayerKind):
         """The router and every expert at every position."""
         positions, features = math.prod(inputs[0][:-1]), inputs[0][-1]
         return 2 * positions * layer.experts * (features + layer.hidden * (features + layer.units))
-
-    def channel_axis(self, layer: Any, rank: int) -> int:
-        """The last."""
-        return rank - 1

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -25,11 +26,35 @@ from autoprune.records import Member
 layers = keras.layers
 
 
-@layer_kind(layers.Dense)
-class Dense(LayerKind):
-    """Kernel (in, out) on the last axis."""
+class AnyKernel(LayerKind):
+    """What dense layers and convolutions have in common.
+
+    Attributes:
+        reads: the axis of a kernel along which it multiplies each channel of the input.
+        makes: the axis of a kernel along which it makes each channel of the output.
+    """
 
     input_variable = "kernel"
+    reads: Factor
+    makes: Factor
+
+    def input_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """The kernel along its input axis."""
+        return (self.reads,)
+
+    def output_factors(self, layer: Any) -> tuple[Factor, ...]:
+        """The kernel along its output axis, and the bias."""
+        if not is_homogeneous_function(layer.activation):
+            return ()
+        return (self.makes, ("bias", 0)) if layer.use_bias else (self.makes,)
+
+
+@layer_kind(layers.Dense)
+class Dense(AnyKernel):
+    """Kernel (in, out) on the last axis."""
+
+    reads = ("kernel", 0)
+    makes = ("kernel", 1)
 
     def channels(self, call: Call) -> Channels | None:
         """Reads the last axis of the input and makes that of the output."""
@@ -39,23 +64,9 @@ class Dense(LayerKind):
         consume(call, "kernel", 0, on_axis(call, rank - 1, "the dense layer"))
         return check_activation(call, Channels(rank - 1, produce(call, "kernel", 1, "units")))
 
-    def input_factors(self, layer: Any) -> tuple[Factor, ...]:
-        """The kernel along its input axis."""
-        return (("kernel", 0),)
-
-    def output_factors(self, layer: Any) -> tuple[Factor, ...]:
-        """The kernel along its output axis, and the bias."""
-        if not is_homogeneous_function(layer.activation):
-            return ()
-        return (("kernel", 1), ("bias", 0)) if layer.use_bias else (("kernel", 1),)
-
     def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """The whole kernel at every position."""
         return 2 * math.prod(outputs[0]) * inputs[0][-1]
-
-    def channel_axis(self, layer: Any, rank: int) -> int:
-        """The last."""
-        return rank - 1
 
     def has_patches(self, layer: Any) -> bool:
         """Each position is one."""
@@ -83,36 +94,19 @@ class Embedding(LayerKind):
         return Channels(len(call.outputs[0].shape) - 1, ids)
 
 
-class AnyConvolution(LayerKind):
-    """What all convolutions have in common.
+class AnyConvolution(AnyKernel):
+    """What all convolutions have in common."""
 
-    Attributes:
-        reads: the axis of a kernel along which it multiplies each channel of the input.
-        makes: the axis of a kernel along which it makes each channel of the output.
-    """
+    reads = ("kernel", -2)
+    makes = ("kernel", -1)
 
-    input_variable = "kernel"
-    reads: Factor = ("kernel", -2)
-    makes: Factor = ("kernel", -1)
-
-    def _convolve(self, call: Call, in_axis: int, out_axis: int) -> Channels | None:
-        """Bind the axes of a kernel that reads all channels at once; returns the output's channels."""
+    def channels(self, call: Call) -> Channels | None:
+        """A kernel that reads all channels at once makes new ones."""
         axis = self.channel_axis(call.operation, len(call.inputs[0].shape))
         if is_left_whole(call):
             return None
-        consume(call, "kernel", in_axis, on_axis(call, axis, "the convolution"))
-        ids = produce(call, "kernel", out_axis, "filters")
-        return check_activation(call, Channels(axis, ids))
-
-    def input_factors(self, layer: Any) -> tuple[Factor, ...]:
-        """The kernel along its input axis."""
-        return (self.reads,)
-
-    def output_factors(self, layer: Any) -> tuple[Factor, ...]:
-        """The kernel along its output axis, and the bias."""
-        if not is_homogeneous_function(layer.activation):
-            return ()
-        return (self.makes, ("bias", 0)) if layer.use_bias else (self.makes,)
+        consume(call, *self.reads, on_axis(call, axis, "the convolution"))
+        return check_activation(call, Channels(axis, produce(call, *self.makes, "filters")))
 
     def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """At every output position the whole kernel."""
@@ -158,7 +152,7 @@ class Convolution(AnyConvolution):
         """
         layer = call.operation
         if layer.groups == 1:
-            return self._convolve(call, in_axis=-2, out_axis=-1)
+            return super().channels(call)
         axis = self.channel_axis(layer, len(call.inputs[0].shape))
         if is_left_whole(call):
             return None
@@ -234,12 +228,7 @@ class Convolution(AnyConvolution):
             if tensorflow_tracing.is_depthwise(layer):
                 changes["convolution_op"] = tensorflow_tracing.depthwise_convolution(layer)
             return changes, tensorflow_tracing.compile_by_xla(call)
-
-        def convolve(inputs: Any) -> Any:
-            channels = keras_internals.layer_variable(layer, "kernel").shape[-2]
-            return call(tensorflow_tracing.with_channels(inputs, self.channel_axis(layer, len(inputs.shape)), channels))
-
-        return {}, convolve
+        return {}, partial(tensorflow_tracing.convolution, layer, call)
 
 
 @layer_kind(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -249,10 +238,6 @@ class TransposedConvolution(AnyConvolution):
     reads = ("kernel", -1)
     makes = ("kernel", -2)
 
-    def channels(self, call: Call) -> Channels | None:
-        """Reads with the last axis, makes with the one before."""
-        return self._convolve(call, in_axis=-1, out_axis=-2)
-
     def flops(self, layer: Any, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
         """Every input position is multiplied by the whole kernel."""
         return 2 * self._pixels(layer, inputs[0]) * count_weights(layer)
@@ -260,7 +245,7 @@ class TransposedConvolution(AnyConvolution):
     def _open_product(self, layer: Any) -> tuple[Mapping[str, Any], Callable[[Any], Any]]:
         from autoprune.layers import tensorflow_tracing
 
-        return {}, tensorflow_tracing.transpose_convolution(layer)
+        return {}, partial(tensorflow_tracing.transpose_convolution, layer)
 
 
 def _spread(call: Call, variable: str, channels: Channels | None) -> np.ndarray:

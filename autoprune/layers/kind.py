@@ -4,6 +4,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import keras
@@ -185,35 +186,32 @@ def layer_kind(*layer_classes: type) -> Callable[[K], K]:
         if not (isinstance(found, type) and issubclass(found, keras.Layer)):
             name = getattr(found, "__name__", found)
             raise TypeError(f"layer_kind takes layer classes, @autoprune.layer_kind(MyLayer). Received: {name}")
-    return _register(layer_classes)
+    return partial(_register, layer_classes)
 
 
 def raw_kind(*names: str) -> Callable[[K], K]:
     """Decorator that registers a kind for raw `keras.ops` operations by class name (`Add`, `Relu`, ...)."""
-    return _register(names)
+    return partial(_register, names)
 
 
-def _register(keys: Sequence[type | str]) -> Callable[[K], K]:
-    def register(kind: K) -> K:
-        names = ", ".join(getattr(key, "__name__", str(key)) for key in keys)
-        if not (isinstance(kind, type) and issubclass(kind, LayerKind)):
-            name = getattr(kind, "__name__", kind)
-            raise TypeError(f"The kind of {names} is a class derived from autoprune.LayerKind. Received: {name}")
-        if kind.channels is LayerKind.channels:
-            raise TypeError(
-                f"{kind.__name__} does not say how channels pass {names}: give it `def channels(self, call)`, see "
-                "autoprune.LayerKind. A layer that must stay whole has call.leave_whole('...') there."
-            )
-        if not hasattr(kind, "flops"):
-            raise TypeError(
-                f"{kind.__name__} does not say how many operations a call of {names} takes: give it `def flops(self, "
-                "layer, inputs, outputs)`, with two for each multiply-accumulate, or `flops = 0` for a layer that "
-                "does no more than an activation or a normalisation."
-            )
-        entering(_KINDS, keys, "{} has a layer kind already")(kind())
-        return kind
-
-    return register
+def _register(keys: Sequence[type | str], kind: K) -> K:
+    names = ", ".join(getattr(key, "__name__", str(key)) for key in keys)
+    if not (isinstance(kind, type) and issubclass(kind, LayerKind)):
+        name = getattr(kind, "__name__", kind)
+        raise TypeError(f"The kind of {names} is a class derived from autoprune.LayerKind. Received: {name}")
+    if kind.channels is LayerKind.channels:
+        raise TypeError(
+            f"{kind.__name__} does not say how channels pass {names}: give it `def channels(self, call)`, see "
+            "autoprune.LayerKind. A layer that must stay whole has call.leave_whole('...') there."
+        )
+    if not hasattr(kind, "flops"):
+        raise TypeError(
+            f"{kind.__name__} does not say how many operations a call of {names} takes: give it `def flops(self, "
+            "layer, inputs, outputs)`, with two for each multiply-accumulate, or `flops = 0` for a layer that "
+            "does no more than an activation or a normalisation."
+        )
+    entering(_KINDS, keys, "{} has a layer kind already")(kind())
+    return kind
 
 
 def kind_of(operation: Any) -> LayerKind | None:

@@ -28,21 +28,6 @@ def spread_over(shape: tuple[int, ...], channels: Channels) -> np.ndarray:
     return np.broadcast_to(channels.ids.reshape(along), shape)
 
 
-def single_axis(elements: np.ndarray) -> Channels | None:
-    """The inverse of `spread_over`, or None when the channels vary along more than one axis."""
-    for axis in reversed(range(elements.ndim)):
-        ids = np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1)
-        if (ids == ids[:, :1]).all():
-            return Channels(axis + 1, ids[:, 0].copy())
-    return None
-
-
-def _static_shape(call: Call) -> tuple[int, ...] | None:
-    """Input shape without the batch axis, when all of it is known."""
-    shape = call.inputs[0].shape[1:]
-    return None if any(size is None for size in shape) else tuple(shape)
-
-
 class Movement(LayerKind):
     """What all have in common that only moves numbers."""
 
@@ -62,8 +47,8 @@ class Flatten(Movement):
         channels = only_input(call)
         if channels is None:
             return None
-        shape = _static_shape(call)
-        if shape is None:
+        shape = tuple(call.inputs[0].shape[1:])
+        if None in shape:
             call.freeze(f"is flattened by '{call.path}' from an unknown spatial size")
             return None
         elements = spread_over(shape, channels)
@@ -122,18 +107,20 @@ def _reshape_channels(call: Call) -> Channels | None:
     if channels.axis == len(call.inputs[0].shape) - 1 and kept:
         # The last axis stays as it is, whatever becomes of the others, the batch and unknown sizes included.
         return Channels(len(call.outputs[0].shape) - 1, channels.ids)
-    shape, target = _static_shape(call), call.outputs[0].shape[1:]
-    if shape is None or not target or any(size is None for size in target):
+    shape, target = tuple(call.inputs[0].shape[1:]), call.outputs[0].shape[1:]
+    if not target or None in (*shape, *target):
         call.freeze(f"is reshaped by '{call.path}' from an unknown size")
         return None
     if math.prod(shape) != math.prod(target):
         call.freeze(f"is reshaped by '{call.path}' together with the batch")
         return None
     elements = spread_over(shape, channels).reshape(target)
-    moved = single_axis(elements)
-    if moved is not None:
-        return moved
-    slices = [np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1) for axis in range(elements.ndim)]
+    slices: list[np.ndarray] = []
+    for axis in reversed(range(elements.ndim)):
+        rows = np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1)
+        if (rows == rows[:, :1]).all():  # They vary along no other axis.
+            return Channels(axis + 1, rows[:, 0].copy())
+        slices.insert(0, rows)
     remaining = []  # For each axis, how many sets of channels there are when those in one slice are coupled.
     for rows in slices:
         _, ids = np.unique(rows, return_inverse=True)

@@ -1,6 +1,7 @@
 """Shows what flows into some layers of a model while it runs on data."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from autoprune.models import keras_internals
@@ -22,15 +23,11 @@ def observe_inputs(model: Any, layers: Iterable[Any], batches: Iterable[Any], ob
             dtype.
     """
 
-    def with_hook(layer: Any) -> Callable[..., Any]:
-        original, first = layer.call, keras_internals.call_arguments(layer)[0]
+    def call(layer: Any, original: Callable[..., Any], first: str, /, *args: Any, **kwargs: Any) -> Any:
+        observe(layer, args[0] if args else kwargs[first])
+        return original(*args, **kwargs)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            observe(layer, args[0] if args else kwargs[first])
-            return original(*args, **kwargs)
-
-        return call
-
-    with keras_internals.overridden("call", {layer: with_hook(layer) for layer in layers}):
+    calls = {layer: partial(call, layer, layer.call, keras_internals.call_arguments(layer)[0]) for layer in layers}
+    with keras_internals.overridden("call", calls):
         for batch in batches:
             keras_internals.run_on(model, batch)

@@ -4,7 +4,7 @@ Layers have fixed names, so that a plan made in one process fits the model built
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -73,11 +73,6 @@ def check_known(name: str) -> None:
     known = [*ARCHITECTURES, *applications.names()]
     if name not in known:
         raise UnknownNameError(f"There is no {ARCHITECTURES.kind} '{name}'. {suggestion(name, known)}")
-
-
-def task_of(name: str) -> str:
-    """What a known architecture is for, see `TaskSettings.name`."""
-    return ARCHITECTURES.get(name).task if name in ARCHITECTURES else "classification"
 
 
 def _enter(name: str, input_shape: tuple[int, ...], build: Builder, task: str = "classification") -> Builder:
@@ -157,45 +152,46 @@ def _vgg16(shape: tuple[int, ...], classes: int, width: float) -> Any:
     return _classifier(image, x, classes, "vgg16")
 
 
-def _mobile_block(x: Any, channels: int, name: str, *, expansion: int, stride: int) -> Any:
-    """A 1x1 convolution up, a depthwise one, a 1x1 convolution down; a shortcut where the shape stays."""
-    inner = x
-    if expansion > 1:
-        inner = _conv_bn(inner, expansion * x.shape[-1], f"{name}_expand", kernel=1)
-    inner = layers.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False, name=f"{name}_depthwise")(inner)
-    inner = layers.BatchNormalization(momentum=0.9, name=f"{name}_depthwise_bn")(inner)
-    inner = layers.ReLU(name=f"{name}_depthwise_relu")(inner)
-    inner = _conv_bn(inner, channels, f"{name}_project", kernel=1, relu=False)
-    return layers.Add(name=f"{name}_add")([x, inner]) if stride == 1 and x.shape[-1] == channels else inner
+def _mobile_network(
+    name: str, blocks: Mapping[str, tuple[int, int, int]], head: int, shape: tuple[int, ...], classes: int, width: float
+) -> Any:
+    """A stem, inverted residuals of (expansion, channels, stride) by their names, and a 1x1 convolution.
 
-
-@partial(_enter, "mobilenet_v2", (32, 32, 3))
-def _mobilenet_v2(shape: tuple[int, ...], classes: int, width: float) -> Any:
-    """MobileNetV2 for small images: 2.2 million parameters.
-
-    Sandler et al., 2018 (arXiv 1801.04381), table 2, with stride 1 in the stem and in the first two stages and ReLU in
-    the place of ReLU6.
+    An inverted residual is a 1x1 convolution up, a depthwise one, a 1x1 convolution down; a shortcut where the shape
+    stays.
     """
     image = keras.Input(shape, name="image")
     x = _conv_bn(image, _scale(32, width), "stem")
-    stages = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-    for stage, (expansion, channels, count, stride) in enumerate(stages, start=1):
-        for block in range(1, count + 1):
-            name, steps = f"stage{stage}_block{block}", stride if block == 1 else 1
-            x = _mobile_block(x, _scale(channels, width), name, expansion=expansion, stride=steps)
-    x = _conv_bn(x, _scale(1280, width), "head", kernel=1)
-    return _classifier(image, x, classes, "mobilenet_v2")
+    for block, (expansion, channels, stride) in blocks.items():
+        inner = x
+        if expansion > 1:
+            inner = _conv_bn(inner, expansion * x.shape[-1], f"{block}_expand", kernel=1)
+        depthwise = f"{block}_depthwise"
+        inner = layers.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False, name=depthwise)(inner)
+        inner = layers.BatchNormalization(momentum=0.9, name=f"{depthwise}_bn")(inner)
+        inner = layers.ReLU(name=f"{depthwise}_relu")(inner)
+        inner = _conv_bn(inner, _scale(channels, width), f"{block}_project", kernel=1, relu=False)
+        shortcut = stride == 1 and x.shape[-1] == inner.shape[-1]
+        x = layers.Add(name=f"{block}_add")([x, inner]) if shortcut else inner
+    x = _conv_bn(x, _scale(head, width), "head", kernel=1)
+    return _classifier(image, x, classes, name)
 
 
-@partial(_enter, "small_mobilenet", (8, 8, 1))
-def _small_mobilenet(shape: tuple[int, ...], classes: int, width: float) -> Any:
-    """A stem and four inverted residuals, 32-32-64-64 channels expanded by six: a MobileNetV2 for very small images."""
-    image = keras.Input(shape, name="image")
-    x = _conv_bn(image, _scale(32, width), "stem")
-    for number, (channels, stride) in enumerate(((32, 1), (32, 1), (64, 2), (64, 1)), start=1):
-        x = _mobile_block(x, _scale(channels, width), f"block{number}", expansion=6, stride=stride)
-    x = _conv_bn(x, _scale(256, width), "head", kernel=1)
-    return _classifier(image, x, classes, "small_mobilenet")
+# MobileNetV2 for small images: 2.2 million parameters. Sandler et al., 2018 (arXiv 1801.04381), table 2, with stride 1
+# in the stem and in the first two stages and ReLU in the place of ReLU6.
+_MOBILE_STAGES = (
+    *((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2)),
+    (6, 320, 1, 1),
+)
+_MOBILE_BLOCKS = {
+    f"stage{stage}_block{number}": (expansion, channels, stride if number == 1 else 1)
+    for stage, (expansion, channels, count, stride) in enumerate(_MOBILE_STAGES, start=1)
+    for number in range(1, count + 1)
+}
+_enter("mobilenet_v2", (32, 32, 3), partial(_mobile_network, "mobilenet_v2", _MOBILE_BLOCKS, 1280))
+# For very small images.
+_SMALL_BLOCKS = {"block1": (6, 32, 1), "block2": (6, 32, 1), "block3": (6, 64, 2), "block4": (6, 64, 1)}
+_enter("small_mobilenet", (8, 8, 1), partial(_mobile_network, "small_mobilenet", _SMALL_BLOCKS, 256))
 
 
 @partial(_enter, "small_densenet", (8, 8, 1))

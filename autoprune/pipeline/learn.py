@@ -3,9 +3,10 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from autoprune.cost.multi_target import open_targets
@@ -153,26 +154,36 @@ def _open_courses(settings: LearnSettings, data: Dataset, folder: RunFolder) -> 
                 name=f"learn@{budget}",
                 limits=settings.search,
                 surrogate=session.surrogate,
-                observe=_observer(shown, courses, name, stack.enter_context(curves), problem),
+                observe=partial(
+                    _show_trial,
+                    shown=shown,
+                    courses=courses,
+                    name=name,
+                    curves=stack.enter_context(curves),
+                    problem=problem,
+                    seen=[],
+                ),
             )
             courses.append(Course(model=name, budget=budget, session=session, evaluator=evaluator))
         yield courses
 
 
-def _observer(
-    shown: Stage, courses: Sequence[Course], name: str, curves: Curves, problem: Problem
-) -> Callable[[Trial], None]:
-    """What is called with each trial of a problem, and shows it."""
-    seen: list[Evaluation] = []
-
-    def observe(trial: Trial) -> None:
-        evaluation = trial.evaluation
-        seen.append(evaluation)
-        curves.add_evaluation(evaluation, trial.number, problem.objective, problem.objective.best(seen))
-        score = "failed" if evaluation.failed else f"{evaluation.score:.3f}"
-        shown.advance(sum(course.evaluator.used for course in courses), f"{name}: {score}")
-
-    return observe
+def _show_trial(
+    trial: Trial,
+    *,
+    shown: Stage,
+    courses: Sequence[Course],
+    name: str,
+    curves: Curves,
+    problem: Problem,
+    seen: list[Evaluation],
+) -> None:
+    """Show a trial of a problem, and add it to those that were seen before."""
+    evaluation = trial.evaluation
+    seen.append(evaluation)
+    curves.add_evaluation(evaluation, trial.number, problem.objective, problem.objective.best(seen))
+    score = "failed" if evaluation.failed else f"{evaluation.score:.3f}"
+    shown.advance(sum(course.evaluator.used for course in courses), f"{name}: {score}")
 
 
 def show(settings: LearnSettings, rows: Sequence[LessonRow], folder: RunFolder) -> None:

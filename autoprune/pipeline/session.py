@@ -297,10 +297,13 @@ def run_searcher(
     curves = Curves(session.trackers, "search", name, hyperparameters)
     of_agent = Curves(session.trackers, "agent", name, hyperparameters)
 
-    def watch() -> str:
-        return f"{evaluator.costing} at the compiler" if evaluator.costing else ""
-
-    with curves, of_agent, stage(name, limits.evaluations, "evaluations", watch) as shown:
+    running = stage(
+        name,
+        limits.evaluations,
+        "evaluations",
+        lambda: f"{evaluator.costing} at the compiler" if evaluator.costing else "",
+    )
+    with curves, of_agent, running as shown:
         best_so_far = BestSoFar(shown, problem.objective, curves, by_hand)
         observe_rewards = guard.watch(name.split("@")[0])
 

@@ -36,11 +36,6 @@ class Slices:
     values: dict[tuple[str, str], Masks] = field(default_factory=dict)
     counts: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
 
-    @property
-    def paths(self) -> set[str]:
-        """Of all operations that change."""
-        return {path for path, _ in (*self.variables, *self.values, *self.counts)}
-
 
 def slices_for(groups: Iterable[ChannelGroup], plan: Plan, branches: Iterable[Branch] = ()) -> Slices:
     """Combine the groups: a position stays when every group that owns it keeps its channel.

@@ -116,11 +116,6 @@ class _Consumer:
     gram: Any = field(default=0.0)
     moment: Any = field(default=0.0)
 
-    @property
-    def columns(self) -> int:
-        """Of X_K: window times inputs that stay."""
-        return math.prod(self.variable.shape[:-2]) * int(self.stays.sum())
-
     @cached_property
     def lost(self) -> np.ndarray:
         """W_R, (window times inputs that go, outputs that stay)."""
@@ -171,16 +166,15 @@ def _find_consumers(surgeon: Surgeon, plan: Plan, seed: int) -> list[_Consumer]:
             raise PlanError("The model is pruned already. Restore it before applying another plan.")
         if rank - 2 not in masks or masks[rank - 2].all():
             continue
-        outputs = masks.get(rank - 1, np.ones(variable.shape[-1], bool))
-        generator = np.random.default_rng([seed, number])
-        consumer = _Consumer(path, holders[id(variable)], variable, masks[rank - 2], outputs, generator)
-        if consumer.columns > _LARGEST:
+        columns = math.prod(variable.shape[:-2]) * int(masks[rank - 2].sum())
+        if columns > _LARGEST:
             logger.warning(
-                "'%s' is not reconstructed: its regression has %d columns, more than %d.",
-                *(path, consumer.columns, _LARGEST),
+                "'%s' is not reconstructed: its regression has %d columns, more than %d.", path, columns, _LARGEST
             )
             continue
-        consumers.append(consumer)
+        outputs = masks.get(rank - 1, np.ones(variable.shape[-1], bool))
+        generator = np.random.default_rng([seed, number])
+        consumers.append(_Consumer(path, holders[id(variable)], variable, masks[rank - 2], outputs, generator))
     return consumers
 
 

@@ -287,7 +287,7 @@ class Surgeon:
         if not changes and not dropped:
             return [], "none", [], []
         cut_attributes(self._operations, slices)
-        edited = self._with_owners(slices.paths)
+        edited = self._with_owners({path for path, _ in (*slices.variables, *slices.values, *slices.counts)})
         update_derived(edited.values())
         before = {id(variable) for variable in self.model.variables}
         rewired, entering = drop_branches(self.model, dropped)

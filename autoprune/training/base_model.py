@@ -51,7 +51,8 @@ def base_model(settings: SearchSettings, data: Dataset, on_progress: OnProgress 
         if not chosen.path:
             raise ModelError("model=file needs model.path=FILE.keras.")
         return load_model(chosen.path, chosen)
-    task = zoo.task_of(chosen.name)
+    # Networks of `keras.applications` are all classifiers.
+    task = zoo.ARCHITECTURES.get(chosen.name).task if chosen.name in zoo.ARCHITECTURES else "classification"
     if data.task.name != task:
         raise ModelError(
             f"model={chosen.name} is for task={task}. Received: task={data.task.name}. Set task={task}, or give a "

@@ -139,7 +139,7 @@ class ChildProcess:
         with self._asking:
             running = self._start()
             try:
-                message = self._send(running, request, timeout, task)
+                message = self._exchange(running, request, timeout, task)
                 while "event" in message:
                     on_event(message["event"])
                     message = self._exchange(running, None, timeout, task)
@@ -192,7 +192,7 @@ class ChildProcess:
         try:
             self._exchange(running, None, self._start_timeout, "start")
             if self._opening is not None:
-                answer = self._send(running, self._opening, self._start_timeout, "get ready")["answer"]
+                answer = self._exchange(running, self._opening, self._start_timeout, "get ready")["answer"]
                 if "error" in answer:
                     raise DeadChildError(f"The {self.name} could not get ready: {answer['error']}", task="get ready")
         except BaseException:
@@ -200,23 +200,21 @@ class ChildProcess:
             raise
         return running
 
-    def _send(
-        self, running: RunningProcess, request: Mapping[str, Any], timeout: float | None, task: str
+    def _exchange(
+        self, running: RunningProcess, request: Mapping[str, Any] | None, timeout: float | None, task: str
     ) -> dict[str, Any]:
-        """Send a request, and wait for the first message that follows."""
-        running.requests += 1
-        line = json.dumps({"id": running.requests, "request": dict(request)}) + "\n"
-        return self._exchange(running, line, timeout, task)
-
-    def _exchange(self, running: RunningProcess, line: str | None, timeout: float | None, task: str) -> dict[str, Any]:
-        """Send a line, if there is one, and wait for a message of the child, which is killed if none comes in time.
+        """Send a request, if there is one, and wait for a message of the child, which is killed if none comes in time.
 
         Raises:
             DeadChildError: no message came, or what came is none.
         """
+        line = ""
+        if request is not None:
+            running.requests += 1
+            line = json.dumps({"id": running.requests, "request": dict(request)}) + "\n"
         with _kill_after(timeout, running.process) as late:
             try:
-                if line is not None:
+                if line:
                     # Within the time as well: a child that hangs does not read, and a pipe takes 64 kB.
                     running.send(line)
                 return running.receive()

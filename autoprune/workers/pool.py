@@ -81,6 +81,7 @@ class WorkerPool:
 
     Attributes:
         processes: how many may run at once.
+        answers: how many requests have been answered by a worker, refusals included.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class WorkerPool:
         self._waiting: deque[_Request] = deque()
         self._workers: list[tuple[Worker, threading.Thread]] = []
         self._idle = 0
-        self._answers = 0
+        self.answers = 0
         self._closed = False
 
     @property
@@ -113,11 +114,6 @@ class WorkerPool:
         """The processes that run."""
         found = (worker.id for worker, _ in self._workers)
         return tuple(number for number in found if number is not None)
-
-    @property
-    def answers(self) -> int:
-        """How many requests have been answered by a worker, refusals included."""
-        return self._answers
 
     def submit(self, request: Mapping[str, Any]) -> Future[Any]:
         """Ask for one thing.
@@ -187,7 +183,7 @@ class WorkerPool:
                     raise trouble
                 answer = worker.ask(asked.content, task=self._task, timeout=self._timeout)
                 with self._changed:
-                    self._answers += 1
+                    self.answers += 1
                 asked.future.set_result(self._read(answer))
             except DeadChildError as error:
                 self._bury(worker, asked, error)
@@ -202,7 +198,7 @@ class WorkerPool:
         """Ask again what a worker died of, a few times; what it refused is final, and so is a time-out."""
         with self._changed:
             asked.deaths[error.task] += 1
-            starts = MOST_RESTARTS if self._answers else MOST_STARTS
+            starts = MOST_RESTARTS if self.answers else MOST_STARTS
             deaths, most = asked.deaths[error.task], MOST_DEATHS if error.task == self._task else starts
             if error.retry and deaths < most and self._put_back(asked):
                 logger.info("a %s is replaced: %s", worker.name, error)

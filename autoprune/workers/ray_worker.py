@@ -128,6 +128,7 @@ class RayWorker:
 
     Attributes:
         name: what messages call the worker.
+        id: the actor's process id on its node, while it is there.
         settled: always: it takes no memory of this machine that is counted.
     """
 
@@ -156,14 +157,9 @@ class RayWorker:
         self._make: Callable[[], Any] = lambda: made.remote(module, dict(opening), list(files), *files.values())
         self._state = threading.Lock()
         self._actor: Any = None
-        self._process: int | None = None
+        self.id: int | None = None
         self._asking = False
         self._ended = False
-
-    @property
-    def id(self) -> int | None:
-        """The actor's process id on its node, while it is there."""
-        return self._process
 
     def get_ready(self) -> None:
         """Wait for an actor, as long as the cluster has no room for it.
@@ -181,7 +177,7 @@ class RayWorker:
         if "error" in answer:
             self._drop()
             raise DeadChildError(f"The {self.name} could not get ready: {answer['error']}", task="get ready")
-        self._process = answer["process"]
+        self.id = answer["process"]
 
     def is_lost(self) -> bool:
         """Whether the actor, or its node, has gone since it got ready."""
@@ -216,7 +212,7 @@ class RayWorker:
         with self._state:
             self._ended = True
             actor = None if self._asking else self._actor
-        if actor is not None and self._process is not None:
+        if actor is not None and self.id is not None:
             # What one that is killed leaves is removed by whichever child is next on that machine.
             with suppress(self._ray.exceptions.RayError):
                 self._ray.get(actor.leave.remote(), timeout=_LEAVE_SECONDS)
@@ -238,6 +234,6 @@ class RayWorker:
             raise DeadChildError(message, task=task, last_words=words, retry=not self._ended) from None
 
     def _drop(self) -> None:
-        actor, self._actor, self._process = self._actor, None, None
+        actor, self._actor, self.id = self._actor, None, None
         if actor is not None and self._ray.is_initialized():
             self._ray.kill(actor)

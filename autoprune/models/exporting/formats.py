@@ -74,17 +74,14 @@ def _run_keras(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(model(inputs, training=False))]
 
 
-def _write_as(name: str) -> Callable[[Any, Path], None]:
-    """Keras's own export to a format."""
-
-    def write(model: Any, path: Path) -> None:
-        with warnings.catch_warnings():
-            # tf2onnx still looks for what NumPy 1 had.
-            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
-            with keras_internals.inference_only(model):
-                model.export(str(path), format=name, verbose=False)
-
-    return write
+def _write_as(name: str, model: Any, path: Path) -> None:
+    """Keras's own export to a format, of the model as it runs in inference."""
+    # Told nothing, as Keras's export does it, layers choose for themselves, and those that augment images augment.
+    inference = partial(model.__call__, training=False)
+    with warnings.catch_warnings(), keras_internals.overridden("__call__", {model: inference}):
+        # tf2onnx still looks for what NumPy 1 had.
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+        model.export(str(path), format=name, verbose=False)
 
 
 def _write_onnx(model: Any, path: Path) -> None:
@@ -99,7 +96,7 @@ def _write_onnx(model: Any, path: Path) -> None:
     )
     if not any("Erfc" in operations for operations in registry.tf_op.get_opsets()[""]):
         registry.tf_op("Erfc")(_ComplementaryErrorFunction)
-    _write_as("onnx")(model, path)
+    _write_as("onnx", model, path)
     graph = onnx.load(str(path), load_external_data=False).graph
     missing = {node.op_type: node.name for node in graph.node if not node.domain and not onnx.defs.has(node.op_type)}
     if missing:
@@ -126,7 +123,7 @@ class _ComplementaryErrorFunction:
         )
 
 
-@partial(_enter, name="saved_model", filename="saved_model", write=_write_as("tf_saved_model"))
+@partial(_enter, name="saved_model", filename="saved_model", write=partial(_write_as, "tf_saved_model"))
 def _run_saved_model(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarray]:
     import tensorflow as tf
 
@@ -135,7 +132,7 @@ def _run_saved_model(path: Path, inputs: Any, _: Sequence[str]) -> list[np.ndarr
     return [output.numpy() for output in keras.tree.flatten(loaded.serve(inputs))]
 
 
-@partial(_enter, name="litert", filename="model.tflite", write=_write_as("litert"))
+@partial(_enter, name="litert", filename="model.tflite", write=partial(_write_as, "litert"))
 def _run_litert(path: Path, inputs: Any, names: Sequence[str]) -> list[np.ndarray]:
     try:
         from ai_edge_litert import interpreter as litert

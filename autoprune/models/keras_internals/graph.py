@@ -1,6 +1,5 @@
 """What a model is made of: operations, their calls in data-flow order, and the symbolic tensors between them."""
 
-import functools
 import importlib
 import os
 from collections.abc import Iterable, Sequence
@@ -8,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
+from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from autoprune.errors import ModelError
@@ -45,7 +45,7 @@ def graph_of(model: Any) -> Any:
             f"The Sequential model '{model.name}' has no graph yet. Call it on data once, or put a "
             "keras.Input(shape) first, then prune it."
         )
-    if not sequential and not isinstance(model, functional_class()):
+    if not sequential and not isinstance(model, Functional):
         raise ModelError(
             f"'{getattr(model, 'name', model)}' ({type(model).__name__}) is a subclassed model: its layers can be "
             "listed, but what flows between them cannot. Write its forward pass with the functional API "
@@ -61,17 +61,9 @@ def graph_of(model: Any) -> Any:
     return model._functional if sequential else model
 
 
-@functools.cache
-def functional_class() -> type[Any]:
-    """The class of plain models that are made of inputs and outputs."""
-    from keras.src.models.functional import Functional
-
-    return Functional
-
-
 def plain_class(kind: type[Any]) -> type[Any]:
     """The class of Keras's own beneath the class of a model with a graph."""
-    return keras.Sequential if issubclass(kind, keras.Sequential) else functional_class()
+    return keras.Sequential if issubclass(kind, keras.Sequential) else Functional
 
 
 def input_structure(model: Any) -> Any:
@@ -133,7 +125,7 @@ def is_graph(operation: Operation) -> bool:
     kind: type[Any] = type(operation)
     if isinstance(operation, keras.Sequential):
         return operation._functional is not None and kind.call is keras.Sequential.call
-    return isinstance(operation, functional_class()) and kind.call is functional_class().call
+    return isinstance(operation, Functional) and kind.call is Functional.call
 
 
 def nodes_of(graph: Any) -> list[Node]:

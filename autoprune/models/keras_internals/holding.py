@@ -4,7 +4,7 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -75,18 +75,14 @@ def _of_function(function: types.FunctionType) -> list[Any]:
         except ValueError:  # A name that has no value yet.
             continue
     if not _is_of_a_library(function):
-        names = set(_global_names(function.__code__))
+        names: set[str] = set()
+        codes = [function.__code__]
+        for code in codes:
+            names.update(step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
+            # The code of functions that are defined within it.
+            codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
         found.extend(function.__globals__[name] for name in names if name in function.__globals__)
     return found
-
-
-def _global_names(code: types.CodeType) -> Iterator[str]:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "LOAD_GLOBAL":
-            yield instruction.argval
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _global_names(constant)
 
 
 def _is_of_a_library(definition: Any) -> bool:

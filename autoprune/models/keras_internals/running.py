@@ -49,16 +49,6 @@ def batch_statistics_only(layers: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def inference_only(model: Any) -> Iterator[None]:
-    """Within the block Keras exports the model as it runs in inference.
-
-    Told nothing, as Keras's export does it, layers choose for themselves, and those that augment images augment.
-    """
-    with overridden("__call__", {model: partial(model.__call__, training=False)}):
-        yield
-
-
-@contextmanager
 def overridden(name: str, replacements: Mapping[Any, Any]) -> Iterator[None]:
     """Within the block a method or attribute of some operations is another one; their classes are not touched."""
     before = [vars(operation).get(name, _INHERITED) for operation in replacements]
@@ -127,39 +117,31 @@ class ChangesWithin:
     """Collects, apart from the `keras.StatelessScope` around, what is assigned and which losses are added in a block.
 
     Tensors that are made in a branch of a condition are of no use outside of it: they have to come out as its results.
+
+    Attributes:
+        scope: within it the block is run. Its `losses` are what layers have added to the loss.
     """
 
     def __init__(self) -> None:
         self._outer = get_stateless_scope()
-        self._inner = keras.StatelessScope(collect_losses=True, initialize_variables=False)
-        self._inner.state_mapping.update(self._outer.state_mapping)
-
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """The block."""
-        with self._inner:
-            yield
+        self.scope = keras.StatelessScope(collect_losses=True, initialize_variables=False)
+        self.scope.state_mapping.update(self._outer.state_mapping)
 
     @property
     def changed(self) -> list[int]:
         """The `id` of the variables known outside that were assigned other values."""
         before = self._outer.state_mapping
-        return [key for key, value in self._inner.state_mapping.items() if before.get(key, value) is not value]
+        return [key for key, value in self.scope.state_mapping.items() if before.get(key, value) is not value]
 
     @property
     def values(self) -> list[Tensor]:
         """What they were assigned."""
-        return [self._inner.state_mapping[key] for key in self.changed]
+        return [self.scope.state_mapping[key] for key in self.changed]
 
     @property
     def values_before(self) -> list[Tensor]:
         """What they have outside."""
         return [self._outer.state_mapping[key] for key in self.changed]
-
-    @property
-    def losses(self) -> list[Tensor]:
-        """What layers have added to the loss."""
-        return self._inner.losses
 
     def bring_out(self, model: Any, values: Sequence[Tensor], losses: Sequence[Tensor]) -> None:
         """Assign values, and add losses to the model, outside of the block."""

@@ -5,7 +5,7 @@ density given the others; the last ones have a density of their own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -34,9 +34,13 @@ class _ChannelPrior(keras.Layer):
 
     Args:
         hidden: channels of the ConvLSTM.
+
+    Attributes:
+        encode: gives of a state what goes on, and what has left, white.
     """
 
     embedding = 4
+    encode: Callable[[Any], tuple[Any, Any]]
 
     def __init__(self, hidden: int = 32, **options: Any) -> None:
         super().__init__(**options)
@@ -51,6 +55,10 @@ class _ChannelPrior(keras.Layer):
         self.bias = self.add_weight(shape=(4 * hidden,), initializer="zeros", name="bias")
         self.head = self.add_weight(shape=(hidden, 2), initializer="zeros", name="head")
         self.head_bias = self.add_weight(shape=(channels, 2), initializer="zeros", name="head_bias")
+
+    def call(self, state: Any) -> Any:
+        """What goes on, see `encode`."""
+        return self.encode(state)[0]
 
     def _run(self, given: Any, kept: Any | None, *, inverse: bool) -> tuple[Any, Any]:
         """Whiten channels, which are standard normal then, or colour what is white.
@@ -96,12 +104,8 @@ class AutoregressiveSplit(_ChannelPrior):
         channels = shape[-1] - 1  # type: ignore[operator]
         self._build_prior(channels - channels // 2, channels // 2)
 
-    def call(self, state: Any) -> Any:
-        """(n, h, w, c + 1) to (n, h, w, c / 2 + 1)."""
-        return self.encode(state)[0]
-
     def encode(self, state: Any) -> tuple[Any, Any]:
-        """The state that goes on, and what has left, white: (n, h, w, c / 2)."""
+        """Of (n, h, w, c + 1) what goes on, a state (n, h, w, c / 2 + 1), and what has left, white (n, h, w, c / 2)."""
         z, density = split_state(state)
         half = z.shape[-1] // 2
         latent, added = self._run(z[..., half:], z[..., :half], inverse=False)
@@ -135,12 +139,8 @@ class AutoregressivePrior(_ChannelPrior):
         """The prior of all channels."""
         self._build_prior(shape[-1] - 1, 0)  # type: ignore[operator]
 
-    def call(self, state: Any) -> Any:
-        """(n, h, w, c + 1) to (n, 1)."""
-        return self.encode(state)[0]
-
     def encode(self, state: Any) -> tuple[Any, Any]:
-        """The log-density per dimension, and the channels, white."""
+        """Of (n, h, w, c + 1) the log-density per dimension, (n, 1), and the channels, white."""
         z, density = split_state(state)
         latent, added = self._run(z, None, inverse=False)
         return ops.sum(density + added, axis=(1, 2)) / self.dimensions, latent

@@ -128,8 +128,16 @@ class Squeeze(keras.Layer):
         return (shape[0], height // 2, width // 2, 4 * (channels - 1) + 1)  # type: ignore[operator]
 
 
+class _SameShape(keras.Layer):
+    """A layer whose output has the shape of its input."""
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """That of the input."""
+        return shape
+
+
 @_register
-class ActNorm(keras.Layer):
+class ActNorm(_SameShape):
     """A learnt bias and scale for each channel: (z + bias) exp(log_scale) (Kingma & Dhariwal, 2018, arXiv 1807.03039).
 
     They begin with 0 and 1, not with statistics of a first batch.
@@ -151,13 +159,9 @@ class ActNorm(keras.Layer):
         z, density = split_state(state)
         return join_state(z * ops.exp(-self.log_scale) - self.bias, density - ops.sum(self.log_scale))
 
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """That of the input."""
-        return shape
-
 
 @_register
-class InvertibleConvolution(keras.Layer):
+class InvertibleConvolution(_SameShape):
     """A learnt 1x1 convolution P L (U + diag(sign exp(log_scale))), whose determinant is the product of the diagonal.
 
     Kingma & Dhariwal, 2018, arXiv 1807.03039, section 3.2: P is a fixed permutation, L a lower triangle with ones on
@@ -179,10 +183,12 @@ class InvertibleConvolution(keras.Layer):
         diagonal = np.diag(upper)
 
         def add(name: str, value: np.ndarray, trainable: bool = True) -> Any:
-            def initializer(shape: Any, dtype: Any = None) -> Any:
-                return ops.convert_to_tensor(value, dtype=dtype)
-
-            return self.add_weight(shape=value.shape, initializer=initializer, trainable=trainable, name=name)
+            return self.add_weight(
+                shape=value.shape,
+                initializer=lambda shape, dtype=None: ops.convert_to_tensor(value, dtype=dtype),
+                trainable=trainable,
+                name=name,
+            )
 
         self.permutation = add("permutation", permutation, trainable=False)
         self.sign = add("sign", np.sign(diagonal), trainable=False)
@@ -207,17 +213,13 @@ class InvertibleConvolution(keras.Layer):
         z, density = split_state(state)
         return join_state(ops.matmul(z, ops.inv(self.kernel())), density - ops.sum(self.log_scale))
 
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """That of the input."""
-        return shape
-
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "seed": self.seed}
 
 
 @_register
-class AffineCoupling(keras.Layer):
+class AffineCoupling(_SameShape):
     """How an affine coupling changes a state: `Add()([state, coupling(state)])` is the coupled state.
 
     z2 becomes z2 scale + shift, of which a small network tells scale and shift from z1, the other half of the channels
@@ -248,35 +250,27 @@ class AffineCoupling(keras.Layer):
         self.kernel3 = add("kernel3", 3, 3, second, outputs)
         self.bias3, self.log_scale3 = add("bias3", outputs), add("log_scale3", outputs)
 
-    def _transform(self, z1: Any) -> tuple[Any, Any]:
-        """Shift and log-scale of z2."""
+    def _transform(self, state: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """The halves z1 and z2 of a state and its log-density; shift and log-scale of z2."""
+        z, density = split_state(state)
+        half = z.shape[-1] // 2
+        z1, z2 = z[..., :half], z[..., half:]
         x = ops.relu((convolve(z1, self.kernel1) + self.bias1) * ops.exp(self.log_scale1))
         x = ops.relu((ops.matmul(x, self.kernel2) + self.bias2) * ops.exp(self.log_scale2))
         x = (convolve(x, self.kernel3) + self.bias3) * ops.exp(3 * self.log_scale3)
-        return x[..., ::2], ops.log_sigmoid(x[..., 1::2] + 2)
-
-    def _halves(self, state: Any) -> tuple[Any, Any, Any]:
-        z, density = split_state(state)
-        half = z.shape[-1] // 2
-        return z[..., :half], z[..., half:], density
+        return z1, z2, density, x[..., ::2], ops.log_sigmoid(x[..., 1::2] + 2)
 
     def call(self, state: Any) -> Any:
         """(n, h, w, c + 1): 0 for z1, z2 (scale - 1) + shift for z2, the sum of log-scales for the log-density."""
-        z1, z2, _ = self._halves(state)
-        shift, log_scale = self._transform(z1)
+        z1, z2, _, shift, log_scale = self._transform(state)
         change = z2 * (ops.exp(log_scale) - 1) + shift
         return join_state(ops.zeros_like(z1), change, ops.sum(log_scale, axis=-1, keepdims=True))
 
     def inverse(self, state: Any) -> Any:
         """The state before the sum, from that behind it."""
-        z1, z2, density = self._halves(state)
-        shift, log_scale = self._transform(z1)
+        z1, z2, density, shift, log_scale = self._transform(state)
         before = (z2 - shift) * ops.exp(-log_scale)
         return join_state(z1, before, density - ops.sum(log_scale, axis=-1, keepdims=True))
-
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """That of the input."""
-        return shape
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
