@@ -14,7 +14,6 @@ import numpy as np
 from autoprune.errors import AutopruneError
 from autoprune.planning import Candidate, SearchSpace
 from autoprune.planning.space import DROP
-from autoprune.records import Budget, Evaluation
 from autoprune.searchers import Problem
 from autoprune.searchers.features import QUANTILES, ModelFeatures
 
@@ -93,16 +92,15 @@ class EpisodeContext:
     @classmethod
     def of(cls, problem: Problem, predict: PredictLatency = lambda candidates: None) -> "EpisodeContext":
         """The context of a problem's episodes."""
-        target = problem.dense.required_cost.target
-        latency_budget, memory_budget = budget_shares(problem.budget, problem.dense)
+        cost, budget = problem.dense.required_cost, problem.budget
         return cls(
             space=problem.space,
             features=problem.features,
-            latency_budget=latency_budget,
-            memory_budget=memory_budget,
+            latency_budget=1.0 if budget.latency is None else budget.latency / cost.latency,
+            memory_budget=1.0 if budget.memory is None or not cost.memory.total else budget.memory / cost.memory.total,
             anchor=problem.anchor,
-            batch_size=target.batch_size,
-            on_tpu=target.name.startswith("tpu"),
+            batch_size=cost.target.batch_size,
+            on_tpu=cost.target.name.startswith("tpu"),
             predict=predict,
         )
 
@@ -230,11 +228,3 @@ def retrace(context: EpisodeContext, actions: Sequence[float]) -> np.ndarray:
         seen.append(observe(context, state)[0])
         state = advance(context, state, np.array([action]))
     return np.array(seen)
-
-
-def budget_shares(budget: Budget, dense: Evaluation) -> tuple[float, float]:
-    """Latency and memory limits as shares of the dense model's cost; 1 where there is no limit."""
-    cost = dense.required_cost
-    latency = 1.0 if budget.latency is None else budget.latency / cost.latency
-    memory = 1.0 if budget.memory is None or not cost.memory.total else budget.memory / cost.memory.total
-    return latency, memory

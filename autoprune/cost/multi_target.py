@@ -115,7 +115,7 @@ def combine_reports(
     """
     first = reports[0]
     shares = [report.latency / whole.latency for report, whole in zip(reports, dense, strict=True)]
-    combined = _normalize_weights(shares, weights)
+    combined, share = _weigh(shares, weights)
     # Seconds by layer add up as the joint latency does: the surrogate learns layer by layer.
     layers: dict[str, float] = {}
     for report, whole, weight in zip(reports, dense, combined, strict=True):
@@ -130,10 +130,10 @@ def combine_reports(
     total = None
     if dense[0].memory.total is not None and len(totals) == len(reports):
         # Rounded up: within a limit, every target is.
-        total = math.ceil(dense[0].memory.total * _mean(totals, _normalize_weights(totals, weights)) - 1e-6)
+        total = math.ceil(dense[0].memory.total * _weigh(totals, weights)[1] - 1e-6)
     return dataclasses.replace(
         first,
-        latency=dense[0].latency * _mean(shares, combined),
+        latency=dense[0].latency * share,
         latency_sum=None,
         latency_iqr=None,
         memory=dataclasses.replace(first.memory, total=total),
@@ -150,16 +150,14 @@ def combine_reports(
     )
 
 
-def _normalize_weights(values: Sequence[float], weights: Sequence[float] | None) -> list[float]:
-    """Weights that add up to one; all of it on the worst where there are none."""
+def _weigh(values: Sequence[float], weights: Sequence[float] | None) -> tuple[list[float], float]:
+    """Weights that add up to one, all of it on the worst where there are none, and the values' mean by them."""
     if weights is None:
         worst = max(range(len(values)), key=values.__getitem__)
-        return [float(number == worst) for number in range(len(values))]
-    return [weight / sum(weights) for weight in weights]
-
-
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    return sum(value * weight for value, weight in zip(values, weights, strict=True) if weight)
+        normalized = [float(number == worst) for number in range(len(values))]
+    else:
+        normalized = [weight / sum(weights) for weight in weights]
+    return normalized, sum(value * weight for value, weight in zip(values, normalized, strict=True) if weight)
 
 
 def resolve_targets(settings: TargetSettings) -> list[Target]:

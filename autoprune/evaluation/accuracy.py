@@ -34,7 +34,7 @@ def accuracy(model: Any, split: Split, batch_size: int = 256, run: Callable[...,
         return float(np.mean(predict_classes(model, split, batch_size, run) == split.labels))
     judge, run = Judge(task, model), run or partial(run_joined, model)
     metric = judge.make_metric()
-    for images, labels in _pairs(split, batch_size):
+    for images, labels in zip(batches(split.images, batch_size), batches(split.labels, batch_size), strict=True):
         with keras_internals.without_gradients():
             joined = run(images, training=False)
             try:
@@ -111,7 +111,7 @@ def read_signals(
     metric = None if split.task.classifies else judge.make_metric()
     surprises, divergences, right = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     broken = start = 0
-    for images, labels in _pairs(split, batch_size):
+    for images, labels in zip(batches(split.images, batch_size), batches(split.labels, batch_size), strict=True):
         with keras_internals.without_gradients():
             joined = run(images, training=False)
             finite = keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(flatten(joined)), axis=1))
@@ -142,14 +142,6 @@ def read_signals(
 def _as_tensor(labels: np.ndarray) -> Any:
     """Labels as metrics take them: JAX has no whole numbers of 64 bits."""
     return keras.ops.convert_to_tensor(labels.astype(np.int32) if labels.dtype.kind == "i" else labels)
-
-
-def _pairs(split: Split, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels, batch after batch."""
-    start = 0
-    for images in batches(split.images, batch_size):
-        yield images, split.labels[start : start + len(images)]
-        start += len(images)
 
 
 def batches(images: np.ndarray | LazyImages, batch_size: int, count: int | None = None) -> Iterator[np.ndarray]:

@@ -125,7 +125,12 @@ def _scale(data: Dataset) -> Iterator[str]:
     Raises:
         DataError: they are in another unit.
     """
-    train, test = _sample(data.train), _sample(data.test)
+    samples = []
+    for split in (data.train, data.test):
+        # Some images from all over it.
+        chosen = np.unique(np.linspace(0, len(split) - 1, min(_SAMPLE, len(split))).astype(int))
+        samples.append(np.asarray(split.part(chosen).images[:], np.float64))
+    train, test = samples
     spreads = float(train.std()), float(test.std())
     if not min(spreads) > 0:
         return
@@ -141,9 +146,3 @@ def _scale(data: Dataset) -> Iterator[str]:
             f"{figures}: they are on different scales, and a test would say nothing. Bring both to one scale."
         )
     yield f"{figures}: are both on the scale that the model was trained with?"
-
-
-def _sample(split: Split) -> np.ndarray:
-    """Some images from all over a split."""
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(_SAMPLE, len(split))).astype(int))
-    return np.asarray(split.part(chosen).images[:], np.float64)

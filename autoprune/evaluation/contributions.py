@@ -79,15 +79,12 @@ def _compare(
     if branch.kind == "gate":
         mean = keras.ops.mean(tensors[branch.operand], axis=0, keepdims=True)
         operands = [mean if place == branch.operand else tensor for place, tensor in enumerate(tensors)]
-        return _compare_outputs(output, run_merge(operands)[0])
-    others = [tensor for place, tensor in enumerate(tensors) if place != branch.operand]
-    left = [keras_internals.LEFT_OUT if place == branch.operand else tensor for place, tensor in enumerate(tensors)]
-    # As surgery leaves it: a merge of one operand gives way to that.
-    return _compare_outputs(output, others[0] if len(others) == 1 else run_merge(left)[0])
-
-
-def _compare_outputs(output: Any, without: Any) -> np.ndarray:
-    """As `_compare`, of what a merge gives with and without a branch."""
+        without = run_merge(operands)[0]
+    else:
+        others = [tensor for place, tensor in enumerate(tensors) if place != branch.operand]
+        left = [keras_internals.LEFT_OUT if place == branch.operand else tensor for place, tensor in enumerate(tensors)]
+        # As surgery leaves it: a merge of one operand gives way to that.
+        without = others[0] if len(others) == 1 else run_merge(left)[0]
     output, without = (keras.ops.cast(tensor, "float32") for tensor in (output, without))
     added = output - without
     return np.stack([_products(added), _products(without), _products(output), _products(output, without)])

@@ -122,7 +122,11 @@ class Evaluator:
             found, key = self._find(plan, draw), (plan_key(plan), draw)
             while found is None and key in self._begun:
                 # Whatever else is done by now is in the journal, too.
-                done = {key: self._conclude(one) for key, one in list(self._begun.items()) if one.done}
+                done = {
+                    key: self._conclude(one)
+                    for key, one in list(self._begun.items())
+                    if all(future.done() for future in one.futures)
+                }
                 for other in done:
                     del self._begun[other]
                 found = done.get(key)
@@ -304,11 +308,6 @@ class _Begun:
     def futures(self) -> tuple[Future[Any], ...]:
         """What is waited for."""
         return (self.scored,) if self.cost is None else (self.scored, self.cost)
-
-    @property
-    def done(self) -> bool:
-        """Whether all is there."""
-        return all(future.done() for future in self.futures)
 
 
 def plan_key(plan: Plan) -> str:

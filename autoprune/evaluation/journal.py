@@ -93,12 +93,6 @@ class Journal:
             )
             return [from_plain(Evaluation, json.loads(record)) for (record,) in rows]
 
-    def searchers(self) -> list[str]:
-        """Everyone who asked, in order of first request."""
-        with self._errors_told("read"):
-            rows = self._database.execute("SELECT searcher FROM requests GROUP BY searcher ORDER BY MIN(rowid)")
-            return [name for (name,) in rows]
-
     def close(self) -> None:
         """Close the file."""
         self._database.close()

@@ -63,10 +63,6 @@ class OptionalBranches:
         }
         return np.array([call in present[prefix] for prefix, call in self._last], bool)
 
-    def spec(self) -> tf.TensorSpec:
-        """Of `flags`."""
-        return tf.TensorSpec((len(self._last),), "bool")
-
     @contextmanager
     def holding(self, flags: tf.Tensor) -> Iterator[None]:
         """Within the block the model, which has all of its branches, runs those alone whose flag is set.

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -62,18 +63,18 @@ class TracedNetwork:
         self._trained, self._others = model.trainable_variables, model.non_trainable_variables
         self._widths = OpenWidths(model, groups, branches)
         self._branches = OptionalBranches(model, branches)
-        form = self._branches.spec(), self._widths.specs()
+        form = tf.TensorSpec(self._branches.flags().shape, "bool"), self._widths.specs()
         values = [
             [tf.TensorSpec(self._widths.shape(v), v.dtype) for v in variables]
             for variables in (self._trained, self._others)
         ]
         images = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)
         number, targets = tf.TensorSpec((), "float32"), tf.TensorSpec((None, None), "float32")
-        self._outputs = _function(self._trace_outputs, form, *values, images)
-        self._collected = _function(self._trace_statistics, form, *values, images, number)
-        self._step = _function(
-            self._trace_step, form, *values, [values[0], values[0]], images, targets, number, number, number
-        )
+        plain = partial(tf.function, autograph=False, jit_compile=False)
+        self._outputs = plain(self._trace_outputs, input_signature=(form, *values, images))
+        self._collected = plain(self._trace_statistics, input_signature=(form, *values, images, number))
+        of_step = (form, *values, [values[0], values[0]], images, targets, number, number, number)
+        self._step = plain(self._trace_step, input_signature=of_step)
 
     def __call__(self, images: np.ndarray, training: bool = False) -> tf.Tensor:
         """Outputs for (n, *input shape) images, always in inference mode."""
@@ -201,12 +202,6 @@ class _Attribute:
             return np.asarray(found, "float32")
         return np.asarray([found if place < 0 else found[place] for place in self.places], "int32")
 
-    def spec(self) -> tf.TensorSpec:
-        """Of `value`, with the lengths open that pruning changes."""
-        value = self.value()
-        shape = [None if axis in self.axes else size for axis, size in enumerate(value.shape)]
-        return tf.TensorSpec(shape, value.dtype)
-
     def written(self, tensor: tf.Tensor) -> Any:
         """The attribute with a tensor in place of `value`."""
         if not self.places:
@@ -266,8 +261,11 @@ class OpenWidths:
         return [attribute.value() for attribute in self._attributes]
 
     def specs(self) -> list[tf.TensorSpec]:
-        """Of `attributes`."""
-        return [attribute.spec() for attribute in self._attributes]
+        """Of `attributes`, with the lengths open that pruning changes."""
+        return [
+            tf.TensorSpec([None if axis in one.axes else size for axis, size in enumerate(value.shape)], value.dtype)
+            for one, value in zip(self._attributes, self.attributes(), strict=True)
+        ]
 
     @contextmanager
     def holding(self, tensors: Sequence[tf.Tensor]) -> Iterator[None]:
@@ -314,7 +312,3 @@ def _power(gradient: tf.Tensor | tf.IndexedSlices, exponent: int) -> tf.Tensor:
         return gradient**exponent
     powers = tf.IndexedSlices(gradient.values**exponent, gradient.indices, gradient.dense_shape)
     return tf.convert_to_tensor(powers)
-
-
-def _function(body: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
-    return tf.function(body, input_signature=signature, autograph=False, jit_compile=False)

@@ -239,7 +239,7 @@ def to_bundles(matrix: np.ndarray, mask: np.ndarray, *, banks: int, rows: int = 
         columns.append(column[order].reshape(banks, -1).T)
     if len(set(counts[:-1])) > 1 or counts[-1] > counts[0]:
         raise PlanError(f"Bundles need as many weights of every {rows} outputs. Received a mask with {set(counts)}.")
-    column_kind, offset_kind = _place_kinds(matrix.shape[1], rows)
+    column_kind, offset_kind = place_kinds(matrix.shape[1], rows)
     column, offset = np.concatenate(columns), np.concatenate(offsets)
     output = np.repeat(np.arange(0, len(mask), rows), counts)[:, None] + offset
     return Bundles(
@@ -260,9 +260,14 @@ def from_bundles(bundles: Bundles) -> tuple[np.ndarray, np.ndarray]:
     return matrix, mask
 
 
-def bytes_of_places(columns: int, rows: int) -> int:
-    """Bytes that say where one weight of the bundles lies."""
-    return sum(kind.itemsize for kind in _place_kinds(columns, rows) if kind is not None)
+def place_kinds(columns: int, rows: int) -> tuple[np.dtype[Any], np.dtype[Any] | None]:
+    """Types of what says where a weight of the bundles lies: of its column, and of its output where several share them.
+
+    Args:
+        columns: columns of the kernel.
+        rows: outputs that share bundles.
+    """
+    return np.dtype(np.int16 if columns <= 2**15 else np.int32), None if rows == 1 else np.dtype(np.uint8)
 
 
 def save_bundles(bundles: Mapping[str, Bundles], path: Path | str, *, note: str = "") -> None:
@@ -332,11 +337,6 @@ def _count_steps(mask: np.ndarray, settings: GatherScatterSettings) -> int:
     padded = np.zeros((groups * rows, width * banks), bool)
     padded[:outputs, :columns] = mask
     return int(padded.reshape(groups, rows * width, banks).sum(1).max(1).sum())
-
-
-def _place_kinds(columns: int, rows: int) -> tuple[np.dtype[Any], np.dtype[Any] | None]:
-    """Types of the columns, and of which of the outputs that share bundles a weight is of."""
-    return np.dtype(np.int16 if columns <= 2**15 else np.int32), None if rows == 1 else np.dtype(np.uint8)
 
 
 def _check(holds: bool, wanted: str, received: Bundles) -> None:

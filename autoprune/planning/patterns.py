@@ -24,13 +24,13 @@ from autoprune.planning.gather_scatter import (
     Bundles,
     GatherEstimate,
     GatherScatterSettings,
-    bytes_of_places,
     choose_balanced,
     estimate_gathers,
+    place_kinds,
     quota,
     to_bundles,
 )
-from autoprune.planning.importance.gradients import mean_absolute_gradients
+from autoprune.planning.importance.gradients import mean_gradients
 from autoprune.records import Plan
 
 NO_LATENCY = "TPUs gain no latency from these patterns: they multiply zeros as they do all else. Bytes are a what-if."
@@ -98,7 +98,8 @@ class Pattern:
         """
         mask, each = self.masks[path], self.value_bytes[path]
         if isinstance(self.settings, GatherScatterSettings):
-            place = bytes_of_places(mask.size // mask.shape[-1], self.settings.rows)
+            kinds = place_kinds(mask.size // mask.shape[-1], self.settings.rows)
+            place = sum(kind.itemsize for kind in kinds if kind is not None)
             return mask.size * each, int(mask.sum()) * (each + place)
         bits = 0
         if self.settings.kept is not None:
@@ -261,7 +262,7 @@ def _find_saliency(model: Any, kernels: Mapping[str, Any], data: Any) -> dict[st
                 f"The saliency of weights needs gradients, which frozen layers do not have. Received: '{frozen[0]}'. "
                 "Set `trainable = True`, or leave `data` out."
             )
-        lengths = mean_absolute_gradients(model, list(kernels.values()), calibration)
+        lengths = mean_gradients(model, list(kernels.values()), calibration, absolute=True)
         scores = {path: scores[path] * length for path, length in zip(kernels, lengths, strict=True)}
     if wrong := [path for path, score in scores.items() if not np.isfinite(score).all()]:
         raise PlanError(
@@ -282,7 +283,14 @@ def _choose_blocks_and_weights(
             whole = blocks[path].repeat(settings.block, axis=0).repeat(settings.block, axis=1)
             mask = whole[: matrix.shape[0], : matrix.shape[1]]
         if settings.kept is not None:
-            mask = mask & _choose_weights(np.where(mask, matrix, -1.0), settings.kept, settings.of)
+            rows, length = matrix.shape
+            padded = np.full(
+                (rows, -(-length // settings.of) * settings.of), -np.inf
+            )  # The last of a row may be fewer.
+            padded[:, :length] = np.where(mask, matrix, -1.0)
+            parts = padded.reshape(rows, -1, settings.of)
+            ranks = np.argsort(np.argsort(-parts, axis=-1, kind="stable"), axis=-1)
+            mask = mask & (ranks < settings.kept).reshape(rows, -1)[:, :length]
         masks[path] = mask
     return blocks, masks
 
@@ -310,13 +318,3 @@ def _choose_blocks(matrices: Mapping[str, np.ndarray], size: int, share: float) 
         ranks = np.argsort(np.argsort(found, axis=1, kind="stable"), axis=1)
         masks[path] = ranks >= lost[path]
     return masks
-
-
-def _choose_weights(matrix: np.ndarray, kept: int, of: int) -> np.ndarray:
-    """The highest `kept` of every `of` weights in a row; the last of a row may be fewer."""
-    rows, length = matrix.shape
-    padded = np.full((rows, -(-length // of) * of), -np.inf)
-    padded[:, :length] = matrix
-    parts = padded.reshape(rows, -1, of)
-    ranks = np.argsort(np.argsort(-parts, axis=-1, kind="stable"), axis=-1)
-    return (ranks < kept).reshape(rows, -1)[:, :length]

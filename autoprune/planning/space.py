@@ -71,12 +71,6 @@ class Dimension:
             return np.where(np.asarray(offsets) < DROP, 0, len(self.options) - 1)
         return self.nearest(ratio_around(anchor, np.asarray(offsets, float), minimum))
 
-    def offset(self, option: int, anchor: float, minimum: float) -> float:
-        """The inverse of `around`; of a branch the middle of the offsets that give the option."""
-        if self.is_branch:
-            return (DROP + (1 if self.options[option] else -1)) / 2
-        return offset_of(float(self.keep_ratios[option]), anchor, minimum)
-
 
 class SearchSpace:
     """Every plan that may be proposed for one model.
@@ -148,20 +142,15 @@ class SearchSpace:
         rows = found.reshape(-1, len(self))
         for together in self.depth.together:
             rows[~rows[:, together].any(1), together[-1]] = self.full[together[-1]]
-        gone = self.depth.without_effect(self._keeps(rows))
+        gone = self.depth.without_effect(self.values(rows)[:, self.depth.positions].astype(bool))
         rows[gone] = np.broadcast_to(self.full, rows.shape)[gone]
         return rows.reshape(found.shape)
-
-    def _keeps(self, rows: np.ndarray) -> np.ndarray:
-        """(m, branches) Whether (m, dimensions) candidates keep each branch."""
-        positions = () if self.depth is None else self.depth.positions
-        return self.values(rows)[:, positions].astype(bool)
 
     def is_gone(self, candidates: np.ndarray) -> np.ndarray:
         """(m, dimensions) Whether a dimension's channels, or the branch, leave with a branch that is dropped."""
         if self.depth is None:
             return np.zeros(candidates.shape, bool)
-        kept = self._keeps(candidates)
+        kept = self.values(candidates)[:, self.depth.positions].astype(bool)
         gone = self.depth.without_effect(kept)
         gone[:, self.depth.positions] |= ~kept
         return gone
@@ -260,9 +249,13 @@ class SearchSpace:
         return self._candidate([dimension.around(anchor, offset, self.minimum) for dimension, offset in pairs])
 
     def offsets(self, candidate: Candidate, anchor: float) -> list[float]:
-        """The inverse of `around`."""
-        pairs = zip(self.dimensions, candidate, strict=True)
-        return [dimension.offset(option, anchor, self.minimum) for dimension, option in pairs]
+        """The inverse of `around`; of a branch the middle of the offsets that give the option."""
+        return [
+            (DROP + (1 if dimension.options[option] else -1)) / 2
+            if dimension.is_branch
+            else offset_of(float(dimension.keep_ratios[option]), anchor, self.minimum)
+            for dimension, option in zip(self.dimensions, candidate, strict=True)
+        ]
 
     def shift(self, candidate: Candidate, shifts: np.ndarray) -> np.ndarray:
         """(m, dimensions) Candidates on the line from keeping all channels, through one, to the least; branches stay.

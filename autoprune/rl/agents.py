@@ -6,7 +6,6 @@ How each is set up, whether its options can be, and what of its actor a stored p
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -41,7 +40,7 @@ class AgentKind:
     """An SB3 algorithm and how it is set up for episodes this short and this few.
 
     Attributes:
-        algorithm: gives the SB3 class.
+        algorithm: gives the SB3 class; a SettingsError where that is of sb3-contrib, which is not installed.
         options: from steps per episode, number of episodes and episodes side by side to keyword arguments of the class.
         actor: from the policy to the modules between observation and mean action, of which linear ones are layers.
         squash: whether the deterministic actor ends in tanh.
@@ -92,15 +91,6 @@ def _on_policy(steps: int, episodes: int, side_by_side: int, settings: AgentSett
     }
 
 
-def _contrib(name: str, agent: str) -> type[BaseAlgorithm]:
-    """A class of sb3-contrib.
-
-    Raises:
-        SettingsError: sb3-contrib is not installed.
-    """
-    return getattr(extra("sb3_contrib", f"agent={agent}", EXTRA), name)
-
-
 AGENTS: Registry[AgentKind] = Registry("agent")
 _SAC = AGENTS.add("sac")(
     AgentKind(
@@ -147,11 +137,11 @@ AGENTS.add("dyna_ppo")(
     )
 )
 # Truncated quantile critics (Kuznetsov et al., 2020, arXiv 2005.04269): SAC with a distribution for a critic.
-AGENTS.add("tqc")(replace(_SAC, algorithm=partial(_contrib, "TQC", "tqc")))
+AGENTS.add("tqc")(replace(_SAC, algorithm=lambda: extra("sb3_contrib", "agent=tqc", EXTRA).TQC))
 # PPO whose actor and critic each have an LSTM, which carries what was done to earlier groups.
 AGENTS.add("recurrent_ppo")(
     AgentKind(
-        algorithm=partial(_contrib, "RecurrentPPO", "recurrent_ppo"),
+        algorithm=lambda: extra("sb3_contrib", "agent=recurrent_ppo", EXTRA).RecurrentPPO,
         options=lambda *search: {
             **_on_policy(*search),
             "policy_kwargs": {
@@ -193,18 +183,37 @@ class _Blank(gymnasium.Env):
 
 
 def build_agent(
-    kind: AgentKind, settings: AgentSettings, env: VecEnv, *, steps: int, episodes: int, seed: int
+    kind: AgentKind,
+    settings: AgentSettings,
+    env: VecEnv,
+    *,
+    steps: int,
+    episodes: int,
+    seed: int,
+    log: Log | None = None,
 ) -> BaseAlgorithm:
     """The agent for an environment.
+
+    Args:
+        kind: which agent.
+        settings: its options.
+        env: episodes side by side.
+        steps: of one episode.
+        episodes: that the environment is asked for in all.
+        seed: of the agent.
+        log: what hears of all that the agent records, such as losses; None is nobody.
 
     Raises:
         SettingsError: SB3 refuses an option.
     """
     options = {**kind.options(steps, episodes, env.num_envs, settings), **settings.options}
     try:
-        return kind.algorithm()(kind.policy, env, seed=seed, device="cpu", verbose=0, **options)
+        agent = kind.algorithm()(kind.policy, env, seed=seed, device="cpu", verbose=0, **options)
     except (AssertionError, TypeError, ValueError) as error:
         raise SettingsError(f"agent.options do not fit {settings.name}: {error}") from error
+    if log is not None:
+        agent.set_logger(Logger(None, [_LogWriter(log)]))
+    return agent
 
 
 class _LogWriter(KVWriter):
@@ -219,12 +228,6 @@ class _LogWriter(KVWriter):
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def log_to(agent: BaseAlgorithm, log: Log | None) -> None:
-    """Let an agent tell what it records, such as losses, to a log, or to none."""
-    if log is not None:
-        agent.set_logger(Logger(None, [_LogWriter(log)]))
 
 
 def policy_of(kind: AgentKind, agent: BaseAlgorithm) -> Policy:

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from autoprune.envs.vector_env import PruningVecEnv
 from autoprune.errors import SettingsError
-from autoprune.rl.agents import attach, build_agent, check_agent, log_to, policy_of
+from autoprune.rl.agents import attach, build_agent, check_agent, policy_of
 from autoprune.rl.dyna import Dyna, imagine
 from autoprune.rl.searcher import Relabeling, context_of, play, real_episodes
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent
@@ -63,8 +63,9 @@ class MultiTaskTrainer:
                 count = min(wanted, *(max(task.left - 1, 1) for task in tasks))
                 episodes = [real_episodes(task, count) for task in tasks]
             steps, total = max(len(task.problem.space) for task in tasks), sum(task.left for task in tasks)
-            agent = build_agent(self._kind, self._settings, episodes[0], steps=steps, episodes=total, seed=seed)
-            log_to(agent, log)
+            agent = build_agent(
+                self._kind, self._settings, episodes[0], steps=steps, episodes=total, seed=seed, log=log
+            )
             if imagines:
                 searches = [
                     Dyna(model, imagined, agent, warm_up=self._settings.warm_up, seed=seed)

@@ -16,7 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from autoprune.envs.episode import EpisodeContext, retrace
 from autoprune.envs.vector_env import PruningVecEnv, pay_by_evaluations
-from autoprune.rl.agents import build_agent, check_agent, log_to, policy_of, start_from
+from autoprune.rl.agents import build_agent, check_agent, policy_of, start_from
 from autoprune.rl.dyna import Dyna, imagine
 from autoprune.searchers import BudgetedEvaluator, EvaluationsSpent, Problem, Proposal
 from autoprune.searchers.policy import Policy
@@ -76,11 +76,16 @@ class RlSearcher:
             else:
                 episodes = imagine(reward_model, context_of(evaluator))
             agent = build_agent(
-                self._kind, self._settings, episodes, steps=steps, episodes=evaluator.left, seed=self._seed
+                self._kind,
+                self._settings,
+                episodes,
+                steps=steps,
+                episodes=evaluator.left,
+                seed=self._seed,
+                log=self._log,
             )
             if self._start is not None:
                 start_from(self._kind, agent, self._start)
-            log_to(agent, self._log)
             if reward_model is not None:
                 # Hundreds of imagined episodes for each evaluation.
                 trained = self._start is not None

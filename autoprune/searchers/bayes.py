@@ -5,6 +5,7 @@ on the toy of `tests/helpers/toy.py` mean regret after 60 evaluations is 0.0000 
 tenths of a second at 60 evaluations, an evaluation of a network takes seconds.
 """
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -38,8 +39,7 @@ def bayes(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposal
     try:
         with one_thread():
             study = _Study(optuna, space, seed)
-            for start in memory:
-                study.add(start, memory[start])
+            study.learn(memory)
             while not memory.complete:
                 batch: list[Candidate] = []
                 for _ in range(int(min(evaluator.batch, space.count - len(memory)))):
@@ -51,9 +51,7 @@ def bayes(problem: Problem, evaluator: BudgetedEvaluator, seed: int) -> Proposal
                         wanted = study.propose()
                     batch.append(memory.walk(wanted, generator, batch))
                 yield from memory.learn([Proposal(candidate) for candidate in batch])
-                study.forget_proposals()
-                for candidate in batch:
-                    study.add(candidate, memory[candidate])
+                study.learn({candidate: memory[candidate] for candidate in batch})
     finally:
         optuna.logging.set_verbosity(verbosity)
 
@@ -71,21 +69,20 @@ class _Study:
         self._proposed: list[Any] = []  # Trials that are under way.
 
     def propose(self) -> Candidate:
-        """The candidate of the highest expected improvement beside those that have been proposed and not forgotten."""
+        """The candidate of the highest expected improvement beside those that are under way."""
         trial = self._study.ask(self._distributions)
         self._proposed.append(trial)
         return tuple(
             trial.params.get(name, last) for name, last in zip(self._space.names, self._space.full, strict=True)
         )
 
-    def forget_proposals(self) -> None:
-        """What was evaluated may be others, and is added as such: the trials that were proposed count as none."""
+    def learn(self, rewards: Mapping[Candidate, float]) -> None:
+        """Learn what candidates are paid; nothing is under way then."""
+        # What was evaluated may be others than were proposed: those trials count as none.
         for trial in self._proposed:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         self._proposed.clear()
-
-    def add(self, candidate: Candidate, reward: float) -> None:
-        """Learn what a candidate is paid."""
-        values = {self._space.names[position]: candidate[position] for position in self._space.free}
-        trial = self._optuna.trial.create_trial(params=values, distributions=self._distributions, value=reward)
-        self._study.add_trial(trial)
+        for candidate, reward in rewards.items():
+            values = {self._space.names[position]: candidate[position] for position in self._space.free}
+            trial = self._optuna.trial.create_trial(params=values, distributions=self._distributions, value=reward)
+            self._study.add_trial(trial)

@@ -241,12 +241,11 @@ class _Limits:
 
     def __init__(self, problem: Problem, evaluator: BudgetedEvaluator, share: float) -> None:
         dense, budget = problem.dense.required_cost, problem.budget
-
-        def limit(whole: float | None, least: float | None) -> float | None:
-            return least if least is None or whole is None else max(least, whole * (least / whole) ** share)
-
-        memory = limit(dense.memory.total, budget.memory)
-        limits = Budget(limit(dense.latency, budget.latency), None if memory is None else int(memory))
+        latency, memory = (
+            least if least is None or whole is None else max(least, whole * (least / whole) ** share)
+            for whole, least in ((dense.latency, budget.latency), (dense.memory.total, budget.memory))
+        )
+        limits = Budget(latency, None if memory is None else int(memory))
         self.objective: Objective = replace(problem.objective, budget=limits)
         self._space, self._evaluator = problem.space, evaluator
         self._projector = BudgetProjector(replace(problem, objective=self.objective), evaluator.surrogate)

@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 from autoprune.planning import Candidate
 from autoprune.searchers.bracketing import find_widest
@@ -36,13 +36,7 @@ def climb_down(rule: str, problem: Problem, evaluator: BudgetedEvaluator, seed: 
 
     It is found as the anchor is. The problem's start stands for it, if no ladder has one within the budget.
     """
-    known: dict[Candidate, float | None] = {}  # Ladders share rungs.
-
-    def excess(candidate: Candidate) -> float | None:
-        if candidate not in known:
-            known[candidate] = evaluator.excess(candidate)
-        return known[candidate]
-
+    excess = cache(evaluator.excess)  # Ladders share rungs.
     firsts, within, above = [], [], []
     for ladder in HAND_SET.get(rule)(problem.space):
         widest = find_widest(len(ladder), lambda number: excess(ladder[number]))  # noqa: B023 - called at once

@@ -125,6 +125,7 @@ class Course:
         network: in training: what a loop runs.
         position: where it is.
         steps: number of steps in one epoch.
+        best: weights of the best epoch, or those that it began with when there is none.
         failure: the loss that is not a number; None while it is one.
     """
 
@@ -150,7 +151,7 @@ class Course:
         self._checkpoints = checkpoints
         self._variables: Sequence[Any] = ()
         self._seen: Callable[[int], int] = int
-        self._best = network.get_weights()
+        self.best = network.get_weights()
         self._resumed = Position()
 
     @property
@@ -171,9 +172,9 @@ class Course:
         self.steps = batches.steps
         self._seen = batches.seen
         self._variables = [*self.network.variables, *optimizer.variables]
-        found = self._checkpoints.load(self._variables, len(self._best)) if self._checkpoints else None
+        found = self._checkpoints.load(self._variables, len(self.best)) if self._checkpoints else None
         if found is not None:
-            self._best = found.best
+            self.best = found.best
             self.position = Position(**found.position)
             self._resumed = dataclasses.replace(self.position)
         if self._on_progress is None:
@@ -228,7 +229,7 @@ class Course:
         rivals = position.accuracies[self._earlier :]
         rivals += [] if start is None else [start - 1e-6 * max(1, abs(start))]
         if position.epoch >= self._earlier and accuracy >= max(rivals, default=-math.inf):
-            self._best = self.network.get_weights()
+            self.best = self.network.get_weights()
             position.best_epoch = position.epoch + 1
         position.epoch += 1
         position.losses.append(position.loss)
@@ -243,13 +244,9 @@ class Course:
         if self._on_progress is not None:
             self._on_progress(float(position.epoch), {**logs, "loss": loss})
 
-    def restore_best(self) -> None:
-        """Give the model the weights of the best epoch, or those that it began with when there is none."""
-        self.network.set_weights(self._best)
-
     def _save(self) -> None:
         if self._checkpoints is not None:
             if hasattr(self.network, "jax_state_sync"):
                 self.network.jax_state_sync()  # on JAX the variables are empty while an epoch runs
             arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
-            self._checkpoints.save(arrays, self._best, dataclasses.asdict(self.position))
+            self._checkpoints.save(arrays, self.best, dataclasses.asdict(self.position))

@@ -45,21 +45,6 @@ class Devices(Protocol):
         """Runs the steps, with batches of one shape."""
 
 
-def open_devices(simulated: int | None) -> Devices:
-    """The devices of this process's backend.
-
-    Args:
-        simulated: number of simulated devices, made of this host's processor; None opens the TPU.
-    """
-    if keras.backend.backend() == "jax":
-        from autoprune.training.jax_devices import JaxDevices
-
-        return JaxDevices()
-    from autoprune.training.tensorflow_devices import TensorFlowDevices
-
-    return TensorFlowDevices(simulated)
-
-
 def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, Any]:
     """Do the training that a request asks for; its record as plain data.
 
@@ -103,14 +88,24 @@ def train(request: dict[str, Any], devices: Devices, tell: Tell) -> dict[str, An
 
 
 def make_handler() -> Callable[[dict[str, Any], Tell], dict[str, Any]]:
-    """What answers requests in this process: first `open`, then `train`. What is raised on purpose is an answer."""
+    """What answers requests in this process: first `open`, then `train`. What is raised on purpose is an answer.
+
+    `open` is the number of devices to simulate on this host's processor; None opens the TPU.
+    """
     devices: Devices | None = None
 
     def handle(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
         nonlocal devices
         try:
             if devices is None:
-                devices = open_devices(request["open"])
+                if keras.backend.backend() == "jax":
+                    from autoprune.training.jax_devices import JaxDevices
+
+                    devices = JaxDevices()
+                else:
+                    from autoprune.training.tensorflow_devices import TensorFlowDevices
+
+                    devices = TensorFlowDevices(request["open"])
                 return {"result": {"count": devices.count, "kind": devices.kind}}
             return {"result": train(request["train"], devices, tell)}
         except AutopruneError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.measured.attached_tpu import CHIP_OF_KIND
@@ -28,6 +29,7 @@ from autoprune.training.course import OnProgress, Position, TrainingError, Train
 from autoprune.training.device_process import Devices, in_precision, train_elsewhere
 from autoprune.training.finishing import worse
 from autoprune.training.fit import carry_out
+from autoprune.training.reparameterization import scales_from_json
 from autoprune.training.starting import StartFiles
 from autoprune.training.step_check import check_step, devices_of
 from autoprune.training.training import Training
@@ -102,8 +104,8 @@ def fine_tune(
                 epochs=epochs,
                 learning_rate=None,
                 seed=settings.seed,
-                teacher=files.read_teacher(),
-                scales=files.read_scales(),
+                teacher=np.load(files.teacher, mmap_mode="r", allow_pickle=False) if files.teacher.exists() else None,
+                scales=scales_from_json(read_json(files.scales)) if files.scales.exists() else None,
                 start=before,
             )
             record = carry_out(training, on_progress, checkpoints)

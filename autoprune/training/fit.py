@@ -102,13 +102,14 @@ def carry_out(
         on_progress,
         checkpoints,
         training.start,
-        first_epoch=training.first_epoch,
+        # Channels that are chosen in training are the plan's in the last epoch.
+        first_epoch=1 if training.feedback is None else training.epochs,
     )
     try:
         (loop or FitLoop())(training, course)
     finally:
         keras_internals.forget_training(model)
-    course.restore_best()
+    course.network.set_weights(course.best)
     if course.failure is not None:
         raise TrainingError(
             f"The loss became {course.failure} in epoch {course.position.epoch + 1}. Lower the learning rate: it was "

@@ -90,29 +90,26 @@ class KernelScales:
         identity = places[self.identity[outputs]]
         return KernelScales(self.conv3x3[outputs], self.conv1x1[outputs], identity, int(inputs.sum()))
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        arrays = {name: getattr(self, name).tolist() for name in ("conv3x3", "conv1x1", "identity")}
-        return {**arrays, "inputs": self.inputs}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "KernelScales":
-        """The inverse of `to_json`."""
-        conv3x3, conv1x1 = (np.asarray(data[name], np.float32) for name in ("conv3x3", "conv1x1"))
-        return cls(conv3x3, conv1x1, np.asarray(data["identity"], int), int(data["inputs"]))
-
 
 Scales = dict[str, KernelScales]  # By name of a layer.
 
 
 def scales_to_json(scales: Scales) -> dict[str, Any]:
     """As plain data."""
-    return {name: found.to_json() for name, found in scales.items()}
+    arrays = ("conv3x3", "conv1x1", "identity")
+    return {
+        name: {**{part: getattr(found, part).tolist() for part in arrays}, "inputs": found.inputs}
+        for name, found in scales.items()
+    }
 
 
 def scales_from_json(data: Mapping[str, Any]) -> Scales:
     """The inverse of `scales_to_json`."""
-    return {name: KernelScales.from_json(found) for name, found in data.items()}
+    scales = {}
+    for name, found in data.items():
+        conv3x3, conv1x1 = (np.asarray(found[part], np.float32) for part in ("conv3x3", "conv1x1"))
+        scales[name] = KernelScales(conv3x3, conv1x1, np.asarray(found["identity"], int), int(found["inputs"]))
+    return scales
 
 
 def is_scaled(layer: Any) -> bool:
@@ -208,10 +205,9 @@ class _WithMultipliers(keras.optimizers.Optimizer):
 
     def __init__(self, *settings: Any, scales: Mapping[str, Any] | None = None, **named: Any) -> None:
         super().__init__(*settings, **named)
-        self.scales = {
-            path: found if isinstance(found, KernelScales) else KernelScales.from_json(found)
-            for path, found in (scales or {}).items()
-        }
+        given = dict(scales or {})
+        plain = {path: found for path, found in given.items() if not isinstance(found, KernelScales)}
+        self.scales: Scales = {**given, **scales_from_json(plain)}
         self._awaited: tuple[str, ...] = ()  # Paths of kernels whose multipliers a file has.
 
     def build(self, variables: Sequence[Any]) -> None:
@@ -248,8 +244,7 @@ class _WithMultipliers(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """What it is made of: the scales as they were given, of the kernels before they were pruned."""
-        scales = {path: found.to_json() for path, found in self.scales.items()}
-        return {**super().get_config(), "scales": scales}
+        return {**super().get_config(), "scales": scales_to_json(self.scales)}
 
     def _multiplier(self, variable: Any) -> Any:
         """That of a variable.

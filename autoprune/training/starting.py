@@ -2,7 +2,6 @@
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +16,36 @@ from autoprune.models.files import load_model, save_model
 from autoprune.models.fingerprint import architecture_fingerprint
 from autoprune.planning.plan_file import load_plan, save_plan
 from autoprune.records import Plan
-from autoprune.records.plain import read_json, write_json
+from autoprune.records.plain import write_json
 from autoprune.settings import FinetuneSettings
 from autoprune.surgery import Surgeon, apply_plan
 from autoprune.training.hyper_search import find_scales
-from autoprune.training.reparameterization import Scales, keep_channels, scales_from_json, scales_to_json
+from autoprune.training.reparameterization import keep_channels, scales_to_json
 from autoprune.training.training import ask_teacher, check_recipe
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class StartFiles:
     """Where what a fine-tuning begins with is kept, so that an interrupted one begins with the same.
 
-    Attributes:
+    Args:
         folder: the run folder.
+
+    Attributes:
+        folder: as given.
+        model: the model as it is before the first step; written last.
+        teacher: (n, k) float32 what the teacher tells of the training images, see `ask_teacher`; missing without one.
+        plan: the plan that the model was pruned by.
+        scales: scales of the model's branches, see `find_scales`; missing for an optimiser that needs none.
     """
 
-    folder: Path
-
-    @property
-    def model(self) -> Path:
-        """The model as it is before the first step; written last."""
-        return self.folder / "start.keras"
-
-    @property
-    def teacher(self) -> Path:
-        """(n, k) float32 what the teacher tells of the training images, see `ask_teacher`."""
-        return self.folder / "teacher.npy"
-
-    @property
-    def plan(self) -> Path:
-        """The plan that the model was pruned by."""
-        return self.folder / "plan.json"
-
-    @property
-    def scales(self) -> Path:
-        """Scales of the model's branches, see `find_scales`."""
-        return self.folder / "scales.json"
-
-    def read_scales(self) -> Scales | None:
-        """The scales; None for an optimiser that needs none."""
-        if not self.scales.exists():
-            return None
-        return scales_from_json(read_json(self.scales))
-
-    def read_teacher(self) -> np.ndarray | None:
-        """What the teacher says, read from the file as it is needed; None without a teacher."""
-        return np.load(self.teacher, mmap_mode="r", allow_pickle=False) if self.teacher.exists() else None
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = folder / "start.keras"
+        self.teacher = folder / "teacher.npy"
+        self.plan = folder / "plan.json"
+        self.scales = folder / "scales.json"
 
 
 def load_start(settings: FinetuneSettings, data: Dataset, files: StartFiles) -> Any:

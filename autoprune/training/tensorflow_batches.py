@@ -1,9 +1,6 @@
 """Batches as a stream of TensorFlow's, one that is closed at once when it ends."""
 
-from collections.abc import Iterator
-
 import keras
-import numpy as np
 import tensorflow as tf
 
 AHEAD = 2  # batches that are made while the network works
@@ -19,13 +16,10 @@ def stream_batches(batches: keras.utils.PyDataset, *, whole: bool = False) -> tf
         batches: tuples of arrays (n, ...), each alike in all but n.
         whole: n too is the same in all of them, which compiled steps can count on.
     """
-
-    def generate() -> Iterator[tuple[np.ndarray, ...]]:
-        for number in range(len(batches)):
-            yield batches[number]
-
     kinds = [tf.TensorSpec((len(part) if whole else None, *part.shape[1:]), part.dtype) for part in batches[0]]
-    stream = tf.data.Dataset.from_generator(generate, output_signature=tuple(kinds))
+    stream = tf.data.Dataset.from_generator(
+        lambda: (batches[number] for number in range(len(batches))), output_signature=tuple(kinds)
+    )
     untuned = tf.data.Options()
     untuned.autotune.enabled = False
     # Without a length Keras would not know of the last step that it is the last one.

@@ -81,11 +81,6 @@ class Training:
         return self.feedback.make_network(network, self.epochs * -(-len(self.data.train) // self.settings.batch_size))
 
     @property
-    def first_epoch(self) -> int:
-        """From 1: the first epoch that may be the best."""
-        return 1 if self.feedback is None else self.epochs
-
-    @property
     def peak(self) -> float:
         """The highest learning rate."""
         if self.learning_rate is not None:

@@ -21,7 +21,6 @@ from autoprune.envs.episode import (
     EpisodeState,
     advance,
     begin,
-    budget_shares,
     observe,
     retrace,
     roll_out,
@@ -285,9 +284,9 @@ def test_each_candidate_is_predicted_once():
 
 
 def test_budget_shares():
-    dense = toy.evaluation_of(1.0)
-    assert budget_shares(Budget(latency=0.25), dense) == (0.25, 1.0)
-    assert budget_shares(Budget(memory=1500), dense) == (1.0, 0.5)
+    for limits, shares in ((Budget(latency=0.25), (0.25, 1.0)), (Budget(memory=1500), (1.0, 0.5))):
+        context = EpisodeContext.of(toy.problem(limits=limits))
+        assert (context.latency_budget, context.memory_budget) == shares
 
 
 # ------------------------------------------------------------------ action

@@ -13,7 +13,7 @@ from autoprune.errors import CostError, DataError, JournalError
 from autoprune.evaluation import Evaluator, Journal
 from autoprune.evaluation.accuracy import accuracy, check_fit, predict_classes, read_signals
 from autoprune.evaluation.evaluator import plan_key
-from autoprune.evaluation.journal import evaluation_to_json
+from autoprune.evaluation.journal import evaluation_to_json, read_courses
 from autoprune.evaluation.recovery import recalibrate
 from autoprune.models.activation_hooks import observe_inputs
 from autoprune.planning import Planner, make_plan
@@ -259,8 +259,9 @@ def test_journal_survives_closing(evaluator, tmp_path):
     assert again.find(evaluation.key) == evaluation
     assert again.find("nothing") is None
     assert again.course("rl") == [evaluation]
-    assert again.searchers() == ["rl", "uniform"]
     again.close()
+    courses = read_courses(tmp_path / "journal.sqlite")
+    assert list(courses.items()) == [("rl", [evaluation]), ("uniform", [evaluation])]
 
 
 def test_journal_of_another_search_is_refused_saying_what_differs(tmp_path):

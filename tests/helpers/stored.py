@@ -27,6 +27,7 @@ from autoprune.envs import ENV_ID
 from autoprune.envs.episode import FEATURES
 from autoprune.errors import AutopruneError
 from autoprune.evaluation import Journal
+from autoprune.evaluation.journal import read_courses
 from autoprune.models import zoo
 from autoprune.models.files import load_model, save_model
 from autoprune.pipeline.compare import read_record
@@ -164,7 +165,7 @@ def load_journal(path):
         course = {evaluation.key: evaluation for evaluation in journal.course("random")}
         found = {evaluation.key: journal.find(evaluation.key) for evaluation in EVALUATIONS}
         assert set(course) <= {key for key, evaluation in found.items() if evaluation}
-        assert journal.searchers() in ([], ["random"])
+        assert list(read_courses(journal.path)) in ([], ["random"])
     return {key: repr(evaluation) if evaluation else LOST for key, evaluation in found.items()}
 
 

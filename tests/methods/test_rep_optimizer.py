@@ -17,6 +17,7 @@ from autoprune.models.files import save_model
 from autoprune.planning import Planner, make_plan
 from autoprune.planning.plan_file import save_plan
 from autoprune.records import Evaluation, Target
+from autoprune.records.plain import read_json
 from autoprune.settings import (
     Constraints,
     DataSettings,
@@ -35,6 +36,7 @@ from autoprune.training.reparameterization import (
     RepSGD,
     constant_scales,
     keep_channels,
+    scales_from_json,
 )
 from autoprune.training.starting import StartFiles, load_start
 from autoprune.training.training import Training
@@ -457,7 +459,7 @@ def test_fine_tuning_of_files_begins_with_what_a_plan_leaves_of_the_scales(digit
     )
     files = StartFiles(tmp_path)
     pruned = load_start(settings, digits, files)
-    found, dense = files.read_scales(), constant_scales(model)
+    found, dense = scales_from_json(read_json(files.scales)), constant_scales(model)
     for before, name in zip([None, *dense], dense, strict=False):
         assert found[name].shape == tuple(pruned.get_layer(name).kernel.shape)
         reads = np.arange(1) if before is None else plan.kept[before]

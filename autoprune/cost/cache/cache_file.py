@@ -8,7 +8,6 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +53,12 @@ def open_file(path: Path, read_only: bool) -> CacheFile | None:
             database = sqlite3.connect(
                 address, uri=True, timeout=_LOCK_SECONDS, check_same_thread=False, isolation_level=None
             )
-            with _close_on_error(database):
+            with contextlib.ExitStack() as on_error:
+                on_error.callback(database.close)
                 _check(database)
-                return CacheFile(database, path.stat().st_ino)
+                file = CacheFile(database, path.stat().st_ino)
+                on_error.pop_all()
+                return file
         path.parent.mkdir(parents=True, exist_ok=True)
         found = path.stat().st_ino if path.exists() else None
         try:
@@ -125,7 +127,8 @@ def drop_oldest(database: sqlite3.Connection) -> None:
 def _connect(path: Path) -> CacheFile:
     # Transactions are begun by hand: another process must see a table and its version, or neither.
     database = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False, isolation_level=None)
-    with _close_on_error(database):
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(database.close)
         # Before anything is changed in what may be somebody else's; in one transaction, or it sees half of what another
         # process makes at this moment.
         database.execute("BEGIN")
@@ -159,16 +162,9 @@ def _connect(path: Path) -> CacheFile:
         database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
-        return CacheFile(database, path.stat().st_ino)
-
-
-@contextlib.contextmanager
-def _close_on_error(database: sqlite3.Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        database.close()
-        raise
+        file = CacheFile(database, path.stat().st_ino)
+        on_error.pop_all()
+        return file
 
 
 def _check(database: sqlite3.Connection) -> None:

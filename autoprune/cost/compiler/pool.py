@@ -15,11 +15,6 @@ RESIDENT_LIMIT = 3 * 2**30
 RECYCLE_AFTER = 200
 
 
-def automatic_processes() -> int:
-    """How many compiler processes suit this machine: one for every two cores, as many as fit in memory, 1 to 4."""
-    return resources.fitting_processes(BYTES_PER_PROCESS, MOST_PROCESSES)
-
-
 def worker_environment(accelerator_type: str, scratch: str) -> dict[str, str]:
     """Environment of a compiler process: Keras on JAX, a described TPU, and no TPU or metadata server looked for.
 
@@ -45,7 +40,8 @@ class CompilerPool(WorkerPool):
     """Hands compilations, in order, to compiler processes. Its futures raise a `CostError`.
 
     Args:
-        processes: how many may run at once, 1 or more; None chooses by cores and memory.
+        processes: how many may run at once, 1 or more; None is one for every two cores, as many as fit in memory, 1 to
+            4.
         accelerator_type: value of TPU_ACCELERATOR_TYPE for the processes.
         timeout: seconds that one compilation may take before its process is killed.
         start_timeout: seconds that a process may take to start.
@@ -68,7 +64,7 @@ class CompilerPool(WorkerPool):
                 resident_limit=RESIDENT_LIMIT,
                 recycle_after=RECYCLE_AFTER,
             ),
-            automatic_processes() if processes is None else processes,
+            resources.fitting_processes(BYTES_PER_PROCESS, MOST_PROCESSES) if processes is None else processes,
             bytes_each=BYTES_PER_PROCESS,
             task="compile the model",
             error=lambda message, _: CostError(message),

@@ -27,11 +27,11 @@ def place_arguments(state: Any, batch: Any, devices: Sequence[Any]) -> tuple[Any
     else:
         mesh = Mesh(np.array(devices), ("batch",))
         whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
-
-    def on(sharding: Any) -> Any:
-        return lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(on(whole), state), jax.tree.map(on(shared), batch)
+    state, batch = (
+        jax.tree.map(lambda leaf, on=sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on), part)
+        for part, sharding in ((state, whole), (batch, shared))
+    )
+    return state, batch
 
 
 def text_of(lowered: Any, compiled: Any) -> str:

@@ -63,7 +63,8 @@ class CpuCostModel:
                     "processors": os.cpu_count() or 0,
                     "backend": backend,
                     **{name: importlib.metadata.version(name) for name in ("keras", _DISTRIBUTIONS[backend])},
-                    **timing.provenance,
+                    "runs": timing.runs,
+                    "loop_lengths": "{} and {}".format(*timing.lengths),
                 },
             )
             report.set_result(measured)

@@ -42,11 +42,6 @@ class Timing:
     runs: int
     lengths: tuple[int, int]
 
-    @property
-    def provenance(self) -> dict[str, str | float]:
-        """What a report says of how it was measured."""
-        return {"runs": self.runs, "loop_lengths": "{} and {}".format(*self.lengths)}
-
 
 def time_loop(run: Callable[[int], Any], clock: Callable[[], float] = time.perf_counter) -> Timing:
     """Time the iteration of a loop by the slope between two lengths.

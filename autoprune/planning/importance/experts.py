@@ -1,7 +1,6 @@
 """How much the experts of a mixture are used by the images at hand."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -28,25 +27,7 @@ def expert_usage(context: ImportanceContext) -> Criterion:
     mixtures = {path: layer for path, layer in context.layers.items() if isinstance(layer, MixtureOfExperts)}
     if not mixtures:
         logger.warning("The importance 'expert_usage' finds no mixture of experts in the model: 'l2' ranks it.")
-    usage = measure_usage(context.model, mixtures, (images for images, _ in data.batches()))
-
-    def criterion(group: ChannelGroup) -> np.ndarray:
-        routers = [m for m in group.members if m.layer in mixtures and (m.name, m.role) == ("router", "produces")]
-        if not routers:
-            return fallback(group)
-        return context.combine(group, [MemberScores(m.channels, usage[m.layer]) for m in routers])
-
-    return criterion
-
-
-def measure_usage(model: Any, mixtures: Mapping[str, MixtureOfExperts], batches: Any) -> dict[str, np.ndarray]:
-    """(experts,) mean gates of each mixture by its path, over all positions of all images.
-
-    Args:
-        model: a built model.
-        mixtures: layers of it.
-        batches: inputs as the model takes them, one batch after the other.
-    """
+    # Over all positions of all images, by `id` of the layer.
     sums: dict[int, np.ndarray] = {}
     counts: dict[int, int] = {}
 
@@ -55,5 +36,13 @@ def measure_usage(model: Any, mixtures: Mapping[str, MixtureOfExperts], batches:
         sums[id(layer)] = sums.get(id(layer), 0) + gates.sum(1)
         counts[id(layer)] = counts.get(id(layer), 0) + gates.shape[1]
 
-    observe_inputs(model, mixtures.values(), batches, observe)
-    return {path: sums[id(layer)] / counts[id(layer)] for path, layer in mixtures.items()}
+    observe_inputs(context.model, mixtures.values(), (images for images, _ in data.batches()), observe)
+    usage = {path: sums[id(layer)] / counts[id(layer)] for path, layer in mixtures.items()}
+
+    def criterion(group: ChannelGroup) -> np.ndarray:
+        routers = [m for m in group.members if m.layer in mixtures and (m.name, m.role) == ("router", "produces")]
+        if not routers:
+            return fallback(group)
+        return context.combine(group, [MemberScores(m.channels, usage[m.layer]) for m in routers])
+
+    return criterion

@@ -20,7 +20,6 @@ from autoprune.planning.importance.context import IMPORTANCES, Criterion, Import
 from autoprune.planning.importance.gradients import (
     gradients_per_batch,
     hessian_gradients,
-    mean_absolute_gradients,
     mean_gradients,
 )
 from autoprune.planning.importance.weights import or_l1
@@ -131,12 +130,7 @@ def class_saliency(context: ImportanceContext) -> Criterion:
 
     It is a saliency of the classes that the images are of: those of `data.classes` in a search.
     """
-
-    def measure(parameters: _Parameters) -> Arrays:
-        lengths = mean_absolute_gradients(context.model, parameters.variables, parameters.data)
-        return [np.abs(weight) * length for weight, length in zip(parameters.weights, lengths, strict=True)]
-
-    return _score_parameters(context, measure)
+    return _score_parameters(context, lambda p: _first_order(context, p, lambda w, g: np.abs(w) * g, absolute=True))
 
 
 @IMPORTANCES.add("grasp")
@@ -171,10 +165,14 @@ def _score_parameters(
 
 
 def _first_order(
-    context: ImportanceContext, parameters: _Parameters, value: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    context: ImportanceContext,
+    parameters: _Parameters,
+    value: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    absolute: bool = False,
 ) -> Arrays:
-    """A function of weights and their mean gradients."""
-    gradients = mean_gradients(context.model, parameters.variables, parameters.data)
+    """A function of weights and their mean gradients, or the mean absolute ones."""
+    gradients = mean_gradients(context.model, parameters.variables, parameters.data, absolute=absolute)
     return [value(weight, gradient) for weight, gradient in zip(parameters.weights, gradients, strict=True)]
 
 

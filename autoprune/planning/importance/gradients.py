@@ -53,24 +53,22 @@ def gradients_per_batch(
 
 
 def mean_gradients(
-    model: Any, variables: Sequence[Any], data: CalibrationData, temperature: float = 1.0
+    model: Any, variables: Sequence[Any], data: CalibrationData, temperature: float = 1.0, *, absolute: bool = False
 ) -> list[np.ndarray]:
-    """The gradients of the mean loss over all batches, see `gradients_per_batch`."""
+    """The gradients of the mean loss over all batches, see `gradients_per_batch`.
+
+    Args:
+        model: see `gradients_per_batch`.
+        variables: trainable variables of the model.
+        data: with labels.
+        temperature: what logits are divided by.
+        absolute: whether the mean over batches is of the gradients' absolute values.
+    """
     totals, batches = [np.zeros(keras_internals.shape_of(variable)) for variable in variables], 0
     for gradients in gradients_per_batch(model, variables, data, temperature):
         batches += 1
         for total, gradient in zip(totals, gradients, strict=True):
-            total += gradient
-    return [total / batches for total in totals]
-
-
-def mean_absolute_gradients(model: Any, variables: Sequence[Any], data: CalibrationData) -> list[np.ndarray]:
-    """The mean over batches of the gradients' absolute values, see `gradients_per_batch`."""
-    totals, batches = [np.zeros(keras_internals.shape_of(variable)) for variable in variables], 0
-    for gradients in gradients_per_batch(model, variables, data):
-        batches += 1
-        for total, gradient in zip(totals, gradients, strict=True):
-            total += np.abs(gradient)
+            total += np.abs(gradient) if absolute else gradient
     return [total / batches for total in totals]
 
 

@@ -7,6 +7,7 @@ gives its filters' scores; the settings say how they are normalised and brought 
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import keras
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from autoprune.planning.importance.combining import MemberScores, covers
 from autoprune.planning.importance.context import IMPORTANCES, Criterion, ImportanceContext
 from autoprune.records import ChannelGroup
+
+_SQUARES = partial(np.square, dtype=np.float64)  # In float64: those of half precision overflow.
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def l1(context: ImportanceContext) -> Criterion:
 @IMPORTANCES.add("l2")
 def l2(context: ImportanceContext) -> Criterion:
     """Euclidean norm of the filter that makes the channel (He et al., 2018, arXiv 1808.06866)."""
-    return _score_filters(context, lambda value, axis: np.sqrt(_sums_of_squares(value, axis)))
+    return _score_filters(context, lambda value, axis: np.sqrt(_sums(_SQUARES, value, axis)))
 
 
 def _sums(function: Callable[[np.ndarray], np.ndarray], value: np.ndarray, axis: int) -> np.ndarray:
@@ -51,10 +54,6 @@ def _sums(function: Callable[[np.ndarray], np.ndarray], value: np.ndarray, axis:
     step = max(1, 2**18 // rows.shape[1])
     blocks = (rows[start : start + step] for start in range(0, len(rows), step))
     return sum(function(block).sum(0, dtype=np.float64) for block in blocks)
-
-
-def _sums_of_squares(value: np.ndarray, axis: int) -> np.ndarray:
-    return _sums(lambda block: np.square(block.astype(np.float64)), value, axis)
 
 
 @IMPORTANCES.add("fpgm")
@@ -88,7 +87,7 @@ def lamp(context: ImportanceContext) -> Criterion:
     """
 
     def score(value: np.ndarray, axis: int) -> np.ndarray:
-        squares = _sums_of_squares(value, axis)
+        squares = _sums(_SQUARES, value, axis)
         ascending = np.sort(squares)
         at_least = np.cumsum(ascending[::-1])[::-1][np.searchsorted(ascending, squares)]
         return squares / np.where(at_least > 0, at_least, 1.0)

@@ -14,7 +14,7 @@ import pytest
 
 from autoprune.cost import open_cost_model
 from autoprune.cost.compiler import pool
-from autoprune.cost.compiler.pool import CompilerPool, automatic_processes
+from autoprune.cost.compiler.pool import CompilerPool
 from autoprune.errors import CostError
 from autoprune.records import Target
 from autoprune.workers import ChildProcess, resources
@@ -68,7 +68,6 @@ def plenty(monkeypatch):
 def test_number_follows_cores_and_memory(monkeypatch, cores, gigabytes, expected):
     monkeypatch.setattr(resources, "usable_cores", lambda: cores)
     monkeypatch.setattr(resources, "available_memory", lambda: gigabytes * 2**30)
-    assert automatic_processes() == expected
     assert CompilerPool().processes == expected
 
 
