@@ -164,9 +164,13 @@ def find_pattern(model: Any, settings: PatternSettings | GatherScatterSettings, 
     else:
         blocks, masks = _choose_blocks_and_weights(scores, settings)
         estimates = {}
+    whole = {}
+    for path, mask in masks.items():  # The way back from `_as_matrix`.
+        *positions, inputs, outputs = kernels[path].shape
+        whole[path] = np.moveaxis(mask.reshape(outputs, inputs, *positions), (0, 1), (-1, -2))
     return Pattern(
         settings=settings,
-        masks={path: _as_kernel(mask, tuple(kernels[path].shape)) for path, mask in masks.items()},
+        masks=whole,
         blocks=blocks,
         value_bytes={path: kernels[path].numpy().dtype.itemsize for path in masks},
         estimates=estimates,
@@ -241,11 +245,6 @@ def save_masks(pattern: Pattern, path: Path | str) -> None:
 def _as_matrix(kernel: np.ndarray) -> np.ndarray:
     """(outputs, inputs x window) of (*window, inputs, outputs): the window of an input lies together."""
     return np.moveaxis(kernel, (-1, -2), (0, 1)).reshape(kernel.shape[-1], -1)
-
-
-def _as_kernel(matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `_as_matrix`."""
-    return np.moveaxis(matrix.reshape(shape[-1], shape[-2], *shape[:-2]), (0, 1), (-1, -2))
 
 
 def _find_saliency(model: Any, kernels: Mapping[str, Any], data: Any) -> dict[str, np.ndarray]:

@@ -198,9 +198,9 @@ def build_agent(
         kind: which agent.
         settings: its options.
         env: episodes side by side.
-        steps: of one episode.
+        steps: how many one episode has.
         episodes: that the environment is asked for in all.
-        seed: of the agent.
+        seed: what the agent draws by.
         log: what hears of all that the agent records, such as losses; None is nobody.
 
     Raises:

@@ -5,6 +5,7 @@ one problem, then of the next. What it has learnt last does not outweigh the res
 all once more where it can (agents that imagine), and since replay buffers keep what they have seen (off-policy ones).
 """
 
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -71,26 +72,21 @@ class MultiTaskTrainer:
                     Dyna(model, imagined, agent, warm_up=self._settings.warm_up, seed=seed)
                     for model, imagined in zip(reward_models, episodes, strict=True)
                 ]
-                _train_in_imagination(searches, tasks)
+                # Imagined episodes of one problem after the other, between their evaluations.
+                for search in searches:
+                    search.begin()
+                while any(task.left > 1 for task in tasks):
+                    for task, search in zip(tasks, searches, strict=True):
+                        if task.left > 1:
+                            search.step()
+                for _, search in itertools.product(range(REVISIONS), searches):
+                    search.train(REVISED)
             else:
                 _train_on_evaluations(agent, episodes, tasks)
             for task in tasks:
                 with suppress(EvaluationsSpent):
                     play(agent, real_episodes(task))
         return policy_of(self._kind, agent)
-
-
-def _train_in_imagination(searches: Sequence[Dyna], tasks: Sequence[BudgetedEvaluator]) -> None:
-    """Imagined episodes of one problem after the other, between their evaluations."""
-    for search in searches:
-        search.begin()
-    while any(task.left > 1 for task in tasks):
-        for task, search in zip(tasks, searches, strict=True):
-            if task.left > 1:
-                search.step()
-    for _ in range(REVISIONS):
-        for search in searches:
-            search.train(REVISED)
 
 
 def _train_on_evaluations(

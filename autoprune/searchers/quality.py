@@ -1,84 +1,60 @@
 """Predicts what plans would score, and how sure that is, from the plans that have been scored.
 
-Universal kriging (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, section 2.7) on the logarithms
-of the keep ratios. The trend is that of capacity: a plan scores the more, the larger the harmonic mean of its layers'
-keep ratios is, in which the narrowest layers weigh most. What is particular to the network is learnt as deviations
-from it: a slope of each group's own, and a smooth remainder. With a handful of examples the trend is all there is to
-go by, and it is much: of plans of one latency, six examples tell the better ones, where a process of constant mean
-needs dozens. A group counts as often as layers make its channels: the channels that the blocks of a residual stage
-hand on are as many layers' outputs. Trend and slopes are a sum over dimensions; how much the remainder, which is not,
-and noise take part is chosen by the likelihood. A prediction steers a search and chooses among plans that were scored;
-it is never reported as a score.
+A Gaussian process (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006) on the logarithms of the keep
+ratios, whose prior says what is known of pruning before anything is scored. A score is the sum of
 
-A curve of each dimension's own in the place of the remainder, and terms for neighbouring branches that go together,
-were tried: of scores of ResNet-20 without branches 60 examples rank the rest with 0.91 so, and with 0.96 as it is.
+- a level and one slope that all dimensions share: capacity, which is most of what a handful of examples can tell;
+- a curve of each dimension's own, a line and what bends it, whose size is its own too;
+- for each pair of dimensions the product of such curves: what is lost when both are narrow;
+- a smooth remainder of all dimensions together, and noise.
+
+All but the last two are zero for the dense model. How much of each there is, 6 numbers and one of each dimension, is
+where their posterior is highest, found by its gradient; their priors are wide. A group counts as often as layers make
+its channels: the channels that the blocks of a residual stage hand on are as many layers' outputs. A prediction steers
+a search and chooses among plans that were scored; it is never reported as a score.
+
+Tried beside it, on scores of three networks: the harmonic mean of keep ratios as the shared term, in which the
+narrowest layers weigh most, and no curves; neither pairs nor remainder; all dimensions of one size. Each was behind on
+one of the networks at least, for 4 to 100 examples.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
+from scipy.optimize import minimize
 
 from autoprune.cost.surrogate.regression import matern, on_one_thread
 
-# What the likelihood chooses from. Variances are shares of the one scale that is fitted.
-SLOPES = (1.0, 3.0)  # Standard deviation of a group's own slope, as a multiple of an equal share of all: never nothing.
-REMAINDERS = (0.1, 0.3, 1.0)  # Variance of what is neither trend nor slope.
-SCALES = (1.0, 2.0, 4.0, 8.0, 32.0)  # Of the remainder, in octaves of all widths together.
-# Variance that the plan does not explain. Without 1, two standard deviations of 12 noiseless scores held 80 % of the
-# others, with it 94 %.
-NOISES = (1e-3, 1e-2, 1e-1, 1.0)
-# Deviations are as large as this share of the trend, however well examples that are alike obey it. With 0.5, 93 % of
-# scores that had been measured lay within two standard deviations of what 6 to 16 others told, with 0 only 84 %.
-UNTOLD = 0.5
-SWEEPS = 2  # Times that all are chosen one after the other.
+# Logarithms of variances, of values with a variance of one, as mean and standard deviation of their priors: of the
+# slope that all share, of all curves, of what bends a curve beside its line, of the products of two curves, of the
+# remainder, and of noise; and the logarithm of the remainder's scale, in octaves of every dimension.
+PRIORS = {
+    "slope": (0.0, 1.5),
+    "curves": (-1.0, 2.0),
+    "bends": (-1.0, 1.0),
+    "pairs": (-2.0, 1.5),
+    "remainder": (-2.0, 1.5),
+    "noise": (-1.5, 1.5),
+    "scale": (0.7, 0.7),
+}
+NAMES = tuple(PRIORS)
+OWN = 1.0  # Standard deviation of the logarithm of a dimension's own variance around that of all curves.
+LEVEL = 4.0  # Variance of the level.
+USUAL = 7  # Dimensions for which the prior of `curves` holds: of more, each has less of the whole.
+FURTHEST = 4.0  # Standard deviations from the mean of its prior that a number may have.
+STEPS = 40  # Of the search for the highest posterior.
 
-
-@dataclass(frozen=True)
-class _Kernel:
-    """How alike deviations from the trend are."""
-
-    slope: float = SLOPES[0]
-    remainder: float = REMAINDERS[1]
-    scale: float = SCALES[1]
-    noise: float = NOISES[1]
-
-    def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """(m, n) covariances of (m, groups) and (n, groups) logarithms of keep ratios, without noise."""
-        groups, across = first.shape[1], first @ second.T
-        squared = (first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * across
-        near = matern(np.maximum(squared, 0.0) / (groups * self.scale**2))
-        return (self.slope / groups) ** 2 * across + self.remainder * near
-
-    def own(self, points: np.ndarray) -> np.ndarray:
-        """(m,) variances of (m, groups) points: the diagonal of their covariances."""
-        return (self.slope / points.shape[1]) ** 2 * (points**2).sum(1) + self.remainder
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Fitted:
-    """A kernel with what follows from it and the examples."""
-
-    kernel: _Kernel
-    factor: tuple[np.ndarray, bool]
-    trend: np.ndarray  # (k,) level and slopes.
-    unsure: np.ndarray  # (k, k) covariance of the trend, before scaling.
-    explained: np.ndarray  # (n, k) what the examples' covariances make of the trend's terms.
-    weights: np.ndarray  # (n,) of the examples.
-    variance: float  # The one scale.
-    likelihood: float  # Logarithm, up to a constant.
+_Part = tuple[np.ndarray, np.ndarray]  # Of one dimension: covariances of lines, and of what bends them.
 
 
 class QualityModel:
-    """What a quantity of plans is, learnt from examples; it is thought not to fall with capacity.
+    """What a quantity of plans is, learnt from examples.
 
     Args:
         sizes: (groups,) channels of the groups when nothing is removed.
         layers: (groups,) how many layers make each group's channels, 1 or more; None is one for each.
-        branches: positions among the groups of those that are branches, of size 1 and width 0 where they are gone. They
-            have no part in the harmonic mean; the share of their layers that is gone is another term of the trend.
+        branches: positions among the groups of those that are branches, of size 1 and width 0 where they are gone.
     """
 
     def __init__(
@@ -88,101 +64,127 @@ class QualityModel:
         branches: Sequence[int] = (),
     ) -> None:
         self._sizes = np.asarray(sizes, float)
-        self._branches = np.isin(np.arange(len(self._sizes)), list(branches))
-        counts = np.ones(len(self._sizes)) if layers is None else np.asarray(layers, float)
-        self._shares = counts / counts.sum()
-        self._kernel = _Kernel()
-        self._chosen_at = 0
+        groups = len(self._sizes)
+        self._branches = np.isin(np.arange(groups), list(branches))
+        counts = np.ones(groups) if layers is None else np.asarray(layers, float)
+        self._spread = np.sqrt(counts * groups / counts.sum())
+        means, deviations = np.array(list(PRIORS.values())).T
+        means[NAMES.index("curves")] -= np.log(groups / USUAL)
+        self._means = np.concatenate([means, np.zeros(groups)])
+        self._deviations = np.concatenate([deviations, np.full(groups, OWN)])
+        self._chosen, self._chosen_at = self._means, 0
 
     @on_one_thread
     def learn(self, widths: np.ndarray, values: np.ndarray) -> None:
         """Forget what was learnt and learn anew.
 
-        The kernel is chosen by the likelihood of the examples, and again once there are a quarter more of them.
+        How much of each term there is is chosen again once there are a quarter more examples.
 
         Args:
             widths: (n, groups) channels left, 1 or more; of branches 0 or 1. One plan may stand there more than once.
             values: (n,) of the quantity.
         """
-        self._mean, self._spread = float(values.mean()), max(float(values.std()), 1e-9)
-        self._points, self._terms = self._describe(widths)
-        self._target = (values - values.mean()) / self._spread
+        self._mean, self._unit = float(values.mean()), max(float(values.std()), 1e-9)
+        self._points, target = self._place(widths), (values - values.mean()) / self._unit
+        parts = list(_parts(self._points, self._points))
         if len(values) >= 1.25 * self._chosen_at:
-            # Each part of the kernel, one after the other, is the one under which the examples are likeliest.
-            choices: dict[str, Sequence[Any]] = {
-                "slope": SLOPES,
-                "remainder": REMAINDERS,
-                "noise": NOISES,
-                "scale": SCALES,
-            }
-            self._kernel = _Kernel()
-            for _ in range(SWEEPS):
-                for name, options in choices.items():
-                    tried = [replace(self._kernel, **{name: value}) for value in options]
-                    self._kernel = max(tried, key=lambda kernel: self._fit(kernel).likelihood)
-            self._chosen_at = len(values)
-        self._fitted = self._fit(self._kernel)
+            most = FURTHEST * self._deviations
+            found = minimize(
+                self._improbability,
+                self._chosen,
+                args=(parts, target),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=np.stack([self._means - most, self._means + most], axis=1),
+                options={"maxiter": STEPS},
+            )
+            self._chosen, self._chosen_at = found.x, len(values)
+        noise = np.exp(self._chosen[NAMES.index("noise")])
+        covariances = _covariances(parts, self._points, self._points, self._chosen) + noise * np.eye(len(values))
+        self._factor = scipy.linalg.cholesky(covariances, lower=True)
+        self._weights = scipy.linalg.cho_solve((self._factor, True), target)
 
     @on_one_thread
     def predict(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m,) expected values of (m, groups) plans, and (m,) their standard deviations, noise left out."""
-        fitted = self._fitted
-        points, terms = self._describe(widths)
-        kernel = fitted.kernel(points, self._points)
-        expected = terms @ fitted.trend + kernel @ fitted.weights
-        told = np.einsum("mn,nm->m", kernel, scipy.linalg.cho_solve(fitted.factor, kernel.T))
-        # That the trend is only estimated adds to the variance.
-        untold = terms - kernel @ fitted.explained
-        variances = fitted.kernel.own(points) - told + np.einsum("mi,ij,mj->m", untold, fitted.unsure, untold)
-        deviations = np.sqrt(fitted.variance * np.maximum(variances, 0.0))
-        return self._mean + self._spread * expected, self._spread * deviations
+        points = self._place(widths)
+        covariances = _covariances(_parts(points, self._points), points, self._points, self._chosen)
+        explained = scipy.linalg.solve_triangular(self._factor, covariances.T, lower=True)
+        # Variances are the diagonal of the plans' own covariances.
+        amounts, own = _amounts(self._chosen)
+        curves = own * (points**2 + amounts["bends"] * points)
+        total = curves.sum(1)
+        products = (total**2 - (curves**2).sum(1)) / 2
+        shared = amounts["slope"] * points.mean(1) ** 2
+        variances = LEVEL + shared + total + amounts["pairs"] * products + amounts["remainder"]
+        expected = self._mean + self._unit * (covariances @ self._weights)
+        return expected, self._unit * np.sqrt(np.maximum(variances - (explained**2).sum(0), 0.0))
 
-    def _describe(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(m, groups) points among which deviations are alike, and (m, k) the terms of the trend, of (m, groups) plans.
+    def _place(self, widths: np.ndarray) -> np.ndarray:
+        """(m, groups) octaves that groups have lost, one for a branch that is gone, more for groups of many layers."""
+        left = np.where(self._branches, (1.0 + np.asarray(widths, float)) / 2, widths / self._sizes)
+        return -np.log2(left) * self._spread
 
-        Points are octaves of every group, one for a branch that is gone, farther apart for groups of many layers. The
-        trend is made of a level, the logarithm of the harmonic mean of the keep ratios, and where there are branches
-        minus the share of their layers that is gone.
-        """
-        widths = np.asarray(widths, float)
-        spread, branches = np.sqrt(self._shares * len(self._sizes)), self._branches
-        if not branches.any():
-            points = np.log2(widths / self._sizes) * spread
-            mean = 1 / ((self._sizes / widths) @ self._shares)
-            return points, np.stack([np.ones(len(mean)), np.log2(mean)], axis=1)
-        gone = widths == 0
-        points = np.where(gone, -1.0, np.log2(np.where(gone, 1.0, widths) / self._sizes)) * spread
-        shares = np.where(branches, 0.0, self._shares)
-        inverse = (self._sizes / np.where(gone, self._sizes, widths)) @ shares / max(shares.sum(), 1e-9)
-        lost = gone @ np.where(branches, self._shares, 0.0) / self._shares[branches].sum()
-        return points, np.stack([np.ones(len(lost)), -np.log2(np.maximum(inverse, 1.0)), -lost], axis=1)
+    def _improbability(
+        self, chosen: np.ndarray, parts: Sequence[_Part], target: np.ndarray
+    ) -> tuple[float, np.ndarray]:
+        """Minus the logarithm of the posterior of numbers, up to a constant, and its gradient (ibid., equation 5.9)."""
+        variance, own = _amounts(chosen)
+        points, count = self._points, len(target)
+        covariances = _covariances(parts, points, points, chosen) + variance["noise"] * np.eye(count)
+        factor = scipy.linalg.cho_factor(covariances, lower=True)
+        weights = scipy.linalg.cho_solve(factor, target)
+        off = (chosen - self._means) / self._deviations
+        value = 0.5 * target @ weights + np.log(np.diag(factor[0])).sum() + 0.5 * off @ off
+        # How the first two terms change with each covariance.
+        slope = 0.5 * (scipy.linalg.cho_solve(factor, np.eye(count)) - np.outer(weights, weights))
+        curves = [each * (line + variance["bends"] * bend) for each, (line, bend) in zip(own, parts, strict=True)]
+        total = sum(curves)
+        # A curve's own covariance, and what it adds to the products.
+        with_pairs = [slope * (1 + variance["pairs"] * (total - curve)) for curve in curves]
+        of_own = [np.sum(each * curve) for each, curve in zip(with_pairs, curves, strict=True)]
+        bends = [np.sum(e * bend) * each for e, each, (_, bend) in zip(with_pairs, own, parts, strict=True)]
+        products = (total**2 - sum(curve**2 for curve in curves)) / 2
+        means = points.mean(1)
+        distances = _distances(points, points) / variance["scale"] ** 2
+        changes = {
+            "slope": np.sum(slope * np.outer(means, means)) * variance["slope"],
+            "curves": sum(of_own),
+            "bends": sum(bends) * variance["bends"],
+            "pairs": np.sum(slope * products) * variance["pairs"],
+            "remainder": np.sum(slope * matern(distances)) * variance["remainder"],
+            "noise": np.trace(slope) * variance["noise"],
+            "scale": np.sum(slope * 3 * distances * np.exp(-np.sqrt(3 * distances))) * variance["remainder"],
+        }
+        return float(value), np.array([*(changes[name] for name in NAMES), *of_own]) + off / self._deviations
 
-    def _fit(self, kernel: _Kernel) -> _Fitted:
-        """The trend by generalised least squares, and the rest given it."""
-        points, target, count = self._points, self._target, len(self._points)
-        # What rounding adds to the diagonal of equal plans is far below the least noise.
-        factor = scipy.linalg.cho_factor(kernel(points, points) + kernel.noise * np.eye(count), lower=True)
-        terms = self._terms
-        explained = scipy.linalg.cho_solve(factor, terms)
-        unsure = np.linalg.inv(terms.T @ explained + 1e-6 * np.eye(terms.shape[1]))
-        trend = unsure @ (explained.T @ target)
-        if (trend[1:] < 0).any():  # Then the best there is without the terms that would fall with capacity.
-            rising = np.array([True, *(trend[1:] >= 0)])
-            trend = np.zeros(len(trend))
-            inner = terms[:, rising].T @ explained[:, rising]
-            trend[rising] = np.linalg.solve(inner, explained[:, rising].T @ target)
-            trend[1:] = np.maximum(trend[1:], 0.0)
-        weights = scipy.linalg.cho_solve(factor, target - terms @ trend)
-        fit = float((target - terms @ trend) @ weights)
-        variance = max(fit / max(count - 2, 1), (UNTOLD * trend[1:].max()) ** 2, 1e-9)
-        likelihood = -0.5 * count * float(np.log(max(fit, 1e-9))) - float(np.log(np.diag(factor[0])).sum())
-        return _Fitted(
-            kernel=kernel,
-            factor=factor,
-            trend=trend,
-            unsure=unsure,
-            explained=explained,
-            weights=weights,
-            variance=variance,
-            likelihood=likelihood,
-        )
+
+def _amounts(chosen: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """What `PRIORS` names, no longer as logarithms, and (groups,) variances of the curves."""
+    amounts = dict(zip(NAMES, np.exp(chosen[: len(NAMES)]).tolist(), strict=True))
+    return amounts, amounts["curves"] * np.exp(chosen[len(NAMES) :])
+
+
+def _parts(first: np.ndarray, second: np.ndarray) -> Iterator[_Part]:
+    """Of each dimension the (m, n) covariances of lines and of Brownian motions from the dense model on."""
+    for one, other in zip(first.T, second.T, strict=True):
+        yield np.outer(one, other), np.minimum.outer(one, other)
+
+
+def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(m, n) mean squared distances over the dimensions of (m, groups) and (n, groups) points."""
+    squared = (first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * first @ second.T
+    return np.maximum(squared, 0.0) / first.shape[1]
+
+
+def _covariances(parts: Iterable[_Part], first: np.ndarray, second: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(m, n) covariances of (m, groups) and (n, groups) points, without noise."""
+    amounts, own = _amounts(chosen)
+    total, squares = np.zeros((2, len(first), len(second)))
+    for each, (line, bend) in zip(own, parts, strict=True):
+        curve = each * (line + amounts["bends"] * bend)
+        total += curve
+        squares += curve**2
+    shared = amounts["slope"] * np.outer(first.mean(1), second.mean(1))
+    near = amounts["remainder"] * matern(_distances(first, second) / amounts["scale"] ** 2)
+    return LEVEL + shared + total + amounts["pairs"] * (total**2 - squares) / 2 + near

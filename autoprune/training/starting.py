@@ -33,7 +33,7 @@ class StartFiles:
         folder: the run folder.
 
     Attributes:
-        folder: as given.
+        folder: that all of them are in.
         model: the model as it is before the first step; written last.
         teacher: (n, k) float32 what the teacher tells of the training images, see `ask_teacher`; missing without one.
         plan: the plan that the model was pruned by.

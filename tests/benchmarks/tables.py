@@ -8,7 +8,7 @@ Nothing is measured. A test checks that the file is what this script makes. `FIL
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -613,101 +613,92 @@ def score_noise(found: Json) -> str:
 
 
 def methods(found: Json) -> str:
-    dense = [cell for name, cell in found["cells"].items() if name.startswith("dense/")]
+    dense = [cell["accuracy"] for name, cell in found["cells"].items() if name.startswith("dense/")]
     single = {tuple(name.split("/")): cell for name, cell in found["cells"].items() if not name.startswith("dense/")}
     cells: dict[tuple[str, str, str], dict[str, list[Json]]] = {}
     for (criterion, scope, share, schedule, _), cell in single.items():
         cells.setdefault((criterion, scope, share), {}).setdefault(schedule, []).append(cell)
-    schedules = list(dict.fromkeys(schedule for of in cells.values() for schedule in of))
-
-    def spread(figures: Sequence[float], signs: bool = False) -> str:
-        told = [100 * figure for figure in figures]
-        around = f" ± {statistics.stdev(told):.1f}" if len(told) > 1 else ""
-        return f"{statistics.mean(told):{'+' if signs else ''}.1f}{around}" if told else "-"
-
+    schedules = list(dict.fromkeys(name[3] for name in single))
     rows = []
     for (criterion, scope, share), of in sorted(cells.items(), key=lambda item: (-float(item[0][2]), *item[0][:2])):
         every = [cell for of_schedule in of.values() for cell in of_schedule]
         sizes = (
             percent(statistics.mean(cell[what] for cell in every), 0) for what in ("latency", "memory", "parameters")
         )
-        before = spread([cell["start"] for cell in of["at once"]])
-        trained = (spread([cell["accuracy"] for cell in of.get(schedule, ())]) for schedule in schedules)
+        before = spread_of([cell["start"] for cell in of.get("at once", ())])
+        trained = (spread_of([cell["accuracy"] for cell in of.get(schedule, ())]) for schedule in schedules)
         rows.append([criterion, scope, percent(float(share), 0), *sizes, before, *trained])
     told = found["arguments"]
     images = f"{told['train_size']:,} images of {told['data']}" if told["train_size"] else told["data"]
     first = (
         f"Accuracy in % on the test images of {told['data']}: `{told['model']}` of {told['width']:g} times its width, "
-        f"trained on {images} for {told['epochs']} epochs ({spread([cell['accuracy'] for cell in dense])} %), pruned "
-        f"to a share of its latency on a `{told['target']}`, batch {told['batch_size']}, and trained for "
-        f"{told['fine_tune_epochs']} epochs more; mean and standard deviation over seeds, each with a dense network of "
-        "its own. Local: as much of each group; global: by one threshold. Before: on the reward split, before "
-        "fine-tuning, at once."
+        f"trained on {images} for {told['epochs']} epochs ({spread_of(dense)} %), pruned to a share of its latency on "
+        f"a `{told['target']}`, batch {told['batch_size']}, and trained for {told['fine_tune_epochs']} epochs more; "
+        "mean and standard deviation over seeds, each with a dense network of its own. Local: as much of each group; "
+        "global: by one threshold. Before: at once, on the reward split, before fine-tuning."
     )
     heads = ["criterion", "scope", "at most", "latency", "memory", "parameters", "before", *schedules]
-    lines = [first, table(heads, rows)]
-
-    def compare(position: int, one: str, other: str, rest: Callable[[tuple[str, ...]], bool] = lambda name: True) -> str:
-        """Points by which one is ahead of the other, all else being equal; spread over the seeds' means."""
-        by_seed: dict[str, list[float]] = {}
-        for name, cell in single.items():
-            twin = single.get((*name[:position], other, *name[position + 1 :]))
-            if name[position] == one and twin and rest(name):
-                by_seed.setdefault(name[4], []).append(cell["accuracy"] - twin["accuracy"])
-        return spread([statistics.mean(found) for found in by_seed.values()], signs=True)
-
-    criteria = list(dict.fromkeys(name[0] for name in single))
-    shares = sorted({name[2] for name in single}, key=float, reverse=True)
-    questions = [
-        *((0, criterion, "random", "at once") for criterion in criteria if "random" in criteria != criterion),
-        *((1, "global", "local", schedule) for schedule in schedules),
-        *((3, schedule, "at once", schedule) for schedule in schedules if schedule != "at once"),
-    ]
-    rows = [
-        [
-            one if position == 3 else f"{one}, {schedule}",
-            other,
-            *(
-                compare(position, one, other, lambda name, s=share, t=schedule: name[2] == s and name[3] == t)
-                for share in shares
-            ),
-        ]
-        for position, one, other, schedule in questions
-        if one != other
-    ]
-    lines += [
-        "Points by which one is ahead of the other, all else being equal; standard deviation over seeds.",
-        table(["", "over", *(f"at most {percent(float(share), 0)}" for share in shares)], rows),
-    ]
-    if chips := found.get("chips"):
-        groups: dict[tuple[str, ...], list[str]] = {}
-        for name in next(iter(chips.values())):
-            if name != "dense":
-                groups.setdefault(tuple(name.split("/")[:3]), []).append(name)
-        rows = [
-            [
-                "dense",
-                *(
-                    f"{1e6 * of['dense']['latency']:.0f} us, {of['dense']['memory'] / 2**20:.1f} MiB"
-                    for of in chips.values()
-                ),
-            ]
-        ]
-        for (criterion, scope, share), names in groups.items():
-            row = [f"{criterion}, {scope}, at most {percent(float(share), 0)}"]
-            for of in chips.values():
-                shares_left = (
-                    percent(statistics.mean(of[name][what] / of["dense"][what] for name in names), 0)
-                    for what in ("latency", "memory")
-                )
-                row.append(", ".join(shares_left))
-            rows.append(row)
-        lines += [
-            "What these networks take on each chip by its compiler, latency and device memory: of the dense one as "
-            "they are, of the others as shares of these, mean over seeds.",
-            table(["network", *chips], rows),
-        ]
+    lines = [first, table(heads, rows), *compare_methods(single)]
+    if "chips" in found:
+        lines += tell_chips(found["chips"])
     return "\n\n".join(lines)
+
+
+def spread_of(shares: Sequence[float], *, signs: bool = False) -> str:
+    """Mean and standard deviation, in per cent or points."""
+    told = [100 * share for share in shares]
+    around = f" ± {statistics.stdev(told):.1f}" if len(told) > 1 else ""
+    return f"{statistics.mean(told):{'+' if signs else ''}.1f}{around}" if told else "-"
+
+
+def compare_methods(cells: Mapping[tuple[str, ...], Json]) -> list[str]:
+    """By how much one criterion, scope or schedule is ahead of another, all else being equal."""
+    criteria, scopes, schedules = (list(dict.fromkeys(name[place] for name in cells)) for place in (0, 1, 3))
+    shares = sorted({name[2] for name in cells}, key=float, reverse=True)
+    pairs = [
+        *((0, one, "random") for one in criteria if "random" in criteria and one != "random"),
+        *((1, one, "local") for one in scopes if one != "local"),
+        *((3, one, "at once") for one in schedules if one != "at once"),
+    ]
+    rows = []
+    for place, one, other in pairs:
+        row = [one, other]
+        for share in shares:
+            by_seed: dict[str, list[float]] = {}
+            for name, cell in cells.items():
+                twin = cells.get((*name[:place], other, *name[place + 1 :]))
+                # Criteria and scopes are compared at once, which all of them have.
+                fair = place == 3 or name[3] == "at once"
+                if name[place] == one and name[2] == share and twin is not None and fair:
+                    by_seed.setdefault(name[4], []).append(cell["accuracy"] - twin["accuracy"])
+            row.append(spread_of([statistics.mean(values) for values in by_seed.values()], signs=True))
+        rows.append(row)
+    first = (
+        "Points by which one is ahead of another, all else being equal; mean and standard deviation over seeds. "
+        "Criteria and scopes at once."
+    )
+    return [first, table(["one", "another", *(f"at most {percent(float(share), 0)}" for share in shares)], rows)]
+
+
+def tell_chips(chips: Mapping[str, Json]) -> list[str]:
+    """Latency and memory of the dense network and of the others on each chip."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in next(iter(chips.values())):
+        if name != "dense":
+            groups.setdefault(tuple(name.split("/")[:3]), []).append(name)
+    dense = [of["dense"] for of in chips.values()]
+    rows = [["dense", *(f"{1e6 * cost['latency']:.0f} us, {cost['memory'] / 2**20:.1f} MiB" for cost in dense)]]
+    for (criterion, scope, share), names in groups.items():
+        row = [f"{criterion}, {scope}, at most {percent(float(share), 0)}"]
+        for of in chips.values():
+            left = (statistics.mean(of[n][what] / of["dense"][what] for n in names) for what in ("latency", "memory"))
+            row.append(", ".join(percent(share_left, 0) for share_left in left))
+        rows.append(row)
+    first = (
+        "What these networks take on each chip by its compiler, latency and device memory: of the dense one as they "
+        "are, of the others as shares of these, mean over seeds."
+    )
+    return [first, table(["network", *chips], rows)]
 
 
 def experts(found: Json) -> str:

@@ -102,7 +102,10 @@ def _layers(
     """Layer by layer, in blocks: all branches that end in one merge."""
     widest = max(layer["channels"] or 1 for layer in layers)
     longest = max(dense.layers.values()) if dense else 1.0
-    of = _blocks_of(layers, branches)
+    # For each layer the block that it stands in: the largest branch of the merge that its own ends in; or nothing.
+    merges = {branch["name"]: branch["merge"] for branch in branches}
+    largest = {branch["merge"]: branch["name"] for branch in sorted(branches, key=lambda branch: len(branch["layers"]))}
+    of = [largest[merges[layer["branches"][0]]] if layer["branches"] else "" for layer in layers]
     # In the order of their first layers; what lies in another operand of the same merge stands with it.
     order = {name: number for number, name in reversed(list(enumerate(of))) if name}
     places = [order.get(name, number) for number, name in enumerate(of)]
@@ -146,15 +149,6 @@ def _layers(
         "of their own model's, the bars are times on one scale."
     )
     return Fragment(template="layers", values={"rows": blocks, "folded": len(layers) > _FOLDED, "caption": caption})
-
-
-def _blocks_of(layers: Sequence[Mapping[str, Any]], branches: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each layer the block that it stands in: the largest branch of the merge that its own ends in; or nothing."""
-    merges = {branch["name"]: branch["merge"] for branch in branches}
-    largest: dict[str, str] = {}
-    for branch in sorted(branches, key=lambda branch: len(branch["layers"])):
-        largest[branch["merge"]] = branch["name"]
-    return [largest[merges[layer["branches"][0]]] if layer["branches"] else "" for layer in layers]
 
 
 def draw_importance(network: Mapping[str, Any], plan: Mapping[str, Any]) -> list[Part]:
