@@ -19,14 +19,17 @@ class AdaptationSettings:
         batch (plans): proposed at a time in adapting, see `search.batch`.
         scratch (true or false): also search from scratch, with an agent of the same kind and as many evaluations.
         finalists (plans): the best of each search that are fine-tuned, to choose among them after that.
+        stages (stages): in which a plan is removed, see `search.stages`.
     """
 
     evaluations: int = 0
     batch: int = 1
     scratch: bool = False
     finalists: int = 1
+    stages: int = 1
 
     def __post_init__(self) -> None:
+        check(self.stages >= 1, "replay.stages", "1 or more", self.stages)
         check(self.evaluations >= 0, "replay.evaluations", "0 or more", self.evaluations)
         check(self.batch >= 1, "replay.batch", "1 or more", self.batch)
         check(self.finalists >= 1, "replay.finalists", "1 or more", self.finalists)
@@ -56,7 +59,10 @@ class ReplaySettings(ScoringSettings):
             budget=self.budget,
             searcher=SearcherSettings("replay"),
             search=LimitsSettings(
-                evaluations=1 + self.replay.evaluations, batch=self.replay.batch, finalists=self.replay.finalists
+                evaluations=1 + self.replay.evaluations,
+                batch=self.replay.batch,
+                finalists=self.replay.finalists,
+                stages=self.replay.stages,
             ),
         )
 

@@ -12,7 +12,14 @@ from autoprune.models import zoo
 from autoprune.planning import Planner
 from autoprune.planning.ranking import stage_removal
 from autoprune.records import Evaluation, Target
-from autoprune.settings import Constraints, LimitsSettings, SearchSettings, TrainingSettings
+from autoprune.settings import (
+    Constraints,
+    LimitsSettings,
+    ReplaySettings,
+    SearchSettings,
+    TrainingSettings,
+)
+from autoprune.settings.policies import AdaptationSettings
 from autoprune.surgery import Surgeon
 from autoprune.training import finishing, train
 from autoprune.training.finishing import Finisher
@@ -141,6 +148,12 @@ def test_a_plan_in_stages_ends_as_the_same_plan(digits, messages, monkeypatch):
         assert done.training.epochs == 2
         assert done.plan.widths == few.widths
     cascade.undo()
+
+
+def test_a_replayed_plan_leaves_in_stages_too():
+    assert ReplaySettings(policy="folder", replay=AdaptationSettings(stages=3)).search_settings().search.stages == 3
+    with pytest.raises(SettingsError, match=r"replay.stages must be 1 or more"):
+        AdaptationSettings(stages=0)
 
 
 def test_stages_are_one_or_more_and_no_part_of_feedback():
