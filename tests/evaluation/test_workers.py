@@ -111,10 +111,10 @@ def test_a_plan_that_ends_every_process_has_failed_and_the_others_are_scored(sco
     deadly, *others = some(evaluator, 4)
     plan, real = json.dumps(plan_to_json(evaluator.space.plan(deadly))), ChildProcess._exchange
 
-    def exchange(self, running, line, *arguments):
-        if line is not None and plan in line:
+    def exchange(self, running, request, *arguments):
+        if plan in json.dumps(request):
             os.kill(self.id, signal.SIGKILL)
-        return real(self, running, line, *arguments)
+        return real(self, running, request, *arguments)
 
     monkeypatch.setattr(ChildProcess, "_exchange", exchange)
     failed, *found = evaluator.evaluate_many([deadly, *others])

@@ -1,5 +1,6 @@
 """Compiler processes: how many there are, how they die, and what they leave behind. They are the real ones."""
 
+import json
 import os
 import random
 import signal
@@ -137,10 +138,10 @@ def test_process_that_dies_is_replaced_and_the_request_answered(scratch):
 def test_process_that_dies_on_every_try_fails_that_request_only(monkeypatch, scratch):
     real = ChildProcess._exchange
 
-    def deadly(self, running, line, *args):
-        if line is not None and '"batch_size": 13' in line:
+    def deadly(self, running, request, *args):
+        if '"batch_size": 13' in json.dumps(request):
             os.kill(self.id, signal.SIGABRT)
-        return real(self, running, line, *args)
+        return real(self, running, request, *args)
 
     monkeypatch.setattr(ChildProcess, "_exchange", deadly)
     with closing(CompilerPool(1)) as client:
