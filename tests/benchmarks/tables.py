@@ -421,7 +421,7 @@ _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks resnet56 --plans 240\n"
     "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
 )
-_METHODS = "python tests/benchmarks/methods.py --criteria l2 --latencies 0.7"
+_METHODS = "python tests/benchmarks/methods.py --criteria l2 random --latencies 0.7"
 _REP_OPTIMIZER = (
     "python tests/benchmarks/rep_optimizer.py --optimizers sgd rep_sgd --learning-rates 0.02 0.05 --latencies 0.75"
 )
