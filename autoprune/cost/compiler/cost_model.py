@@ -113,16 +113,7 @@ class CompilerCostModel:
     def _ask(self, model: Any, route: str) -> Future[CostReport]:
         """A future of the report, from the cache or the compiler."""
         counts = _Counts.of(model)
-        key = ""
-        if self._cache:
-            key = cache_key(
-                key=KEY_VERSION,
-                estimate=ESTIMATE_VERSION,
-                route=ROUTES[route],
-                model=inference_fingerprint(model),
-                versions={**self._versions, **self._versions_of(route)},
-                **self._conditions(),
-            )
+        key = self._key(model, route) if self._cache else ""
         report: Future[CostReport] = Future()
         known = self._cache.get(key) if self._cache else None
         if known is not None:
@@ -160,6 +151,16 @@ class CompilerCostModel:
             self._client = None
         if self._cache is not None:
             self._cache.close()
+
+    def _key(self, model: Any, route: str) -> str:
+        return cache_key(
+            key=KEY_VERSION,
+            estimate=ESTIMATE_VERSION,
+            route=ROUTES[route],
+            model=inference_fingerprint(model),
+            versions={**self._versions, **self._versions_of(route)},
+            **self._conditions(),
+        )
 
     def _versions_of(self, route: str) -> dict[str, str]:
         """What the figures depend on besides, on this route."""
