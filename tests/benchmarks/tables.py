@@ -368,6 +368,13 @@ def _single() -> list[Section]:
             feature_distilling,
         ),
         ("Criterion, scope and schedule", "methods_small_resnet_digits.json", _METHODS, methods),
+        ("Criterion, scope and schedule: VGG-16, CIFAR-10", "methods_vgg16_cifar10.json", _METHODS_VGG, methods),
+        (
+            "Criterion, scope and schedule: ResNet-20, CIFAR-10",
+            "methods_resnet20_cifar10.json",
+            _METHODS_RESNET,
+            methods,
+        ),
         ("Experts that a task needs", "experts.json", "python tests/benchmarks/experts.py", experts),
         ("Plain SGD beside RepSGD", "rep_optimizer_digits.json", _REP_OPTIMIZER, rep_optimizer),
         ("How well costs are predicted", "surrogate.json", "python tests/benchmarks/surrogate.py", surrogate),
@@ -422,6 +429,12 @@ _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
 )
 _METHODS = "python tests/benchmarks/methods.py --criteria l2 random --latencies 0.7"
+_CIFAR = (
+    "--data cifar10 --data-dir FOLDER --train-size 5000 --reward-size 1000 --augmentation shift_flip --target tpu_v3 "
+    "--fine-tune-epochs 3 --latencies 0.7 0.5 0.35"
+)
+_METHODS_VGG = f"python tests/benchmarks/methods.py --model vgg16 --width 0.25 --epochs 24 {_CIFAR}"
+_METHODS_RESNET = f"python tests/benchmarks/methods.py --model resnet20 --multiple-of 2 --epochs 16 {_CIFAR}"
 _REP_OPTIMIZER = (
     "python tests/benchmarks/rep_optimizer.py --optimizers sgd rep_sgd --learning-rates 0.02 0.05 --latencies 0.75"
 )
