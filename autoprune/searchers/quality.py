@@ -43,6 +43,7 @@ OWN = 1.0  # Standard deviation of the logarithm of a dimension's own variance a
 LEVEL = 4.0  # Variance of the level.
 USUAL = 7  # Dimensions for which the prior of `curves` holds: of more, each has less of the whole.
 FURTHEST = 4.0  # Standard deviations from the mean of its prior that a number may have.
+ROUNDING = 1e-11  # Share of the sum of all variances that is added to each.
 STEPS = 40  # Of the search for the highest posterior.
 
 _Part = tuple[np.ndarray, np.ndarray]  # Of one dimension: covariances of lines, and of what bends them.
@@ -99,9 +100,7 @@ class QualityModel:
                 options={"maxiter": STEPS},
             )
             self._chosen, self._chosen_at = found.x, len(values)
-        noise = np.exp(self._chosen[NAMES.index("noise")])
-        covariances = _covariances(parts, self._points, self._points, self._chosen) + noise * np.eye(len(values))
-        self._factor = scipy.linalg.cholesky(covariances, lower=True)
+        self._factor = _factorise(_covariances(parts, self._points, self._points, self._chosen), self._chosen)
         self._weights = scipy.linalg.cho_solve((self._factor, True), target)
 
     @on_one_thread
@@ -131,8 +130,7 @@ class QualityModel:
         """Minus the logarithm of the posterior of numbers, up to a constant, and its gradient (ibid., equation 5.9)."""
         variance, own = _amounts(chosen)
         points, count = self._points, len(target)
-        covariances = _covariances(parts, points, points, chosen) + variance["noise"] * np.eye(count)
-        factor = scipy.linalg.cho_factor(covariances, lower=True)
+        factor = (_factorise(_covariances(parts, points, points, chosen), chosen), True)
         weights = scipy.linalg.cho_solve(factor, target)
         off = (chosen - self._means) / self._deviations
         value = 0.5 * target @ weights + np.log(np.diag(factor[0])).sum() + 0.5 * off @ off
@@ -188,3 +186,9 @@ def _covariances(parts: Iterable[_Part], first: np.ndarray, second: np.ndarray, 
     shared = amounts["slope"] * np.outer(first.mean(1), second.mean(1))
     near = amounts["remainder"] * matern(_distances(first, second) / amounts["scale"] ** 2)
     return LEVEL + shared + total + amounts["pairs"] * (total**2 - squares) / 2 + near
+
+
+def _factorise(covariances: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The lower triangular factor of (n, n) covariances with noise, and with what rounding may have taken from them."""
+    noise = np.exp(chosen[NAMES.index("noise")]) + ROUNDING * np.trace(covariances)
+    return scipy.linalg.cholesky(covariances + noise * np.eye(len(covariances)), lower=True)

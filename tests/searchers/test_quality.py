@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from autoprune.searchers.quality import QualityModel
+from autoprune.searchers.quality import FURTHEST, NAMES, PRIORS, QualityModel, _parts
 
 SIZES = np.array([64.0, 64.0, 128.0, 128.0])
 EVERY = np.array(list(itertools.product(range(1, 5), repeat=4))) / 4 * SIZES  # All 256 plans of quarters.
@@ -97,3 +97,20 @@ def test_what_never_changes_is_expected_to_stay(values):
     expected, deviations = model.predict(EVERY)
     np.testing.assert_allclose(expected, 0.5)
     assert np.isfinite(deviations).all()
+
+
+@pytest.mark.parametrize("count", [30, 100])
+def test_trials_that_differ_in_two_groups_alone_leave_it_stable(count):
+    """What a long search near its optimum has: their covariances have few dimensions, and no noise hides it."""
+    generator = np.random.default_rng(0)
+    plans = np.where([True, True, False, False], EVERY[generator.integers(0, len(EVERY), count)], SIZES)
+    model = QualityModel(SIZES)
+    model.learn(plans, generator.normal(size=count))
+    # Wherever the search for the posterior's maximum may look.
+    parts, target = list(_parts(model._points, model._points)), generator.normal(size=count)
+    for _ in range(50):
+        away = FURTHEST * model._deviations * generator.choice([-1, 0, 1], len(model._means))
+        away[NAMES.index("noise")] = -FURTHEST * PRIORS["noise"][1]
+        value, gradient = model._improbability(model._means + away, parts, target)
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
