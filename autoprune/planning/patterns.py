@@ -283,9 +283,8 @@ def _choose_blocks_and_weights(
             mask = whole[: matrix.shape[0], : matrix.shape[1]]
         if settings.kept is not None:
             rows, length = matrix.shape
-            padded = np.full(
-                (rows, -(-length // settings.of) * settings.of), -np.inf
-            )  # The last of a row may be fewer.
+            # The last part of a row may be shorter.
+            padded = np.full((rows, -(-length // settings.of) * settings.of), -np.inf)
             padded[:, :length] = np.where(mask, matrix, -1.0)
             parts = padded.reshape(rows, -1, settings.of)
             ranks = np.argsort(np.argsort(-parts, axis=-1, kind="stable"), axis=-1)

@@ -100,20 +100,22 @@ class QualityModel:
                 options={"maxiter": STEPS},
             )
             self._chosen, self._chosen_at = found.x, len(values)
-        self._factor = _factorise(_covariances(parts, self._points, self._points, self._chosen), self._chosen)
+        curves = _curves(parts, self._chosen)
+        self._factor = _factorise(_covariances(curves, self._points, self._points, self._chosen), self._chosen)
         self._weights = scipy.linalg.cho_solve((self._factor, True), target)
 
     @on_one_thread
     def predict(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(m,) expected values of (m, groups) plans, and (m,) their standard deviations, noise left out."""
         points = self._place(widths)
-        covariances = _covariances(_parts(points, self._points), points, self._points, self._chosen)
+        curves = _curves(_parts(points, self._points), self._chosen)
+        covariances = _covariances(curves, points, self._points, self._chosen)
         explained = scipy.linalg.solve_triangular(self._factor, covariances.T, lower=True)
         # Variances are the diagonal of the plans' own covariances.
         amounts, own = _amounts(self._chosen)
-        curves = own * (points**2 + amounts["bends"] * points)
-        total = curves.sum(1)
-        products = (total**2 - (curves**2).sum(1)) / 2
+        lost = own * (points**2 + amounts["bends"] * points)
+        total = lost.sum(1)
+        products = (total**2 - (lost**2).sum(1)) / 2
         shared = amounts["slope"] * points.mean(1) ** 2
         variances = LEVEL + shared + total + amounts["pairs"] * products + amounts["remainder"]
         expected = self._mean + self._unit * (covariances @ self._weights)
@@ -130,13 +132,13 @@ class QualityModel:
         """Minus the logarithm of the posterior of numbers, up to a constant, and its gradient (ibid., equation 5.9)."""
         variance, own = _amounts(chosen)
         points, count = self._points, len(target)
-        factor = (_factorise(_covariances(parts, points, points, chosen), chosen), True)
+        curves = list(_curves(parts, chosen))
+        factor = (_factorise(_covariances(curves, points, points, chosen), chosen), True)
         weights = scipy.linalg.cho_solve(factor, target)
         off = (chosen - self._means) / self._deviations
         value = 0.5 * target @ weights + np.log(np.diag(factor[0])).sum() + 0.5 * off @ off
         # How the first two terms change with each covariance.
         slope = 0.5 * (scipy.linalg.cho_solve(factor, np.eye(count)) - np.outer(weights, weights))
-        curves = [each * (line + variance["bends"] * bend) for each, (line, bend) in zip(own, parts, strict=True)]
         total = sum(curves)
         # A curve's own covariance, and what it adds to the products.
         with_pairs = [slope * (1 + variance["pairs"] * (total - curve)) for curve in curves]
@@ -175,12 +177,18 @@ def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.maximum(squared, 0.0) / first.shape[1]
 
 
-def _covariances(parts: Iterable[_Part], first: np.ndarray, second: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(m, n) covariances of (m, groups) and (n, groups) points, without noise."""
+def _curves(parts: Iterable[_Part], chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """(m, n) covariances of each dimension's own curve."""
     amounts, own = _amounts(chosen)
-    total, squares = np.zeros((2, len(first), len(second)))
     for each, (line, bend) in zip(own, parts, strict=True):
-        curve = each * (line + amounts["bends"] * bend)
+        yield each * (line + amounts["bends"] * bend)
+
+
+def _covariances(curves: Iterable[np.ndarray], first: np.ndarray, second: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """(m, n) covariances of (m, groups) and (n, groups) points, without noise."""
+    amounts, _ = _amounts(chosen)
+    total, squares = np.zeros((2, len(first), len(second)))
+    for curve in curves:
         total += curve
         squares += curve**2
     shared = amounts["slope"] * np.outer(first.mean(1), second.mean(1))
