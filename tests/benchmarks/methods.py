@@ -25,6 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autoprune import quiet  # noqa: F401 - first: it imports TensorFlow quietly
 from autoprune.cost import CostModel, open_cost_model
 from autoprune.cost.chips import CHIPS
@@ -46,6 +48,7 @@ from autoprune.settings import (
 from autoprune.surgery import Surgeon
 from autoprune.training.base_model import base_model
 from autoprune.training.finishing import Finisher
+from autoprune.training.training import ask_teacher
 
 CRITERIA = ("l1", "l2", "loss", "loss_biased", "fisher", "grasp", "gradient_norm", "random")
 SCOPES = ("local", "global")
@@ -56,7 +59,7 @@ SCHEDULES = {
     "feedback": ("dpf", LimitsSettings()),
 }
 # Options that tell which cells are measured and not how.
-WHICH = ("out", "data_dir", "seeds", "criteria", "schedules", "latencies", "chips")
+WHICH = ("out", "data_dir", "seeds", "criteria", "scopes", "schedules", "latencies", "chips")
 
 
 def main() -> None:
@@ -88,6 +91,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--fine-tune-epochs", type=int, default=6)
     parser.add_argument("--criteria", nargs="+", choices=CRITERIA, default=CRITERIA)
+    parser.add_argument("--scopes", nargs="+", choices=SCOPES, default=SCOPES)
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
     parser.add_argument("--latencies", type=float, nargs="+", default=[0.7, 0.6, 0.5])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -115,7 +119,7 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
     )
     missing = [
         cell
-        for cell in itertools.product(arguments.criteria, SCOPES, arguments.latencies, arguments.schedules)
+        for cell in itertools.product(arguments.criteria, arguments.scopes, arguments.latencies, arguments.schedules)
         if name_of(*cell, seed) not in results["cells"]
     ]
     if not missing:
@@ -123,6 +127,7 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
     data = load_data(settings.data)
     model = base_model(settings, data)
     snapshot = Surgeon(model).snapshot()
+    teacher = ask_teacher(model, data, settings.evaluation.batch_size, features=False)
     with closing(open_cost_model(Target(arguments.target, arguments.batch_size))) as cost_model:
         whole = cost_model.submit(model).result()
         results["cells"][f"dense/{seed}"] = {"accuracy": accuracy(model, data.test, 256), "latency": whole.latency}
@@ -134,7 +139,8 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
             planner = Planner(model, importance=importance, constraints=constraints, seed=seed, data=calibration)
             plans = Plans(model, planner, scope, cost_model)
             finishers = {
-                schedule: Finisher(
+                schedule: Taught(
+                    teacher,
                     model,
                     planner,
                     data,
@@ -145,12 +151,20 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
             }
             for _, _, share, schedule in cells:
                 plan, cost = plans.within(share * whole.latency)
+                name = name_of(criterion, scope, share, schedule, seed)
+                # Feedback chooses channels itself: a criterion only says how many of each group.
+                for other, cell in results["cells"].items():
+                    if other.endswith(f"/feedback/{seed}") and schedule == "feedback" and cell["widths"] == plan.widths:
+                        results["cells"][name] = cell
+                        break
+                if name in results["cells"]:
+                    continue
                 evaluation = Evaluation(
                     key="", keep_ratios=plan.keep_ratios, widths=plan.widths, accuracy=0.0, cost=cost
                 )
                 done = finishers[schedule].finish(criterion, evaluation)
                 snapshot.restore()
-                results["cells"][name_of(criterion, scope, share, schedule, seed)] = {
+                results["cells"][name] = {
                     "accuracy": done.test_accuracy,
                     "start": done.training.start,
                     "latency": cost.latency / whole.latency,
@@ -159,7 +173,7 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
                     "widths": dict(plan.widths),
                 }
                 save(results, path)
-                print(name_of(criterion, scope, share, schedule, seed), f"{done.test_accuracy:.4f}", flush=True)
+                print(name, f"{done.test_accuracy:.4f}", flush=True)
 
 
 def compile_elsewhere(arguments: argparse.Namespace, results: dict[str, Any], path: Path) -> None:
@@ -171,7 +185,7 @@ def compile_elsewhere(arguments: argparse.Namespace, results: dict[str, Any], pa
     snapshot = surgeon.snapshot()
     networks = {"dense": planner.space.full}
     for cell in itertools.product(
-        arguments.criteria, SCOPES, arguments.latencies, arguments.schedules, arguments.seeds
+        arguments.criteria, arguments.scopes, arguments.latencies, arguments.schedules, arguments.seeds
     ):
         if found := results["cells"].get(name_of(*cell)):
             networks[name_of(*cell)] = planner.space.find(found["widths"])
@@ -190,6 +204,17 @@ def compile_elsewhere(arguments: argparse.Namespace, results: dict[str, Any], pa
 def name_of(criterion: str, scope: str, share: float, schedule: str, seed: int) -> str:
     """What a cell is kept by."""
     return f"{criterion}/{scope}/{share:g}/{schedule}/{seed}"
+
+
+class Taught(Finisher):
+    """A finisher whose teacher, the dense network of all cells of a seed, was asked before."""
+
+    def __init__(self, answers: np.ndarray, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._answers = answers
+
+    def ask_teacher(self) -> np.ndarray:
+        return self._answers
 
 
 class Plans:
