@@ -156,6 +156,7 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
                 for other, cell in results["cells"].items():
                     if other.endswith(f"/feedback/{seed}") and schedule == "feedback" and cell["widths"] == plan.widths:
                         results["cells"][name] = cell
+                        save(results, path)
                         break
                 if name in results["cells"]:
                     continue

@@ -429,12 +429,23 @@ _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
 )
 _METHODS = "python tests/benchmarks/methods.py --criteria l2 random --latencies 0.7"
+_CHIPS = "--schedules \"at once\" --chips tpu_v2 tpu_v3 tpu_v4 tpu_v5e tpu_v5p tpu_v6e tpu7x"
 _CIFAR = (
-    "--data cifar10 --data-dir FOLDER --train-size 5000 --reward-size 1000 --augmentation shift_flip --target tpu_v3 "
-    "--fine-tune-epochs 3 --latencies 0.7 0.5 0.35"
+    "--data cifar10 --data-dir FOLDER --reward-size 1000 --augmentation shift_flip --target tpu_v3 "
+    "--fine-tune-epochs 3"
 )
-_METHODS_VGG = f"python tests/benchmarks/methods.py --model vgg16 --width 0.25 --epochs 24 {_CIFAR}"
-_METHODS_RESNET = f"python tests/benchmarks/methods.py --model resnet20 --multiple-of 2 --epochs 16 {_CIFAR}"
+_VGG = f"python tests/benchmarks/methods.py --model vgg16 --width 0.25 --epochs 24 --train-size 5000 {_CIFAR}"
+_METHODS_VGG = (
+    f"{_VGG} --latencies 0.7 0.5 0.35 --scopes local\n"
+    f"{_VGG} --latencies 0.5 --scopes global\n"
+    f"{_VGG} --latencies 0.7 0.35 --scopes global --criteria l2 loss fisher random --schedules \"at once\"\n"
+    f"{_VGG} --latencies 0.7 0.5 0.35 --scopes local --criteria l2 --seeds 0 {_CHIPS}"
+)
+_RESNET = (
+    "python tests/benchmarks/methods.py --model resnet20 --multiple-of 2 --epochs 20 --train-size 2500 "
+    f"{_CIFAR} --latencies 0.7 0.5 0.35 --scopes local"
+)
+_METHODS_RESNET = f"{_RESNET}\n{_RESNET} --criteria l2 --seeds 0 {_CHIPS}"
 _REP_OPTIMIZER = (
     "python tests/benchmarks/rep_optimizer.py --optimizers sgd rep_sgd --learning-rates 0.02 0.05 --latencies 0.75"
 )
