@@ -103,11 +103,11 @@ class OptionalBranches:
                 made.append(run())
             if self._trained & set(changes.changed):
                 raise TypeError("A layer of a branch changes its own weights when it runs.")
-            return [_with_mask(made[-1]), changes.values, changes.scope.losses]
+            return [_with_mask(made[-1]), changes.values(), changes.scope.losses]
 
         def skip_branch() -> list[list[tf.Tensor]]:
             losses = [tf.zeros(loss.shape, loss.dtype) for loss in changes.scope.losses]
-            return [_with_mask(otherwise(made[-1])), changes.values_before, losses]
+            return [_with_mask(otherwise(made[-1])), changes.values(outside=True), losses]
 
         (result, *masks), values, losses = tf.cond(flag, run_branch, skip_branch)
         changes.bring_out(self._model, values, losses)

@@ -99,6 +99,7 @@ class ParametricRelu(LayerKind):
     """Slopes `alpha` of the input's shape without the batch axis, and 1 along shared axes."""
 
     flops = 0
+    homogeneous = True
 
     def channels(self, call: Call) -> Channels | None:
         """The slopes follow."""
@@ -106,10 +107,6 @@ class ParametricRelu(LayerKind):
         if channels is not None and channels.axis not in (call.operation.shared_axes or ()):
             call.bind("alpha", channels.axis - 1, "follows", channels.ids)
         return channels
-
-    def is_homogeneous(self, operation: Any) -> bool:
-        """Slopes are."""
-        return True
 
 
 @layer_kind(layers.Rescaling)

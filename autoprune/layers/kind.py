@@ -69,11 +69,13 @@ class LayerKind:
         input_variable: name of the variable of which one axis lies along the channels of the layer's input, such as
             `kernel`: importance is read from what enters the layer. Empty for a layer whose input is not looked at.
         attributes_in_call: of the bound attributes those that `call` reads; the others are for the config alone.
+        homogeneous: what `is_homogeneous` says where that goes for every layer of the kind.
     """
 
     flops: int | Callable[..., Flops]
     input_variable: str = ""
     attributes_in_call: tuple[str, ...] = ()
+    homogeneous: bool = False
 
     def channels(self, call: Call) -> Channels | list[Channels | None] | None:
         """The channels of a call's output, and what of the layer carries them.
@@ -109,7 +111,7 @@ class LayerKind:
 
         So do rectifiers, pooling and padding with zeros, and all that only moves numbers.
         """
-        return False
+        return self.homogeneous
 
     def update_derived(self, layer: Any) -> None:
         """Renew what the layer derived from its widths when it was built, such as a table.

@@ -86,6 +86,7 @@ class Concatenation(LayerKind):
     """One tensor after the other."""
 
     flops = 0
+    homogeneous = True
 
     def channels(self, call: Call) -> Channels | None:
         """Along the channel axis the numbers line up; along another axis the inputs' channels are coupled."""
@@ -114,10 +115,6 @@ class Concatenation(LayerKind):
     def merge(self, operation: Any) -> Merge:
         """What follows reads fewer channels."""
         return Merge(kind="concatenation")
-
-    def is_homogeneous(self, operation: Any) -> bool:
-        """The numbers stay what they are."""
-        return True
 
 
 @raw_kind("Stack")

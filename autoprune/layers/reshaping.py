@@ -32,10 +32,7 @@ class Movement(LayerKind):
     """What all have in common that only moves numbers."""
 
     flops = 0
-
-    def is_homogeneous(self, operation: Any) -> bool:
-        """The numbers stay what they are."""
-        return True
+    homogeneous = True
 
 
 @layer_kind(keras.layers.Flatten)

@@ -46,9 +46,10 @@ class Spatial(LayerKind):
 
 @layer_kind(*(getattr(layers, f"Global{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in (1, 2, 3)))
 class GlobalPooling(LayerKind):
-    """One value per channel and image."""
+    """One value per channel and image: means and maxima."""
 
     flops = 0
+    homogeneous = True
 
     def channels(self, call: Call) -> Channels | None:
         """The spatial axes vanish unless `keepdims`; the channels end on axis 1, or stay where they were."""
@@ -57,7 +58,3 @@ class GlobalPooling(LayerKind):
         if channels is None or call.operation.keepdims:
             return channels
         return Channels(1, channels.ids)
-
-    def is_homogeneous(self, operation: Any) -> bool:
-        """Means and maxima are."""
-        return True

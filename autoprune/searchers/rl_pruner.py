@@ -260,16 +260,17 @@ class _Limits:
         if not self.objective.budget.limited:
             most = self._kept ** generator.uniform(*SPAN)
             return lambda candidate: self._share(candidate) <= most
-        return self._meets
 
-    def _meets(self, candidate: Candidate) -> bool:
-        expected = self._projector.expects_within(candidate)
-        if expected is not None:
-            return expected
-        try:
-            return self.objective.budget.met_by(self._evaluator.cost(candidate))
-        except CostError:
-            return False
+        def meets_budget(candidate: Candidate) -> bool:
+            expected = self._projector.expects_within(candidate)
+            if expected is not None:
+                return expected
+            try:
+                return self.objective.budget.met_by(self._evaluator.cost(candidate))
+            except CostError:
+                return False
+
+        return meets_budget
 
     def _share(self, candidate: Candidate) -> float:
         """Of all channels, those that a plan keeps."""

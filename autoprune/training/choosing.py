@@ -72,7 +72,14 @@ def finish_all(
                 f"{', '.join(f'{label} is {excess:.2%} over' for label, excess in over.items())}. Where costs are "
                 "measured, they vary: ask for a little less, or search on a machine that does nothing else."
             )
-        results = [_winner(of_one, dense, objective) for of_one in rivals.values()]
+        results = []
+        for of_one in rivals.values():
+            compared = [
+                Finalist(done.evaluation.key, done.evaluation.score, done.reward_accuracy, done.cost.latency)
+                for done in of_one
+            ]
+            best = _best(of_one, dense, objective)
+            results.append(replace(best, finalists=tuple(compared)) if len(compared) > 1 else best)
         kept = _best(results[::-1], dense, objective)
         least = least_accuracy(objective.settings, dense.reward_accuracy)
         if least is not None and kept.reward_accuracy < least:
@@ -89,14 +96,3 @@ def _best(results: Sequence[Finished], dense: Finished, objective: Objective) ->
     """The best of some results by what the search was for, the first of equal ones."""
     accuracies, latencies = [done.reward_accuracy for done in results], [done.cost.latency for done in results]
     return results[best_finished(objective.settings, accuracies, latencies, dense.reward_accuracy)]
-
-
-def _winner(rivals: Sequence[Finished], dense: Finished, objective: Objective) -> Finished:
-    """The best of a searcher's finalists, which knows of the others."""
-    best = _best(rivals, dense, objective)
-    if len(rivals) == 1:
-        return best
-    finalists = [
-        Finalist(done.evaluation.key, done.evaluation.score, done.reward_accuracy, done.cost.latency) for done in rivals
-    ]
-    return replace(best, finalists=tuple(finalists))

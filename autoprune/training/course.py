@@ -68,12 +68,7 @@ class TrainingRecord:
         """What hears of a later training as of the epochs behind these, but not of its start, which is their end."""
         if on_progress is None or not self.epochs:
             return on_progress
-
-        def shifted(done: float, logs: dict[str, float]) -> None:
-            if done:
-                on_progress(self.epochs + done, logs)
-
-        return shifted
+        return lambda done, logs: on_progress(self.epochs + done, logs) if done else None
 
 
 @dataclass

@@ -70,21 +70,16 @@ class StrategyLoop:
             train = self._make_training_function(training, course.network, optimizer)
             judge = self._make_accuracy_function(training, course.network)
             while not course.ended:
-                self._epoch(training, course, batches, train)
+                first = course.position.step
+                batches.begin(course.position.epoch, first)
+                iterator, total = iter(self._distribute(batches)), 0.0
+                while course.position.step < course.steps and course.failure is None:
+                    done = course.position.step
+                    count = min(self._at_once, course.steps - done)
+                    total += float(train(iterator, tf.constant(count)))
+                    course.step_done(done + count, {"loss": total / (done + count - first)})
                 if course.failure is None:
                     course.epoch_done({"val_accuracy": judge(self._distribute(reward))})
-
-    def _epoch(self, training: Training, course: Course, batches: Any, train: Any) -> None:
-        """Run what is left of the course's epoch."""
-        first = course.position.step
-        batches.begin(course.position.epoch, first)
-        iterator = iter(self._distribute(batches))
-        total = 0.0
-        while course.position.step < course.steps and course.failure is None:
-            done = course.position.step
-            count = min(self._at_once, course.steps - done)
-            total += float(train(iterator, tf.constant(count)))
-            course.step_done(done + count, {"loss": total / (done + count - first)})
 
     def _make_training_function(self, training: Training, network: Any, optimizer: Any) -> Any:
         """A compiled function of an iterator and a number of steps, which gives the sum of their losses."""
@@ -118,9 +113,7 @@ class StrategyLoop:
         def step(images: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> None:
             metric.update_state(targets, network(images, training=False), sample_weight=weights)
 
-        @tf.function
-        def judge_batch(batch: Any) -> None:
-            strategy.run(step, args=batch)
+        judge_batch = tf.function(lambda batch: strategy.run(step, args=batch))
 
         def judge(dataset: Any) -> float:
             metric.reset_state()

@@ -109,8 +109,7 @@ class CostCache:
                     database.executemany("INSERT OR REPLACE INTO costs VALUES (?, ?, ?)", entries)
                     used = [(when, key) for key, when in self._used.items()]
                     database.executemany("UPDATE costs SET used = ? WHERE key = ?", used)
-                    while cache_file.bytes_used(database) > self._limit:
-                        cache_file.drop_oldest(database)
+                    cache_file.shrink(database, self._limit)
                     database.execute("COMMIT")
                     self._used.clear()
                 finally:

@@ -104,24 +104,28 @@ def set_aside(path: Path, inode: int | None, error: Exception) -> None:
         logger.warning("the cost cache %s cannot be used (%s); it now is %s", path, error, path.with_name(aside))
 
 
-def bytes_used(database: sqlite3.Connection) -> int:
-    """Bytes of the file that hold something."""
-    names = ("page_size", "page_count", "freelist_count")
-    size, pages, free = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-    return size * (pages - free)
+def shrink(database: sqlite3.Connection, limit: int) -> None:
+    """Delete entries, a fiftieth of them at a time and the longest unused first, until they fit into a limit.
 
+    The file keeps its size for new ones.
 
-def drop_oldest(database: sqlite3.Connection) -> None:
-    """Delete the fiftieth of the entries that has not been used for longest. The file keeps its size for new ones.
+    Args:
+        database: the open file.
+        limit: bytes of the file that may hold something.
 
     Raises:
         sqlite3.Error: there is nothing left to delete, or it failed.
     """
-    count = database.execute("SELECT count(*) FROM costs").fetchone()[0]
-    if count == 0:
-        raise sqlite3.DataError("the limit is less than an empty file needs")
-    oldest = "SELECT key FROM costs ORDER BY used LIMIT ?"
-    database.execute(f"DELETE FROM costs WHERE key IN ({oldest})", (max(1, count // 50),))
+    while True:
+        names = ("page_size", "page_count", "freelist_count")
+        size, pages, free = (database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        if size * (pages - free) <= limit:
+            return
+        count = database.execute("SELECT count(*) FROM costs").fetchone()[0]
+        if count == 0:
+            raise sqlite3.DataError("the limit is less than an empty file needs")
+        oldest = "SELECT key FROM costs ORDER BY used LIMIT ?"
+        database.execute(f"DELETE FROM costs WHERE key IN ({oldest})", (max(1, count // 50),))
 
 
 def _connect(path: Path) -> CacheFile:

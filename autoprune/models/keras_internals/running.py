@@ -133,15 +133,10 @@ class ChangesWithin:
         before = self._outer.state_mapping
         return [key for key, value in self.scope.state_mapping.items() if before.get(key, value) is not value]
 
-    @property
-    def values(self) -> list[Tensor]:
-        """What they were assigned."""
-        return [self.scope.state_mapping[key] for key in self.changed]
-
-    @property
-    def values_before(self) -> list[Tensor]:
-        """What they have outside."""
-        return [self._outer.state_mapping[key] for key in self.changed]
+    def values(self, *, outside: bool = False) -> list[Tensor]:
+        """What they were assigned, or what they have outside."""
+        state = self._outer.state_mapping if outside else self.scope.state_mapping
+        return [state[key] for key in self.changed]
 
     def bring_out(self, model: Any, values: Sequence[Tensor], losses: Sequence[Tensor]) -> None:
         """Assign values, and add losses to the model, outside of the block."""

@@ -10,7 +10,7 @@ from autoprune.comparison import Record, Summary, summarise
 from autoprune.comparison.cells import cell_names
 from autoprune.comparison.conclusions import UNIFORM
 from autoprune.comparison.matching import LATENCY, kind_of
-from autoprune.comparison.statistics import best_so_far, gather_values, mean_curve, pareto_front, student_interval
+from autoprune.comparison.statistics import best_so_far, gather_values, mean_curve, pareto_front
 from autoprune.comparison.summary import references_of
 from autoprune.records.measure import Measure
 from autoprune.reporting.comparison import comparison_tables, verdicts
@@ -126,7 +126,7 @@ def _accuracy_parts(settings: CompareSettings, summary: Summary) -> list[Part]:
                 plans = [one.tested for one in summary.outcomes if (one.searcher, one.budget) == (searcher, budget)]
                 if plans:
                     costs = [factor * plan.taken(kind) for plan in plans]
-                    _add_interval(plot, number, costs, [measure.draw(plan.test_accuracy) for plan in plans])
+                    figures.add_interval(plot, number, costs, [measure.draw(plan.test_accuracy) for plan in plans])
         dense = factor * summary.dense.taken(kind)
         plot.scatter(x=[dense], y=[measure.draw(summary.dense.test_accuracy)], marker="star", size=14, name="ink")
         for number, budget in enumerate(budgets):
@@ -165,18 +165,6 @@ def _add_uniform(
         plot.scatter(x=x, y=y, size=3, name="ink", line_alpha=0.4, fill_alpha=0.4)
         x, y = zip(*((factor * cost, measure.draw(accuracy)) for cost, accuracy in front), strict=True)
         plot.line(x=x, y=y, name="ink", line_width=1.2, line_alpha=0.7)
-
-
-def _add_interval(plot: Any, number: int, costs: Sequence[float], accuracies: Sequence[float]) -> None:
-    """Single seeds as small points, their mean as a large one with its interval."""
-    figures.add_points(plot, number, costs, accuracies, size=4)
-    interval, cost = student_interval(accuracies), float(np.mean(costs))
-    if interval.low is not None and interval.high is not None:
-        # Those of few seeds may leave the picture, which is of the plans.
-        room = max(max(accuracies) - min(accuracies), 0.05 * abs(interval.mean))
-        ends = [max(interval.low, min(accuracies) - room), min(interval.high, max(accuracies) + room)]
-        plot.segment(x0=[cost], y0=ends[:1], x1=[cost], y1=ends[1:], line_width=2, name=f"series-{number}")
-    figures.add_points(plot, number, [cost], [interval.mean], size=11)
 
 
 def _difference_parts(settings: CompareSettings, summary: Summary) -> list[Part]:

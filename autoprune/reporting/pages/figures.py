@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.comparison.statistics import student_interval
+
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "cross", "x")
 DASHES = ("solid", "6 3", "2 2", "8 2 2 2", "4 4", "1 3", "10 3", "3 1")
 _HEIGHT = 360
@@ -53,6 +55,18 @@ def add_points(plot: Any, number: int, x: Sequence[float], y: Sequence[float], *
         fill_alpha=0.35,
         line_alpha=0.9,
     )
+
+
+def add_interval(plot: Any, number: int, costs: Sequence[float], accuracies: Sequence[float]) -> None:
+    """Results of single seeds as small points, their mean as a large one with its 95 % interval."""
+    add_points(plot, number, costs, accuracies, size=4)
+    interval, cost = student_interval(accuracies), float(np.mean(costs))
+    if interval.low is not None and interval.high is not None:
+        # Those of few seeds may leave the picture, which is of the plans.
+        room = max(max(accuracies) - min(accuracies), 0.05 * abs(interval.mean))
+        ends = [max(interval.low, min(accuracies) - room), min(interval.high, max(accuracies) + room)]
+        plot.segment(x0=[cost], y0=ends[:1], x1=[cost], y1=ends[1:], line_width=2, name=f"series-{number}")
+    add_points(plot, number, [cost], [interval.mean], size=11)
 
 
 def add_line(plot: Any, number: int, points: Sequence[tuple[float, float]], **look: Any) -> None:

@@ -172,7 +172,11 @@ def search_page(saved: Saved) -> Page:
             ("evaluations", "Every evaluation", lambda: run.evaluation_parts(data)),
             ("network", "The network, before and after", lambda: _network_parts(run)),
             ("curves", "Best so far", lambda: _curve_parts(run)),
-            ("importance", "Importance, and the cut", lambda: _importance_parts(run)),
+            (
+                "importance",
+                "Importance, and the cut",
+                lambda: draw_importance(run.network, metrics["plans"][kept.name]) if run.network and kept else [],
+            ),
             ("predictions", "Predicted and compiled cost", lambda: _prediction_parts(run)),
             ("frozen", "What stays, and why", lambda: list_frozen(run.network, metrics.get("left_alone", {}))),
             ("exports", "Exports", lambda: export_parts(saved)),
@@ -286,12 +290,6 @@ def best_within(course: Sequence[Evaluation], budget: Budget) -> list[tuple[floa
     scores = [one.score if one.cost and not one.failed and budget.met_by(one.cost) else -math.inf for one in course]
     best = itertools.accumulate(scores, max)
     return [(float(number), score) for number, score in enumerate(best, 1) if math.isfinite(score)]
-
-
-def _importance_parts(run: SearchRun) -> list[Part]:
-    if run.network is None or run.kept is None:
-        return []
-    return draw_importance(run.network, run.metrics["plans"][run.kept.name])
 
 
 def _prediction_parts(run: SearchRun) -> list[Part]:

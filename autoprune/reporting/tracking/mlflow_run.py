@@ -65,7 +65,7 @@ class MlflowRun:
             from mlflow.entities import Param, RunTag
 
             self._client = self._mlflow.MlflowClient(tracking_uri=uri)
-            self.run_id = self._find(known) or self._begin(settings, artifacts, name)
+            self.run_id = self._open(known, settings, artifacts, name)
             self._client.update_run(self.run_id, status="RUNNING")
             # Settings that are given anew to a run that goes on become tags: a parameter keeps its value.
             told = {_key(name): str(value) for name, value in parameters.items()}
@@ -77,17 +77,14 @@ class MlflowRun:
         except Exception as error:
             raise SettingsError(f"MLflow cannot keep the run: {words_of(error, 400)}") from error
 
-    def _find(self, known: str | None) -> str | None:
-        """The run to go on with, unless it is gone, or is in another place than MLflow is told to look."""
+    def _open(self, known: str | None, settings: TrackingSettings, artifacts: str | None, name: str) -> str:
+        """The run to go on with; another if it is gone, or is in another place than MLflow is told to look."""
         try:
-            there = known and self._client.get_run(known).info.lifecycle_stage == "active"
+            if known and self._client.get_run(known).info.lifecycle_stage == "active":
+                return known
         except self._mlflow.MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            there = False
-        return known if there else None
-
-    def _begin(self, settings: TrackingSettings, artifacts: str | None, name: str) -> str:
         wanted = settings.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "autoprune"
         found = self._client.get_experiment_by_name(wanted)
         try:
