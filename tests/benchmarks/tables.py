@@ -429,16 +429,15 @@ _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
 )
 _METHODS = "python tests/benchmarks/methods.py --criteria l2 random --latencies 0.7"
-_CHIPS = "--schedules \"at once\" --chips tpu_v2 tpu_v3 tpu_v4 tpu_v5e tpu_v5p tpu_v6e tpu7x"
+_CHIPS = '--schedules "at once" --chips tpu_v2 tpu_v3 tpu_v4 tpu_v5e tpu_v5p tpu_v6e tpu7x'
 _CIFAR = (
-    "--data cifar10 --data-dir FOLDER --reward-size 1000 --augmentation shift_flip --target tpu_v3 "
-    "--fine-tune-epochs 3"
+    "--data cifar10 --data-dir FOLDER --reward-size 1000 --augmentation shift_flip --target tpu_v3 --fine-tune-epochs 3"
 )
 _VGG = f"python tests/benchmarks/methods.py --model vgg16 --width 0.25 --epochs 24 --train-size 5000 {_CIFAR}"
 _METHODS_VGG = (
     f"{_VGG} --latencies 0.7 0.5 0.35 --scopes local\n"
     f"{_VGG} --latencies 0.5 --scopes global\n"
-    f"{_VGG} --latencies 0.7 0.35 --scopes global --criteria l2 loss fisher random --schedules \"at once\"\n"
+    f'{_VGG} --latencies 0.7 0.35 --scopes global --criteria l2 loss fisher random --schedules "at once"\n'
     f"{_VGG} --latencies 0.7 0.5 0.35 --scopes local --criteria l2 --seeds 0 {_CHIPS}"
 )
 _RESNET = (
