@@ -368,6 +368,12 @@ def _single() -> list[Section]:
             feature_distilling,
         ),
         ("Criterion, scope and schedule", "methods_small_resnet_digits.json", _METHODS, methods),
+        (
+            "Criterion, scope and schedule: a plain network, digits",
+            "methods_plain_cnn_digits.json",
+            _METHODS_PLAIN,
+            methods,
+        ),
         ("Criterion, scope and schedule: VGG-16, CIFAR-10", "methods_vgg16_cifar10.json", _METHODS_VGG, methods),
         (
             "Criterion, scope and schedule: ResNet-20, CIFAR-10",
@@ -429,6 +435,10 @@ _DROPS = (
     "python tests/benchmarks/surrogate.py --drops --networks mobilenet_v2 --plans 240"
 )
 _METHODS = "python tests/benchmarks/methods.py --criteria l2 random --latencies 0.7"
+_METHODS_PLAIN = (
+    "python tests/benchmarks/methods.py --model plain_cnn --criteria l2 --scopes local "
+    '--schedules "at once" feedback --latencies 0.6'
+)
 _CHIPS = '--schedules "at once" --chips tpu_v2 tpu_v3 tpu_v4 tpu_v5e tpu_v5p tpu_v6e tpu7x'
 _CIFAR = (
     "--data cifar10 --data-dir FOLDER --reward-size 1000 --augmentation shift_flip --target tpu_v3 --fine-tune-epochs 3"
