@@ -153,12 +153,14 @@ def measure(seed: int, arguments: argparse.Namespace, results: dict[str, Any], p
                 plan, cost = plans.within(share * whole.latency)
                 name = name_of(criterion, scope, share, schedule, seed)
                 # Feedback chooses channels itself: a criterion only says how many of each group.
-                for other, cell in results["cells"].items():
-                    if other.endswith(f"/feedback/{seed}") and schedule == "feedback" and cell["widths"] == plan.widths:
-                        results["cells"][name] = cell
-                        save(results, path)
-                        break
-                if name in results["cells"]:
+                same = (
+                    cell
+                    for other, cell in results["cells"].items()
+                    if other.endswith(f"/feedback/{seed}") and cell["widths"] == plan.widths
+                )
+                if schedule == "feedback" and (known := next(same, None)) is not None:
+                    results["cells"][name] = known
+                    save(results, path)
                     continue
                 evaluation = Evaluation(
                     key="", keep_ratios=plan.keep_ratios, widths=plan.widths, accuracy=0.0, cost=cost
